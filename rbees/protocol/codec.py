@@ -1,0 +1,84 @@
+"""JSON in and out: the base classes of all messages, and decoding that answers bad input with a path and a reason.
+
+Two bases, because machines are upgraded one at a time: what a client sends (`Request`) must not hold unknown fields, what
+roles send each other (`Message`) may.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar, Final, TypeVar
+
+import msgspec
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+
+MAX_JSON_DEPTH: Final = 64
+"""Deepest nesting of arrays and objects that is accepted; Python's recursion limit is never what stops a document."""
+
+T = TypeVar("T")
+# Possessive and closed by the end of input too, so that hostile quoting costs linear time.
+_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """A message between roles: immutable, keyword-only, unknown fields ignored. `private` fields never show in `repr`."""
+
+    private: ClassVar[frozenset[str]] = frozenset()
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name}=<hidden>" if name in self.private else f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class Request(Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A message from a client: like `Message`, but an unknown field is refused by name."""
+
+
+def encode(value: Any) -> bytes:
+    """`value` as compact UTF-8 JSON; the same value always gives the same bytes."""
+    return msgspec.json.encode(value)
+
+
+def decode(data: bytes | str, type_: type[T]) -> T:
+    """Decode what a peer or a client sent.
+
+    Raises:
+        RbeesError: INVALID_REQUEST, with the path of the offending field; never with the field's content.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    check_depth(raw)
+    try:
+        return msgspec.json.decode(raw, type=type_)
+    except msgspec.ValidationError as error:
+        # msgspec's validation sentences name types and paths, never values of the document.
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"The JSON does not fit: {error}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"The body is not valid JSON: {_where(error)}.") from None
+
+
+def check_depth(data: bytes) -> None:
+    """Refuse JSON nested deeper than `MAX_JSON_DEPTH` before any parser recurses into it.
+
+    Raises:
+        RbeesError: INVALID_REQUEST.
+    """
+    if data.count(b"[") + data.count(b"{") <= MAX_JSON_DEPTH:
+        return
+    depth = 0
+    for match in _STRUCTURE.finditer(data):
+        character = match.group()[:1]
+        if character in b"[{":
+            depth += 1
+            if depth > MAX_JSON_DEPTH:
+                raise RbeesError(ErrorCode.INVALID_REQUEST, f"The JSON is nested deeper than {MAX_JSON_DEPTH} levels; flatten it.")
+        elif character in b"]}":
+            depth -= 1
+
+
+def _where(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    return str(error).rstrip(".")

@@ -1,0 +1,147 @@
+"""What clients and orcd say to each other about jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Final, Literal
+
+import msgspec
+
+from rbees.protocol.codec import Message, Request
+from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from rbees.protocol.events import FinishReason, Timings, Usage
+from rbees.protocol.sampling import Sampling, Seed, StopStrings, Temperature, TopK, TopP
+
+Priority = Literal["interactive", "batch"]
+JobStatus = Literal["queued", "dispatched", "running", "completed", "failed", "cancelled"]
+TERMINAL_STATUSES: Final[frozenset[JobStatus]] = frozenset({"completed", "failed", "cancelled"})
+
+DEFAULT_TIMEOUT_MS: Final = 300_000
+MAX_TIMEOUT_MS: Final = 1_800_000
+MAX_MESSAGES: Final = 1_024
+MAX_TOKENS: Final = 1_000_000
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+class ChatMessage(Request, frozen=True, kw_only=True):
+    """One turn of a conversation."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"content"})
+    role: Role
+    content: str
+
+
+class JobRequest(Request, frozen=True, kw_only=True):
+    """`POST /v2/tasks`: exactly one of `prompt` (raw text) and `messages` (the model's template is applied)."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"prompt", "messages", "stop"})
+    kind: Literal["generate"] = "generate"
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, description="Alias, `hf:` or `file:` reference.")]
+    prompt: str | None = None
+    messages: Annotated[tuple[ChatMessage, ...], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS, description="Default: what the context leaves.")] | None = None
+    temperature: Temperature = 0.7
+    top_p: TopP = 0.95
+    top_k: TopK = 40
+    seed: Annotated[Seed, msgspec.Meta(description="Chosen and recorded if absent.")] | None = None
+    stop: StopStrings = ()
+    ignore_eos: bool = False
+    deterministic: bool = False
+    """Decode this job alone, so that its text does not depend on what else the worker does."""
+    priority: Priority = "interactive"
+    session_id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+    timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=MAX_TIMEOUT_MS, description="From first dispatch.")] = DEFAULT_TIMEOUT_MS
+    cancel_on_disconnect: bool = False
+
+    def sampling(self, seed: int) -> Sampling:
+        """The sampling part of this job, with the seed that was recorded for it."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=seed,
+            stop=self.stop,
+            ignore_eos=self.ignore_eos,
+        )
+
+
+def check_job(job: JobRequest) -> None:
+    """What the types cannot say.
+
+    Raises:
+        RbeesError: INVALID_REQUEST.
+    """
+    if (job.prompt is None) == (job.messages is None):
+        raise RbeesError(ErrorCode.INVALID_REQUEST, "Send exactly one of `prompt` and `messages`.", field="prompt")
+    if job.prompt == "":
+        raise RbeesError(ErrorCode.INVALID_REQUEST, "`prompt` is empty; send some text.", field="prompt")
+
+
+class JobAccepted(Message, frozen=True, kw_only=True):
+    """The 202: the job is durable."""
+
+    job_id: str
+    status: JobStatus
+    queue_position: int
+    events_url: str
+    seed: int
+
+
+class AttemptView(Message, frozen=True, kw_only=True):
+    """One try of a job on one worker."""
+
+    epoch: int
+    worker_id: str
+    pool_id: str
+    started_at_ms: int
+    ended_at_ms: int | None = None
+    outcome: Literal["running", "completed", "failed", "cancelled", "lost"] = "running"
+    reason: str | None = None
+
+
+class ChoiceOutput(Message, frozen=True, kw_only=True):
+    """The text of one choice, once the job has ended."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"text"})
+    choice: int = 0
+    text: str
+    finish_reason: FinishReason | None = None
+
+
+class JobView(Message, frozen=True, kw_only=True):
+    """`GET /v2/tasks/{id}`; a listing leaves `attempts` and `output` empty."""
+
+    job_id: str
+    status: JobStatus
+    model: str
+    model_sha256: str | None = None
+    priority: Priority
+    session_id: str | None = None
+    seed: int
+    queue_position: int | None = None
+    waiting_for: str | None = None
+    """While queued: one sentence that says what it waits for."""
+    created_at_ms: int
+    started_at_ms: int | None = None
+    ended_at_ms: int | None = None
+    last_seq: int = 0
+    attempts: tuple[AttemptView, ...] = ()
+    output: tuple[ChoiceOutput, ...] | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+    error: ErrorBody | None = None
+
+
+class JobList(Message, frozen=True, kw_only=True):
+    """`GET /v2/tasks`, newest first."""
+
+    jobs: tuple[JobView, ...]
+    next_cursor: str | None = None
+    """Send it as `cursor` for the next page; absent on the last."""
+
+
+class CancelAnswer(Message, frozen=True, kw_only=True):
+    """`DELETE /v2/tasks/{id}`: 202 while the cancellation takes effect, 200 if the job had already ended."""
+
+    job_id: str
+    status: JobStatus

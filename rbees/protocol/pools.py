@@ -1,0 +1,213 @@
+"""Facts that pool hosts report upwards and commands that orcd sends down to them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from rbees.protocol.codec import Message, Request
+from rbees.protocol.errors import ErrorCode
+from rbees.protocol.workers import Backend, MemoryArchitecture, WorkerReady, WorkerState
+
+PoolState = Literal["live", "suspect", "lost"]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class Device(Message, frozen=True, kw_only=True):
+    """One place where weights can live, as measured at `measured_at_ms`."""
+
+    device_id: str
+    """`cpu`, `cuda:0`, `metal:0`: the backend's name, then its own index."""
+    backend: Backend
+    name: str
+    memory_architecture: MemoryArchitecture
+    total_bytes: int
+    free_bytes: int
+    healthy: bool = True
+    problem: str | None = None
+    """Why it is unhealthy, in one sentence."""
+    measured_at_ms: int
+    utilization: float | None = None
+    """0 to 1."""
+    temperature_celsius: float | None = None
+    driver_version: str | None = None
+    compute_capability: str | None = None
+    physical_cores: int | None = None
+
+
+class ModelFacts(Message, frozen=True, kw_only=True):
+    """A model file that a pool holds: its identity (sha256) and what its GGUF header says."""
+
+    ref: str
+    """Canonical reference on this pool: `hf:…`, `file:…` or the alias of a packaged model."""
+    aliases: tuple[str, ...] = ()
+    sha256: str
+    file_name: str
+    size_bytes: int
+    architecture: str
+    parameters: int
+    quantization: str
+    context_length: int
+    vocabulary_size: int
+    layers: int
+    embedding_length: int
+    head_count: int
+    head_count_kv: int
+    key_length: int
+    value_length: int
+    has_chat_template: bool
+
+
+class WorkerFacts(Message, frozen=True, kw_only=True):
+    """A worker process as its pool sees it."""
+
+    worker_id: str
+    state: WorkerState
+    model_ref: str
+    model_sha256: str
+    backend: Backend
+    devices: tuple[str, ...]
+    slots: int
+    ctx: int
+    pid: int | None = None
+    uri: str | None = None
+    memory_bytes: int = 0
+    load_progress: float = 0.0
+    safe_mode: bool = False
+    adopted: bool = False
+    started_at_ms: int
+
+
+class RegisterRequest(Message, frozen=True, kw_only=True):
+    """`POST /v2/pools/register`: a pool comes up, comes back, or meets an orcd that has forgotten it."""
+
+    pool_id: str
+    endpoint: str
+    version: str
+    boot_id: str
+    """Changes whenever the pool daemon starts; a heartbeat of another boot asks for a new registration."""
+    devices: tuple[Device, ...]
+    models: tuple[ModelFacts, ...]
+    workers: tuple[WorkerFacts, ...]
+    ready: tuple[WorkerReady, ...] = ()
+    """One for each worker that is ready, with the secret of its routes."""
+
+
+class RegisterAnswer(Message, frozen=True, kw_only=True):
+    """What orcd expects of a registered pool."""
+
+    heartbeat_interval_ms: int
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """`POST /v2/pools/{id}/heartbeat`; answered 204, or 404 `POOL_NOT_FOUND`, which means: register again."""
+
+    sent_at_ms: int
+    boot_id: str
+    seq: int
+    devices: tuple[Device, ...]
+    models: tuple[ModelFacts, ...]
+    workers: tuple[WorkerFacts, ...]
+
+
+class SpawnRequest(Message, frozen=True, kw_only=True):
+    """`POST /workers/spawn` on a pool; asking again with the same `worker_id` starts nothing new."""
+
+    model_ref: str
+    worker_id: str | None = None
+    """Chosen by orcd so that a repeated command is harmless; the pool makes one up if absent."""
+    model_sha256: str | None = None
+    backend: Backend | None = None
+    devices: tuple[str, ...] = ()
+    ctx: Annotated[int, msgspec.Meta(ge=64, le=16_777_216)] | None = None
+    """KV cells per sequence; default: the model's trained length, within the pool's limit."""
+    slots: Annotated[int, msgspec.Meta(ge=1, le=256)] | None = None
+
+
+class SpawnAnswer(Message, frozen=True, kw_only=True):
+    """The 202: preflight passed and the process was started."""
+
+    worker_id: str
+
+
+class WorkerReadyReport(Message, frozen=True, kw_only=True):
+    """`POST /v2/internal/workers/ready`: passed on by the pool at once."""
+
+    pool_id: str
+    facts: WorkerFacts
+    ready: WorkerReady
+
+
+class WorkerFailedReport(Message, frozen=True, kw_only=True):
+    """`POST /v2/internal/workers/failed`: the process ended without being asked to."""
+
+    pool_id: str
+    worker_id: str
+    model_ref: str
+    model_sha256: str
+    while_loading: bool
+    code: ErrorCode
+    message: str
+    exit_code: int | None = None
+    signal: str | None = None
+    """Name such as `SIGKILL`; absent together with `exit_code` when an adopted process left no status."""
+    log_tail: tuple[str, ...] = ()
+
+
+class PoolStatus(Message, frozen=True, kw_only=True):
+    """`GET /status` of a pool."""
+
+    pool_id: str
+    version: str
+    boot_id: str
+    orcd_url: str | None
+    registered: bool
+    devices: tuple[Device, ...]
+    models: tuple[ModelFacts, ...]
+    workers: tuple[WorkerFacts, ...]
+
+
+class AddPoolRequest(Request, frozen=True, kw_only=True):
+    """`POST /v2/pools`: the operator names a pool host; orcd calls it and completes the registration."""
+
+    endpoint: Annotated[str, msgspec.Meta(pattern=r"^https?://[^/\s?#@]+$", max_length=300)]
+
+
+class PoolView(Message, frozen=True, kw_only=True):
+    """A pool as orcd sees it."""
+
+    pool_id: str
+    endpoint: str
+    state: PoolState
+    version: str
+    last_heartbeat_age_ms: int
+    devices: tuple[Device, ...]
+    models: tuple[ModelFacts, ...]
+    workers: tuple[WorkerFacts, ...]
+
+
+class PoolList(Message, frozen=True, kw_only=True):
+    """`GET /v2/pools`."""
+
+    pools: tuple[PoolView, ...]
+
+
+class WorkerList(Message, frozen=True, kw_only=True):
+    """`GET /workers` of a pool, `GET /v2/workers` of orcd."""
+
+    workers: tuple[WorkerFacts, ...]
+
+
+class ModelView(Message, frozen=True, kw_only=True):
+    """A model as orcd sees it over all pools."""
+
+    facts: ModelFacts
+    pools: tuple[str, ...]
+    ready_workers: int
+
+
+class ModelList(Message, frozen=True, kw_only=True):
+    """`GET /v2/models`."""
+
+    models: tuple[ModelView, ...]

@@ -1,0 +1,131 @@
+"""What orcd, pools and workers say to each other about one worker."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+
+from rbees.protocol.codec import Message
+from rbees.protocol.jobs import ChatMessage
+from rbees.protocol.sampling import Sampling
+
+Backend = Literal["cuda", "metal", "cpu", "scripted"]
+MemoryArchitecture = Literal["vram", "unified", "ram"]
+WorkerState = Literal["starting", "loading", "ready", "draining", "stopped", "failed"]
+
+
+class ExecuteRequest(Message, frozen=True, kw_only=True):
+    """`POST /execute`: exactly one of `prompt`, `messages` and `token_ids`.
+
+    `generated_token_ids` were produced by earlier attempts: they are replayed, count as completion tokens, and are not
+    emitted again.
+    """
+
+    private: ClassVar[frozenset[str]] = frozenset({"prompt", "messages", "token_ids", "generated_token_ids", "sampling"})
+    job_id: str
+    epoch: Annotated[int, msgspec.Meta(ge=1)]
+    prompt: str | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+    generated_token_ids: tuple[int, ...] = ()
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    sampling: Sampling = Sampling()
+    deterministic: bool = False
+
+
+class Beat(Message, frozen=True, kw_only=True, tag_field="type", tag="beat"):
+    """Sent every second on each job's stream, unnumbered: the engine's step counter. A counter that stands still is a hang."""
+
+    step: int
+
+
+class AckRequest(Message, frozen=True, kw_only=True):
+    """`POST /jobs/{id}/ack`: everything up to `seq` is journaled and may be forgotten."""
+
+    epoch: int
+    seq: int
+
+
+class CancelRequest(Message, frozen=True, kw_only=True):
+    """`POST /cancel`; idempotent. Without an epoch every attempt of the job is cancelled."""
+
+    job_id: str
+    epoch: int | None = None
+
+
+class TokenizeRequest(Message, frozen=True, kw_only=True):
+    """`POST /tokenize`: exactly one of `prompt` and `messages`."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"prompt", "messages"})
+    prompt: str | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+
+
+class TokenizeAnswer(Message, frozen=True, kw_only=True):
+    """The prompt's token ids, as `/execute` would compute them."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"token_ids"})
+    token_ids: tuple[int, ...]
+
+
+class WorkerReady(Message, frozen=True, kw_only=True):
+    """The worker's call-back once its model is loaded, and its answer on the control socket."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"secret"})
+    worker_id: str
+    nonce: str
+    """Tells this process from a later one with the same pid."""
+    pid: int
+    model_ref: str
+    model_sha256: str | None
+    uri: str
+    secret: str
+    """Bearer token of the worker's routes."""
+    backend: Backend
+    memory_bytes: int
+    memory_architecture: MemoryArchitecture
+    capabilities: tuple[str, ...]
+    """Such as `chat` where the model has a template."""
+    slots: int
+    ctx: int
+    load_ms: float
+    safe_mode: bool = False
+
+
+class WorkerHealth(Message, frozen=True, kw_only=True):
+    """`GET /health`, from the first moment the port is open."""
+
+    worker_id: str
+    nonce: str
+    state: WorkerState
+    load_progress: float
+    model_ref: str
+    architecture: str | None = None
+    quantization: str | None = None
+    vocabulary_size: int | None = None
+    slots_total: int
+    slots_used: int
+    ctx: int
+    kv_cells_total: int
+    kv_cells_used: int
+    waiting: int
+    memory_bytes: int
+    step: int
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+    load_ms: float | None = None
+    safe_mode: bool = False
+
+
+class ControlInfo(Message, frozen=True, kw_only=True):
+    """The answer on the control socket: everything that a restarted pool daemon needs to adopt the worker."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"secret"})
+    worker_id: str
+    nonce: str
+    pid: int
+    uri: str
+    secret: str
+    state: WorkerState
+    ready: WorkerReady | None = None

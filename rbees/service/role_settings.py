@@ -1,0 +1,94 @@
+"""The settings of each role, as data: one frozen struct per role, one documented field per setting.
+
+Names are the TOML keys (`[orcd] port = 8080`), the environment (`RBEES_ORCD_PORT`) and, with dashes, the flags. Loading and
+precedence live in `settings.py`; docs/configuration.md is generated from the descriptions here. Folders default to `None`,
+which means the platform's own place (`service/folders.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+
+def _about(text: str, **limits: float) -> msgspec.Meta:
+    return msgspec.Meta(description=text, **limits)  # type: ignore[arg-type]
+
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "json", "text"]
+
+
+class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What orcd and poold have in common."""
+
+    bind: Annotated[str, _about("Address to listen on. Anything but loopback needs a token and a certificate.")] = "127.0.0.1"
+    state_dir: Annotated[str | None, _about("Folder of the daemon's durable state.")] = None
+    token_file: Annotated[str | None, _about("File (mode 0600) with the cluster token that every caller must send.")] = None
+    tls_cert_file: Annotated[str | None, _about("PEM certificate chain of this daemon.")] = None
+    tls_key_file: Annotated[str | None, _about("PEM private key (mode 0600) of this daemon.")] = None
+    tls_ca_file: Annotated[str | None, _about("PEM certificates to trust when calling other daemons.")] = None
+    insecure_lan: Annotated[bool, _about("Listen beyond loopback without TLS. Tokens and prompts then cross the network readable.")] = (
+        False
+    )
+    allowed_hosts: Annotated[
+        tuple[str, ...], _about("Further values of the Host header to accept, beside the bound address and localhost.")
+    ] = ()
+    allowed_origins: Annotated[tuple[str, ...], _about("Browser origins that may call this daemon. Empty: none.")] = ()
+    max_body_bytes: Annotated[int, _about("Largest request body.", ge=1024)] = 10 * 1024 * 1024
+    drain_timeout_s: Annotated[float, _about("How long SIGTERM lets running work finish.", ge=0)] = 30.0
+    log_level: Annotated[LogLevel, _about("Least severe level that is logged.")] = "info"
+    log_format: Annotated[LogFormat, _about("`auto` is text on a terminal and JSON elsewhere.")] = "auto"
+
+
+class OrcdSettings(DaemonSettings, frozen=True, kw_only=True):
+    """`[orcd]`: the orchestrator daemon."""
+
+    port: Annotated[Port, _about("Port to listen on; 0 takes a free one.")] = 8080
+    queue_limit: Annotated[int, _about("Most jobs that may wait; one more is answered 429. 0 sets no limit.", ge=0)] = 10_000
+    pools: Annotated[tuple[str, ...], _about("Endpoints of pools that orcd calls on start, beside those that register.")] = ()
+    heartbeat_interval_s: Annotated[float, _about("How often pools report.", gt=0)] = 2.0
+    suspect_after_s: Annotated[float, _about("Silence after which a pool gets no new work.", gt=0)] = 6.0
+    lost_after_s: Annotated[float, _about("Silence after which a pool's jobs go on elsewhere.", gt=0)] = 15.0
+    hang_after_s: Annotated[float, _about("A worker without a beat, or whose step counter stands, for so long has hung.", gt=0)] = 5.0
+    retries: Annotated[int, _about("How often a job whose worker failed is tried again.", ge=0)] = 5
+    retry_first_delay_s: Annotated[float, _about("Delay before the first retry; doubles up to 60 s, with jitter.", ge=0)] = 1.0
+    worker_idle_s: Annotated[float, _about("A worker without work for so long is stopped.", gt=0)] = 1_800.0
+    retention_days: Annotated[float, _about("Ended jobs are deleted after so long.", gt=0)] = 7.0
+    erase_content_after_s: Annotated[
+        float | None, _about("Prompts and outputs of ended jobs are erased after so long; unset: kept as long as the job.", ge=0)
+    ] = None
+
+
+class PooldSettings(DaemonSettings, frozen=True, kw_only=True):
+    """`[poold]`: the pool daemon of a host."""
+
+    port: Annotated[Port, _about("Port to listen on; 0 takes a free one.")] = 9200
+    pool_id: Annotated[str | None, _about("Name of this pool in the cluster; default: the host name.")] = None
+    endpoint: Annotated[str | None, _about("URL under which orcd reaches this pool; default: made from bind and port.")] = None
+    orcd_url: Annotated[str | None, _about("URL of the orchestrator to register with; unset: wait to be called.")] = None
+    model_dirs: Annotated[tuple[str, ...], _about("Folders searched for GGUF files; `file:` references must lie inside one.")] = ()
+    worker_port_first: Annotated[Port, _about("First port that workers may take; 0 lets the system choose.")] = 0
+    worker_port_last: Annotated[Port, _about("Last port that workers may take.")] = 0
+    default_slots: Annotated[int, _about("Sequences a worker serves at once unless the spawn says.", ge=1, le=256)] = 4
+    default_ctx: Annotated[int, _about("Most KV cells per sequence unless the spawn says; models trained for less get less.", ge=64)] = 4_096
+    load_timeout_s: Annotated[float, _about("A worker that has not loaded its model after so long is stopped.", gt=0)] = 600.0
+    memory_reserve_bytes: Annotated[int, _about("Memory that preflight leaves free on each device.", ge=0)] = 256 * 1024 * 1024
+
+
+class CtlSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`[ctl]`: the operator's client."""
+
+    orcd_url: Annotated[str | None, _about("URL of the orchestrator; default: a running `rbees up`, else http://127.0.0.1:8080.")] = None
+    token_file: Annotated[str | None, _about("File (mode 0600) with the cluster token.")] = None
+    tls_ca_file: Annotated[str | None, _about("PEM certificates to trust.")] = None
+
+
+class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`[hosts.NAME]`: how `--host NAME` reaches a pool host."""
+
+    url: Annotated[str | None, _about("URL of the host's poold.")] = None
+    ssh: Annotated[str | None, _about("SSH target (`user@host`) where no poold runs.")] = None
+    token_file: Annotated[str | None, _about("File (mode 0600) with the token for this host.")] = None
