@@ -1,0 +1,1 @@
+"""The orchestrator daemon: accepts jobs durably, decides where each runs, relays what comes back. The only place of policy."""

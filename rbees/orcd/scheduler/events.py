@@ -1,0 +1,189 @@
+"""Everything that can happen to the scheduler, as a closed set of values.
+
+An event is a fact (a pool reported, a worker ended) or a wish (a job was accepted, a cancellation was asked for). It is
+already durable where durability matters: the loop commits an accepted job before the scheduler hears of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rbees.protocol.errors import ErrorBody
+from rbees.protocol.jobs import Priority
+from rbees.protocol.pools import Device, ModelFacts, WorkerFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The clock readings and randomness that come with every event."""
+
+    monotonic_s: float
+    unix_ms: int
+    entropy: bytes
+    """10 random bytes: new worker ids and jitter are derived from them."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What the scheduler needs to know of a job; never its content."""
+
+    job_id: str
+    model: str
+    """As the client wrote it."""
+    model_sha256: str | None
+    """Set once the reference was resolved; all attempts share it."""
+    priority: Priority
+    order: int
+    """Position of acceptance: smaller is older."""
+    timeout_ms: int
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobArrived:
+    """A job is durable and wants a worker."""
+
+    job: JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecovered:
+    """After a restart: a job that had not ended. With `worker_id`, an attempt of `epoch` may still be running there."""
+
+    job: JobSpec
+    epoch: int
+    failures: int
+    """Attempts that have already failed."""
+    worker_id: str | None
+    pool_id: str | None
+    dispatched_for_ms: int | None
+    """Since its first dispatch, by the wall clock; None if it never was."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """A client wants the job ended."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReported:
+    """A registration or a heartbeat: the pool's whole state as of now."""
+
+    pool_id: str
+    boot_id: str
+    registration: bool
+    devices: tuple[Device, ...]
+    models: tuple[ModelFacts, ...]
+    workers: tuple[WorkerFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolForgotten:
+    """The operator removed the pool."""
+
+    pool_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBecameReady:
+    """A worker has loaded its model and can be reached."""
+
+    pool_id: str
+    facts: WorkerFacts
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnded:
+    """A worker process is gone, or never came up."""
+
+    pool_id: str
+    worker_id: str
+    error: ErrorBody
+    while_loading: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnAccepted:
+    """The pool's preflight passed and the process was started."""
+
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnRefused:
+    """The pool refused to start the worker, or did not answer (`POOL_UNREACHABLE`)."""
+
+    worker_id: str
+    error: ErrorBody
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    """The worker's `started` event is journaled."""
+
+    job_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptCompleted:
+    """The worker's `end` event is journaled; the job is complete."""
+
+    job_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """The attempt ended without a result: the worker's own `error`, a broken connection, a hang, or a refusal.
+
+    `final` is True where another attempt would end the same way (CONTEXT_EXCEEDED, INVALID_REQUEST, MODEL_INCOMPATIBLE).
+    `worker_suspect` is True where the worker itself is in doubt and must get no further work until its pool reports on it.
+    """
+
+    job_id: str
+    epoch: int
+    error: ErrorBody
+    final: bool
+    worker_suspect: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptCancelled:
+    """The worker confirmed that the attempt has stopped."""
+
+    job_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStalled:
+    """orcd's own loop stood still for `seconds`; every lease is extended by as much."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time has passed: leases, retries, deadlines and idle workers are looked at."""
+
+
+Event = (
+    JobArrived
+    | JobRecovered
+    | CancelAsked
+    | PoolReported
+    | PoolForgotten
+    | WorkerBecameReady
+    | WorkerEnded
+    | SpawnAccepted
+    | SpawnRefused
+    | AttemptStarted
+    | AttemptCompleted
+    | AttemptFailed
+    | AttemptCancelled
+    | LoopStalled
+    | Ticked
+)
