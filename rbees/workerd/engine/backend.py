@@ -1,0 +1,140 @@
+"""What the engine asks of whatever computes the model: a small protocol, its facts and its three ways to stop short.
+
+Implemented by `llama.py` and `scripted.py`. Nothing here knows of jobs, sampling or HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbees.protocol.workers import Backend as BackendName
+from rbees.protocol.workers import MemoryArchitecture
+
+Logits: TypeAlias = NDArray[np.float32]
+Ids: TypeAlias = NDArray[np.int32]
+
+ProgressCallback: TypeAlias = Callable[[float], bool]
+"""Told the loaded share, 0 to 1; answering False gives the load up."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSpec:
+    """Which file to load and into what shape."""
+
+    path: str
+    backend: BackendName
+    device: str
+    """`cpu`, `cuda:0`, `metal:0`: the backend's name, then its own index."""
+    slots: int
+    ctx: int
+    """Most tokens of one sequence; less where the model was trained for less."""
+    cells: int | None = None
+    """KV cells shared by all slots; unset: `slots` times `ctx`."""
+    threads: int | None = None
+    """Compute threads; unset: one per physical core this process may use."""
+    safe_mode: bool = False
+    """Avoid the fast kernels that are known to kill the process on some virtual machines."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFacts:
+    """What is known once the model is loaded."""
+
+    architecture: str
+    quantization: str
+    vocabulary_size: int
+    ctx: int
+    cells: int
+    max_rows: int
+    """Most rows of one decode call."""
+    memory_architecture: MemoryArchitecture
+    chat_template: str | None
+    bos_text: str
+    eos_text: str
+    adds_bos: bool
+    """The tokenizer itself puts the beginning-of-text token in front."""
+    eog_ids: frozenset[int]
+    """Every token that ends a generation."""
+    control_texts: tuple[str, ...]
+    """Spellings that the tokenizer turns into control tokens where special parsing is on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One decode call: row i computes `tokens[i]` at `positions[i]` of slot `slots[i]`. Positions of a slot are contiguous."""
+
+    slots: Ids
+    positions: Ids
+    tokens: Ids
+    wants_logits: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class Interrupted(Exception):
+    """`interrupt` stopped the decode call. Ask `length` of every slot for what is still there."""
+
+
+class CellsExhausted(Exception):
+    """No KV cells for the rows; nothing was computed."""
+
+
+class LoadAbandoned(Exception):
+    """The progress callback gave the load up."""
+
+
+class Backend(Protocol):
+    """A loaded model with its KV memory. Only `interrupt`, `progress`, `tokenize` and `piece` may be called from other threads."""
+
+    @property
+    def facts(self) -> BackendFacts:
+        """What is fixed since the load."""
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of `text`; `add_special` adds what the model wants at the beginning, `parse_special` reads control tokens."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token; empty for control tokens. A piece need not be whole UTF-8."""
+
+    def decode(self, rows: Rows) -> Logits:
+        """Compute `rows` (at most `facts.max_rows`, at most one wanted row per slot).
+
+        Returns:
+            float32 (number of wanted rows, vocabulary), in the order of the rows; writable, valid until the next call.
+
+        Raises:
+            Interrupted, CellsExhausted
+        """
+
+    def remove(self, slot: int, start: int) -> bool:
+        """Forget positions `start` and after. False where the model's memory cannot be cut there; removing all always works."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Share the first `length` positions of `source` with the empty slot `target`."""
+
+    def clear(self) -> None:
+        """Forget all slots and begin with the first cell again, as in a fresh context."""
+
+    def length(self, slot: int) -> int:
+        """How many positions of `slot` are computed."""
+
+    def interrupt(self) -> None:
+        """Make the decode call that runs, or the next one, raise Interrupted. Any thread may call it."""
+
+    def rearm(self) -> None:
+        """Take an `interrupt` back."""
+
+    def progress(self) -> int:
+        """A number that moves while a decode call computes. Any thread may call it."""
+
+    def memory_bytes(self) -> int:
+        """Memory that weights, KV cells and buffers hold on the device."""
+
+    def close(self) -> None:
+        """Give the memory back. Nothing may be called afterwards."""

@@ -1,0 +1,338 @@
+"""The engine's loop body: admit, batch, decode, sample, emit. One thread owns an engine; nothing here waits or does I/O.
+
+A sequence holds a slot while it runs. When KV cells run out the youngest gives its slot back and is computed again later;
+its tokens, and so its text and its draws, stay as they were. A deterministic sequence runs with no other in the context and
+with its cells from the first one on, because attention sums round differently beside other cells.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.events import FinishReason, Timings, Usage
+from rbees.workerd.engine import batcher, sampling
+from rbees.workerd.engine.backend import Backend, CellsExhausted, Interrupted, Logits, Rows
+from rbees.workerd.engine.batcher import Demand, Share
+from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Output
+from rbees.workerd.engine.pace import Pace
+from rbees.workerd.engine.sequence import Sequence, Work
+from rbees.workerd.engine.slots import Slots
+
+STEADY_CHUNK = 512
+"""Prompt tokens per call in the deterministic lane: llama.cpp's own default, so that sums are the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How full the engine is; safe to hand to other threads."""
+
+    slots_total: int
+    slots_used: int
+    waiting: int
+    cells_total: int
+    cells_used: int
+    prefill_tokens_per_second: float | None
+    decode_tokens_per_second: float | None
+
+
+class Engine:
+    """Serves several sequences with one backend."""
+
+    def __init__(self, backend: Backend, *, slots: int, now: Callable[[], float]) -> None:
+        facts = backend.facts
+        assert facts.ctx <= facts.cells, "the oldest sequence must always fit, or nothing would ever finish"
+        self._backend = backend
+        self._facts = facts
+        self._now = now
+        self._slots = Slots(slots, facts.cells)
+        self._pace = Pace(facts.max_rows)
+        self._eog = np.array(sorted(facts.eog_ids), dtype=np.int64)
+        self._waiting: list[Sequence] = []
+        self._running: dict[str, Sequence] = {}
+        self._arrivals = 0
+        self._after_preemption = False
+        self._out: list[Output] = []
+        self.prefilling: frozenset[str] = frozenset()
+        """Keys whose prompts are in the decode call that runs; other threads may read it."""
+
+    def load(self) -> Load:
+        """How full the engine is."""
+        return Load(
+            slots_total=self._slots.total,
+            slots_used=self._slots.used,
+            waiting=len(self._waiting),
+            cells_total=self._slots.cells_total,
+            cells_used=self._slots.cells_used,
+            prefill_tokens_per_second=self._pace.prefill_tokens_per_second,
+            decode_tokens_per_second=self._pace.decode_tokens_per_second,
+        )
+
+    def submit(self, work: Work) -> None:
+        """Take an attempt up; everything about it comes out of later steps.
+
+        Raises:
+            RbeesError: CONTEXT_EXCEEDED if it can never fit.
+        """
+        check_fits(work, self._facts.ctx)
+        limit = work.max_tokens or self._facts.ctx - len(work.prompt)
+        sequence = Sequence(work=work, order=self._arrivals, limit=limit, arrived_s=self._now())
+        self._arrivals += 1
+        self._waiting.append(sequence)
+        reason = sequence.replay(self._backend.piece, self._facts.eog_ids)
+        if reason is not None:
+            self._announce(sequence)
+            self._finish(sequence, reason)
+
+    def cancel(self, key: str) -> None:
+        """End an attempt with CANCELLED; unknown keys have ended already."""
+        sequence = self._find(key)
+        if sequence is not None:
+            self._fail(sequence, RbeesError(ErrorCode.CANCELLED, "The job was cancelled."))
+
+    def pause(self, key: str, paused: bool) -> None:
+        """Let an attempt's stream stand while its reader is behind, or go on."""
+        sequence = self._find(key)
+        if sequence is not None:
+            sequence.paused = paused
+
+    def step(self) -> bool:
+        """One turn; False if there was nothing to compute. What came of it waits in `take_outputs`."""
+        self._admit()
+        shares = self._batch()
+        if not shares:
+            return False
+        logits = self._decode(shares)
+        if logits is not None:
+            self._emit(self._sample(logits, shares))
+        return True
+
+    def take_outputs(self) -> list[Output]:
+        """What came out since the last call, in order."""
+        taken, self._out = self._out, []
+        return taken
+
+    def check_integrity(self) -> None:
+        """AssertionError if ledger, sequences and backend contradict each other."""
+        self._slots.check_integrity()
+        assert {s.slot: key for key, s in self._running.items()} == self._slots.owners()
+        assert all(s.slot is None for s in self._waiting)
+        assert [s.order for s in self._waiting] == sorted(s.order for s in self._waiting), "first come, first served"
+        for sequence in self._running.values():
+            assert sequence.slot is not None
+            assert self._slots.length(sequence.slot) == sequence.computed == self._backend.length(sequence.slot)
+
+    # --- admit ---
+
+    def _admit(self) -> None:
+        """Give slots to those who wait, in order of arrival; nobody overtakes."""
+        while self._waiting and not self._after_preemption:
+            sequence = self._waiting[0]
+            if not self._fits_now(sequence):
+                return
+            slot = self._slots.acquire(sequence.key)
+            if slot is None:
+                return
+            self._waiting.pop(0)
+            self._start(sequence, slot)
+
+    def _fits_now(self, sequence: Sequence) -> bool:
+        if self._running and (sequence.work.deterministic or any(s.work.deterministic for s in self._running.values())):
+            return False
+        promised = sum(s.pending for s in self._running.values())
+        return not self._running or len(sequence.tokens) + 1 <= self._slots.cells_free - promised
+
+    def _start(self, sequence: Sequence, slot: int) -> None:
+        if sequence.work.deterministic:
+            self._backend.clear()
+        sequence.slot = slot
+        self._running[sequence.key] = sequence
+        if sequence.admitted_s is None:
+            self._announce(sequence)
+
+    def _announce(self, sequence: Sequence) -> None:
+        sequence.admitted_s = self._now()
+        self._out.append(Admitted(sequence.key, len(sequence.work.prompt)))
+
+    # --- batch ---
+
+    def _batch(self) -> list[Share]:
+        """The next call's shares; preempts the youngest until its rows find cells."""
+        while True:
+            shares = self._plan()
+            if sum(share.count for share in shares) <= self._slots.cells_free:
+                return shares
+            self._preempt_youngest()
+
+    def _plan(self) -> list[Share]:
+        riders = sorted((s for s in self._running.values() if not s.paused), key=lambda s: s.order)
+        if len(riders) == 1 and riders[0].work.deterministic:
+            return [Share(riders[0].key, min(riders[0].steady_pending, STEADY_CHUNK, self._facts.max_rows))]
+        decoding = sum(1 for s in riders if s.pending == 1)
+        return batcher.plan(
+            (Demand(s.key, s.pending) for s in riders),
+            prefill_budget=self._pace.prefill_budget(decoding),
+            max_rows=self._facts.max_rows,
+        )
+
+    def _preempt_youngest(self) -> None:
+        youngest = max(self._running.values(), key=lambda s: s.order)
+        assert len(self._running) > 1, "a sequence alone always fits"
+        self._leave_slot(youngest)
+        insort(self._waiting, youngest, key=lambda s: s.order)
+        # Admitting it at once would only preempt it again; the next one to end makes room.
+        self._after_preemption = True
+
+    # --- decode ---
+
+    def _decode(self, shares: list[Share]) -> Logits | None:
+        """Compute the shares; None if the call was stopped short, then the next step tries what is left."""
+        rows = self._rows(shares)
+        self.prefilling = frozenset(s.key for s in shares if self._running[s.key].first_token_s is None)
+        began = self._now()
+        try:
+            logits = self._backend.decode(rows)
+        except Interrupted:
+            self._salvage(shares)
+            return None
+        except CellsExhausted:
+            self._preempt_youngest()
+            return None
+        finally:
+            self.prefilling = frozenset()
+        decoding = sum(1 for share in shares if share.count == 1)
+        self._pace.observe(decoding=decoding, prefilled=len(rows) - decoding, seconds=self._now() - began)
+        for share in shares:
+            self._set_computed(self._running[share.key], self._running[share.key].computed + share.count)
+        return logits
+
+    def _rows(self, shares: list[Share]) -> Rows:
+        slots: list[int] = []
+        positions: list[int] = []
+        tokens: list[int] = []
+        wants: list[bool] = []
+        for share in shares:
+            sequence = self._running[share.key]
+            assert sequence.slot is not None
+            start, end = sequence.computed, sequence.computed + share.count
+            slots += [sequence.slot] * share.count
+            positions += range(start, end)
+            tokens += sequence.tokens[start:end]
+            wants += [False] * (share.count - 1) + [end == len(sequence.tokens)]
+        return Rows(_ids(slots), _ids(positions), _ids(tokens), np.array(wants, dtype=np.bool_))
+
+    def _salvage(self, shares: list[Share]) -> None:
+        """After an interruption keep what was computed, except rows whose logits are lost with the call."""
+        for share in shares:
+            sequence = self._running[share.key]
+            assert sequence.slot is not None
+            done = min(self._backend.length(sequence.slot), len(sequence.tokens) - 1)
+            if done < self._backend.length(sequence.slot) and not self._backend.remove(sequence.slot, done):
+                self._backend.remove(sequence.slot, 0)
+                done = 0
+            self._set_computed(sequence, done)
+
+    def _set_computed(self, sequence: Sequence, computed: int) -> None:
+        assert sequence.slot is not None
+        sequence.computed = computed
+        self._slots.set_length(sequence.slot, computed)
+
+    # --- sample ---
+
+    def _sample(self, logits: Logits, shares: list[Share]) -> list[tuple[Sequence, int | None]]:
+        """The next token of every sequence whose tokens are all computed now."""
+        ripe = [s for s in (self._running[share.key] for share in shares) if s.pending == 0]
+        assert logits.shape == (len(ripe), self._facts.vocabulary_size)
+        if not ripe:
+            return []
+        draws = [sampling.Draw(s.work.sampling, s.choice, s.answered) for s in ripe]
+        return list(zip(ripe, sampling.sample(logits, draws, self._eog), strict=True))
+
+    # --- emit ---
+
+    def _emit(self, drawn: list[tuple[Sequence, int | None]]) -> None:
+        now = self._now()
+        for sequence, token in drawn:
+            if token is None:
+                self._fail(sequence, _not_finite())
+                continue
+            if sequence.first_token_s is None:
+                sequence.first_token_s = now
+            pieces, reason = sequence.accept(token, self._backend.piece(token), self._facts.eog_ids)
+            self._out += [Grown(sequence.key, sequence.choice, piece) for piece in pieces]
+            if reason is not None:
+                self._finish(sequence, reason)
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        self._leave(sequence)
+        usage = Usage(prompt_tokens=len(sequence.work.prompt), cached_tokens=0, completion_tokens=sequence.answered)
+        self._out.append(Finished(sequence.key, sequence.choice, reason, usage, self._timings(sequence)))
+
+    def _fail(self, sequence: Sequence, error: RbeesError) -> None:
+        self._leave(sequence)
+        self._out.append(Failed(sequence.key, error.body()))
+
+    def _timings(self, sequence: Sequence) -> Timings:
+        now = self._now()
+        admitted = now if sequence.admitted_s is None else sequence.admitted_s
+        first = now if sequence.first_token_s is None else sequence.first_token_s
+        return Timings(
+            prefill_ms=round((first - admitted) * 1000, 3),
+            decode_ms=round((now - first) * 1000, 3),
+            queued_ms=round((admitted - sequence.arrived_s) * 1000, 3),
+            total_ms=round((now - sequence.arrived_s) * 1000, 3),
+        )
+
+    # --- leaving ---
+
+    def _leave(self, sequence: Sequence) -> None:
+        if sequence.slot is None:
+            self._waiting.remove(sequence)
+            return
+        self._leave_slot(sequence)
+        self._after_preemption = False
+
+    def _leave_slot(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        self._backend.remove(sequence.slot, 0)
+        self._slots.release(sequence.slot)
+        del self._running[sequence.key]
+        sequence.slot = None
+        sequence.computed = 0
+
+    def _find(self, key: str) -> Sequence | None:
+        return self._running.get(key) or next((s for s in self._waiting if s.key == key), None)
+
+
+def check_fits(work: Work, ctx: int) -> None:
+    """Refuse what can never fit a context of `ctx` tokens.
+
+    Raises:
+        RbeesError: CONTEXT_EXCEEDED with the numbers.
+    """
+    prompt, wanted = len(work.prompt), work.max_tokens or 1
+    if prompt + max(wanted, len(work.generated)) <= ctx:
+        return
+    raise RbeesError(
+        ErrorCode.CONTEXT_EXCEEDED,
+        f"The prompt has {prompt} tokens and the answer may have {wanted}, but the context holds {ctx}; "
+        "shorten the prompt, lower `max_tokens`, or serve the model with a larger context.",
+        prompt_tokens=prompt,
+        max_tokens=work.max_tokens,
+        ctx_tokens=ctx,
+    )
+
+
+def _not_finite() -> RbeesError:
+    return RbeesError(
+        ErrorCode.MODEL_INCOMPATIBLE, "The model computed numbers that are not finite; its file or quantisation is damaged."
+    )
+
+
+def _ids(values: list[int]) -> NDArray[np.int32]:
+    return np.array(values, dtype=np.int32)

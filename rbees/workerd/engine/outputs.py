@@ -1,0 +1,48 @@
+"""What the engine reports about each attempt, in order: Admitted, Grown*, then one of Finished, Failed. PURE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rbees.protocol.errors import ErrorBody
+from rbees.protocol.events import FinishReason, Timings, Usage
+from rbees.workerd.engine.text import Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The attempt holds a slot for the first time."""
+
+    key: str
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """Text of whole tokens may be sent."""
+
+    key: str
+    choice: int
+    piece: Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer is complete."""
+
+    key: str
+    choice: int
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt ended without completing its answer."""
+
+    key: str
+    error: ErrorBody
+
+
+Output = Admitted | Grown | Finished | Failed

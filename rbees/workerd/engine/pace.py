@@ -1,0 +1,58 @@
+"""How many prompt tokens fit a step of the wished length, learned from the steps before. PURE: durations come in.
+
+A long prefill call freezes every running stream, so beside them the chunk is as large as fits a short step; alone it may be
+longer, but stays short enough that a cancellation and the worker's beat do not wait for it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+TARGET_BESIDE_STREAMS_S: Final = 0.15
+TARGET_ALONE_S: Final = 1.0
+SMALLEST_CHUNK: Final = 16
+FIRST_CHUNK: Final = 64
+_WEIGHT: Final = 0.3
+
+
+class Pace:
+    """Moving averages of what a prompt token and a decode step cost."""
+
+    def __init__(self, largest_chunk: int) -> None:
+        self._largest = largest_chunk
+        self._seconds_per_prefill_token: float | None = None
+        self._decode_step_s: float | None = None
+        self._decode_tokens_per_second: float | None = None
+
+    @property
+    def prefill_tokens_per_second(self) -> float | None:
+        """The learned rate; None before the first prefill."""
+        return 1 / self._seconds_per_prefill_token if self._seconds_per_prefill_token else None
+
+    @property
+    def decode_tokens_per_second(self) -> float | None:
+        """The learned rate over all streams together; None before the first decode."""
+        return self._decode_tokens_per_second
+
+    def observe(self, *, decoding: int, prefilled: int, seconds: float) -> None:
+        """Learn from a step that took `seconds` for `decoding` single rows and `prefilled` prompt tokens."""
+        if seconds <= 0:
+            return
+        if prefilled:
+            rest = seconds - (self._decode_step_s or 0.0 if decoding else 0.0)
+            cost = max(rest, seconds * 0.1) / prefilled
+            self._seconds_per_prefill_token = _blend(self._seconds_per_prefill_token, cost)
+        elif decoding:
+            self._decode_step_s = _blend(self._decode_step_s, seconds)
+            self._decode_tokens_per_second = _blend(self._decode_tokens_per_second, decoding / seconds)
+
+    def prefill_budget(self, decoding: int) -> int:
+        """Prompt tokens for the next step beside `decoding` streams."""
+        if self._seconds_per_prefill_token is None:
+            return min(FIRST_CHUNK, self._largest)
+        target = TARGET_BESIDE_STREAMS_S if decoding else TARGET_ALONE_S
+        return max(min(SMALLEST_CHUNK, self._largest), min(self._largest, int(target / self._seconds_per_prefill_token)))
+
+
+def _blend(average: float | None, value: float) -> float:
+    return value if average is None else average + _WEIGHT * (value - average)

@@ -1,0 +1,310 @@
+"""A backend without a model, for tests: what comes next is a hash of the whole prefix, so that a wrong replay shows.
+
+Its file is JSON (`Script`). Prompts are read byte by byte (ids 0 to 255); answers are made of invented words and of
+characters that are split over several tokens. It is as strict as the real one is fatal: wrong positions, slots or too many
+rows are assertions. It can be slow, crash and hang on demand.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Annotated, Final, Literal
+
+import msgspec
+import numpy as np
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.workerd.engine.backend import (
+    BackendFacts,
+    CellsExhausted,
+    Interrupted,
+    LoadAbandoned,
+    LoadSpec,
+    Logits,
+    ProgressCallback,
+    Rows,
+)
+
+_BYTES: Final = 256
+_EOG: Final = 256
+_FIRST_PIECE: Final = 257
+_SPLIT: Final = ((b" \xc3", b"\xa9"), (b"\xe8\xaa", b"\x9e"), (b" \xf0\x9f", b"\x90", b"\x9d"))
+"""Characters in parts: after one part always comes the next."""
+_SYLLABLES: Final = ("bee", "hum", "lo", "mi", "ra", "nek", "tar", "wing", "cel", "om", "pol", "sun", "dew", "ash", "fi", "zu")
+_MASK: Final = (1 << 64) - 1
+_SUNK: Final = -30.0
+
+SignalName = Literal["SIGKILL", "SIGSEGV", "SIGILL", "SIGBUS", "SIGABRT"]
+
+
+class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model file of a scripted worker."""
+
+    vocabulary_size: Annotated[int, msgspec.Meta(ge=300, le=1_000_000)] = 512
+    context_length: Annotated[int, msgspec.Meta(ge=16)] = 131_072
+    tokens_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Of each stream; a step with any single row takes that long, however many ride."""
+    prefill_tokens_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    load_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    answer_tokens: Annotated[int, msgspec.Meta(ge=0)] = 50
+    """Length of an answer that nothing else ends, its end-of-generation token not counted."""
+    candidates: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
+    """How many tokens are likely at each position, so that a draw by another seed shows."""
+    chat_template: str | None = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
+    memory_bytes: int = 64 * 1024 * 1024
+    crash_on: str | None = None
+    """A prompt that holds this kills the process at its first decode."""
+    crash_signal: SignalName = "SIGKILL"
+    hang_on: str | None = None
+    """A prompt that holds this makes its first decode never return, with no progress."""
+    crash_at_load: SignalName | None = None
+    safe_mode_survives: bool = False
+    """`crash_at_load` does not apply in safe mode."""
+    fail_at_load: bool = False
+    """The load ends with MODEL_INCOMPATIBLE."""
+
+
+class ScriptedBackend:
+    """Implements `Backend` without computing anything."""
+
+    def __init__(self, script: Script, *, slots: int, ctx: int, cells: int) -> None:
+        self._script = script
+        self._pieces = _vocabulary(script.vocabulary_size)
+        self._slots = slots
+        self._prefixes: dict[int, _Prefix] = {slot: _Prefix() for slot in range(slots)}
+        self._interrupted = threading.Event()
+        self._progress = 0
+        self._facts = BackendFacts(
+            architecture="scripted",
+            quantization="none",
+            vocabulary_size=script.vocabulary_size,
+            ctx=ctx,
+            cells=cells,
+            max_rows=max(512, slots),
+            memory_architecture="ram",
+            chat_template=script.chat_template,
+            bos_text="",
+            eos_text="<end>",
+            adds_bos=False,
+            eog_ids=frozenset({_EOG}),
+            control_texts=("<end>",),
+        )
+
+    @property
+    def facts(self) -> BackendFacts:
+        """What is fixed since the load."""
+        return self._facts
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:  # noqa: ARG002 - adds nothing
+        """Bytes; `<end>` is the one control token."""
+        if not parse_special:
+            return list(text.encode())
+        parts = [list(part.encode()) for part in text.split("<end>")]
+        return [token for i, part in enumerate(parts) for token in ([_EOG, *part] if i else part)]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token."""
+        return self._pieces[token]
+
+    def decode(self, rows: Rows) -> Logits:
+        """As `Backend.decode`."""
+        assert 0 < len(rows) <= self._facts.max_rows
+        wanted = rows.slots[rows.wants_logits].tolist()
+        assert len(set(wanted)) == len(wanted), "one output row per slot"
+        if sum(len(p.tokens) for p in self._prefixes.values()) + len(rows) > self._facts.cells:
+            raise CellsExhausted
+        self._spend(rows)
+        logits = np.full((len(wanted), self._script.vocabulary_size), _SUNK, dtype=np.float32)
+        filled = 0
+        for slot, position, token, wants in zip(*(column.tolist() for column in _columns(rows)), strict=True):
+            prefix = self._prefixes[slot]
+            assert position == len(prefix.tokens) < self._facts.ctx, "positions are contiguous and within the context"
+            assert 0 <= token < self._script.vocabulary_size
+            prefix.append(token)
+            if wants:
+                self._fill(logits[filled], prefix)
+                filled += 1
+        self._misbehave(set(rows.slots.tolist()))
+        self._progress += 1
+        return logits
+
+    def remove(self, slot: int, start: int) -> bool:
+        """As `Backend.remove`."""
+        self._prefixes[slot].cut(start)
+        return True
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """As `Backend.copy`."""
+        assert not self._prefixes[target].tokens, "copying onto an occupied slot would mix both"
+        for token in self._prefixes[source].tokens[:length]:
+            self._prefixes[target].append(token)
+
+    def clear(self) -> None:
+        """As `Backend.clear`."""
+        self._prefixes = {slot: _Prefix() for slot in range(self._slots)}
+
+    def length(self, slot: int) -> int:
+        """As `Backend.length`."""
+        return len(self._prefixes[slot].tokens)
+
+    def interrupt(self) -> None:
+        """As `Backend.interrupt`."""
+        self._interrupted.set()
+
+    def rearm(self) -> None:
+        """As `Backend.rearm`."""
+        self._interrupted.clear()
+
+    def progress(self) -> int:
+        """As `Backend.progress`."""
+        return self._progress
+
+    def memory_bytes(self) -> int:
+        """What the script says."""
+        return self._script.memory_bytes
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _spend(self, rows: Rows) -> None:
+        """Take as long as the script says, or be interrupted."""
+        counts = np.bincount(rows.slots)
+        prefill = int(counts[counts > 1].sum())
+        seconds = prefill / self._script.prefill_tokens_per_second if self._script.prefill_tokens_per_second else 0.0
+        if self._script.tokens_per_second and rows.wants_logits.any():
+            seconds += 1 / self._script.tokens_per_second
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if self._interrupted.wait(min(left, 0.1)):
+                break
+            self._progress += 1
+        if self._interrupted.is_set():
+            self._interrupted.clear()
+            raise Interrupted
+
+    def _fill(self, logits: np.ndarray[tuple[int, ...], np.dtype[np.float32]], prefix: _Prefix) -> None:
+        """A few likely tokens, chosen by the hash of everything before."""
+        follower = _follower(self._pieces[prefix.tokens[-1]]) if prefix.tokens[-1] >= _FIRST_PIECE else None
+        if follower is not None:
+            logits[follower] = 20.0
+        elif prefix.answered >= self._script.answer_tokens:
+            logits[_EOG] = 20.0
+            logits[_FIRST_PIECE] = 0.0
+        else:
+            state, room = prefix.hashes[-1], self._script.answer_tokens - prefix.answered
+            for rank in range(self._script.candidates):
+                state = _mix(state + rank + 1)
+                logits[_opening(state, self._script.vocabulary_size, room)] = 3.0 - 0.25 * rank
+
+    def _misbehave(self, slots: set[int]) -> None:
+        """Die or hang if the script names a text that one of these slots holds."""
+        if self._script.crash_on is None and self._script.hang_on is None:
+            return
+        for slot in slots:
+            text = bytes(t for t in self._prefixes[slot].tokens if t < _BYTES)
+            if self._script.crash_on and self._script.crash_on.encode() in text:
+                os.kill(os.getpid(), signal.Signals[self._script.crash_signal])
+                time.sleep(60)
+            if self._script.hang_on and self._script.hang_on.encode() in text:
+                threading.Event().wait()
+
+
+class _Prefix:
+    """The tokens of one slot, with a running hash at each position."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.hashes: list[int] = []
+
+    @property
+    def answered(self) -> int:
+        """Tokens since the last that only prompts hold."""
+        return next((i for i, token in enumerate(reversed(self.tokens)) if token <= _EOG), len(self.tokens))
+
+    def append(self, token: int) -> None:
+        before = self.hashes[-1] if self.hashes else len(_SYLLABLES)
+        self.tokens.append(token)
+        self.hashes.append(_mix(before * 31 + token + 1))
+
+    def cut(self, start: int) -> None:
+        del self.tokens[start:], self.hashes[start:]
+
+
+def load(spec: LoadSpec, progress: ProgressCallback) -> ScriptedBackend:
+    """Read the script and behave as it says.
+
+    Raises:
+        RbeesError: MODEL_NOT_FOUND, MODEL_INCOMPATIBLE
+        LoadAbandoned: `progress` answered False.
+    """
+    script = _read(spec.path)
+    if script.crash_at_load and not (spec.safe_mode and script.safe_mode_survives):
+        os.kill(os.getpid(), signal.Signals[script.crash_at_load])
+        time.sleep(60)
+    if script.fail_at_load:
+        raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, "The script says that this model does not load.")
+    for tenth in range(11):
+        if not progress(tenth / 10):
+            raise LoadAbandoned
+        time.sleep(script.load_seconds / 11)
+    ctx = min(spec.ctx, script.context_length)
+    return ScriptedBackend(script, slots=spec.slots, ctx=ctx, cells=spec.cells or ctx * spec.slots)
+
+
+def _read(path: str) -> Script:
+    try:
+        with open(path, "rb") as file:
+            return msgspec.json.decode(file.read(), type=Script)
+    except OSError:
+        raise RbeesError(ErrorCode.MODEL_NOT_FOUND, "The scripted model's file cannot be read.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, f"The file is not a script for the scripted backend: {error}.") from None
+
+
+def _vocabulary(size: int) -> list[bytes]:
+    pieces = [bytes([i]) for i in range(_BYTES)] + [b""]
+    pieces += [part for parts in _SPLIT for part in parts]
+    pieces += [_word(i) for i in range(size - len(pieces))]
+    return pieces
+
+
+def _word(number: int) -> bytes:
+    word = ""
+    while True:
+        number, digit = divmod(number, len(_SYLLABLES))
+        word += _SYLLABLES[digit]
+        if not number:
+            return b" " + word.encode()
+
+
+def _opening(state: int, vocabulary_size: int, room: int) -> int:
+    """A word, or in one case of eight the first part of a split character that fits the `room` left."""
+    if state % 8 == 0 and room >= max(len(parts) for parts in _SPLIT):
+        which = (state >> 8) % len(_SPLIT)
+        return _FIRST_PIECE + sum(len(parts) for parts in _SPLIT[:which])
+    first_word = _FIRST_PIECE + sum(len(parts) for parts in _SPLIT)
+    return first_word + (state >> 8) % (vocabulary_size - first_word)
+
+
+def _follower(piece: bytes) -> int | None:
+    """The token that must follow a part of a split character; None after a word or a last part."""
+    token = _FIRST_PIECE
+    for parts in _SPLIT:
+        for part in parts:
+            if part == piece:
+                return None if part is parts[-1] else token + 1
+            token += 1
+    return None
+
+
+def _columns(rows: Rows) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.generic]], ...]:
+    return rows.slots, rows.positions, rows.tokens, rows.wants_logits
+
+
+def _mix(value: int) -> int:
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
