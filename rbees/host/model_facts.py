@@ -1,0 +1,184 @@
+"""From a GGUF header, or from the description of a scripted model, to the facts that a pool reports about a model.
+
+Key names are those of the GGUF specification (`<architecture>.context_length` and so on). What a file leaves out gets the
+default that llama.cpp gives it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import msgspec
+
+from rbees.host.gguf import ArrayValue, Header, TextValue, refusal
+from rbees.host.gguf_types import FILE_TYPES
+from rbees.protocol import codec
+from rbees.protocol.codec import Message
+from rbees.protocol.errors import RbeesError
+from rbees.protocol.pools import ModelFacts
+
+SCRIPTED: Final = "scripted"
+"""The architecture, and the backend, of `*.scripted.json` files."""
+MAX_SCRIPTED_BYTES: Final = 1 << 20
+_ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_MAX_DIMENSION: Final = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a model file says of itself; sizes count tokens, layers, heads and vector elements."""
+
+    architecture: str
+    parameters: int
+    quantization: str
+    context_length: int
+    vocabulary_size: int
+    layers: int
+    embedding_length: int
+    head_count: int
+    head_count_kv: int
+    key_length: int
+    value_length: int
+    has_chat_template: bool
+
+
+class ScriptedModel(Message, frozen=True, kw_only=True):
+    """The part of a `*.scripted.json` file that a pool reads; the scripted backend reads the rest."""
+
+    vocabulary_size: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 512
+    context_length: Annotated[int, msgspec.Meta(ge=16, le=16_777_216)] = 131_072
+
+
+def facts(shape: Shape, *, ref: str, aliases: tuple[str, ...], sha256: str, file_name: str, size_bytes: int) -> ModelFacts:
+    """The shape together with the file's identity."""
+    return ModelFacts(
+        ref=ref,
+        aliases=aliases,
+        sha256=sha256,
+        file_name=file_name,
+        size_bytes=size_bytes,
+        architecture=shape.architecture,
+        parameters=shape.parameters,
+        quantization=shape.quantization,
+        context_length=shape.context_length,
+        vocabulary_size=shape.vocabulary_size,
+        layers=shape.layers,
+        embedding_length=shape.embedding_length,
+        head_count=shape.head_count,
+        head_count_kv=shape.head_count_kv,
+        key_length=shape.key_length,
+        value_length=shape.value_length,
+        has_chat_template=shape.has_chat_template,
+    )
+
+
+def scripted_shape(document: bytes) -> Shape:
+    """The shape of a scripted model: no layers, no weights.
+
+    Raises:
+        RbeesError: MODEL_INCOMPATIBLE.
+    """
+    try:
+        model = codec.decode(document, ScriptedModel)
+    except RbeesError as error:
+        raise refusal(f"is not a scripted model: {error.message.rstrip('.')}") from None
+    return Shape(
+        architecture=SCRIPTED,
+        parameters=0,
+        quantization=SCRIPTED,
+        context_length=model.context_length,
+        vocabulary_size=model.vocabulary_size,
+        layers=0,
+        embedding_length=0,
+        head_count=0,
+        head_count_kv=0,
+        key_length=0,
+        value_length=0,
+        has_chat_template=True,
+    )
+
+
+def shape_of(header: Header) -> Shape:
+    """The shape of a GGUF model.
+
+    Raises:
+        RbeesError: MODEL_INCOMPATIBLE: not a complete language model, or without a key that every one has.
+    """
+    return _ShapeReader(header).shape()
+
+
+class _ShapeReader:
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self._architecture = self._read_architecture()
+
+    def shape(self) -> Shape:
+        self._check_whole()
+        embedding = self._required("embedding_length")
+        heads = self._largest("attention.head_count", 0)
+        head_length = embedding // heads if heads else 0
+        return Shape(
+            architecture=self._architecture,
+            parameters=sum(tensor.elements for tensor in self._header.tensors),
+            quantization=self._quantization(),
+            context_length=self._required("context_length"),
+            vocabulary_size=self._vocabulary_size(),
+            layers=self._required("block_count"),
+            embedding_length=embedding,
+            head_count=heads,
+            head_count_kv=self._largest("attention.head_count_kv", heads),
+            key_length=self._largest("attention.key_length", head_length),
+            value_length=self._largest("attention.value_length", head_length),
+            has_chat_template=bool(self._text("tokenizer.chat_template")),
+        )
+
+    def _read_architecture(self) -> str:
+        name = self._text("general.architecture")
+        if name is None or not _ARCHITECTURE.fullmatch(name):
+            raise refusal("does not name its architecture")
+        return name
+
+    def _check_whole(self) -> None:
+        kind = self._text("general.type") or "model"
+        if kind != "model":
+            raise refusal("is no language model of its own but an adapter, a projector or a vocabulary")
+        parts = self._header.metadata.get("split.count", 1)
+        if isinstance(parts, int) and parts > 1:
+            raise refusal(f"is one of {parts} parts; join them with `llama-gguf-split --merge`")
+
+    def _quantization(self) -> str:
+        number = self._header.metadata.get("general.file_type")
+        if isinstance(number, int) and number in FILE_TYPES:
+            return FILE_TYPES[number]
+        sizes: Counter[str] = Counter()
+        for tensor in self._header.tensors:
+            sizes[tensor.type.name] += tensor.size_bytes
+        return sizes.most_common(1)[0][0]
+
+    def _vocabulary_size(self) -> int:
+        tokens = self._header.metadata.get("tokenizer.ggml.tokens")
+        if isinstance(tokens, ArrayValue):
+            return tokens.length
+        return self._required("vocab_size")
+
+    def _required(self, key: str) -> int:
+        value = self._largest(key, 0)
+        if value < 1:
+            raise refusal(f"does not state `{self._architecture}.{key}`")
+        return value
+
+    def _largest(self, key: str, default: int) -> int:
+        """A count that some architectures give for each layer: the largest, so that an estimate is never too small."""
+        value = self._header.metadata.get(f"{self._architecture}.{key}", default)
+        numbers = (value.elements or ()) if isinstance(value, ArrayValue) else (value,)
+        counts = [number for number in numbers if isinstance(number, int)]
+        if not counts or not all(0 <= count < _MAX_DIMENSION for count in counts):
+            raise refusal(f"states an impossible `{self._architecture}.{key}`")
+        return max(counts)
+
+    def _text(self, key: str) -> str | None:
+        value = self._header.metadata.get(key)
+        return value.text if isinstance(value, TextValue) else None

@@ -1,0 +1,83 @@
+"""Where model files may lie, and which files there are taken for models.
+
+A reference or a symbolic link never leads outside the folders that the operator named: what counts is where a path really
+ends. Searching is bounded in depth and number, so that a folder named by mistake (`/`) costs little.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rbees.protocol import model_ref
+from rbees.protocol.errors import RbeesError
+
+SCRIPTED_SUFFIX: Final = ".scripted.json"
+SUFFIXES: Final = (".gguf", SCRIPTED_SUFFIX)
+MAX_DEPTH: Final = 6
+MAX_FILES: Final = 10_000
+
+
+def is_scripted(path: Path) -> bool:
+    """True for a description that the scripted backend runs."""
+    return path.name.endswith(SCRIPTED_SUFFIX)
+
+
+def alias_of(path: Path) -> str | None:
+    """The short name that a file gets from its own: without the suffix, where that makes an alias."""
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            try:
+                reference = model_ref.parse(path.name.removesuffix(suffix))
+            except RbeesError:
+                return None
+            return str(reference) if isinstance(reference, model_ref.AliasRef) else None
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolders:
+    """The folders whose files may be served, as the operator wrote them."""
+
+    roots: Sequence[Path]
+
+    def contains(self, path: Path) -> bool:
+        """True if `path` really ends inside one of the folders, symbolic links followed."""
+        target = Path(os.path.realpath(path))
+        return any(Path(os.path.realpath(root)) in target.parents for root in self.roots)
+
+    def lists(self, path: Path) -> bool:
+        """True if `path`, as written, is below one of the folders."""
+        return any(root in path.parents for root in self.roots)
+
+    def files(self) -> Iterator[Path]:
+        """Every file that looks like a model and can be named by a reference, in a stable order."""
+        left = MAX_FILES
+        for root in self.roots:
+            for path in _walk(root):
+                if left == 0:
+                    return
+                left -= 1
+                yield path
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, subfolders, names in os.walk(root):
+        depth = len(Path(folder).relative_to(root).parts)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".")) if depth < MAX_DEPTH else []
+        for name in sorted(names):
+            path = Path(folder, name)
+            if name.endswith(SUFFIXES) and not name.startswith(".") and _can_be_named(path):
+                yield path
+
+
+def _can_be_named(path: Path) -> bool:
+    try:
+        str(path).encode()
+        model_ref.parse(f"file:{path}")
+    except (RbeesError, UnicodeEncodeError):
+        return False
+    return path.is_file()

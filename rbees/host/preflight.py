@@ -1,0 +1,106 @@
+"""PURE: the answer to a spawn: on which device, with which backend, or why not.
+
+The caller's choice is taken where there is one. Where there is none, the device that fits with the most memory to spare is
+taken, accelerators before the CPU; everything else about placement is the orchestrator's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rbees.host.fit import Fit, Refusal, Room, fit
+from rbees.protocol.errors import ErrorCode
+from rbees.protocol.pools import Device, ModelFacts
+from rbees.protocol.workers import Backend
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a spawn asks for; None and empty leave the choice to the pool."""
+
+    backend: Backend | None
+    devices: tuple[str, ...]
+    ctx: int | None
+    slots: int
+
+
+def preflight(
+    model: ModelFacts, wish: Wish, rooms: Sequence[Room], *, default_ctx: int, problems: Mapping[Backend, str | None]
+) -> Fit | Refusal:
+    """Where and how to start a worker for `model`; `problems` says why a backend cannot run in this installation."""
+    backend = _backend(model, wish)
+    if isinstance(backend, Refusal):
+        return backend
+    candidates = _candidates(backend, wish, rooms)
+    if isinstance(candidates, Refusal):
+        return candidates
+    answers = [_try(model, wish, room, backend, default_ctx, problems) for room in candidates]
+    return next((answer for answer in answers if isinstance(answer, Fit)), None) or _most_telling(answers)
+
+
+def runs_on(backend: Backend, device: Device) -> bool:
+    """True if workers of `backend` run on `device`: scripted ones take the CPU, all others what bears their name."""
+    return device.backend == ("cpu" if backend == "scripted" else backend)
+
+
+def _backend(model: ModelFacts, wish: Wish) -> Backend | Refusal | None:
+    """The backend that the model dictates or the caller chose; None where any will do."""
+    if model.architecture == "scripted":
+        if wish.backend in (None, "cpu", "scripted"):
+            return "scripted"
+        return _incompatible(f"A scripted model runs on the CPU only, not on {wish.backend}.", model)
+    if wish.backend == "scripted":
+        return _incompatible("The scripted backend runs `*.scripted.json` files only; leave the backend out.", model)
+    return wish.backend
+
+
+def _candidates(backend: Backend | None, wish: Wish, rooms: Sequence[Room]) -> Sequence[Room] | Refusal:
+    if len(wish.devices) > 1:
+        return _invalid("A worker uses one device; name only one.", rooms)
+    if wish.devices:
+        named = [room for room in rooms if room.device.device_id == wish.devices[0]]
+        if not named:
+            return _invalid(f"This pool has no device {wish.devices[0]!r}.", rooms)
+        if backend is not None and not runs_on(backend, named[0].device):
+            return _invalid(f"The backend {backend} does not run on {wish.devices[0]}.", rooms)
+        return named
+    fitting = [room for room in rooms if backend is None or runs_on(backend, room.device)]
+    if not fitting:
+        return _unavailable(f"This pool has no device for the backend {backend}.")
+    return sorted(fitting, key=lambda room: (not room.device.healthy, room.device.backend == "cpu", -room.free_bytes))
+
+
+def _try(
+    model: ModelFacts,
+    wish: Wish,
+    room: Room,
+    backend: Backend | None,
+    default_ctx: int,
+    problems: Mapping[Backend, str | None],
+) -> Fit | Refusal:
+    chosen = backend or room.device.backend
+    problem = problems.get(chosen)
+    if problem is not None:
+        return _unavailable(problem)
+    return fit(model, room, backend=chosen, ctx=wish.ctx, slots=wish.slots, default_ctx=default_ctx)
+
+
+def _most_telling(answers: Sequence[Fit | Refusal]) -> Refusal:
+    """Of several refusals, the one that is nearest to success."""
+    order = [ErrorCode.DEVICE_BUSY, ErrorCode.INSUFFICIENT_VRAM, ErrorCode.MODEL_INCOMPATIBLE, ErrorCode.BACKEND_UNAVAILABLE]
+    refusals = [answer for answer in answers if isinstance(answer, Refusal)]
+    return min(refusals, key=lambda refusal: (order.index(refusal.code), refusal.details.get("missing_bytes", 0)))
+
+
+def _incompatible(message: str, model: ModelFacts) -> Refusal:
+    return Refusal(ErrorCode.MODEL_INCOMPATIBLE, message, {"architecture": model.architecture})
+
+
+def _unavailable(message: str) -> Refusal:
+    return Refusal(ErrorCode.BACKEND_UNAVAILABLE, message, {})
+
+
+def _invalid(message: str, rooms: Sequence[Room]) -> Refusal:
+    known = [room.device.device_id for room in rooms]
+    return Refusal(ErrorCode.INVALID_REQUEST, f"{message} It has: {', '.join(known)}.", {"field": "devices", "devices": known})

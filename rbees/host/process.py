@@ -1,0 +1,204 @@
+"""Worker processes: start, find again, signal, wait for the end. Knows the operating system and no policy.
+
+A process is named by its id together with the moment it started, so that an id which the system gives away again is never
+taken for the worker and never signalled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from rbees.host.worker_spec import WorkerSpec, arguments, environment, owner_of, read_arguments
+
+POLL_S: Final = 0.2
+"""How often the end of a process is looked for where the system cannot announce it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A process, beyond doubt."""
+
+    pid: int
+    started: str
+    """Boot id and clock ticks on Linux, seconds since 1970 elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended; both None where it was not our child and its status went elsewhere."""
+
+    exit_code: int | None = None
+    signal: str | None = None
+
+
+def identify(pid: int) -> Identity | None:
+    """The process that has this id now; None if there is none or only its exit status is left."""
+    if platform.system() == "Linux":
+        return _identify_by_proc(pid)
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return Identity(pid, repr(process.create_time()))
+    except psutil.Error:
+        return None
+
+
+def is_running(identity: Identity) -> bool:
+    """True while this very process lives."""
+    return identify(identity.pid) == identity
+
+
+def send_signal(identity: Identity, number: signal.Signals) -> bool:
+    """Signal the process if it still lives; False if it does not."""
+    if not hasattr(signal, "pidfd_send_signal"):
+        if is_running(identity):
+            os.kill(identity.pid, number)
+            return True
+        return False
+    try:
+        descriptor = os.pidfd_open(identity.pid)
+    except OSError:
+        return False
+    try:
+        # The descriptor is bound to one process: once that is known to be ours, no other can be hit.
+        if not is_running(identity):
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def find_workers(owner: str) -> Iterator[tuple[Identity, WorkerSpec]]:
+    """Running workers that carry the owner's mark on their command line."""
+    for process in psutil.process_iter():
+        try:
+            spec = read_arguments(process.cmdline())
+        except psutil.Error:
+            continue
+        identity = identify(process.pid) if spec is not None else None
+        if spec is not None and identity is not None and owner_of(spec.nonce) == owner:
+            yield identity, spec
+
+
+class WorkerProcess:
+    """One running worker: a child, or a process adopted from an earlier pool daemon."""
+
+    def __init__(self, identity: Identity, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.identity = identity
+        self._child = child
+
+    @property
+    def adopted(self) -> bool:
+        """True if an earlier daemon started it, so that its exit status is lost."""
+        return self._child is None
+
+    def signal(self, number: signal.Signals) -> bool:
+        """Send a signal; False if the process has ended."""
+        return send_signal(self.identity, number)
+
+    async def wait(self) -> Exit:
+        """Until the process has ended, and how. A child is reaped."""
+        if hasattr(os, "pidfd_open"):
+            await _wait_by_descriptor(self.identity)
+        else:
+            while is_running(self.identity):  # noqa: ASYNC110
+                await asyncio.sleep(POLL_S)
+        if self._child is None:
+            return Exit()
+        return as_exit(self._child.wait())
+
+
+def launch(spec: WorkerSpec, secret: str, log: Path, environ: Mapping[str, str]) -> WorkerProcess:
+    """Start the worker in a session of its own, its output appended to `log`. Blocks for some milliseconds.
+
+    The secret goes through a pipe whose reading end only the child inherits.
+
+    Raises:
+        OSError: the process cannot be started or the log cannot be written.
+    """
+    reading, writing = os.pipe()
+    try:
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(secret.encode())
+        child = _start(spec, reading, log, environ)
+    finally:
+        os.close(reading)
+    # An unreaped child keeps its id, so the process found under it is the child even if it has already ended.
+    identity = identify(child.pid) or Identity(child.pid, "ended")
+    return WorkerProcess(identity, child)
+
+
+def as_exit(status: int) -> Exit:
+    """The meaning of `Popen.returncode`."""
+    if status >= 0:
+        return Exit(exit_code=status)
+    try:
+        return Exit(signal=signal.Signals(-status).name)
+    except ValueError:
+        return Exit(signal=f"SIG{-status}")
+
+
+def _start(spec: WorkerSpec, secret_fd: int, log: Path, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, *arguments(spec, secret_fd)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(secret_fd,),
+            env=environment(environ),
+            cwd="/",
+            start_new_session=True,
+        )
+    finally:
+        os.close(output)
+
+
+def _identify_by_proc(pid: int) -> Identity | None:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    # The name in parentheses may hold anything; the numbered fields of proc(5) follow the last parenthesis: 3 is the state.
+    fields = status[status.rindex(b")") + 2 :].split()
+    if fields[0] in (b"Z", b"X"):
+        return None
+    return Identity(pid, f"{boot}/{fields[19].decode()}")
+
+
+async def _wait_by_descriptor(identity: Identity) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        descriptor = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return
+    ended: asyncio.Future[None] = loop.create_future()
+    try:
+        if is_running(identity):
+            loop.add_reader(descriptor, _resolve, ended)
+            await ended
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+def _resolve(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
