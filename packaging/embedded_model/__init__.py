@@ -1,0 +1,1 @@
+"""The embedded model `haiku`: its grammar, training, export and evaluation. No part of the installed program."""
