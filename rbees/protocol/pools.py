@@ -94,6 +94,12 @@ class RegisterRequest(Message, frozen=True, kw_only=True):
     """One for each worker that is ready, with the secret of its routes."""
 
 
+class AnnounceRequest(Message, frozen=True, kw_only=True):
+    """`POST /register-with` on a pool: orcd tells where it is; the answer is the pool's `RegisterRequest`."""
+
+    orcd_url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^/\s?#@]+$", max_length=300)]
+
+
 class RegisterAnswer(Message, frozen=True, kw_only=True):
     """What orcd expects of a registered pool."""
 
