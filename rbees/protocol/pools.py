@@ -161,6 +161,14 @@ class WorkerFailedReport(Message, frozen=True, kw_only=True):
     log_tail: tuple[str, ...] = ()
 
 
+class PoolModels(Message, frozen=True, kw_only=True):
+    """`GET /models` of a pool."""
+
+    models: tuple[ModelFacts, ...]
+    unusable: dict[str, str] = {}
+    """Files that look like models and are not served: reference and reason."""
+
+
 class PoolStatus(Message, frozen=True, kw_only=True):
     """`GET /status` of a pool."""
 
