@@ -57,6 +57,9 @@ class Requeue:
     worker_id: str
     outcome: Literal["failed", "lost"]
     error: ErrorBody
+    counted: bool = True
+    """False where the worker refused the job before it took it up; such an attempt is no failure of the job, also not
+    in `JobRecovered.failures`."""
 
 
 @dataclass(frozen=True, slots=True)

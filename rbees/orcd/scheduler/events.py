@@ -148,6 +148,9 @@ class AttemptFailed:
     error: ErrorBody
     final: bool
     worker_suspect: bool
+    worker_hung: bool = False
+    """With `worker_suspect`: the worker is connected but makes no progress, so its pool is told to stop it. A broken connection
+    alone is not a hang."""
 
 
 @dataclass(frozen=True, slots=True)

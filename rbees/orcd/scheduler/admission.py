@@ -1,0 +1,94 @@
+"""PURE: which file a model reference means, over the models that pools hold.
+
+A reference is looked up by the strongest meaning first: the canonical reference, an alias, the sha256 of the file, a hub
+reference that leaves revision or file open, the name of the file. The API asks before it accepts a job, the scheduler asks
+again for jobs that arrived when no pool was there to ask.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from rbees.protocol import model_ref
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.model_ref import HubRef, ModelRef
+from rbees.protocol.pools import ModelFacts
+
+CLOSE_NAMES: Final = 3
+
+
+def resolve(reference: str, holders: Iterable[Sequence[ModelFacts]]) -> ModelFacts:
+    """The model that `reference` means; `holders` has what each pool holds.
+
+    Where one name means different files, the file that most pools hold is taken, and of those the one whose sha256 sorts first,
+    so the answer does not depend on the order in which pools came.
+
+    Raises:
+        RbeesError: MODEL_NOT_FOUND with close names; INVALID_REQUEST for what is no reference at all.
+    """
+    wanted = model_ref.parse(reference)
+    known = [facts for models in holders for facts in models]
+    for matches in _MEANINGS:
+        found = [facts for facts in known if matches(reference, wanted, facts)]
+        if found:
+            return min(found, key=lambda facts: (-_copies(facts, found), facts.sha256, facts.ref))
+    raise not_found(reference, known)
+
+
+def not_found(reference: str, known: Iterable[ModelFacts]) -> RbeesError:
+    """MODEL_NOT_FOUND, with the names that look most like `reference`."""
+    names = sorted({name for facts in known for name in (facts.ref, *facts.aliases)})
+    close = difflib.get_close_matches(reference, names, n=CLOSE_NAMES, cutoff=0.5)
+    if close:
+        hint = "Did you mean " + " or ".join(f"`{name}`" for name in close) + "?"
+    elif names:
+        hint = "List the models that pools hold with `llorch models list`."
+    else:
+        hint = "No pool holds any model yet; put a GGUF file into a model folder of a pool."
+    return RbeesError(ErrorCode.MODEL_NOT_FOUND, f"No pool holds the model `{reference}`. {hint}", model=reference, close=close)
+
+
+def _copies(facts: ModelFacts, found: list[ModelFacts]) -> int:
+    return sum(other.sha256 == facts.sha256 for other in found)
+
+
+def _by_reference(reference: str, _wanted: ModelRef, facts: ModelFacts) -> bool:
+    return facts.ref == reference
+
+
+def _by_alias(reference: str, _wanted: ModelRef, facts: ModelFacts) -> bool:
+    return reference in facts.aliases
+
+
+def _by_hash(reference: str, _wanted: ModelRef, facts: ModelFacts) -> bool:
+    return reference.removeprefix("sha256:").lower() == facts.sha256
+
+
+def _by_open_hub_reference(_reference: str, wanted: ModelRef, facts: ModelFacts) -> bool:
+    if not isinstance(wanted, HubRef):
+        return False
+    try:
+        held = model_ref.parse(facts.ref)
+    except RbeesError:
+        return False
+    return (
+        isinstance(held, HubRef)
+        and held.repository == wanted.repository
+        and wanted.revision in {None, held.revision}
+        and wanted.file in {None, held.file}
+    )
+
+
+def _by_file_name(reference: str, _wanted: ModelRef, facts: ModelFacts) -> bool:
+    return reference in {facts.file_name, facts.file_name.removesuffix(".gguf")}
+
+
+_MEANINGS: Final[tuple[Callable[[str, ModelRef, ModelFacts], bool], ...]] = (
+    _by_reference,
+    _by_alias,
+    _by_hash,
+    _by_open_hub_reference,
+    _by_file_name,
+)

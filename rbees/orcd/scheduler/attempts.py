@@ -1,0 +1,139 @@
+"""PURE: the life of attempts: dispatched, attached again, held, given up, brought back to the queue, ended.
+
+Every phase change of a job happens here, together with the effect that tells of it. A job is ended in two ways only, `finish` and
+`complete`; both forget it, so whatever is heard of it later is dropped.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Literal
+
+import msgspec
+
+from rbees.orcd.scheduler import retry
+from rbees.orcd.scheduler.effects import Abandon, Attach, Dispatch, Finish, Requeue
+from rbees.orcd.scheduler.state import Attempt, Job, Phase, Step, Worker
+from rbees.orcd.scheduler.turn import Turn
+from rbees.protocol.errors import ErrorBody
+
+Outcome = Literal["failed", "lost"]
+EndStatus = Literal["failed", "cancelled"]
+
+
+def dispatch(turn: Turn, job: Job, worker: Worker) -> None:
+    """Give a queued job to a worker, under the next epoch."""
+    turn.queue.remove(job)
+    job.step(Step.DISPATCH)
+    job.epoch += 1
+    job.attempt = Attempt(job.epoch, worker.worker_id, worker.pool_id, alone=job.suspect)
+    job.noted = None
+    if job.deadline_s is None:
+        job.deadline_s = turn.now_s + job.spec.timeout_ms / 1000
+        heapq.heappush(turn.state.deadlines, (job.deadline_s, job.spec.job_id))
+    _seat(turn, job, worker)
+    turn.effects.append(Dispatch(job.spec.job_id, job.epoch, worker.worker_id, worker.pool_id))
+
+
+def attach(turn: Turn, job: Job, worker: Worker) -> None:
+    """Take a held attempt up again on the worker that still runs it."""
+    turn.state.unhold(job)
+    job.step(Step.ATTACH)
+    assert job.attempt is not None
+    job.attempt = Attempt(job.epoch, worker.worker_id, worker.pool_id, job.attempt.alone)
+    _seat(turn, job, worker)
+    turn.effects.append(Attach(job.spec.job_id, job.epoch, worker.worker_id, worker.pool_id))
+
+
+def hold(turn: Turn, job: Job, until_s: float | None) -> None:
+    """The attempt may still run where nobody can be asked: keep it until its pool reports or the lease ends."""
+    _unseat(turn, job)
+    job.step(Step.HOLD)
+    turn.state.hold(job, until_s)
+
+
+def fail(turn: Turn, job: Job, error: ErrorBody, outcome: Outcome, *, counted: bool = True, fence: bool = True) -> None:
+    """The attempt is over without a result: back to the queue after a pause, or the end when no retry is left.
+
+    `counted` is False where the worker never took the job up. `fence` has the worker told to stop, where it may still run.
+    """
+    attempt = job.attempt
+    assert attempt is not None
+    if fence:
+        turn.effects.append(Abandon(job.spec.job_id, attempt.epoch, attempt.worker_id))
+    if counted:
+        job.failures += 1
+        job.avoid = attempt.worker_id
+    job.last_error = error
+    if job.failures > turn.policy.retries:
+        finish(turn, job, "failed", _after_attempts(error, job.failures), abandon=False)
+        return
+    _release(turn, job)
+    job.step(Step.RETURN)
+    job.attempt = None
+    job.noted = None
+    job.queued_at_s = turn.now_s
+    delay_s = retry.delay_s(turn.policy, max(job.failures, 1), turn.moment.entropy, job.spec.job_id)
+    turn.queue.put(job, turn.now_s + delay_s, turn.now_s)
+    turn.effects.append(Requeue(job.spec.job_id, attempt.epoch, attempt.worker_id, outcome, error, counted))
+
+
+def finish(turn: Turn, job: Job, status: EndStatus, error: ErrorBody, *, abandon: bool = True) -> None:
+    """End a job that will not be completed."""
+    if abandon and job.attempt is not None:
+        turn.effects.append(Abandon(job.spec.job_id, job.attempt.epoch, job.attempt.worker_id))
+    _forget(turn, job)
+    turn.effects.append(Finish(job.spec.job_id, status, error))
+
+
+def complete(turn: Turn, job: Job) -> None:
+    """The journal holds the job's `end`; nothing is left to do."""
+    _forget(turn, job)
+
+
+def _after_attempts(error: ErrorBody, attempts: int) -> ErrorBody:
+    return msgspec.structs.replace(error, details={**error.details, "attempts": attempts})
+
+
+def _seat(turn: Turn, job: Job, worker: Worker) -> None:
+    worker.attempts[job.spec.job_id] = job.epoch
+    if job.attempt is not None and job.attempt.alone:
+        worker.sole_job = job.spec.job_id
+    for claimed in list(turn.state.claims.values()):
+        if claimed.claim is not None and claimed.claim.job_id == job.spec.job_id:
+            turn.state.release_claim(claimed)
+            turn.touched.add(claimed.model_sha256)
+
+
+def _unseat(turn: Turn, job: Job) -> None:
+    assert job.attempt is not None
+    worker = turn.state.workers[job.attempt.worker_id]
+    del worker.attempts[job.spec.job_id]
+    if worker.sole_job == job.spec.job_id:
+        worker.sole_job = None
+    if not worker.attempts:
+        worker.idle_since_s = turn.now_s
+    turn.touch_pool(turn.state.pools[worker.pool_id])
+
+
+def _release(turn: Turn, job: Job) -> None:
+    match job.phase:
+        case Phase.HELD:
+            turn.state.unhold(job)
+        case Phase.DISPATCHED | Phase.RUNNING:
+            _unseat(turn, job)
+        case Phase.QUEUED:
+            turn.queue.remove(job)
+        case Phase.ENDED:
+            raise AssertionError("an ended job is forgotten")
+
+
+def _forget(turn: Turn, job: Job) -> None:
+    _release(turn, job)
+    job.step(Step.END)
+    state = turn.state
+    if job.model_sha256 is None:
+        state.leave_unresolved(job)
+    else:
+        turn.touched.add(job.model_sha256)
+    del state.jobs[job.spec.job_id]

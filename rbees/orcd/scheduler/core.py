@@ -1,0 +1,380 @@
+"""PURE: the decision core of orcd. Facts and wishes come in one at a time, decisions go out as a list of effects.
+
+Every event is handled in three movements: take the fact over into the state; let what time has brought about happen (retries
+that are due, timeouts); look at the queues of the models for which something has changed. The order matters: a fact that has
+arrived counts before a deadline that has passed, so a completed job never times out.
+
+The scheduler does no I/O, reads no clock and draws no random number; the same events and moments give the same effects.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import assert_never
+
+from rbees.orcd.scheduler import admission, attempts, eviction, explain, leases, placement, reports, retry
+from rbees.orcd.scheduler.effects import Effect, ResolveModel
+from rbees.orcd.scheduler.events import (
+    AttemptCancelled,
+    AttemptCompleted,
+    AttemptFailed,
+    AttemptStarted,
+    CancelAsked,
+    Event,
+    JobArrived,
+    JobRecovered,
+    JobSpec,
+    LoopStalled,
+    Moment,
+    PoolForgotten,
+    PoolReported,
+    SpawnAccepted,
+    SpawnRefused,
+    Ticked,
+    WorkerBecameReady,
+    WorkerEnded,
+)
+from rbees.orcd.scheduler.policy import Policy
+from rbees.orcd.scheduler.queue import Queue
+from rbees.orcd.scheduler.state import Attempt, Job, Phase, State, Step, Worker
+from rbees.orcd.scheduler.turn import Turn
+from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from rbees.protocol.pools import Device, ModelFacts, PoolState, WorkerFacts
+
+ENDED_WORKERS_KEPT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFacts:
+    """A pool as the scheduler sees it, for the API."""
+
+    pool_id: str
+    boot_id: str
+    state: PoolState
+    heartbeat_age_s: float
+    devices: tuple[Device, ...]
+    models: tuple[ModelFacts, ...]
+    workers: tuple[WorkerFacts, ...]
+
+
+class Scheduler:
+    """The scheduler of one orcd. Not thread-safe: it belongs to the loop that feeds it."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._state = State()
+        self._queue = Queue()
+
+    def handle(self, event: Event, moment: Moment) -> list[Effect]:
+        """Take one event over and decide what follows, to be carried out in the order given."""
+        turn = Turn(self._state, self._queue, self._policy, moment)
+        if self._state.started_at_s is None:
+            self._state.started_at_s = moment.monotonic_s
+        self._take_over(turn, event)
+        self._let_time_pass(turn)
+        if turn.touched and len(self._queue):
+            placement.place(turn)
+        return turn.effects
+
+    def _take_over(self, turn: Turn, event: Event) -> None:
+        match event:
+            case JobArrived(job=spec):
+                self._arrive(turn, spec)
+            case JobRecovered():
+                self._recover(turn, event)
+            case CancelAsked(job_id=job_id):
+                self._cancel(turn, job_id)
+            case PoolReported():
+                if reports.pool_reported(turn, event):
+                    self._resolve_waiting(turn)
+            case PoolForgotten(pool_id=pool_id):
+                if pool_id in self._state.pools:
+                    reports.pool_forgotten(turn, self._state.pools[pool_id])
+            case WorkerBecameReady(pool_id=pool_id, facts=facts):
+                if pool_id in self._state.pools:
+                    reports.worker_ready(turn, self._state.pools[pool_id], facts)
+            case WorkerEnded():
+                self._worker_ended(turn, event)
+            case SpawnAccepted(worker_id=worker_id):
+                if worker_id in self._state.workers:
+                    self._state.workers[worker_id].accepted = True
+            case SpawnRefused(worker_id=worker_id, error=error):
+                self._spawn_refused(turn, worker_id, error)
+            case AttemptStarted(job_id=job_id, epoch=epoch):
+                self._started(turn, job_id, epoch)
+            case AttemptCompleted(job_id=job_id, epoch=epoch):
+                self._completed(turn, job_id, epoch)
+            case AttemptFailed():
+                self._failed(turn, event)
+            case AttemptCancelled(job_id=job_id, epoch=epoch):
+                self._stopped_by_worker(turn, job_id, epoch)
+            case LoopStalled(seconds=seconds):
+                leases.extend(turn, seconds)
+            case Ticked():
+                self._tick(turn)
+            case _:
+                assert_never(event)
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    def _arrive(self, turn: Turn, spec: JobSpec) -> None:
+        self._enter(turn, spec, since_s=turn.now_s)
+
+    def _enter(self, turn: Turn, spec: JobSpec, since_s: float) -> Job | None:
+        """Take a job up into the queue, with its model resolved if that is possible; None if that ended it."""
+        assert spec.job_id not in self._state.jobs, "a job arrives once"
+        ageing_s = self._policy.batch_ages_after_s if spec.priority == "batch" else 0.0
+        job = Job(spec, since_s + ageing_s, spec.model_sha256, queued_at_s=turn.now_s)
+        self._state.jobs[spec.job_id] = job
+        self._queue.put(job, turn.now_s, turn.now_s)
+        if job.model_sha256 is None:
+            self._state.unresolved.setdefault(spec.model, {})[spec.job_id] = None
+            self._resolve(turn, job)
+        else:
+            self._await_pools(turn, job)
+        return self._state.jobs.get(spec.job_id)
+
+    def _recover(self, turn: Turn, event: JobRecovered) -> None:
+        assert self._state.started_at_s is not None
+        job = self._enter(turn, event.job, since_s=self._state.started_at_s)
+        if job is None:
+            return
+        job.epoch, job.failures = event.epoch, event.failures
+        if event.dispatched_for_ms is not None or event.worker_id is not None:
+            left_ms = max(event.job.timeout_ms - (event.dispatched_for_ms or 0), 0)
+            job.deadline_s = turn.now_s + left_ms / 1000
+            heapq.heappush(self._state.deadlines, (job.deadline_s, job.spec.job_id))
+        if event.worker_id is not None:
+            self._queue.remove(job)
+            job.step(Step.HOLD)
+            job.attempt = Attempt(event.epoch, event.worker_id, event.pool_id or "")
+            self._state.hold(job, turn.now_s + self._policy.lost_after_s)
+            worker = self._state.workers.get(event.worker_id)
+            if worker is not None:
+                reports.settle_held(turn, worker)
+
+    def _cancel(self, turn: Turn, job_id: str) -> None:
+        job = self._state.jobs.get(job_id)
+        if job is not None:
+            message = "The job was cancelled on request."
+            attempts.finish(turn, job, "cancelled", ErrorBody(code=ErrorCode.CANCELLED, message=message))
+
+    def _resolve(self, turn: Turn, job: Job) -> None:
+        """Find out which file the job's reference means, over what pools hold at present."""
+        if not self._state.pools:
+            explain.tell(turn, job, explain.NO_POOL)
+            return
+        try:
+            facts = self.resolve(job.spec.model)
+        except RbeesError as error:
+            if self._state.is_settled(turn.now_s, self._policy.settle_s):
+                attempts.finish(turn, job, "failed", error.body())
+            else:
+                explain.tell(turn, job, explain.UNRESOLVED)
+            return
+        assert facts is not None
+        self._state.leave_unresolved(job)
+        job.model_sha256 = facts.sha256
+        turn.effects.append(ResolveModel(job.spec.job_id, facts.sha256, facts.ref))
+        self._queue.refile(job)
+        turn.touched.add(facts.sha256)
+
+    def _resolve_waiting(self, turn: Turn) -> None:
+        for jobs in list(self._state.unresolved.values()):
+            for job_id in list(jobs):
+                self._resolve(turn, self._state.jobs[job_id])
+
+    def _await_pools(self, turn: Turn, job: Job) -> None:
+        assert job.model_sha256 is not None
+        if not self._state.pools:
+            explain.tell(turn, job, explain.NO_POOL)
+        turn.touched.add(job.model_sha256)
+
+    # --- attempts ---------------------------------------------------------------------------------------------------
+
+    def _current(self, job_id: str, epoch: int) -> Job | None:
+        """The job if `epoch` is its present attempt; facts about any other are dropped."""
+        job = self._state.jobs.get(job_id)
+        return job if job is not None and job.attempt is not None and job.attempt.epoch == epoch else None
+
+    def _worker_of(self, job: Job) -> Worker | None:
+        return None if job.attempt is None else self._state.workers.get(job.attempt.worker_id)
+
+    def _started(self, turn: Turn, job_id: str, epoch: int) -> None:
+        job = self._current(job_id, epoch)
+        if job is not None and job.phase is not Phase.HELD:
+            job.step(Step.START)
+            self._show_life(turn, job)
+
+    def _completed(self, turn: Turn, job_id: str, epoch: int) -> None:
+        job = self._current(job_id, epoch)
+        if job is not None:
+            self._show_life(turn, job)
+            attempts.complete(turn, job)
+
+    def _show_life(self, turn: Turn, job: Job) -> None:
+        worker = self._worker_of(job)
+        if worker is not None:
+            worker.strikes = 0
+            if worker.doubt is not None and not worker.hung:
+                reports.trust(turn, worker)
+
+    def _failed(self, turn: Turn, event: AttemptFailed) -> None:
+        job = self._current(event.job_id, event.epoch)
+        if job is None:
+            return
+        worker = self._worker_of(job)
+        if event.final:
+            attempts.finish(turn, job, "failed", event.error, abandon=False)
+        elif event.error.code in retry.REFUSED_BY_WORKER:
+            if worker is not None and event.error.code in {ErrorCode.DRAINING, ErrorCode.MODEL_LOADING}:
+                worker.state = "draining" if event.error.code is ErrorCode.DRAINING else "loading"
+            attempts.fail(turn, job, event.error, "failed", counted=False, fence=False)
+        elif job.phase is not Phase.HELD and worker is not None and event.worker_suspect:
+            self._failed_with_worker(turn, job, worker, event)
+        else:
+            attempts.fail(turn, job, event.error, "failed", fence=event.worker_suspect)
+
+    def _failed_with_worker(self, turn: Turn, job: Job, worker: Worker, event: AttemptFailed) -> None:
+        """The connection broke or the worker stands still. Where its whole pool is silent this is no news: the lease decides."""
+        if self._state.pools[worker.pool_id].state == "suspect" and not event.worker_hung:
+            worker.broken[job.spec.job_id] = None
+            attempts.hold(turn, job, until_s=None)
+            return
+        reports.doubt(turn, worker, job.spec.job_id, event.error, hung=event.worker_hung)
+        attempts.fail(turn, job, event.error, "failed")
+
+    def _stopped_by_worker(self, turn: Turn, job_id: str, epoch: int) -> None:
+        """Nobody asked for this attempt to stop, or the job would be forgotten: the worker gave it up by itself."""
+        job = self._current(job_id, epoch)
+        if job is not None:
+            message = "The worker stopped the attempt by itself."
+            attempts.fail(turn, job, ErrorBody(code=ErrorCode.WORKER_UNREACHABLE, message=message), "failed", fence=False)
+
+    # --- workers ----------------------------------------------------------------------------------------------------
+
+    def _worker_ended(self, turn: Turn, event: WorkerEnded) -> None:
+        worker = self._state.workers.get(event.worker_id)
+        if worker is None or worker.pool_id != event.pool_id:
+            reports.unknown_worker_ended(turn, event.worker_id, event.error)
+        else:
+            reports.worker_ended(turn, worker, event.error, while_loading=event.while_loading)
+
+    def _spawn_refused(self, turn: Turn, worker_id: str, error: ErrorBody) -> None:
+        worker = self._state.workers.get(worker_id)
+        if worker is not None and worker.facts is None:
+            reports.give_up_spawn(turn, worker, error)
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def _let_time_pass(self, turn: Turn) -> None:
+        turn.touched |= self._queue.wake(turn.now_s, self._state.jobs)
+        deadlines = self._state.deadlines
+        while deadlines and deadlines[0][0] <= turn.now_s:
+            deadline_s, job_id = heapq.heappop(deadlines)
+            job = self._state.jobs.get(job_id)
+            if job is not None and job.deadline_s == deadline_s:
+                message = f"The job did not end within {job.spec.timeout_ms} ms of its first dispatch."
+                error = ErrorBody(code=ErrorCode.TIMEOUT, message=message, details={"timeout_ms": job.spec.timeout_ms})
+                attempts.finish(turn, job, "failed", error)
+
+    def _tick(self, turn: Turn) -> None:
+        for pool in leases.check(turn):
+            reports.pool_lost(turn, pool)
+        for job_id in [job_id for job_id, until_s in self._state.held_until.items() if until_s <= turn.now_s]:
+            job = self._state.jobs[job_id]
+            message = "The pool of the worker that ran the job has not come back in time."
+            attempts.fail(turn, job, ErrorBody(code=ErrorCode.POOL_UNREACHABLE, message=message), "lost")
+        self._give_up_silent_spawns(turn)
+        eviction.stop_long_idle(turn)
+        ended = self._state.ended_workers
+        for worker_id in [key for key, ended_at_s in ended.items() if turn.now_s - ended_at_s > ENDED_WORKERS_KEPT_S]:
+            del ended[worker_id]
+        if self._state.unresolved and self._state.pools:
+            self._resolve_waiting(turn)
+        turn.touched.update(self._queue.models())
+
+    def _give_up_silent_spawns(self, turn: Turn) -> None:
+        patience_s = self._policy.spawn_patience_s
+        for worker in list(self._state.workers.values()):
+            if worker.facts is None and turn.now_s - worker.asked_at_s >= patience_s:
+                message = f"Pool {worker.pool_id} has not listed the worker within {patience_s:.0f} s of being told to start it."
+                reports.give_up_spawn(turn, worker, ErrorBody(code=ErrorCode.POOL_UNREACHABLE, message=message))
+
+    # --- queries ----------------------------------------------------------------------------------------------------
+
+    def resolve(self, reference: str) -> ModelFacts | None:
+        """The model that a reference means over what pools hold now; None where no pool is known yet, so the job may wait.
+
+        Raises:
+            RbeesError: MODEL_NOT_FOUND with close names.
+        """
+        pools = self._state.pools.values()
+        return admission.resolve(reference, [pool.models for pool in pools]) if pools else None
+
+    def queue_position(self, job_id: str) -> int | None:
+        """1 for the first of all waiting jobs; None if the job does not wait."""
+        return self._queue.position(job_id)
+
+    def queue_depth(self) -> int:
+        """How many jobs wait, over all models."""
+        return len(self._queue)
+
+    def waiting_for(self, job_id: str) -> str | None:
+        """One sentence on what a waiting job waits for; None if it does not wait."""
+        job = self._state.jobs.get(job_id)
+        if job is None or job.phase is not Phase.QUEUED:
+            return None
+        if self._queue.is_delayed(job_id):
+            return explain.RETRY.reason
+        if not self._state.pools:
+            return explain.NO_POOL.reason
+        if job.model_sha256 is None:
+            return explain.UNRESOLVED.reason
+        return self._state.waits.get(job.model_sha256, explain.TURN.reason)
+
+    def pools(self, now_s: float) -> tuple[PoolFacts, ...]:
+        """Every known pool, by id; `now_s` is the monotonic reading against which heartbeat ages are taken."""
+        return tuple(
+            PoolFacts(
+                pool.pool_id,
+                pool.boot_id,
+                pool.state,
+                max(now_s - pool.heard_at_s, 0.0),
+                pool.devices,
+                pool.models,
+                _facts(pool.workers.values()),
+            )
+            for pool in sorted(self._state.pools.values(), key=lambda pool: pool.pool_id)
+        )
+
+    def workers(self) -> tuple[WorkerFacts, ...]:
+        """Every worker that a pool has reported and that has not ended, by id."""
+        return _facts(self._state.workers.values())
+
+    def models(self) -> tuple[tuple[ModelFacts, tuple[str, ...], int], ...]:
+        """Every model that a pool holds: its facts, the pools that hold it, and how many workers serve it now."""
+        serving = {
+            sha256: sum(self._state.is_sound(worker) for worker in workers.values())
+            for sha256, workers in self._state.workers_of.items()
+        }
+        return tuple(
+            (holders[min(holders)], tuple(sorted(holders)), serving.get(sha256, 0))
+            for sha256, holders in sorted(self._state.holders.items())
+        )
+
+    def pool_of(self, worker_id: str) -> str | None:
+        """The pool that has the worker."""
+        worker = self._state.workers.get(worker_id)
+        return None if worker is None else worker.pool_id
+
+    def check_integrity(self) -> None:
+        """Assert that state and queue agree with themselves and with each other. For tests, and for an idle moment."""
+        self._state.check_integrity()
+        self._queue.check_integrity({key: job for key, job in self._state.jobs.items() if job.phase is Phase.QUEUED})
+
+
+def _facts(workers: Iterable[Worker]) -> tuple[WorkerFacts, ...]:
+    return tuple(worker.facts for worker in sorted(workers, key=lambda worker: worker.worker_id) if worker.facts is not None)

@@ -1,0 +1,65 @@
+"""PURE: which workers make room: those that idle, first the one that has idled longest; never one at work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rbees.orcd.scheduler.effects import StopWorker
+from rbees.orcd.scheduler.state import Pool, Worker
+from rbees.orcd.scheduler.turn import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How a device could get `missing` bytes free."""
+
+    victims: tuple[Worker, ...]
+    """Idle workers to stop."""
+    stopping: bool
+    """Workers that are stopping already give enough."""
+
+
+def find_room(pool: Pool, device_id: str, missing_bytes: int) -> Room | None:
+    """The idle workers whose end frees `missing_bytes` on the device; None where all of them together do not."""
+    there = [worker for worker in pool.workers.values() if device_id in worker.devices]
+    missing = missing_bytes - sum(memory_on(worker) for worker in there if worker.stop_asked_at_s is not None)
+    if missing <= 0:
+        return Room((), stopping=missing_bytes > 0)
+    victims: list[Worker] = []
+    for worker in sorted(filter(is_idle, there), key=lambda idle: (idle.idle_since_s, idle.worker_id)):
+        victims.append(worker)
+        missing -= memory_on(worker)
+        if missing <= 0:
+            return Room(tuple(victims), stopping=False)
+    return None
+
+
+def is_idle(worker: Worker) -> bool:
+    """True for a worker that has loaded, does nothing, is kept for nobody and has not been told to stop."""
+    return (
+        worker.state == "ready"
+        and not worker.attempts
+        and worker.stop_asked_at_s is None
+        and (worker.claim is None or worker.claim.job_id is None)
+    )
+
+
+def memory_on(worker: Worker) -> int:
+    """Bytes that the worker takes on each of its devices."""
+    return worker.memory_bytes // max(len(worker.devices), 1)
+
+
+def stop(turn: Turn, worker: Worker, reason: str) -> None:
+    """Have the worker stopped; from now on it gets no work."""
+    worker.stop_asked_at_s = turn.now_s
+    turn.state.release_claim(worker)
+    turn.effects.append(StopWorker(worker.pool_id, worker.worker_id, reason))
+
+
+def stop_long_idle(turn: Turn) -> None:
+    """Stop workers that have had no work for `worker_idle_s` and that no waiting job could use."""
+    for worker in turn.state.workers.values():
+        if turn.now_s - worker.idle_since_s < turn.policy.worker_idle_s or not is_idle(worker):
+            continue
+        if turn.state.pools[worker.pool_id].state == "live" and not turn.queue.depth(worker.model_sha256):
+            stop(turn, worker, f"It has had no work for {turn.policy.worker_idle_s:.0f} s.")

@@ -1,0 +1,146 @@
+"""PURE: when a model gets another worker, and what its jobs wait for when it does not get one now.
+
+One worker at a time is started for a model. The first one may push out idle workers of other models, and after `swap_after_s`
+lets a busy one empty; a replica takes only room that is free, on a device without a worker for the model, and only when more
+jobs wait than all its workers have slots.
+"""
+
+from __future__ import annotations
+
+from rbees.orcd.scheduler import attempts, chance, eviction, explain, retry, sites
+from rbees.orcd.scheduler.effects import SpawnWorker
+from rbees.orcd.scheduler.explain import Obstacle
+from rbees.orcd.scheduler.sites import Site
+from rbees.orcd.scheduler.state import Claim, Worker
+from rbees.orcd.scheduler.turn import Turn
+from rbees.protocol.errors import ErrorBody
+from rbees.protocol.ids import new_worker_id
+
+
+def grow(turn: Turn, model_sha256: str) -> Obstacle | None:
+    """Start a worker if that helps the jobs that still wait; what they wait for, or None if they have just been refused."""
+    siblings = [worker for worker in turn.state.workers_of.get(model_sha256, {}).values() if worker.stop_asked_at_s is None]
+    near = [worker for worker in siblings if turn.state.pools[worker.pool_id].state != "lost"]
+    coming = [worker for worker in near if worker.state in {"starting", "loading"}]
+    if coming:
+        return explain.loading(max(coming, key=lambda w: (w.facts.load_progress if w.facts else 0.0, w.worker_id)))
+    serving = [worker for worker in near if turn.state.is_sound(worker)]
+    if serving:
+        return _consider_replica(turn, model_sha256, serving)
+    doubted = [worker for worker in near if worker.doubt is not None and turn.state.pools[worker.pool_id].state == "live"]
+    if doubted:
+        return explain.doubted(doubted[0])
+    return _start_first(turn, model_sha256)
+
+
+def _consider_replica(turn: Turn, model_sha256: str, serving: list[Worker]) -> Obstacle:
+    slots = sum(worker.slots for worker in serving)
+    suspects_wait = turn.queue.head(model_sha256, alone=True) is not None
+    if suspects_wait or turn.queue.depth(model_sha256) > slots:
+        free = [site for site in sites.find_sites(turn.state, model_sha256, turn.now_s) if site.is_free]
+        if free:
+            return explain.loading(_start(turn, min(free, key=_cost)))
+    if turn.queue.head(model_sha256, alone=False) is None:
+        return explain.ALONE
+    return explain.busy(slots, len(serving))
+
+
+def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:
+    candidates = list(sites.find_sites(turn.state, model_sha256, turn.now_s))
+    with_room = [site for site in candidates if site.room is not None]
+    if with_room:
+        return _start_or_make_room(turn, min(with_room, key=_cost))
+    if model_sha256 not in turn.state.holders:
+        return _refuse(turn, model_sha256, explain.gone(), explain.UNRESOLVED)
+    error = sites.impossible(turn.state, model_sha256)
+    if error is not None:
+        return _refuse(turn, model_sha256, error, explain.impossible(error))
+    if candidates:
+        site = min(candidates, key=lambda site: (site.need_bytes - site.free_bytes, site.pool.pool_id, site.device.device_id))
+        _let_busy_worker_empty(turn, model_sha256, candidates)
+        return explain.no_room(site.pool, site.device, site.need_bytes, site.free_bytes)
+    return _explain_absence(turn, model_sha256)
+
+
+def _start_or_make_room(turn: Turn, site: Site) -> Obstacle:
+    assert site.room is not None
+    for victim in site.room.victims:
+        eviction.stop(turn, victim, f"It idles and its memory is needed for {site.facts.ref}.")
+    if site.room.victims or site.room.stopping:
+        return explain.making_room(site.pool, site.device)
+    return explain.loading(_start(turn, site))
+
+
+def _start(turn: Turn, site: Site) -> Worker:
+    state, moment = turn.state, turn.moment
+    # The count keeps several workers of one event apart; ids of different events differ by their entropy.
+    entropy = chance.draw(moment.entropy, f"worker {len(turn.effects)}")
+    worker = Worker(
+        worker_id=new_worker_id(moment.unix_ms, entropy),
+        pool_id=site.pool.pool_id,
+        model_ref=site.facts.ref,
+        model_sha256=site.facts.sha256,
+        backend=site.backend,
+        devices=(site.device.device_id,),
+        memory_bytes=site.need_bytes,
+        asked_at_s=turn.now_s,
+        idle_since_s=turn.now_s,
+    )
+    state.add_worker(worker)
+    turn.effects.append(
+        SpawnWorker(worker.pool_id, worker.worker_id, worker.model_ref, worker.model_sha256, worker.backend, worker.devices)
+    )
+    return worker
+
+
+def _let_busy_worker_empty(turn: Turn, model_sha256: str, candidates: list[Site]) -> None:
+    """Where the first job has waited long enough: the busy workers whose end would make room take no more work."""
+    key = turn.queue.first_key(model_sha256)
+    assert key is not None
+    if turn.now_s - turn.state.jobs[key[2]].queued_at_s < turn.policy.swap_after_s:
+        return
+    if any(worker.claim is not None and worker.claim.model_sha256 == model_sha256 for worker in turn.state.claims.values()):
+        return
+    for site in sorted(candidates, key=lambda site: (site.need_bytes - site.free_bytes, site.pool.pool_id, site.device.device_id)):
+        there = [w for w in site.pool.workers.values() if site.device.device_id in w.devices and w.stop_asked_at_s is None]
+        claimable = [w for w in there if w.state == "ready" and w.claim is None and _is_younger(turn, w, key)]
+        missing = site.need_bytes - site.free_bytes
+        chosen: list[Worker] = []
+        for worker in sorted(claimable, key=lambda w: (len(w.attempts), w.worker_id)):
+            chosen.append(worker)
+            missing -= eviction.memory_on(worker)
+            if missing <= 0:
+                for claimed in chosen:
+                    turn.state.claim(claimed, Claim(model_sha256, None))
+                return
+
+
+def _is_younger(turn: Turn, worker: Worker, key: tuple[float, int, str]) -> bool:
+    """True where nobody who came before the job of `key` waits for this worker's model."""
+    first = turn.queue.first_key(worker.model_sha256)
+    return first is None or first > key
+
+
+def _refuse(turn: Turn, model_sha256: str, error: ErrorBody, meanwhile: Obstacle) -> Obstacle | None:
+    """End every job that waits for the model, unless pools may still come that could help."""
+    if not turn.state.is_settled(turn.now_s, turn.policy.settle_s):
+        return meanwhile
+    for job_id in list(turn.queue.front(model_sha256, turn.queue.depth(model_sha256))):
+        attempts.finish(turn, turn.state.jobs[job_id], "failed", error)
+    return None
+
+
+def _explain_absence(turn: Turn, model_sha256: str) -> Obstacle:
+    """The model could be held somewhere, but nothing can be asked at present: say what stands in the way."""
+    live = [turn.state.pools[pool_id] for pool_id in turn.state.holders[model_sha256] if turn.state.pools[pool_id].state == "live"]
+    if not live:
+        return explain.POOLS_SILENT
+    for pool in live:
+        trouble = turn.state.troubles.get((model_sha256, pool.pool_id))
+        if trouble is not None and trouble.blocked_until_s > turn.now_s:
+            return explain.trouble(pool, trouble, is_open=retry.is_open(turn.policy, trouble))
+    return explain.unhealthy(live[0])
+
+
+def _cost(site: Site) -> tuple[object, ...]:
+    return site.cost

@@ -1,0 +1,46 @@
+"""PURE: the figures by which the scheduler decides, in one frozen object. Settings are turned into it by the shell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All durations are seconds of the monotonic clock."""
+
+    suspect_after_s: float = 6.0
+    """Silence after which a pool gets no new work."""
+    lost_after_s: float = 15.0
+    """Silence after which a pool's jobs go on elsewhere; also how long a recovered attempt waits for its pool."""
+    silence_hold_s: float = 60.0
+    """Longest time for which the silence of most pools at once is taken as orcd's own fault."""
+    silence_least_pools: int = 3
+    """With fewer pools than this, silence is never taken as orcd's own fault."""
+    settle_s: float = 10.0
+    """After the start and after each new pool: no job is refused as unknown or impossible, since others may still come back."""
+    retries: int = 5
+    """Failed attempts that a job survives."""
+    retry_first_delay_s: float = 1.0
+    retry_longest_delay_s: float = 60.0
+    deaths_alone: int = 2
+    """Workers that a job may kill while it is alone on them before it is given up."""
+    batch_ages_after_s: float = 60.0
+    """A batch job ranks like an interactive one accepted so much later."""
+    worker_idle_s: float = 1_800.0
+    """A worker without work for so long is stopped."""
+    swap_after_s: float = 10.0
+    """How long a job waits for room before a busy worker of another model takes no more work for its sake."""
+    load_failures: int = 5
+    """Failed loads of a model on one pool within `load_window_s` after which the pool is left alone for as long."""
+    load_window_s: float = 600.0
+    spawn_patience_s: float = 60.0
+    """A worker that its pool has not listed for so long after the command is given up."""
+    stop_patience_s: float = 10.0
+    """A worker that is still listed so long after it was told to stop is told again."""
+    unreachable_strikes: int = 3
+    """Broken connections in a row after which a worker that its pool still lists is replaced."""
+    doubt_s: float = 1.0
+    """A report clears doubts about a worker only when they are older: a younger one may have been on its way already."""
+    noted_jobs: int = 64
+    """How many jobs from the head of a model's queue are told what they wait for; the others can ask."""

@@ -1,0 +1,357 @@
+"""PURE: what the scheduler knows: jobs that have not ended, pools, workers. It holds facts and decides nothing.
+
+A job's life is a table. Every change of phase goes through `Job.step`, so a transition that is not in the table cannot
+happen:
+
+            +----------------------- RETURN ------------------------+
+            v                                                       |
+    --> QUEUED --DISPATCH--> DISPATCHED --START--> RUNNING ---------+
+            |                 ^   |   |              |  |           |
+            |              ATTACH |   +--------------|--------------+
+            |                 |  HOLD                | HOLD         |
+            +----- HOLD ----> HELD <-----------------+              |
+                               +------------------------------------+
+    END leads from every phase to ENDED, and nothing leads out of it.
+
+QUEUED jobs wait for a worker. HELD ones have an attempt that may still run on a worker which cannot be asked at present
+(orcd has restarted, or the worker's pool is silent): neither given up nor taken up until the pool reports or its lease ends.
+The protocol's `queued`, `dispatched` and `running` are QUEUED, HELD or DISPATCHED, and RUNNING; an ended job is forgotten
+here, the store has it. Each attempt has an epoch above all earlier ones, and facts about any other epoch are dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from rbees.orcd.scheduler.events import JobSpec
+from rbees.protocol.errors import ErrorBody
+from rbees.protocol.pools import Device, ModelFacts, PoolState, WorkerFacts
+from rbees.protocol.workers import Backend, WorkerState
+
+
+class Phase(Enum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    HELD = "held"
+    DISPATCHED = "dispatched"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class Step(Enum):
+    """What moves a job on."""
+
+    DISPATCH = "dispatch"
+    HOLD = "hold"
+    ATTACH = "attach"
+    START = "start"
+    RETURN = "return"
+    END = "end"
+
+
+TRANSITIONS: Final[dict[tuple[Phase, Step], Phase]] = {
+    (Phase.QUEUED, Step.DISPATCH): Phase.DISPATCHED,
+    (Phase.QUEUED, Step.HOLD): Phase.HELD,
+    (Phase.QUEUED, Step.END): Phase.ENDED,
+    (Phase.HELD, Step.ATTACH): Phase.DISPATCHED,
+    (Phase.HELD, Step.RETURN): Phase.QUEUED,
+    (Phase.HELD, Step.END): Phase.ENDED,
+    (Phase.DISPATCHED, Step.START): Phase.RUNNING,
+    (Phase.DISPATCHED, Step.HOLD): Phase.HELD,
+    (Phase.DISPATCHED, Step.RETURN): Phase.QUEUED,
+    (Phase.DISPATCHED, Step.END): Phase.ENDED,
+    (Phase.RUNNING, Step.START): Phase.RUNNING,
+    (Phase.RUNNING, Step.HOLD): Phase.HELD,
+    (Phase.RUNNING, Step.RETURN): Phase.QUEUED,
+    (Phase.RUNNING, Step.END): Phase.ENDED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a job on one worker."""
+
+    epoch: int
+    worker_id: str
+    pool_id: str
+    alone: bool = False
+    """Nothing else may be dispatched to the worker meanwhile."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A job that has not ended."""
+
+    spec: JobSpec
+    rank_s: float
+    """Its place in the queue, see queue.py."""
+    model_sha256: str | None
+    phase: Phase = Phase.QUEUED
+    epoch: int = 0
+    """Of the latest attempt."""
+    attempt: Attempt | None = None
+    failures: int = 0
+    queued_at_s: float = 0.0
+    """When it last began to wait."""
+    deadline_s: float | None = None
+    """Set by the first dispatch."""
+    suspect: bool = False
+    """It was on a worker that died: it runs alone from now on."""
+    deaths_alone: int = 0
+    avoid: str | None = None
+    """The worker of the last failed attempt: others are preferred."""
+    last_error: ErrorBody | None = None
+    noted: tuple[object, ...] | None = None
+    """What its watchers were told last."""
+
+    def step(self, step: Step) -> None:
+        """Move on by the table; a step that the table lacks is a defect."""
+        following = TRANSITIONS.get((self.phase, step))
+        assert following is not None, f"{step.name} may not follow in phase {self.phase.name}"
+        self.phase = following
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker process, from the command that asks for it until its pool says that it is gone."""
+
+    worker_id: str
+    pool_id: str
+    model_ref: str
+    model_sha256: str
+    backend: Backend
+    devices: tuple[str, ...]
+    memory_bytes: int
+    """Estimated until the worker reports what it takes."""
+    state: WorkerState = "starting"
+    slots: int = 0
+    facts: WorkerFacts | None = None
+    """As last reported; None until then."""
+    listed: bool = False
+    """Its pool has named it in a report, so that a report without it means that it is gone."""
+    accepted: bool = False
+    measured: bool = False
+    """A report has shown it ready: the device's free bytes account for it."""
+    asked_at_s: float = 0.0
+    idle_since_s: float = 0.0
+    attempts: dict[str, int] = field(default_factory=dict)
+    """Epoch by job id, of the attempts that run here."""
+    sole_job: str | None = None
+    """The job that must be alone here."""
+    claim: Claim | None = None
+    doubt: str | None = None
+    """Why it gets no new work although it looks ready."""
+    doubted_at_s: float = 0.0
+    hung: bool = False
+    strikes: int = 0
+    broken: dict[str, None] = field(default_factory=dict)
+    """Jobs whose stream broke since its pool last vouched for it: they were on board if it turns out to have died."""
+    stop_asked_at_s: float | None = None
+
+    @property
+    def free_slots(self) -> int:
+        """How many more jobs it may be given by its slots alone."""
+        return self.slots - len(self.attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Why a worker takes no more work: it empties, either for one suspect job or to make room for another model."""
+
+    model_sha256: str
+    job_id: str | None
+
+
+@dataclass(slots=True)
+class Pool:
+    """A host, as its daemon reported it."""
+
+    pool_id: str
+    boot_id: str
+    heard_at_s: float
+    state: PoolState = "live"
+    devices: tuple[Device, ...] = ()
+    models: tuple[ModelFacts, ...] = ()
+    workers: dict[str, Worker] = field(default_factory=dict)
+    reported: tuple[WorkerFacts, ...] = ()
+    freed_bytes: dict[str, int] = field(default_factory=dict)
+    """By device: memory of workers that ended since the last measurement."""
+    excused: bool = False
+    """Its present silence has already been held against orcd itself once."""
+
+
+@dataclass(slots=True)
+class LoadTrouble:
+    """Why a model is not started on a pool for a while."""
+
+    error: ErrorBody
+    failures: deque[float] = field(default_factory=deque)
+    """When loads failed."""
+    refusals: int = 0
+    """In a row, for want of room."""
+    blocked_until_s: float = 0.0
+    unusable: dict[Backend, ErrorBody] = field(default_factory=dict)
+    """By backend: why another try would end the same way until the pool daemon is started anew."""
+    need_bytes: dict[str, int] = field(default_factory=dict)
+    """By device: what the pool's preflight said it must have free."""
+
+
+class State:
+    """Everything the scheduler knows, with the indices that keep decisions cheap."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.pools: dict[str, Pool] = {}
+        self.workers: dict[str, Worker] = {}
+        self.workers_of: dict[str, dict[str, Worker]] = {}
+        """Workers by model."""
+        self.holders: dict[str, dict[str, ModelFacts]] = {}
+        """By model: the facts of each pool that holds it."""
+        self.held: dict[str, dict[str, None]] = {}
+        """HELD jobs by worker; the worker itself may be unknown yet."""
+        self.held_until: dict[str, float] = {}
+        """Recovered jobs: when waiting for their pool ends."""
+        self.unresolved: dict[str, dict[str, None]] = {}
+        """Queued jobs by a model reference that no pool could explain yet."""
+        self.waits: dict[str, str] = {}
+        """By model: what its jobs wait for, in one sentence."""
+        self.deadlines: list[tuple[float, str]] = []
+        """Heap of (`deadline_s`, job); entries of ended jobs are skipped when they surface."""
+        self.troubles: dict[tuple[str, str], LoadTrouble] = {}
+        """By model and pool."""
+        self.ended_workers: dict[str, float] = {}
+        """When workers ended, so that a report from before cannot bring them back."""
+        self.claims: dict[str, Worker] = {}
+        self.started_at_s: float | None = None
+        self.newest_pool_at_s: float = float("-inf")
+        self.hold_until_s: float | None = None
+        """While most pools are silent at once."""
+
+    def is_sound(self, worker: Worker) -> bool:
+        """True where nothing speaks against the worker itself; it may be full or kept for somebody."""
+        return (
+            worker.state == "ready"
+            and worker.doubt is None
+            and worker.stop_asked_at_s is None
+            and self.pools[worker.pool_id].state == "live"
+        )
+
+    def is_open(self, worker: Worker) -> bool:
+        """True where the worker may be given a job now."""
+        return worker.claim is None and worker.sole_job is None and worker.free_slots > 0 and self.is_sound(worker)
+
+    def is_settled(self, now_s: float, settle_s: float) -> bool:
+        """True where every pool that is going to come back after a start has had the time to."""
+        assert self.started_at_s is not None
+        return now_s - max(self.started_at_s, self.newest_pool_at_s) >= settle_s
+
+    def add_worker(self, worker: Worker) -> None:
+        """Take a worker up into all indices."""
+        self.workers[worker.worker_id] = worker
+        self.pools[worker.pool_id].workers[worker.worker_id] = worker
+        self.workers_of.setdefault(worker.model_sha256, {})[worker.worker_id] = worker
+
+    def drop_worker(self, worker: Worker) -> None:
+        """Take a worker out of all indices; its attempts must have been dealt with."""
+        assert not worker.attempts, "a worker with attempts cannot be dropped"
+        del self.workers[worker.worker_id]
+        del self.pools[worker.pool_id].workers[worker.worker_id]
+        siblings = self.workers_of[worker.model_sha256]
+        del siblings[worker.worker_id]
+        if not siblings:
+            del self.workers_of[worker.model_sha256]
+        self.release_claim(worker)
+
+    def set_models(self, pool: Pool, models: tuple[ModelFacts, ...]) -> None:
+        """Replace what a pool holds."""
+        for facts in pool.models:
+            holders = self.holders.get(facts.sha256)
+            if holders is not None:
+                holders.pop(pool.pool_id, None)
+                if not holders:
+                    del self.holders[facts.sha256]
+        pool.models = models
+        for facts in models:
+            self.holders.setdefault(facts.sha256, {})[pool.pool_id] = facts
+
+    def claim(self, worker: Worker, claim: Claim) -> None:
+        """Let the worker empty."""
+        worker.claim = claim
+        self.claims[worker.worker_id] = worker
+
+    def release_claim(self, worker: Worker) -> None:
+        """Let the worker take work again."""
+        worker.claim = None
+        self.claims.pop(worker.worker_id, None)
+
+    def held_jobs(self) -> list[Job]:
+        """Every job whose attempt waits to be taken up again."""
+        return [self.jobs[job_id] for jobs in self.held.values() for job_id in jobs]
+
+    def hold(self, job: Job, until_s: float | None) -> None:
+        """Index a job that has entered HELD; `until_s` None leaves the end to its pool's lease."""
+        assert job.attempt is not None
+        self.held.setdefault(job.attempt.worker_id, {})[job.spec.job_id] = None
+        if until_s is not None:
+            self.held_until[job.spec.job_id] = until_s
+
+    def unhold(self, job: Job) -> None:
+        """Take a job that leaves HELD out of its indices."""
+        assert job.attempt is not None
+        jobs = self.held[job.attempt.worker_id]
+        del jobs[job.spec.job_id]
+        if not jobs:
+            del self.held[job.attempt.worker_id]
+        self.held_until.pop(job.spec.job_id, None)
+
+    def leave_unresolved(self, job: Job) -> None:
+        """The job's reference was explained, or it does not matter any more."""
+        jobs = self.unresolved.get(job.spec.model)
+        if jobs is not None and jobs.pop(job.spec.job_id, job) is None and not jobs:
+            del self.unresolved[job.spec.model]
+
+    def check_integrity(self) -> None:
+        """Assert everything that must hold between two events. Costs time in proportion to the state."""
+        for job_id, job in self.jobs.items():
+            self._check_job(job_id, job)
+        for worker_id, worker in self.workers.items():
+            self._check_worker(worker_id, worker)
+        for pool_id, pool in self.pools.items():
+            assert pool.pool_id == pool_id
+            assert all(self.workers.get(worker_id) is worker for worker_id, worker in pool.workers.items())
+            assert all(pool_id in self.holders[facts.sha256] for facts in pool.models)
+        assert sum(map(len, self.workers_of.values())) == len(self.workers)
+        assert set(self.claims) == {worker.worker_id for worker in self.workers.values() if worker.claim is not None}
+        held = {job_id for job_id, job in self.jobs.items() if job.phase is Phase.HELD}
+        assert held == {job_id for jobs in self.held.values() for job_id in jobs}
+        assert set(self.held_until) <= held
+        unresolved = {job_id for jobs in self.unresolved.values() for job_id in jobs}
+        assert unresolved <= {job_id for job_id, job in self.jobs.items() if job.model_sha256 is None}
+
+    def _check_job(self, job_id: str, job: Job) -> None:
+        assert job.spec.job_id == job_id
+        assert job.phase is not Phase.ENDED
+        assert (job.attempt is None) == (job.phase is Phase.QUEUED)
+        if job.attempt is None:
+            return
+        assert job.attempt.epoch == job.epoch >= 1
+        assert job.deadline_s is not None
+        if job.phase is not Phase.HELD:
+            assert self.workers[job.attempt.worker_id].attempts[job_id] == job.epoch
+            assert job.model_sha256 == self.workers[job.attempt.worker_id].model_sha256
+
+    def _check_worker(self, worker_id: str, worker: Worker) -> None:
+        assert worker.worker_id == worker_id
+        assert worker_id in self.pools[worker.pool_id].workers
+        assert worker_id in self.workers_of[worker.model_sha256]
+        for job_id, epoch in worker.attempts.items():
+            attempt = self.jobs[job_id].attempt
+            assert attempt is not None
+            assert (attempt.worker_id, attempt.epoch) == (worker_id, epoch)
+            assert self.jobs[job_id].phase in {Phase.DISPATCHED, Phase.RUNNING}
+        if worker.sole_job is not None:
+            assert set(worker.attempts) == {worker.sole_job}
