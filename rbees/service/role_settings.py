@@ -12,8 +12,10 @@ from typing import Annotated, Literal
 import msgspec
 
 
-def _about(text: str, **limits: float) -> msgspec.Meta:
-    return msgspec.Meta(description=text, **limits)  # type: ignore[arg-type]
+def _about(text: str, *, gt: float | None = None, ge: float | None = None, le: float | None = None) -> msgspec.Meta:
+    if gt is not None:
+        return msgspec.Meta(description=text, gt=gt, le=le)
+    return msgspec.Meta(description=text, ge=ge, le=le)
 
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -30,9 +32,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert_file: Annotated[str | None, _about("PEM certificate chain of this daemon.")] = None
     tls_key_file: Annotated[str | None, _about("PEM private key (mode 0600) of this daemon.")] = None
     tls_ca_file: Annotated[str | None, _about("PEM certificates to trust when calling other daemons.")] = None
-    insecure_lan: Annotated[bool, _about("Listen beyond loopback without TLS. Tokens and prompts then cross the network readable.")] = (
-        False
-    )
+    insecure_lan: Annotated[
+        bool, _about("Listen beyond loopback without TLS. Tokens and prompts then cross the network readable.")
+    ] = False
     allowed_hosts: Annotated[
         tuple[str, ...], _about("Further values of the Host header to accept, beside the bound address and localhost.")
     ] = ()
@@ -52,7 +54,9 @@ class OrcdSettings(DaemonSettings, frozen=True, kw_only=True):
     heartbeat_interval_s: Annotated[float, _about("How often pools report.", gt=0)] = 2.0
     suspect_after_s: Annotated[float, _about("Silence after which a pool gets no new work.", gt=0)] = 6.0
     lost_after_s: Annotated[float, _about("Silence after which a pool's jobs go on elsewhere.", gt=0)] = 15.0
-    hang_after_s: Annotated[float, _about("A worker without a beat, or whose step counter stands, for so long has hung.", gt=0)] = 5.0
+    hang_after_s: Annotated[float, _about("A worker without a beat, or whose step counter stands, for so long has hung.", gt=0)] = (
+        5.0
+    )
     retries: Annotated[int, _about("How often a job whose worker failed is tried again.", ge=0)] = 5
     retry_first_delay_s: Annotated[float, _about("Delay before the first retry; doubles up to 60 s, with jitter.", ge=0)] = 1.0
     worker_idle_s: Annotated[float, _about("A worker without work for so long is stopped.", gt=0)] = 1_800.0
@@ -73,7 +77,9 @@ class PooldSettings(DaemonSettings, frozen=True, kw_only=True):
     worker_port_first: Annotated[Port, _about("First port that workers may take; 0 lets the system choose.")] = 0
     worker_port_last: Annotated[Port, _about("Last port that workers may take.")] = 0
     default_slots: Annotated[int, _about("Sequences a worker serves at once unless the spawn says.", ge=1, le=256)] = 4
-    default_ctx: Annotated[int, _about("Most KV cells per sequence unless the spawn says; models trained for less get less.", ge=64)] = 4_096
+    default_ctx: Annotated[
+        int, _about("Most KV cells per sequence unless the spawn says; models trained for less get less.", ge=64)
+    ] = 4_096
     load_timeout_s: Annotated[float, _about("A worker that has not loaded its model after so long is stopped.", gt=0)] = 600.0
     memory_reserve_bytes: Annotated[int, _about("Memory that preflight leaves free on each device.", ge=0)] = 256 * 1024 * 1024
 
@@ -81,7 +87,9 @@ class PooldSettings(DaemonSettings, frozen=True, kw_only=True):
 class CtlSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`[ctl]`: the operator's client."""
 
-    orcd_url: Annotated[str | None, _about("URL of the orchestrator; default: a running `rbees up`, else http://127.0.0.1:8080.")] = None
+    orcd_url: Annotated[
+        str | None, _about("URL of the orchestrator; default: a running `rbees up`, else http://127.0.0.1:8080.")
+    ] = None
     token_file: Annotated[str | None, _about("File (mode 0600) with the cluster token.")] = None
     tls_ca_file: Annotated[str | None, _about("PEM certificates to trust.")] = None
 

@@ -1,0 +1,250 @@
+"""One peer over HTTP: calls that return a message, and streams of events. Every failure is an `RbeesError`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from ssl import SSLContext
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, overload
+
+import aiohttp
+from yarl import URL
+
+from rbees.clients.dialer import Dialer
+from rbees.clients.failures import not_understood, refused, unreachable
+from rbees.protocol import codec
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service.correlation import HEADER, correlation_id
+from rbees.service.sse_parser import SseFrame, SseParser, SseTooLong
+
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+WHOLE_BODY_BYTES: Final = 512 * 1024
+STREAM_IDLE_S: Final = 30.0
+"""Three times the interval in which a silent stream shows a comment."""
+
+T = TypeVar("T")
+Query = Mapping[str, str | int]
+
+
+class HttpClient:
+    """Calls one base url. Without a `dialer` it opens, and on `close` ends, connections of its own."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        token: str | None = None,
+        ssl: SSLContext | None = None,
+        unreachable: ErrorCode,
+        connect_timeout_s: float = 5.0,
+        dialer: Dialer | None = None,
+    ) -> None:
+        self._base = _checked_base(base_url)
+        self._token = token
+        self._ssl: SSLContext | bool = ssl if ssl is not None else True
+        self._unreachable = unreachable
+        self._owned = None if dialer else Dialer(connect_timeout_s)
+        self._dialer = dialer or self._owned or Dialer(connect_timeout_s)
+
+    @property
+    def url(self) -> str:
+        """The base url, without a slash at its end."""
+        return self._base
+
+    def __repr__(self) -> str:
+        return f"HttpClient({self._base!r})"
+
+    @overload
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        response: type[T] = ...,
+        timeout_s: float = 30.0,
+        headers: Mapping[str, str] | None = None,
+        query: Query | None = None,
+    ) -> T: ...
+
+    @overload
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        response: None = None,
+        timeout_s: float = 30.0,
+        headers: Mapping[str, str] | None = None,
+        query: Query | None = None,
+    ) -> None: ...
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        response: type[T] | None = None,
+        timeout_s: float = 30.0,
+        headers: Mapping[str, str] | None = None,
+        query: Query | None = None,
+    ) -> T | None:
+        """Send `body` as JSON and return the answer as `response` (None: whatever it holds is dropped).
+
+        Raises:
+            RbeesError: the code the peer answered with, or this client's code for a peer that cannot be reached.
+        """
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        async with self._request(method, path, body, headers, query, timeout) as answer:
+            try:
+                content = await _read_bounded(answer)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise unreachable(self._unreachable, self._base, error) from None
+        if response is None:
+            return None
+        try:
+            return codec.decode(content, response)
+        except RbeesError:
+            raise not_understood(self._base) from None
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        query: Query | None = None,
+        idle_timeout_s: float | None = STREAM_IDLE_S,
+    ) -> AsyncIterator[AsyncIterator[SseFrame]]:
+        """Open a stream of events: `async with client.stream(…) as frames: async for frame in frames`.
+
+        The iterator ends where the peer ends the stream in order; a broken or silent one raises.
+
+        Raises:
+            RbeesError: as `call`.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=idle_timeout_s)
+        async with self._request(method, path, body, {"Accept": "text/event-stream", **(headers or {})}, query, timeout) as answer:
+            yield self._frames(answer)
+
+    @asynccontextmanager
+    async def lines(
+        self, path: str, query: Query | None = None, idle_timeout_s: float | None = None
+    ) -> AsyncIterator[AsyncIterator[str]]:
+        """Open a plain text as it grows, line by line. Raises as `stream`."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=idle_timeout_s)
+        async with self._request("GET", path, None, None, query, timeout) as answer:
+            yield self._text_lines(answer)
+
+    async def close(self) -> None:
+        """Close this client's own connections; those of a shared dialer stay."""
+        if self._owned is not None:
+            await self._owned.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        headers: Mapping[str, str] | None,
+        query: Query | None,
+        timeout: aiohttp.ClientTimeout,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A success of the peer, its body not yet read."""
+        try:
+            answer = await self._dialer.session().request(
+                method,
+                URL(self._base + path, encoded=True).update_query(query or {}),
+                data=_payload(body),
+                headers=self._headers(body is not None, headers),
+                ssl=self._ssl,
+                timeout=timeout,
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise unreachable(self._unreachable, self._base, error) from None
+        try:
+            if not 200 <= answer.status < 300:
+                raise await self._refusal(answer)
+            yield answer
+        finally:
+            # A body that was read to its end leaves the connection usable; any other does not.
+            answer.release() if answer.content.at_eof() else answer.close()
+
+    async def _refusal(self, answer: aiohttp.ClientResponse) -> RbeesError:
+        try:
+            content = await _read_bounded(answer)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return unreachable(self._unreachable, self._base, error)
+        return refused(self._unreachable, self._base, answer.status, content)
+
+    async def _frames(self, answer: aiohttp.ClientResponse) -> AsyncIterator[SseFrame]:
+        parser = SseParser()
+        try:
+            async for chunk in answer.content.iter_any():
+                for frame in parser.feed(chunk):
+                    yield frame
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise unreachable(self._unreachable, self._base, error) from None
+        except SseTooLong:
+            raise not_understood(self._base) from None
+
+    async def _text_lines(self, answer: aiohttp.ClientResponse) -> AsyncIterator[str]:
+        pending = b""
+        try:
+            async for chunk in answer.content.iter_any():
+                *complete, pending = (pending + chunk).split(b"\n")
+                for line in complete:
+                    yield line.decode(errors="replace")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise unreachable(self._unreachable, self._base, error) from None
+        if pending:
+            yield pending.decode(errors="replace")
+
+    def _headers(self, has_body: bool, extra: Mapping[str, str] | None) -> dict[str, str]:
+        headers = dict(extra or {})
+        if has_body:
+            headers["Content-Type"] = "application/json"
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        current = correlation_id.get()
+        if current is not None:
+            headers[HEADER] = current
+        return headers
+
+
+def _payload(body: Any) -> bytes | io.BytesIO | None:
+    if body is None:
+        return None
+    encoded = codec.encode(body)
+    # Written in one piece, a long body would hold the event loop up; as a file, aiohttp sends it piece by piece.
+    return io.BytesIO(encoded) if len(encoded) > WHOLE_BODY_BYTES else encoded
+
+
+async def _read_bounded(answer: aiohttp.ClientResponse) -> bytes:
+    content = bytearray()
+    async for chunk in answer.content.iter_any():
+        content += chunk
+        if len(content) > MAX_ANSWER_BYTES:
+            raise aiohttp.ClientPayloadError("the answer is too long")
+    return bytes(content)
+
+
+def _checked_base(base_url: str) -> str:
+    try:
+        parsed = URL(base_url)
+        usable = parsed.scheme in {"http", "https"} and bool(parsed.host) and not parsed.query_string and parsed.user is None
+    except ValueError:
+        usable = False
+    if not usable:
+        raise RbeesError(ErrorCode.CONFIGURATION, "The url of a daemon must look like `http://host:port`.", url=base_url)
+    return base_url.rstrip("/")

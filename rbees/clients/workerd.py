@@ -1,0 +1,96 @@
+"""A worker, as orcd and its parent call it."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import quote
+
+from rbees.clients.dialer import Dialer
+from rbees.clients.events import worker_events
+from rbees.clients.http import HttpClient
+from rbees.protocol.errors import ErrorCode
+from rbees.protocol.events import Event
+from rbees.protocol.workers import AckRequest, Beat, CancelRequest, ExecuteRequest, TokenizeAnswer, TokenizeRequest, WorkerHealth
+
+STREAM_IDLE_S: Final = 15.0
+"""A worker beats every second; whoever reads decides by the beats, and this only ends what not even the kernel noticed."""
+
+WorkerStream = AsyncIterator[tuple[int | None, Event | Beat]]
+
+
+class WorkerClient:
+    """Calls one worker with its secret. Every method raises `RbeesError`: the worker's code, or WORKER_UNREACHABLE."""
+
+    def __init__(
+        self,
+        uri: str,
+        secret: str | None,
+        ssl: ssl.SSLContext | None = None,
+        *,
+        connect_timeout_s: float = 5.0,
+        dialer: Dialer | None = None,
+    ) -> None:
+        self._http = HttpClient(
+            uri,
+            token=secret,
+            ssl=ssl,
+            unreachable=ErrorCode.WORKER_UNREACHABLE,
+            connect_timeout_s=connect_timeout_s,
+            dialer=dialer,
+        )
+
+    @property
+    def url(self) -> str:
+        """Where this client calls."""
+        return self._http.url
+
+    @asynccontextmanager
+    async def execute(self, request: ExecuteRequest) -> AsyncIterator[WorkerStream]:
+        """Start an attempt and read its events; one that already runs is attached to."""
+        async with self._http.stream("POST", "/execute", request, idle_timeout_s=STREAM_IDLE_S) as frames:
+            yield worker_events(self.url, frames)
+
+    @asynccontextmanager
+    async def attach(self, job_id: str, epoch: int, after: int = 0) -> AsyncIterator[WorkerStream]:
+        """Read an attempt's events behind `after`."""
+        path, query = f"/jobs/{_safe(job_id)}/events", {"epoch": epoch, "after": after}
+        async with self._http.stream("GET", path, query=query, idle_timeout_s=STREAM_IDLE_S) as frames:
+            yield worker_events(self.url, frames)
+
+    async def ack(self, job_id: str, epoch: int, seq: int) -> None:
+        """Everything up to `seq` is journaled."""
+        await self._http.call("POST", f"/jobs/{_safe(job_id)}/ack", AckRequest(epoch=epoch, seq=seq), timeout_s=5.0)
+
+    async def cancel(self, job_id: str, epoch: int | None = None) -> None:
+        """Stop an attempt, or all of the job's; harmless where there is none."""
+        await self._http.call("POST", "/cancel", CancelRequest(job_id=job_id, epoch=epoch), timeout_s=5.0)
+
+    async def health(self, timeout_s: float = 5.0) -> WorkerHealth:
+        """What the worker holds and how busy it is."""
+        return await self._http.call("GET", "/health", response=WorkerHealth, timeout_s=timeout_s)
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeAnswer:
+        """The prompt's token ids."""
+        return await self._http.call("POST", "/tokenize", request, TokenizeAnswer)
+
+    async def shutdown(self) -> None:
+        """Have the worker drain and exit 0."""
+        await self._http.call("POST", "/shutdown", timeout_s=5.0)
+
+    async def close(self) -> None:
+        """Close this client's connections."""
+        await self._http.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+
+def _safe(segment: str) -> str:
+    return quote(segment, safe="")

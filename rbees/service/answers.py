@@ -1,0 +1,31 @@
+"""Answers of a daemon: a message as JSON, and any failure as the one error envelope."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from rbees.protocol import codec
+from rbees.protocol.errors import ErrorEnvelope, RbeesError
+from rbees.service.correlation import correlation_id
+
+
+def reply(value: Any = None, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """`value` as a JSON answer; None answers without a body."""
+    if value is None:
+        return web.Response(status=status, headers=headers)
+    return web.Response(body=codec.encode(value), status=status, headers=headers, content_type="application/json")
+
+
+def error_response(error: RbeesError, headers: Mapping[str, str] | None = None) -> web.Response:
+    """The envelope of `error`, under its status, with `Retry-After` where its details hold `retry_after_s`."""
+    sent = dict(headers or {})
+    retry_after_s = error.details.get("retry_after_s")
+    if isinstance(retry_after_s, int | float):
+        sent["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    if error.http_status == 401:
+        sent["WWW-Authenticate"] = 'Bearer realm="rbees"'
+    return reply(ErrorEnvelope(error=error.body(correlation_id.get())), error.http_status, sent)

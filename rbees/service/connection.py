@@ -1,0 +1,128 @@
+"""One connection to a client, with the deadlines that aiohttp lacks.
+
+aiohttp bounds slow headers only by its keep-alive time and never bounds a client that does not read. Here a request's head must
+be complete `head_s` after its first byte (or after the connection opened), and whatever waits to be sent must make progress
+within `write_s`; a connection that misses either is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service.answers import error_response
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a client may take, in seconds."""
+
+    head_s: float = 10.0
+    """For the request line and headers."""
+    body_s: float = 30.0
+    """For the body of a request that a handler reads."""
+    write_s: float = 30.0
+    """For taking off enough of what waits to be sent that the next piece fits."""
+    keep_alive_s: float = 75.0
+    """Between two requests."""
+    linger_s: float = 10.0
+    """For sending the rest of a body that nobody wants, so that the client gets to read the answer."""
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's connection, plus a timer for a request's head and one for a client that does not read."""
+
+    def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
+        super().__init__(
+            manager,
+            loop=loop,
+            keepalive_timeout=limits.keep_alive_s,
+            lingering_time=limits.linger_s,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no access log"; the edge logs requests.
+            logger=logging.getLogger("aiohttp.server"),
+        )
+        self._limits = limits
+        self._between_requests = True
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the first head's time: a connection that never sends one is closed too."""
+        super().connection_made(transport)
+        self._start_head_timer()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End both timers with the connection."""
+        self._stop_head_timer()
+        self._stop_write_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Begin the head's time with the first byte that comes between two requests."""
+        if data and self._between_requests and self._head_timer is None:
+            self._start_head_timer()
+        super().data_received(data)
+
+    def request_begun(self) -> None:
+        """Called by the application once the head is complete."""
+        self._between_requests = False
+        self._stop_head_timer()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer's rest; whatever comes after it belongs to the next head."""
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._between_requests = True
+
+    def pause_writing(self) -> None:
+        """The client reads slower than rbees writes: it has `write_s` to take off the surplus."""
+        super().pause_writing()
+        self._write_timer = asyncio.get_running_loop().call_later(self._limits.write_s, self._give_up_writing)
+
+    def resume_writing(self) -> None:
+        """The surplus has gone."""
+        self._stop_write_timer()
+        super().resume_writing()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002  (the signature is aiohttp's)
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP with the envelope, and without the parser's words: they quote what was sent."""
+        if isinstance(exc, ConnectionError):
+            raise exc
+        if status == 500:
+            self.logger.error("request failed outside of the application", exc_info=exc)
+        code = ErrorCode.INVALID_REQUEST if status < 500 else ErrorCode.INTERNAL
+        sentence = "The request is not valid HTTP/1.1." if status < 500 else "A defect of rbees; its log has the details."
+        response = error_response(RbeesError(code, sentence))
+        response.force_close()
+        return response
+
+    def _start_head_timer(self) -> None:
+        self._head_timer = asyncio.get_running_loop().call_later(self._limits.head_s, self.force_close)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up_writing(self) -> None:
+        # close() would wait for the buffer to empty, which is the very thing that does not happen.
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None

@@ -1,0 +1,192 @@
+"""The edge of every daemon: what happens to each request before its handler and to each answer after it.
+
+Outside in: correlation id, failures to envelopes, figures; then Host and Origin, preflight, token, unknown parameters. A handler
+raises `RbeesError` freely; anything else it raises is answered as INTERNAL and described in the log only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from rbees.protocol import ids
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service import logs
+from rbees.service.answers import error_response
+from rbees.service.auth import Authenticator
+from rbees.service.clock import SystemClock
+from rbees.service.connection import Connection
+from rbees.service.correlation import HEADER, correlation_id
+from rbees.service.identity import Identities
+from rbees.service.metrics import Metrics
+from rbees.service.routes import Handler, Route
+
+ALWAYS_ALLOWED_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+_STARTED = web.RequestKey("started", bool)
+
+
+class Edge:
+    """The two middlewares of an application, outermost first: `envelope`, `guard`."""
+
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        metrics: Metrics,
+        allowed_hosts: Iterable[str],
+        allowed_origins: Iterable[str],
+    ) -> None:
+        self._authenticator = authenticator
+        self._hosts = ALWAYS_ALLOWED_HOSTS | {host.lower() for host in allowed_hosts}
+        self._origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
+        self._routes: dict[web.AbstractRoute, Route] = {}
+        self._identities = Identities(SystemClock())
+        self._requests = metrics.counter("http_requests_total", "Requests answered.", ("method", "route", "status"))
+        self._seconds = metrics.histogram("http_request_seconds", "Time to the end of the answer; streams left out.", ("route",))
+
+    def register(self, app: web.Application, routes: Iterable[Route]) -> None:
+        """Put the routes into the application and remember which route each is."""
+        for route in routes:
+            self._routes[app.router.add_route(route.method, route.path, route.handler)] = route
+
+    @web.middleware
+    async def envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every request gets a correlation id, every failure its envelope."""
+        if isinstance(request.protocol, Connection):
+            request.protocol.request_begun()
+        presented = request.headers.get(HEADER, "")
+        correlation_id.set(presented if ids.is_correlation_id(presented) else self._identities.correlation_id())
+        begun = time.perf_counter()
+        try:
+            response = await handler(request)
+        except RbeesError as error:
+            response = self._refuse(request, error)
+        except web.HTTPException as error:
+            response = self._translate(request, error)
+        except ConnectionError:
+            raise
+        except Exception as error:  # The one place that answers for defects; everything inside lets them pass.
+            logs.logger().error("request failed", action="http_defect", route=self._label(request), exc_info=error)
+            response = self._refuse(request, RbeesError(ErrorCode.INTERNAL, "A defect of rbees; the daemon's log has the details."))
+        self._record(request, response.status, time.perf_counter() - begun)
+        return response
+
+    @web.middleware
+    async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Only requests that name this daemon, come from no foreign page and bring the token reach a handler."""
+        self._check_host(request)
+        origin = self._check_origin(request)
+        if origin and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            return _preflight(request)
+        route = self._routes.get(request.match_info.route)
+        if route is None or not route.public:
+            self._authenticator.check(request.headers.get("Authorization"))
+        if route is not None:
+            _check_parameters(request, route)
+        return await handler(request)
+
+    async def finish(self, request: web.Request, response: web.StreamResponse) -> None:
+        """The headers of every answer, streams and refusals included (aiohttp's `on_response_prepare`)."""
+        request[_STARTED] = True
+        response.headers["Server"] = "rbees"
+        response.headers.setdefault("Cache-Control", "no-store")
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        current = correlation_id.get()
+        if current is not None:
+            response.headers[HEADER] = current
+        origin = request.headers.get("Origin")
+        if origin and origin.lower() in self._origins:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = f"{HEADER}, Retry-After"
+            response.headers["Vary"] = "Origin"
+
+    def _check_host(self, request: web.Request) -> None:
+        named = _host_name(request.headers.get("Host", ""))
+        arrived_at = (request.get_extra_info("sockname") or ("",))[0]
+        if named not in self._hosts and named != arrived_at:
+            raise RbeesError(
+                ErrorCode.FORBIDDEN, "The Host header does not name this daemon; add the name to `allowed_hosts` in its settings."
+            )
+
+    def _check_origin(self, request: web.Request) -> str | None:
+        """The allowed foreign origin of a browser's request; None where the request comes from no other page."""
+        origin = request.headers.get("Origin")
+        if origin is None or urlsplit(origin).netloc.lower() == request.headers.get("Host", "").lower():
+            return None
+        if origin.lower() not in self._origins:
+            raise RbeesError(
+                ErrorCode.FORBIDDEN, "Pages of this origin may not call this daemon; add it to `allowed_origins` in its settings."
+            )
+        return origin
+
+    def _refuse(self, request: web.Request, error: RbeesError, headers: dict[str, str] | None = None) -> web.Response:
+        if request.get(_STARTED):
+            # The head has gone out as a success; only a cut connection still tells the client that the rest is missing.
+            logs.logger().warning("answer broken off", action="http_broken_off", route=self._label(request), code=error.code)
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the answer was broken off")
+        response = error_response(error, headers)
+        if request.can_read_body and not request.content.at_eof():
+            response.force_close()
+        return response
+
+    def _translate(self, request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            allowed = ", ".join(sorted(error.allowed_methods))
+            refusal = RbeesError(ErrorCode.METHOD_NOT_ALLOWED, f"This path answers to {allowed} only; see /docs.", allowed=allowed)
+            return self._refuse(request, refusal, {"Allow": allowed})
+        if error.status == 404:
+            return self._refuse(request, RbeesError(ErrorCode.NOT_FOUND, "No route has this path; see /docs for those that exist."))
+        return self._refuse(request, RbeesError(ErrorCode.INVALID_REQUEST, "The request's headers ask for something unknown here."))
+
+    def _record(self, request: web.Request, status: int, seconds: float) -> None:
+        label = self._label(request)
+        route = self._routes.get(request.match_info.route)
+        self._requests.labels(request.method if route else "other", label, str(status)).inc()
+        if route is None or not route.stream:
+            self._seconds.labels(label).observe(seconds)
+        logs.logger().debug(
+            "request answered",
+            action="http_request",
+            method=request.method,
+            route=label,
+            status=status,
+            ms=round(seconds * 1000, 2),
+        )
+
+    def _label(self, request: web.Request) -> str:
+        route = self._routes.get(request.match_info.route)
+        return route.path if route else "unknown"
+
+
+def _host_name(header: str) -> str:
+    """The name in a Host header, without port, brackets and case."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _preflight(request: web.Request) -> web.Response:
+    return web.Response(
+        status=204,
+        headers={
+            "Access-Control-Allow-Methods": request.headers["Access-Control-Request-Method"],
+            "Access-Control-Allow-Headers": f"Authorization, Content-Type, Idempotency-Key, Last-Event-ID, {HEADER}",
+            "Access-Control-Max-Age": "600",
+        },
+    )
+
+
+def _check_parameters(request: web.Request, route: Route) -> None:
+    known = [parameter.name for parameter in route.parameters if parameter.where == "query"]
+    for name in request.query:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else f" Known here: {', '.join(known) or 'none'}."
+            raise RbeesError(ErrorCode.INVALID_REQUEST, f"A query parameter of this request is unknown.{hint}", known=known)

@@ -1,0 +1,120 @@
+"""Where files live on this machine: state, sockets, settings. Folders of rbees are private (0700) or refused.
+
+`RBEES_HOME` names one folder that holds all three, which is how `rbees up` and the tests keep apart from a configured service.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+
+SYSTEM_CONFIG: Final = Path("/etc/rbees/config.toml")
+PROJECT_CONFIG: Final = "rbees.toml"
+LONGEST_RUNTIME_PATH: Final = 56
+"""In bytes. A socket's whole path must stay under 104 (macOS), and `/workers/worker-<26 characters>.sock` follows this folder."""
+
+
+def home_folder() -> Path | None:
+    """The folder that `RBEES_HOME` names, or None."""
+    named = os.environ.get("RBEES_HOME")
+    return Path(named).expanduser().absolute() if named else None
+
+
+def state_folder(role: str, configured: str | None = None) -> Path:
+    """The private folder of a role's durable state; made if it is missing.
+
+    Raises:
+        RbeesError: CONFIGURATION, where it cannot be made or others may enter it.
+    """
+    if configured:
+        return make_private_folder(Path(configured).expanduser().absolute())
+    home = home_folder()
+    if home is not None:
+        make_private_folder(home)
+        return make_private_folder(home / role)
+    import platformdirs
+
+    base = make_private_folder(platformdirs.user_state_path("rbees"))
+    return make_private_folder(base / role)
+
+
+def runtime_folder() -> Path:
+    """The private folder of sockets and of the file that tells where `rbees up` listens; made if it is missing.
+
+    It is `$RBEES_HOME/run`, else `$XDG_RUNTIME_DIR/rbees`, else `/tmp/rbees-<uid>`. Where the first is too long for the path
+    of a socket, a folder under the last stands in for it, the same one for every process with the same home.
+
+    Raises:
+        RbeesError: CONFIGURATION, where it belongs to somebody else or others may enter it.
+    """
+    home = home_folder()
+    if home is None:
+        shared = os.environ.get("XDG_RUNTIME_DIR")
+        return make_private_folder(Path(shared) / "rbees" if shared else _temporary_folder())
+    if len(os.fsencode(home / "run")) <= LONGEST_RUNTIME_PATH:
+        make_private_folder(home)
+        return make_private_folder(home / "run")
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
+    return make_private_folder(make_private_folder(_temporary_folder()) / digest)
+
+
+def config_files() -> tuple[Path, ...]:
+    """The settings files to look for, the one that wins first: project, user, system. They need not exist."""
+    project = Path.cwd() / PROJECT_CONFIG
+    home = home_folder()
+    if home is not None:
+        return (project, home / "config.toml")
+    import platformdirs
+
+    return (project, platformdirs.user_config_path("rbees") / "config.toml", SYSTEM_CONFIG)
+
+
+def make_private_folder(path: Path) -> Path:
+    """`path`, as a folder that only this user can enter. An existing one is checked, never changed.
+
+    Raises:
+        RbeesError: CONFIGURATION, with the command that mends it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise _unusable(path, os.strerror(error.errno or 0)) from None
+    return _checked(path)
+
+
+def _checked(path: Path) -> Path:
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        status = _target_of_own_link(path, status)
+    if not stat.S_ISDIR(status.st_mode):
+        raise _unusable(path, "it is not a folder")
+    if status.st_uid != os.getuid():
+        raise _unusable(path, "it belongs to another user")
+    if status.st_mode & 0o077:
+        raise _unusable(path, f"others may enter it; run `chmod 700 {path}`")
+    return path
+
+
+def _target_of_own_link(path: Path, link: os.stat_result) -> os.stat_result:
+    if link.st_uid != os.getuid():
+        raise _unusable(path, "it is a link that another user made")
+    try:
+        return path.stat()
+    except OSError:
+        raise _unusable(path, "it is a link that leads nowhere") from None
+
+
+def _temporary_folder() -> Path:
+    return Path(f"/tmp/rbees-{os.getuid()}")  # noqa: S108  (owner and mode are checked)
+
+
+def _unusable(path: Path, reason: str) -> RbeesError:
+    return RbeesError(ErrorCode.CONFIGURATION, f"The folder {path} cannot be used: {reason}.", path=str(path))

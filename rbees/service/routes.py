@@ -1,0 +1,54 @@
+"""What a daemon serves, as data: the table from which its application, its authentication and its OpenAPI are made.
+
+Imports no web framework at run time, so that documents can be made from the table alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from rbees.protocol.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One value beside the body; those in the path need no entry unless there is something to say about them."""
+
+    name: str
+    about: str
+    type_: Any = str
+    """A type that msgspec converts a string to: `int`, `bool`, a Literal, an Annotated with limits."""
+    where: Literal["query", "path", "header"] = "query"
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method on one path (`/v2/tasks/{job_id}`)."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    """One sentence for the documentation."""
+    request: Any = None
+    """Type of the JSON body, or None where none is read."""
+    response: Any = None
+    """Type of the JSON answer, of each event's data where `stream` is set, or None where there is no body."""
+    status: int = 200
+    errors: tuple[ErrorCode, ...] = ()
+    """Codes that this route can answer beside those that every route can."""
+    public: bool = False
+    """Answers without a token. Only /livez is."""
+    stream: bool = False
+    """Answers with server-sent events."""
+    parameters: tuple[Parameter, ...] = ()
+    content_type: str = "application/json"
+    """Of the answer, where it is neither JSON nor a stream."""
