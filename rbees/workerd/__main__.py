@@ -1,0 +1,3 @@
+from rbees.workerd.command import command
+
+command()

@@ -1,0 +1,303 @@
+"""A worker's life: listen, load, report ready, serve, drain. Everything it holds is put together here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+from urllib.parse import urlsplit
+
+from rbees import __version__
+from rbees.clients.http import HttpClient
+from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
+from rbees.protocol.workers import ControlInfo, WorkerHealth, WorkerReady, WorkerState
+from rbees.service import logs
+from rbees.service.auth import BearerAuth, Token, check_bind, tls_client_context, tls_server_context
+from rbees.service.clock import Clock
+from rbees.service.metrics import Metrics
+from rbees.service.web import Server, build_app
+from rbees.workerd.config import DRAIN_TIMEOUT_S, WorkerConfig
+from rbees.workerd.control import ControlSocket
+from rbees.workerd.engine.backend import Backend, LoadAbandoned, LoadSpec
+from rbees.workerd.engine.engine import Engine
+from rbees.workerd.engine_thread import EngineThread
+from rbees.workerd.jobs import Attempts
+from rbees.workerd.loading import load_backend
+from rbees.workerd.prompts import Prompts
+from rbees.workerd.routes import routes
+from rbees.workerd.template_process import TemplateProcess
+
+CALLBACK_TRIES_S = 10.0
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""Larger than orcd's own limit: a continued job also brings its generated tokens."""
+_RETRY_LOADING_S = 1.0
+_LAST_WRITES_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Everything that exists once the model is loaded."""
+
+    backend: Backend
+    thread: EngineThread
+    attempts: Attempts
+    prompts: Prompts
+    template: TemplateProcess | None
+    load_ms: float
+
+    @property
+    def step(self) -> int:
+        """The engine's step counter."""
+        return self.thread.step
+
+
+class Worker:
+    """One process, one model."""
+
+    def __init__(self, config: WorkerConfig, secret: str, clock: Clock, stopping: asyncio.Event) -> None:
+        self._config = config
+        self._secret = secret
+        self._clock = clock
+        self._stopping = stopping
+        self._state: WorkerState = "starting"
+        self._progress = 0.0
+        self._model: LoadedModel | None = None
+        self._server = self._make_server()
+        self._control = ControlSocket(config.runtime_dir, config.worker_id, self.control_info)
+
+    async def run(self) -> int:
+        """Live until told to stop; the exit code.
+
+        Raises:
+            RbeesError: what kept the worker from serving.
+        """
+        await self._server.start()
+        try:
+            await self._control.start()
+            logs.logger().info("listening", action="worker_listen", worker_id=self._config.worker_id, url=self._server.url)
+            return await self._load_and_serve()
+        finally:
+            await self._close()
+
+    # --- what the routes see ---
+
+    def serving(self) -> LoadedModel:
+        """The loaded model.
+
+        Raises:
+            RbeesError: MODEL_LOADING
+        """
+        if self._model is None:
+            raise RbeesError(
+                ErrorCode.MODEL_LOADING,
+                f"The model is {self._progress:.0%} loaded; try again in {_RETRY_LOADING_S:g} s.",
+                retry_after_s=_RETRY_LOADING_S,
+                load_progress=self._progress,
+            )
+        return self._model
+
+    def accepting(self) -> LoadedModel:
+        """The loaded model, for new work.
+
+        Raises:
+            RbeesError: MODEL_LOADING, DRAINING
+        """
+        if self._stopping.is_set():
+            raise RbeesError(ErrorCode.DRAINING, "This worker is shutting down and takes no new work; send it elsewhere.")
+        return self.serving()
+
+    def shut_down(self) -> None:
+        """Begin to drain."""
+        self._stopping.set()
+
+    def health(self) -> WorkerHealth:
+        """Facts and figures; those of the model are absent while it loads."""
+        config, model = self._config, self._model
+        facts = model.backend.facts if model else None
+        load = model.thread.load if model else None
+        return WorkerHealth(
+            worker_id=config.worker_id,
+            nonce=config.nonce,
+            state=self._state,
+            load_progress=self._progress,
+            model_ref=config.model_ref,
+            architecture=facts.architecture if facts else None,
+            quantization=facts.quantization if facts else None,
+            vocabulary_size=facts.vocabulary_size if facts else None,
+            slots_total=config.slots,
+            slots_used=load.slots_used if load else 0,
+            ctx=facts.ctx if facts else config.ctx,
+            kv_cells_total=load.cells_total if load else 0,
+            kv_cells_used=load.cells_used if load else 0,
+            waiting=load.waiting if load else 0,
+            memory_bytes=model.backend.memory_bytes() if model else 0,
+            step=model.step if model else 0,
+            prefill_tokens_per_second=load.prefill_tokens_per_second if load else None,
+            decode_tokens_per_second=load.decode_tokens_per_second if load else None,
+            load_ms=model.load_ms if model else None,
+            safe_mode=config.safe_mode,
+        )
+
+    def control_info(self) -> ControlInfo:
+        """What the control socket tells this machine's user."""
+        return ControlInfo(
+            worker_id=self._config.worker_id,
+            nonce=self._config.nonce,
+            pid=os.getpid(),
+            uri=self._server.url,
+            secret=self._secret,
+            state=self._state,
+            ready=self._ready(self._model) if self._model else None,
+        )
+
+    # --- its life ---
+
+    async def _load_and_serve(self) -> int:
+        self._state = "loading"
+        try:
+            self._model = await self._load()
+        except LoadAbandoned:
+            return ExitCode.OK
+        self._state = "ready"
+        sweeping = asyncio.create_task(self._model.attempts.sweep_forever())
+        try:
+            await self._report_ready(self._model)
+            await self._stopping.wait()
+            self._state = "draining"
+            await self._drain(self._model)
+        finally:
+            sweeping.cancel()
+        return ExitCode.OK
+
+    async def _load(self) -> LoadedModel:
+        config, began = self._config, time.monotonic()
+        spec = LoadSpec(
+            path=str(config.model),
+            backend=config.backend,
+            device=config.device,
+            slots=config.slots,
+            ctx=config.ctx,
+            cells=config.kv_cells,
+            threads=config.threads,
+            safe_mode=config.safe_mode,
+        )
+        backend = await asyncio.to_thread(load_backend, spec, self._on_progress)
+        load_ms = round((time.monotonic() - began) * 1000, 3)
+        facts = backend.facts
+        logs.logger().info("model loaded", action="model_loaded", load_ms=load_ms, ctx=facts.ctx, cells=facts.cells)
+        template = None
+        if facts.chat_template is not None:
+            template = TemplateProcess(facts.chat_template, bos_text=facts.bos_text, eos_text=facts.eos_text)
+        prompts = Prompts(backend, template)
+        thread = EngineThread(Engine(backend, slots=config.slots, now=time.monotonic), backend)
+        attempts = Attempts(
+            engine=thread, prompts=prompts, clock=self._clock, ctx=facts.ctx, worker_id=config.worker_id, model_ref=config.model_ref
+        )
+        thread.start(attempts.deliver)
+        return LoadedModel(backend, thread, attempts, prompts, template, load_ms)
+
+    def _on_progress(self, share: float) -> bool:
+        self._progress = share
+        return not self._stopping.is_set()
+
+    async def _report_ready(self, model: LoadedModel) -> None:
+        """Call back the parent that started this worker.
+
+        Raises:
+            RbeesError: POOL_UNREACHABLE once it did not answer for ten seconds.
+        """
+        if self._config.callback_url is None:
+            return
+        parts = urlsplit(self._config.callback_url)
+        trust = tls_client_context(self._config.tls_ca_file) if parts.scheme == "https" else None
+        client = HttpClient(
+            f"{parts.scheme}://{parts.netloc}", token=self._secret, ssl=trust, unreachable=ErrorCode.POOL_UNREACHABLE
+        )
+        give_up_at = self._clock.monotonic() + CALLBACK_TRIES_S
+        delay_s = 0.1
+        async with client:
+            while not self._stopping.is_set():
+                try:
+                    await client.call("POST", parts.path, body=self._ready(model), response=None, timeout_s=5)
+                    return
+                except RbeesError as error:
+                    if error.http_status < 500 or self._clock.monotonic() + delay_s > give_up_at:
+                        sentence = "The pool that started this worker did not take its report, so the worker exits."
+                        raise RbeesError(ErrorCode.POOL_UNREACHABLE, sentence) from error
+                await self._clock.sleep(delay_s)
+                delay_s *= 2
+
+    def _ready(self, model: LoadedModel) -> WorkerReady:
+        config, facts = self._config, model.backend.facts
+        return WorkerReady(
+            worker_id=config.worker_id,
+            nonce=config.nonce,
+            pid=os.getpid(),
+            model_ref=config.model_ref,
+            model_sha256=config.model_sha256,
+            uri=self._server.url,
+            secret=self._secret,
+            backend=config.backend,
+            memory_bytes=model.backend.memory_bytes(),
+            memory_architecture=facts.memory_architecture,
+            capabilities=("generate", "chat") if facts.chat_template is not None else ("generate",),
+            slots=config.slots,
+            ctx=facts.ctx,
+            load_ms=model.load_ms,
+            safe_mode=config.safe_mode,
+        )
+
+    async def _drain(self, model: LoadedModel) -> None:
+        """Let what runs finish and be read; after the limit, cancel what is left so that its readers learn of it."""
+        await self._until_settled(model, DRAIN_TIMEOUT_S)
+        if not model.attempts.settled:
+            logs.logger().warning("draining took too long", action="drain_timeout", running=model.attempts.running)
+            model.attempts.cancel_all()
+            await self._until_settled(model, _LAST_WRITES_S)
+
+    async def _until_settled(self, model: LoadedModel, limit_s: float) -> None:
+        deadline = self._clock.monotonic() + limit_s
+        while not model.attempts.settled and self._clock.monotonic() < deadline:
+            await self._clock.sleep(0.02)
+
+    async def _close(self) -> None:
+        self._state = "stopped"
+        await self._control.stop()
+        await self._server.stop()
+        if self._model is not None:
+            await self._model.thread.stop()
+            if self._model.template is not None:
+                await self._model.template.close()
+            self._model.backend.close()
+
+    def _make_server(self) -> Server:
+        config = self._config
+        token = Token(self._secret)
+        tls = tls_server_context(config.tls_cert_file, config.tls_key_file)
+        check_bind(config.bind, token, tls, config.insecure_lan)
+        app = build_app(
+            role="workerd",
+            version=__version__,
+            routes=routes(self),
+            authenticator=BearerAuth(token),
+            metrics=self._make_metrics(),
+            readiness=lambda: {"model": None if self._state == "ready" else f"The worker is {self._state}."},
+            max_body_bytes=MAX_BODY_BYTES,
+            bind=config.bind,
+        )
+        return Server(app, bind=config.bind, port=config.port, ssl=tls, drain_timeout_s=_LAST_WRITES_S)
+
+    def _make_metrics(self) -> Metrics:
+        metrics = Metrics("workerd")
+        for name, about in (
+            ("slots_used", "Sequences that hold a slot."),
+            ("kv_cells_used", "KV cells that hold something."),
+            ("waiting", "Sequences that wait for a slot."),
+        ):
+            metrics.gauge(f"worker_{name}", about).set_function(partial(self._figure, name))
+        return metrics
+
+    def _figure(self, name: str) -> float:
+        return float(getattr(self.health(), name))

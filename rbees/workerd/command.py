@@ -1,0 +1,115 @@
+"""`rbees workerd serve`: flags, the secret's descriptor, exit codes. A person may run it by hand, poold always does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import click
+
+from rbees.protocol.codec import encode
+from rbees.protocol.errors import ErrorCode, ErrorEnvelope, RbeesError
+from rbees.protocol.workers import Backend
+from rbees.service import folders, logs
+from rbees.service.clock import SystemClock
+from rbees.service.daemon import run_daemon
+from rbees.service.identity import Identities
+from rbees.workerd.config import WorkerConfig
+
+EXIT_MODEL_NOT_LOADABLE: Final = 65
+_LOAD_FAILURES: Final = frozenset(
+    {ErrorCode.MODEL_NOT_FOUND, ErrorCode.MODEL_INCOMPATIBLE, ErrorCode.INSUFFICIENT_VRAM, ErrorCode.BACKEND_UNAVAILABLE}
+)
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """One worker: one process that serves one model."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@command.command()
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="The GGUF file (or script) to serve.")
+@click.option("--model-ref", help="Name of the model in events and reports.  [default: file:MODEL]")
+@click.option("--model-sha256", help="Digest of the file, passed on in reports.")
+@click.option("--backend", type=click.Choice(get_args(Backend)), default="cpu", show_default=True, help="What computes.")
+@click.option("--device", help="Backend's name and index, such as cuda:1.  [default: the backend's first]")
+@click.option("--slots", type=click.IntRange(1, 256), default=4, show_default=True, help="Sequences served at once.")
+@click.option("--ctx", type=click.IntRange(16), default=4096, show_default=True, help="Most tokens of one sequence.")
+@click.option("--kv-cells", type=click.IntRange(16), help="KV cells that all slots share.  [default: slots × ctx]")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Compute threads.  [default: physical cores]")
+@click.option("--safe-mode", is_flag=True, help="Avoid kernels that kill the process on some virtual machines.")
+@click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Port; 0 takes a free one.")
+@click.option("--worker-id", help="Identity of this worker.  [default: a new one]")
+@click.option("--nonce", help="Tells this process from others with its pid.  [default: random]")
+@click.option("--callback-url", help="Where to report that the model is loaded.")
+@click.option("--secret-fd", type=click.IntRange(0), help="Inherited descriptor with the bearer token.  [default: a new token]")
+@click.option("--runtime-dir", type=click.Path(path_type=Path), help="Folder of the control socket.")
+@click.option("--tls-cert-file", help="PEM certificate chain, to be reached from other hosts.")
+@click.option("--tls-key-file", help="PEM private key (mode 0600).")
+@click.option("--tls-ca-file", help="PEM certificates to trust when calling back.")
+@click.option("--insecure-lan", is_flag=True, help="Listen beyond loopback without TLS.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option("--log-format", type=click.Choice(["auto", "json", "text"]), default="json", show_default=True)
+def serve(log_level: str, log_format: str, secret_fd: int | None, **flags: Any) -> None:
+    """Load a model and serve it until told to stop."""
+    # ggml's assertions would otherwise try to attach a debugger to this process.
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+    logs.configure("workerd", log_level, log_format)
+    try:
+        sys.exit(_serve(_config(flags), _secret(secret_fd)))
+    except RbeesError as error:
+        logs.logger().error("the worker ends", action="worker_failed", code=str(error.code))
+        # The last line of this form is what the pool reports as the reason.
+        sys.stderr.write(encode(ErrorEnvelope(error=error.body())).decode() + "\n")
+        sys.exit(EXIT_MODEL_NOT_LOADABLE if error.code in _LOAD_FAILURES else error.exit_code)
+
+
+def _serve(config: WorkerConfig, secret: str) -> int:
+    from rbees.workerd.app import Worker
+
+    async def main(stopping: asyncio.Event) -> int:
+        return await Worker(config, secret, SystemClock(), stopping).run()
+
+    return run_daemon(main)
+
+
+def _config(flags: dict[str, Any]) -> WorkerConfig:
+    model: Path = flags["model"].absolute()
+    backend = flags["backend"]
+    if flags["kv_cells"] is not None and flags["kv_cells"] < flags["ctx"]:
+        raise RbeesError(ErrorCode.CONFIGURATION, "`--kv-cells` must be at least `--ctx`, or no sequence could fill its context.")
+    defaults: dict[str, Any] = {
+        "model": model,
+        "model_ref": flags["model_ref"] or f"file:{model}",
+        "device": flags["device"] or {"cuda": "cuda:0", "metal": "metal:0"}.get(backend, "cpu"),
+        "worker_id": flags["worker_id"] or Identities(SystemClock()).worker_id(),
+        "nonce": flags["nonce"] or secrets.token_hex(8),
+        "runtime_dir": folders.make_private_folder(flags["runtime_dir"]) if flags["runtime_dir"] else folders.runtime_folder(),
+    }
+    return WorkerConfig(**{**flags, **defaults})
+
+
+def _secret(descriptor: int | None) -> str:
+    """The bearer token that the parent wrote into the descriptor, or a new one.
+
+    Raises:
+        RbeesError: CONFIGURATION
+    """
+    if descriptor is None:
+        return Identities(SystemClock()).secret()
+    try:
+        with os.fdopen(descriptor, encoding="ascii", errors="replace") as stream:
+            secret = stream.read(4096).strip()
+    except OSError:
+        secret = ""
+    if len(secret) < 32:
+        raise RbeesError(ErrorCode.CONFIGURATION, "The descriptor named by `--secret-fd` holds no token.")
+    return secret

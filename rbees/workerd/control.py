@@ -1,0 +1,68 @@
+"""The control socket: whoever runs as the same user on this machine learns how to talk to this worker.
+
+A restarted pool daemon, or `rbees-pool`, connects, gets one JSON line (`ControlInfo`, the secret included) and the connection ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from rbees.protocol.codec import encode
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.workers import ControlInfo
+from rbees.service import logs
+from rbees.service.folders import make_private_folder
+from rbees.service.peer import peer_uid
+
+_LONGEST_PATH: Final = 103
+
+
+class ControlSocket:
+    """Listens on `<runtime folder>/workers/<worker id>.sock`, mode 0600."""
+
+    def __init__(self, runtime_dir: Path, worker_id: str, describe: Callable[[], ControlInfo]) -> None:
+        self._path = runtime_dir / "workers" / f"{worker_id}.sock"
+        self._describe = describe
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            RbeesError: CONFIGURATION where the folder is open to others or the path is too long for a socket.
+        """
+        if len(os.fsencode(self._path)) > _LONGEST_PATH:
+            sentence = "The path of the control socket is too long; choose a shorter `--runtime-dir`."
+            raise RbeesError(ErrorCode.CONFIGURATION, sentence)
+        make_private_folder(self._path.parent)
+        self._path.unlink(missing_ok=True)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        previous = os.umask(0o177)
+        try:
+            listening.bind(str(self._path))
+        finally:
+            os.umask(previous)
+        self._server = await asyncio.start_unix_server(self._answer, sock=listening)
+
+    async def stop(self) -> None:
+        """Stop listening and remove the socket."""
+        if self._server is not None:
+            self._server.close()
+            self._path.unlink(missing_ok=True)
+
+    async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if peer_uid(writer.get_extra_info("socket")) != os.getuid():
+                logs.logger().warning("another user asked at the control socket", action="control_refused")
+                return
+            writer.write(encode(self._describe()) + b"\n")
+            await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()

@@ -1,0 +1,132 @@
+"""The bridge between asyncio and the one thread that owns the engine.
+
+Commands go in under a lock and are carried out between two steps; outputs come back in batches, and the engine waits when too
+many are under way. The engine's thread must never fail: if it does, the process ends, and its parent reports it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from rbees.service import logs
+from rbees.workerd.engine.backend import Backend
+from rbees.workerd.engine.engine import Engine, Load
+from rbees.workerd.engine.outputs import Output
+from rbees.workerd.engine.sequence import Work
+
+BATCHES_UNDER_WAY: Final = 64
+IDLE_TURN_S: Final = 0.5
+"""An engine with nothing to compute turns this often, so that its step counter tells it from one that hangs."""
+EXIT_ENGINE_DIED: Final = 70
+
+Command = Callable[[Engine], None]
+Deliver = Callable[[list[Output]], None]
+
+
+class EngineThread:
+    """Runs an engine. All methods are called from the event loop's thread."""
+
+    def __init__(self, engine: Engine, backend: Backend) -> None:
+        self._engine = engine
+        self._backend = backend
+        self._deliver: Deliver | None = None
+        self._loop = asyncio.get_running_loop()
+        self._log = logs.logger()
+        self._commands: deque[Command] = deque()
+        self._wakeup = threading.Condition()
+        self._stopping = False
+        self._room = threading.Semaphore(BATCHES_UNDER_WAY)
+        self._turns = 0
+        self._load = engine.load()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self, deliver: Deliver) -> None:
+        """Begin to turn; `deliver` gets what comes out, on the event loop."""
+        self._deliver = deliver
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End the thread after its current step; sequences that still run are dropped."""
+        self._backend.interrupt()
+        with self._wakeup:
+            self._stopping = True
+            self._wakeup.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    def submit(self, work: Work) -> None:
+        """Hand an attempt to the engine. It must fit the context (`check_fits`)."""
+        self._post(lambda engine: engine.submit(work))
+
+    def cancel(self, key: str) -> None:
+        """End an attempt, breaking off the decode call that computes its prompt."""
+        self._post(lambda engine: engine.cancel(key))
+        if key in self._engine.prefilling:
+            self._backend.interrupt()
+
+    def pause(self, key: str, paused: bool) -> None:
+        """Let an attempt stand or go on."""
+        self._post(lambda engine: engine.pause(key, paused))
+
+    @property
+    def step(self) -> int:
+        """A counter that moves as long as the engine lives, also within one long decode call."""
+        return self._turns + self._backend.progress()
+
+    @property
+    def load(self) -> Load:
+        """How full the engine was after its last step."""
+        return self._load
+
+    def _post(self, command: Command) -> None:
+        with self._wakeup:
+            self._commands.append(command)
+            self._wakeup.notify()
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:
+            # Whatever the engine holds is unknown now. Orcd sees the connection break and goes on elsewhere.
+            self._log.critical("the engine died", action="engine_death", exc_info=error)
+            os._exit(EXIT_ENGINE_DIED)
+
+    def _turn(self) -> bool:
+        # The order matters: an interrupt that comes after `rearm` either is seen as a command or breaks off the step.
+        self._backend.rearm()
+        if not self._carry_out_commands():
+            return False
+        worked = self._engine.step()
+        self._turns += 1
+        self._load = self._engine.load()
+        outputs = self._engine.take_outputs()
+        if outputs:
+            self._room.acquire()
+            self._loop.call_soon_threadsafe(self._receive, outputs)
+        elif not worked:
+            self._wait()
+        return True
+
+    def _carry_out_commands(self) -> bool:
+        with self._wakeup:
+            commands, self._commands = self._commands, deque()
+            if self._stopping:
+                return False
+        for command in commands:
+            command(self._engine)
+        return True
+
+    def _wait(self) -> None:
+        with self._wakeup:
+            if not self._commands and not self._stopping:
+                self._wakeup.wait(IDLE_TURN_S)
+
+    def _receive(self, outputs: list[Output]) -> None:
+        self._room.release()
+        assert self._deliver is not None
+        self._deliver(outputs)

@@ -1,0 +1,274 @@
+"""Every attempt that this worker runs or still remembers: from the request to its acknowledged last event.
+
+A dropped connection is no cancellation: an attempt goes on, its events wait here, and only when nobody has acknowledged
+anything for a minute is it given up. Among the attempts of one job the highest epoch wins. All of it runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from rbees.protocol.events import ChoiceEnd, End, Error, Event, Started, Token
+from rbees.protocol.workers import AckRequest, ExecuteRequest
+from rbees.service import logs
+from rbees.service.clock import Clock
+from rbees.workerd.engine.engine import check_fits
+from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Output
+from rbees.workerd.engine.sequence import Work
+from rbees.workerd.prompts import Prompts
+from rbees.workerd.stream import EventBuffer
+
+FORGET_AFTER_S: Final = 60.0
+SWEEP_EVERY_S: Final = 1.0
+MAX_ATTEMPTS: Final = 1_024
+PAUSE_ABOVE_BYTES: Final = 1024 * 1024
+RESUME_BELOW_BYTES: Final = 512 * 1024
+
+
+class EngineDoor(Protocol):
+    """What attempts ask of the engine."""
+
+    def submit(self, work: Work) -> None:
+        """Begin."""
+
+    def cancel(self, key: str) -> None:
+        """End."""
+
+    def pause(self, key: str, paused: bool) -> None:
+        """Stand or go on."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One (job, epoch) on this worker."""
+
+    job_id: str
+    epoch: int
+    correlation_id: str | None
+    last_sign_s: float
+    """When somebody last showed that they follow this attempt."""
+    events: EventBuffer = field(default_factory=EventBuffer)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    readers: int = 0
+    delivered_seq: int = 0
+    """The highest event that was written to some reader."""
+    paused: bool = False
+    preparing: asyncio.Task[None] | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name inside the engine."""
+        return f"{self.job_id}/{self.epoch}"
+
+    def add(self, event: Event) -> None:
+        """Append an event and wake the readers."""
+        self.events.append(event)
+        self.changed.set()
+
+
+class Attempts:
+    """The attempts of one worker."""
+
+    def __init__(self, *, engine: EngineDoor, prompts: Prompts, clock: Clock, ctx: int, worker_id: str, model_ref: str) -> None:
+        self._engine = engine
+        self._prompts = prompts
+        self._clock = clock
+        self._ctx = ctx
+        self._worker_id = worker_id
+        self._model_ref = model_ref
+        self._attempts: dict[str, Attempt] = {}
+
+    @property
+    def running(self) -> int:
+        """Attempts whose last event is not made yet."""
+        return sum(1 for a in self._attempts.values() if not a.events.ended)
+
+    @property
+    def settled(self) -> bool:
+        """True when every attempt has ended and its last event was written to somebody or acknowledged."""
+        return all(a.events.ended and a.delivered_seq >= a.events.last_seq for a in self._attempts.values())
+
+    def execute(self, request: ExecuteRequest) -> Attempt:
+        """The attempt of this (job, epoch): begun now, or the one that runs already.
+
+        Raises:
+            RbeesError: INVALID_REQUEST, QUEUE_FULL
+        """
+        known = self._attempts.get(f"{request.job_id}/{request.epoch}")
+        if known is not None:
+            return known
+        check_request(request)
+        if len(self._attempts) >= MAX_ATTEMPTS:
+            raise RbeesError(ErrorCode.QUEUE_FULL, f"This worker already remembers {MAX_ATTEMPTS} jobs; send it elsewhere.")
+        attempt = Attempt(request.job_id, request.epoch, logs.correlation_id.get(), self._clock.monotonic())
+        others = self._of_job(request.job_id)
+        self._attempts[attempt.key] = attempt
+        if any(other.epoch > attempt.epoch for other in others):
+            attempt.add(Error(error=_cancelled(attempt, "A later attempt of this job runs here.")))
+            return attempt
+        for older in others:
+            self._end(older)
+        attempt.preparing = asyncio.create_task(self._prepare(attempt, request))
+        attempt.preparing.add_done_callback(lambda task: self._check_prepared(attempt, task))
+        return attempt
+
+    def find(self, job_id: str, epoch: int) -> Attempt:
+        """The attempt by its coordinates.
+
+        Raises:
+            RbeesError: JOB_NOT_FOUND
+        """
+        attempt = self._attempts.get(f"{job_id}/{epoch}")
+        if attempt is None:
+            raise RbeesError(ErrorCode.JOB_NOT_FOUND, "This worker does not know this job and epoch; it may have forgotten them.")
+        return attempt
+
+    def ack(self, job_id: str, request: AckRequest) -> None:
+        """Everything up to `seq` is journaled. An attempt whose last event is acknowledged is forgotten.
+
+        Raises:
+            RbeesError: JOB_NOT_FOUND, INVALID_REQUEST
+        """
+        attempt = self.find(job_id, request.epoch)
+        attempt.events.ack(request.seq)
+        attempt.last_sign_s = self._clock.monotonic()
+        attempt.delivered_seq = max(attempt.delivered_seq, request.seq)
+        self._balance(attempt)
+        if attempt.events.ended and attempt.events.acked_seq == attempt.events.last_seq and not attempt.readers:
+            del self._attempts[attempt.key]
+
+    def cancel(self, job_id: str, epoch: int | None) -> None:
+        """End one attempt, or all of the job; unknown ones have ended already."""
+        for attempt in self._of_job(job_id):
+            if epoch in (None, attempt.epoch):
+                self._end(attempt)
+
+    def cancel_all(self) -> None:
+        """End every attempt."""
+        for attempt in list(self._attempts.values()):
+            self._end(attempt)
+
+    def attach(self, attempt: Attempt) -> None:
+        """A reader follows this attempt from now on."""
+        attempt.readers += 1
+
+    def detach(self, attempt: Attempt) -> None:
+        """A reader left; nothing ends by that."""
+        attempt.readers -= 1
+        attempt.last_sign_s = self._clock.monotonic()
+        acked = attempt.events.acked_seq == attempt.events.last_seq
+        if attempt.events.ended and acked and not attempt.readers:
+            self._attempts.pop(attempt.key, None)
+
+    def deliver(self, outputs: list[Output]) -> None:
+        """What came out of the engine, in order."""
+        for output in outputs:
+            attempt = self._attempts.get(output.key)
+            if attempt is None or attempt.events.ended:
+                continue
+            attempt.add(self._event(attempt, output))
+            self._balance(attempt)
+
+    def sweep(self) -> None:
+        """Give up attempts that nobody has acknowledged for a minute; forget those of them that have ended."""
+        now = self._clock.monotonic()
+        for attempt in list(self._attempts.values()):
+            everything_acked = attempt.events.acked_seq == attempt.events.last_seq
+            if attempt.readers and everything_acked:
+                attempt.last_sign_s = now
+            if now - attempt.last_sign_s <= FORGET_AFTER_S:
+                continue
+            if not attempt.events.ended:
+                self._end(attempt)
+                attempt.last_sign_s = now
+            elif not attempt.readers:
+                del self._attempts[attempt.key]
+
+    async def sweep_forever(self) -> None:
+        """Sweep every second, until cancelled."""
+        while True:
+            await self._clock.sleep(SWEEP_EVERY_S)
+            self.sweep()
+
+    async def _prepare(self, attempt: Attempt, request: ExecuteRequest) -> None:
+        """Make token ids and hand the work over; a request that cannot be computed ends the stream with its error."""
+        try:
+            work = await self._work(attempt, request)
+            check_fits(work, self._ctx)
+        except RbeesError as error:
+            attempt.add(Error(error=error.body(attempt.correlation_id)))
+            return
+        attempt.preparing = None
+        self._engine.submit(work)
+
+    def _check_prepared(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        """A defect while preparing ends this attempt alone; the engine never heard of it."""
+        if task.cancelled() or task.exception() is None or attempt.events.ended:
+            return
+        logs.logger().error("preparing failed", action="prepare_defect", job_id=attempt.job_id, exc_info=task.exception())
+        attempt.add(Error(error=RbeesError(ErrorCode.INTERNAL, "A defect of rbees; the worker's log has the details.").body()))
+
+    async def _work(self, attempt: Attempt, request: ExecuteRequest) -> Work:
+        generated = self._prompts.checked(request.generated_token_ids) if request.generated_token_ids else ()
+        given = request.token_ids
+        prompt = self._prompts.checked(given) if given is not None else await self._prompts.of_source(request)
+        return Work(attempt.key, prompt, generated, request.max_tokens, request.sampling, request.deterministic)
+
+    def _end(self, attempt: Attempt) -> None:
+        """Cancel an attempt, wherever it is."""
+        if attempt.events.ended:
+            return
+        if attempt.preparing is not None:
+            attempt.preparing.cancel()
+            attempt.add(Error(error=_cancelled(attempt, "The job was cancelled.")))
+            return
+        self._engine.cancel(attempt.key)
+
+    def _balance(self, attempt: Attempt) -> None:
+        """An attempt whose events pile up stands until they are acknowledged; nothing is ever dropped."""
+        held = attempt.events.held_bytes
+        if (held < RESUME_BELOW_BYTES) if attempt.paused else (held > PAUSE_ABOVE_BYTES):
+            attempt.paused = not attempt.paused
+            self._engine.pause(attempt.key, attempt.paused)
+
+    def _event(self, attempt: Attempt, output: Output) -> Event:
+        match output:
+            case Admitted():
+                return Started(
+                    epoch=attempt.epoch,
+                    worker_id=self._worker_id,
+                    model=self._model_ref,
+                    prompt_tokens=output.prompt_tokens,
+                )
+            case Grown():
+                piece = output.piece
+                return Token(choice=output.choice, text=piece.text, index=piece.index, token_ids=piece.token_ids)
+            case Finished():
+                ends = (ChoiceEnd(choice=output.choice, finish_reason=output.reason),)
+                return End(choices=ends, usage=output.usage, timings=output.timings)
+            case Failed():
+                error = RbeesError.from_body(output.error)
+                return Error(error=error.body(attempt.correlation_id))
+
+    def _of_job(self, job_id: str) -> list[Attempt]:
+        return [a for a in self._attempts.values() if a.job_id == job_id]
+
+
+def check_request(request: ExecuteRequest) -> None:
+    """What the types cannot say.
+
+    Raises:
+        RbeesError: INVALID_REQUEST
+    """
+    given = sum(part is not None for part in (request.prompt, request.messages, request.token_ids))
+    if given != 1:
+        raise RbeesError(ErrorCode.INVALID_REQUEST, "Send exactly one of `prompt`, `messages` and `token_ids`.", field="prompt")
+    if "/" in request.job_id:
+        raise RbeesError(ErrorCode.INVALID_REQUEST, "`job_id` must not hold a slash.", field="job_id")
+
+
+def _cancelled(attempt: Attempt, sentence: str) -> ErrorBody:
+    return RbeesError(ErrorCode.CANCELLED, sentence).body(attempt.correlation_id)

@@ -1,0 +1,47 @@
+"""Choosing the backend and loading the model into it, off the event loop; refuses what is plainly no model file at all."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.workerd.engine.backend import Backend, LoadSpec, ProgressCallback
+
+_MAGIC: Final = b"GGUF"
+
+
+def load_backend(spec: LoadSpec, progress: ProgressCallback) -> Backend:
+    """A loaded backend. Blocks for as long as the load takes.
+
+    Raises:
+        RbeesError: MODEL_NOT_FOUND, MODEL_INCOMPATIBLE, BACKEND_UNAVAILABLE, INSUFFICIENT_VRAM
+        LoadAbandoned: `progress` answered False.
+    """
+    # Imported only when chosen: the scripted backend must run where llama.cpp is not installed.
+    if spec.backend == "scripted":
+        from rbees.workerd.engine import scripted
+
+        return scripted.load(spec, progress)
+    check_file(spec.path)
+    from rbees.workerd.engine import llama
+
+    return llama.load(spec, progress)
+
+
+def check_file(path: str) -> None:
+    """Refuse what is not there or does not begin as a GGUF file.
+
+    Raises:
+        RbeesError: MODEL_NOT_FOUND, MODEL_INCOMPATIBLE
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(len(_MAGIC))
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise RbeesError(
+            ErrorCode.MODEL_NOT_FOUND, f"The model file cannot be read: {reason}; check its path and rights."
+        ) from None
+    if head != _MAGIC:
+        raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, "The file is not GGUF (its first four bytes differ); download it again.")

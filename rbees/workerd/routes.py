@@ -1,0 +1,197 @@
+"""The worker's HTTP face: requests in, event streams out. What the answers mean is decided in `jobs`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Protocol
+
+import msgspec
+from aiohttp import web
+
+from rbees.protocol.codec import encode
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.events import Event
+from rbees.protocol.workers import (
+    AckRequest,
+    Beat,
+    CancelRequest,
+    ExecuteRequest,
+    TokenizeAnswer,
+    TokenizeRequest,
+    WorkerHealth,
+)
+from rbees.service.sse import SseWriter, frame
+from rbees.service.web import Parameter, Route, argument, read, reply
+from rbees.workerd.jobs import Attempt, Attempts
+from rbees.workerd.prompts import Prompts
+
+BEAT_EVERY_S = 1.0
+
+EPOCH = Parameter("epoch", "The attempt.", Annotated[int, msgspec.Meta(ge=1)], required=True)
+AFTER = Parameter("after", "Number of the last event that the caller has.", Annotated[int, msgspec.Meta(ge=0)])
+
+
+class Serving(Protocol):
+    """What the routes need of the worker once its model is loaded."""
+
+    @property
+    def attempts(self) -> Attempts:
+        """Running and remembered attempts."""
+
+    @property
+    def prompts(self) -> Prompts:
+        """The tokenizer's door."""
+
+    @property
+    def step(self) -> int:
+        """The engine's step counter."""
+
+
+class Worker(Protocol):
+    """The worker as its routes see it, from the first moment the port is open."""
+
+    def serving(self) -> Serving:
+        """The loaded model. Raises MODEL_LOADING before."""
+
+    def accepting(self) -> Serving:
+        """The loaded model, for new work. Raises MODEL_LOADING before, DRAINING after."""
+
+    def health(self) -> WorkerHealth:
+        """Facts and figures."""
+
+    def shut_down(self) -> None:
+        """Begin to drain."""
+
+
+def routes(worker: Worker) -> list[Route]:
+    """The routes of one worker."""
+
+    async def execute(request: web.Request) -> web.StreamResponse:
+        body = await read(request, ExecuteRequest)
+        serving = worker.accepting()
+        return await _stream(request, serving, serving.attempts.execute(body), after=None)
+
+    async def events(request: web.Request) -> web.StreamResponse:
+        serving = worker.serving()
+        attempt = serving.attempts.find(request.match_info["job_id"], argument(request, EPOCH))
+        return await _stream(request, serving, attempt, after=argument(request, AFTER) or 0)
+
+    async def ack(request: web.Request) -> web.Response:
+        worker.serving().attempts.ack(request.match_info["job_id"], await read(request, AckRequest))
+        return reply(status=204)
+
+    async def cancel(request: web.Request) -> web.Response:
+        body = await read(request, CancelRequest)
+        worker.serving().attempts.cancel(body.job_id, body.epoch)
+        return reply(status=202)
+
+    async def tokenize(request: web.Request) -> web.Response:
+        body = await read(request, TokenizeRequest)
+        if (body.prompt is None) == (body.messages is None):
+            raise RbeesError(ErrorCode.INVALID_REQUEST, "Send exactly one of `prompt` and `messages`.", field="prompt")
+        return reply(TokenizeAnswer(token_ids=await worker.serving().prompts.of_source(body)))
+
+    async def health(_request: web.Request) -> web.Response:
+        return reply(worker.health())
+
+    async def shutdown(_request: web.Request) -> web.Response:
+        worker.shut_down()
+        return reply(status=202)
+
+    loading = (ErrorCode.MODEL_LOADING,)
+    unknown = (*loading, ErrorCode.JOB_NOT_FOUND)
+    return [
+        Route(
+            "POST",
+            "/execute",
+            execute,
+            "Run one attempt of a job, or join the one that runs; streams its events and a beat every second.",
+            request=ExecuteRequest,
+            response=Event | Beat,
+            stream=True,
+            errors=(*loading, ErrorCode.DRAINING, ErrorCode.QUEUE_FULL),
+        ),
+        Route(
+            "GET",
+            "/jobs/{job_id}/events",
+            events,
+            "Attach to an attempt again, after the last event that the caller has.",
+            response=Event | Beat,
+            stream=True,
+            errors=unknown,
+            parameters=(EPOCH, AFTER),
+        ),
+        Route(
+            "POST",
+            "/jobs/{job_id}/ack",
+            ack,
+            "Tell that events are journaled; the worker forgets them.",
+            request=AckRequest,
+            status=204,
+            errors=unknown,
+        ),
+        Route(
+            "POST",
+            "/cancel",
+            cancel,
+            "End an attempt, or all attempts of a job. Idempotent.",
+            request=CancelRequest,
+            status=202,
+            errors=loading,
+        ),
+        Route(
+            "POST",
+            "/tokenize",
+            tokenize,
+            "The token ids of a prompt.",
+            request=TokenizeRequest,
+            response=TokenizeAnswer,
+            errors=(*loading, ErrorCode.MODEL_INCOMPATIBLE),
+        ),
+        Route("GET", "/health", health, "Model, slots, memory and learned rates.", response=WorkerHealth),
+        Route("POST", "/shutdown", shutdown, "Finish what runs, then exit 0.", status=202),
+    ]
+
+
+async def _stream(request: web.Request, serving: Serving, attempt: Attempt, after: int | None) -> web.StreamResponse:
+    """Send the events after `after`; without it, all that are not acknowledged."""
+    cursor = attempt.events.acked_seq if after is None else after
+    attempt.events.after(cursor)
+    serving.attempts.attach(attempt)
+    try:
+        async with SseWriter(request) as out:
+            await _follow(out, serving, attempt, cursor)
+        return out.response
+    finally:
+        serving.attempts.detach(attempt)
+
+
+async def _follow(out: SseWriter, serving: Serving, attempt: Attempt, cursor: int) -> None:
+    """Write events as they come, and a beat every second, until the last event is out."""
+    clock = asyncio.get_running_loop()
+    next_beat = clock.time() + BEAT_EVERY_S
+    while True:
+        attempt.changed.clear()
+        # What was acknowledged meanwhile has reached its journal by another connection.
+        cursor = max(cursor, attempt.events.acked_seq)
+        frames = attempt.events.after(cursor)
+        if frames:
+            await out.write(b"".join(frames))
+            cursor += len(frames)
+            attempt.delivered_seq = max(attempt.delivered_seq, cursor)
+        if attempt.events.ended and cursor >= attempt.events.last_seq:
+            return
+        if clock.time() >= next_beat:
+            beat = Beat(step=serving.step)
+            await out.write(frame(None, "beat", encode(beat)))
+            next_beat = clock.time() + BEAT_EVERY_S
+        elif not frames:
+            await _changed(attempt, next_beat - clock.time())
+
+
+async def _changed(attempt: Attempt, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(max(0.0, timeout_s)):
+            await attempt.changed.wait()
+    except TimeoutError:
+        return

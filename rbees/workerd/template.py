@@ -1,0 +1,107 @@
+"""The child process that renders chat templates: the only user of jinja2. It reads requests from stdin and answers on stdout.
+
+A template comes out of a model file and is not trusted: it runs in Jinja's immutable sandbox, and because a sandbox bounds
+neither time nor memory, in this process, which has limits for both and whose parent kills it when it takes too long.
+Messages both ways are JSON behind four bytes of length.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import resource
+import sys
+from typing import Any, BinaryIO, Final, NoReturn
+
+from jinja2 import sandbox
+
+MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024
+MAX_MEMORY_BYTES: Final = 512 * 1024 * 1024
+CPU_SECONDS: Final = 5
+
+
+class Refusal(Exception):
+    """The template called `raise_exception`."""
+
+
+def render(template: str, variables: dict[str, Any]) -> dict[str, str]:
+    """`{"text": …}`, or `{"problem": refused|broken|too_large}`; never the text of an error, which may quote a message."""
+    parts: list[str] = []
+    size = 0
+    try:
+        for part in _environment().from_string(template).generate(**variables):
+            size += len(part)
+            if size > MAX_OUTPUT_BYTES:
+                return {"problem": "too_large"}
+            parts.append(part)
+    except Refusal:
+        return {"problem": "refused"}
+    except MemoryError:
+        return {"problem": "too_large"}
+    except Exception:  # A template is a foreign program and may fail with anything.
+        return {"problem": "broken"}
+    return {"text": "".join(parts)}
+
+
+def _environment() -> sandbox.ImmutableSandboxedEnvironment:
+    environment = sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], loader=None, autoescape=False
+    )
+    # What templates of published models expect, as Hugging Face's transformers provides it.
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(_message: str) -> NoReturn:
+    raise Refusal
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
+
+
+def read_message(stream: BinaryIO) -> Any:
+    """The next message, or None at the end."""
+    head = stream.read(4)
+    if len(head) < 4:
+        return None
+    return json.loads(stream.read(int.from_bytes(head, "big")))
+
+
+def write_message(stream: BinaryIO, message: Any) -> None:
+    """Send one message."""
+    data = json.dumps(message).encode()
+    stream.write(len(data).to_bytes(4, "big") + data)
+    stream.flush()
+
+
+def _limit_process() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    if sys.platform != "darwin":  # macOS refuses it; the CPU limit and the parent's clock remain.
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+
+
+def _allow_cpu_for_one() -> None:
+    """The limit counts the process's whole life, so it is raised before each request."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    spent = int(usage.ru_utime + usage.ru_stime)
+    resource.setrlimit(resource.RLIMIT_CPU, (spent + CPU_SECONDS + 1, resource.RLIM_INFINITY))
+
+
+def main() -> None:
+    """Serve requests `{"template", "variables"}` until stdin ends."""
+    _limit_process()
+    while (request := read_message(sys.stdin.buffer)) is not None:
+        _allow_cpu_for_one()
+        write_message(sys.stdout.buffer, render(request["template"], request["variables"]))
+
+
+if __name__ == "__main__":
+    main()
