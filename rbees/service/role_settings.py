@@ -7,7 +7,7 @@ which means the platform's own place (`service/folders.py`).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -65,6 +65,10 @@ class OrcdSettings(DaemonSettings, frozen=True, kw_only=True):
         float | None, _about("Prompts and outputs of ended jobs are erased after so long; unset: kept as long as the job.", ge=0)
     ] = None
 
+    def __post_init__(self) -> None:
+        if not self.heartbeat_interval_s < self.suspect_after_s < self.lost_after_s:
+            raise ValueError("`heartbeat_interval_s`, `suspect_after_s` and `lost_after_s` must grow in this order")
+
 
 class PooldSettings(DaemonSettings, frozen=True, kw_only=True):
     """`[poold]`: the pool daemon of a host."""
@@ -83,6 +87,10 @@ class PooldSettings(DaemonSettings, frozen=True, kw_only=True):
     load_timeout_s: Annotated[float, _about("A worker that has not loaded its model after so long is stopped.", gt=0)] = 600.0
     memory_reserve_bytes: Annotated[int, _about("Memory that preflight leaves free on each device.", ge=0)] = 256 * 1024 * 1024
 
+    def __post_init__(self) -> None:
+        if self.worker_port_last < self.worker_port_first:
+            raise ValueError("`worker_port_last` lies below `worker_port_first`")
+
 
 class CtlSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`[ctl]`: the operator's client."""
@@ -100,3 +108,12 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
     url: Annotated[str | None, _about("URL of the host's poold.")] = None
     ssh: Annotated[str | None, _about("SSH target (`user@host`) where no poold runs.")] = None
     token_file: Annotated[str | None, _about("File (mode 0600) with the token for this host.")] = None
+
+
+ROLES: Final[dict[str, type[msgspec.Struct]]] = {"orcd": OrcdSettings, "poold": PooldSettings, "ctl": CtlSettings}
+"""The tables of a settings file, beside the hosts. A worker has none: whoever starts it passes flags."""
+HOSTS_TABLE: Final = "hosts"
+VARIABLES: Final[dict[str, str]] = {
+    "RBEES_HOME": "Folder that holds state, sockets and the user's settings file together, in place of the platform's own places."
+}
+"""Environment variables that belong to no role; any other `RBEES_*` name is refused as a slip."""
