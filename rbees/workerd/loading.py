@@ -24,9 +24,9 @@ def load_backend(spec: LoadSpec, progress: ProgressCallback) -> Backend:
 
         return scripted.load(spec, progress)
     check_file(spec.path)
-    from rbees.workerd.engine import llama
+    from rbees.workerd.engine.llama import load
 
-    return llama.load(spec, progress)
+    return load(spec, progress)
 
 
 def check_file(path: str) -> None:
