@@ -67,30 +67,40 @@ class WorkerSpec(Message, frozen=True, kw_only=True):
     callback_url: str | None = None
     runtime_dir: str
     safe_mode: bool = False
+    insecure_lan: bool = False
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    tls_ca_file: str | None = None
+
+
+_VALUES: Final = {
+    "worker_id": "--worker-id",
+    "nonce": "--nonce",
+    "model_path": "--model",
+    "model_ref": "--model-ref",
+    "model_sha256": "--model-sha256",
+    "backend": "--backend",
+    "device": "--device",
+    "slots": "--slots",
+    "ctx": "--ctx",
+    "bind": "--bind",
+    "port": "--port",
+    "callback_url": "--callback-url",
+    "runtime_dir": "--runtime-dir",
+    "tls_cert_file": "--tls-cert-file",
+    "tls_key_file": "--tls-key-file",
+    "tls_ca_file": "--tls-ca-file",
+}
+_SWITCHES: Final = {"safe_mode": "--safe-mode", "insecure_lan": "--insecure-lan"}
 
 
 def arguments(spec: WorkerSpec, secret_fd: int | None) -> list[str]:
     """The arguments after the interpreter, as an argument list."""
-    options = {
-        "--worker-id": spec.worker_id,
-        "--nonce": spec.nonce,
-        "--model": spec.model_path,
-        "--model-ref": spec.model_ref,
-        "--model-sha256": spec.model_sha256,
-        "--backend": spec.backend,
-        "--device": spec.device,
-        "--slots": str(spec.slots),
-        "--ctx": str(spec.ctx),
-        "--bind": spec.bind,
-        "--port": str(spec.port),
-        "--runtime-dir": spec.runtime_dir,
-    }
-    if spec.callback_url is not None:
-        options["--callback-url"] = spec.callback_url
+    words = [f"{flag}={value}" for name, flag in _VALUES.items() if (value := getattr(spec, name)) is not None]
     if secret_fd is not None:
-        options["--secret-fd"] = str(secret_fd)
-    words = [f"{name}={value}" for name, value in options.items()]
-    return [*PROGRAM, *words, *(["--safe-mode"] if spec.safe_mode else [])]
+        words.append(f"--secret-fd={secret_fd}")
+    switches = [flag for name, flag in _SWITCHES.items() if getattr(spec, name)]
+    return [*PROGRAM, *words, *switches]
 
 
 def read_arguments(command_line: Sequence[str]) -> WorkerSpec | None:
@@ -98,12 +108,9 @@ def read_arguments(command_line: Sequence[str]) -> WorkerSpec | None:
     words = list(command_line)
     if tuple(words[1 : 1 + len(PROGRAM)]) != PROGRAM:
         return None
-    found: dict[str, object] = {"safe_mode": "--safe-mode" in words}
-    for word in words[1 + len(PROGRAM) :]:
-        name, equals, value = word.partition("=")
-        if equals and name.startswith("--"):
-            found[name.removeprefix("--").replace("-", "_")] = value
-    found["model_path"] = found.pop("model", None)
+    given = dict(word.split("=", 1) for word in words[1 + len(PROGRAM) :] if "=" in word)
+    found: dict[str, object] = {name: given[flag] for name, flag in _VALUES.items() if flag in given}
+    found |= {name: flag in words for name, flag in _SWITCHES.items()}
     try:
         return msgspec.convert(found, WorkerSpec, strict=False)
     except msgspec.ValidationError:

@@ -1,0 +1,268 @@
+"""The pool daemon's process: everything put together, started in order, ended in order.
+
+It listens before it looks for workers of an earlier daemon, so that a taken port ends it before it has touched anything.
+On SIGTERM the workers stay: whoever restarts the daemon must not interrupt work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from rbees import __version__
+from rbees.clients.orcd import OrcdClient
+from rbees.host import backends
+from rbees.host.catalog import load_catalog
+from rbees.host.checksums import Checksums
+from rbees.host.devices import DeviceMonitor, sources_of_this_host
+from rbees.host.model_files import ModelFolders
+from rbees.host.model_store import ModelStore
+from rbees.host.process_table import ProcessTable
+from rbees.poold.heartbeat import Member, OrcdLink, PoolFacts
+from rbees.poold.pool import ORCD_URL_FILE, Pool
+from rbees.poold.routes import routes
+from rbees.poold.worker import Limits, Reporter, Surroundings
+from rbees.poold.workers import Policy, Supervisor
+from rbees.protocol import ids
+from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
+from rbees.protocol.workers import Backend
+from rbees.service import auth, folders, logs
+from rbees.service.clock import Clock, SystemClock
+from rbees.service.daemon import run_daemon
+from rbees.service.identity import Identities
+from rbees.service.lock import ProcessLock
+from rbees.service.metrics import Metrics
+from rbees.service.notify import Notifier
+from rbees.service.role_settings import PooldSettings
+from rbees.service.web import BearerAuth, NoAuth, Server, build_app
+
+USER_CATALOG: Final = "models.toml"
+_BACKENDS: Final[tuple[Backend, ...]] = ("cpu", "cuda", "metal", "scripted")
+_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  (compared with, not listened on)
+_NOT_IN_POOL_ID: Final = re.compile(r"[^A-Za-z0-9.-]+")
+
+
+def serve(settings: PooldSettings, stop_workers_on_exit: bool) -> int:
+    """Run the daemon until it is told to stop; its exit code.
+
+    Raises:
+        RbeesError: CONFIGURATION, ADDRESS_IN_USE, ALREADY_RUNNING.
+    """
+    state = folders.state_folder("poold", settings.state_dir)
+
+    async def main(stopping: asyncio.Event) -> int:
+        with ProcessLock(state / "lock") as lock:
+            return await Daemon(settings, state, lock, SystemClock()).run(stopping, stop_workers_on_exit)
+
+    return run_daemon(main)
+
+
+class Daemon:
+    """One run of the pool daemon."""
+
+    def __init__(self, settings: PooldSettings, state: Path, lock: ProcessLock, clock: Clock) -> None:
+        self._settings = settings
+        self._state = state
+        self._lock = lock
+        self._clock = clock
+        self._identities = Identities(clock)
+        self._token = auth.read_secret(settings.token_file) if settings.token_file else None
+        self._client_tls = auth.tls_client_context(settings.tls_ca_file)
+        self._monitor = DeviceMonitor(sources_of_this_host(), clock)
+        self._libraries = backends.library_folder()
+        self._store = _model_store(settings, state)
+        self._member = Member(_pool_id(settings), self._endpoint, self._identities.correlation_id())
+        self._pool = Pool(
+            self._member,
+            self._monitor,
+            self._store,
+            self._libraries,
+            state,
+            settings.orcd_url,
+            self._make_supervisor,
+            self._make_link,
+        )
+        self._server = self._make_server()
+
+    async def run(self, stopping: asyncio.Event, stop_workers_on_exit: bool) -> int:
+        """Serve until `stopping`; then leave the workers running, or drain and end them all."""
+        notifier = Notifier()
+        await self._server.start()
+        self._lock.describe(self._server.url)
+        self._monitor.start()
+        background: list[asyncio.Task[None]] = [asyncio.create_task(notifier.watchdog(self._clock))]
+        try:
+            await self._take_stock()
+            background.append(asyncio.create_task(self._pool.keep_searching_models(self._clock)))
+            background.append(asyncio.create_task(self._pool.link.run()))
+            logs.logger().info("serving", action="daemon_ready", url=self._server.url, pool_id=self._member.pool_id)
+            notifier.ready()
+            await _first_of(stopping, background)
+            notifier.stopping()
+            if stop_workers_on_exit:
+                await self._pool.supervisor.stop_all()
+        finally:
+            self._store.close()
+            self._monitor.stop()
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await self._server.stop()
+            await self._pool.supervisor.detach()
+        return ExitCode.OK
+
+    async def _take_stock(self) -> None:
+        """Know devices, models and running workers before anyone is told about this pool."""
+        await asyncio.gather(self._monitor.wait_first(), asyncio.to_thread(self._store.refresh), self._pool.supervisor.adopt())
+
+    def _make_server(self) -> Server:
+        settings = self._settings
+        tls = auth.tls_server_context(settings.tls_cert_file, settings.tls_key_file)
+        token = auth.Token(self._token) if self._token else None
+        auth.check_bind(settings.bind, token, tls, settings.insecure_lan)
+        public = _public_host(settings)
+        app = build_app(
+            role="poold",
+            version=__version__,
+            routes=routes(self._pool),
+            authenticator=BearerAuth(token) if token else NoAuth(),
+            metrics=_metrics(self._pool),
+            readiness=self._pool.checks,
+            allowed_hosts=(*settings.allowed_hosts, *([public] if public else [])),
+            allowed_origins=settings.allowed_origins,
+            max_body_bytes=settings.max_body_bytes,
+            bind=settings.bind,
+        )
+        return Server(app, bind=settings.bind, port=settings.port, ssl=tls, drain_timeout_s=settings.drain_timeout_s)
+
+    def _make_link(self, facts: PoolFacts) -> OrcdLink:
+        url = self._settings.orcd_url or _remembered_url(self._state)
+        return OrcdLink(self._member, facts, self._connect, self._clock, url)
+
+    def _connect(self, url: str) -> OrcdClient:
+        return OrcdClient(url, token=self._token, ssl=self._client_tls)
+
+    def _make_supervisor(self, pool: Pool) -> Supervisor:
+        problems = {backend: backends.problem_of(backend, self._libraries) for backend in _BACKENDS}
+        return Supervisor(self._policy(), self._store, pool.devices, problems, self._identities.worker_id, self._surroundings(pool))
+
+    def _policy(self) -> Policy:
+        settings = self._settings
+        return Policy(
+            owner=_owner(self._state),
+            default_slots=settings.default_slots,
+            default_ctx=settings.default_ctx,
+            reserve_bytes=settings.memory_reserve_bytes,
+            bind=settings.bind,
+            port_first=settings.worker_port_first,
+            port_last=settings.worker_port_last,
+            runtime_dir=folders.runtime_folder(),
+            own_url=self._callback_url,
+            insecure_lan=settings.insecure_lan,
+            tls_cert_file=_absolute(settings.tls_cert_file),
+            tls_key_file=_absolute(settings.tls_key_file),
+            tls_ca_file=_absolute(settings.tls_ca_file),
+        )
+
+    def _surroundings(self, reporter: Reporter) -> Surroundings:
+        settings, owner = self._settings, _owner(self._state)
+        return Surroundings(
+            table=ProcessTable(folders.make_private_folder(self._state / "workers")),
+            reporter=reporter,
+            clock=self._clock,
+            limits=Limits(load_s=settings.load_timeout_s, drain_s=settings.drain_timeout_s),
+            environ=os.environ,
+            new_nonce=lambda: f"{owner}-{self._identities.correlation_id()}",
+            new_secret=self._identities.secret,
+            public_host=_public_host(settings),
+            tls=self._client_tls,
+        )
+
+    def _endpoint(self) -> str:
+        """Where the orchestrator reaches this daemon."""
+        if self._settings.endpoint is not None:
+            return self._settings.endpoint
+        host = _public_host(self._settings)
+        if host is None:
+            return self._server.url
+        scheme = urlsplit(self._server.url).scheme
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._server.port}"
+
+    def _callback_url(self) -> str:
+        """Where this host's workers reach it: under the certificate's name if there is one."""
+        return self._endpoint() if self._settings.tls_cert_file else self._server.url
+
+
+async def _first_of(stopping: asyncio.Event, background: list[asyncio.Task[None]]) -> None:
+    """Until the daemon is to stop. A background task that ends by a defect ends the daemon with it."""
+    told = asyncio.create_task(stopping.wait())
+    try:
+        while not told.done():
+            done, _ = await asyncio.wait(
+                [told, *(task for task in background if not task.done())], return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                task.result()
+    finally:
+        told.cancel()
+
+
+def _model_store(settings: PooldSettings, state: Path) -> ModelStore:
+    own = folders.make_private_folder(state / "models")
+    roots = [Path(folder).expanduser().absolute() for folder in settings.model_dirs]
+    user_catalog = folders.config_files()[1].parent / USER_CATALOG
+    return ModelStore(load_catalog(user_catalog), ModelFolders((*roots, own)), Checksums(state / "checksums.json"))
+
+
+def _metrics(pool: Pool) -> Metrics:
+    metrics = Metrics("poold")
+    workers = metrics.gauge("pool_workers", "Workers with a process, by state.", ("state",))
+    for state in ("starting", "loading", "ready", "draining"):
+        workers.labels(state).set_function(
+            lambda state=state: sum(facts.state == state for facts in pool.workers())  # type: ignore[misc]
+        )
+    metrics.gauge("pool_models", "Models that can be served.").set_function(lambda: len(pool.models()))
+    metrics.gauge("pool_registered", "1 while an orchestrator knows this pool.").set_function(lambda: int(pool.link.registered))
+    return metrics
+
+
+def _pool_id(settings: PooldSettings) -> str:
+    if settings.pool_id is not None:
+        if not ids.is_pool_id(settings.pool_id):
+            raise RbeesError(
+                ErrorCode.CONFIGURATION, "`pool_id` must look like a host name: up to 63 letters, digits, dots and dashes."
+            )
+        return settings.pool_id
+    made = _NOT_IN_POOL_ID.sub("-", socket.gethostname().partition(".")[0])[:63].strip("-.")
+    return made or "pool"
+
+
+def _public_host(settings: PooldSettings) -> str | None:
+    """The name under which other hosts reach this one; None where only this host can."""
+    if settings.endpoint is not None:
+        return urlsplit(settings.endpoint).hostname
+    if auth.is_loopback(settings.bind):
+        return None
+    return socket.gethostname() if settings.bind in _WILDCARDS else settings.bind
+
+
+def _owner(state: Path) -> str:
+    """The mark of this pool's workers: the same after its state was deleted, another for every other pool of the host."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(state))).hexdigest()[:12]
+
+
+def _remembered_url(state: Path) -> str | None:
+    try:
+        return (state / ORCD_URL_FILE).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).expanduser().absolute()) if path is not None else None

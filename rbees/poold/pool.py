@@ -1,0 +1,153 @@
+"""This host as one thing: its devices, models and workers together, and what of them the orchestrator is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from rbees import __version__
+from rbees.host.backends import with_backend_problems
+from rbees.host.devices import DeviceMonitor
+from rbees.host.lifecycle import ReportFailed
+from rbees.host.model_store import ModelStore
+from rbees.host.worker_spec import WorkerSpec
+from rbees.poold.heartbeat import Member, OrcdLink, PoolFacts
+from rbees.poold.workers import Supervisor
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.pools import (
+    Device,
+    ModelFacts,
+    PoolModels,
+    PoolStatus,
+    RegisterRequest,
+    WorkerFacts,
+    WorkerFailedReport,
+    WorkerReadyReport,
+)
+from rbees.protocol.workers import WorkerReady
+from rbees.service import logs
+from rbees.service.clock import Clock
+
+SEARCH_MODELS_EVERY_S: Final = 10.0
+ORCD_URL_FILE: Final = "orcd_url"
+
+
+class Pool:
+    """Implements `PoolFacts` for the link and `Reporter` for the workers; the routes and the daemon use its parts."""
+
+    def __init__(
+        self,
+        member: Member,
+        monitor: DeviceMonitor,
+        store: ModelStore,
+        libraries: Path | None,
+        state: Path,
+        configured_orcd_url: str | None,
+        supervisor: Callable[[Pool], Supervisor],
+        link: Callable[[PoolFacts], OrcdLink],
+    ) -> None:
+        self._member = member
+        self._monitor = monitor
+        self._libraries = libraries
+        self._orcd_url_file = state / ORCD_URL_FILE
+        self._configured_orcd_url = configured_orcd_url
+        self._log = logs.logger()
+        self.store = store
+        self.supervisor = supervisor(self)
+        self.link = link(self)
+
+    def devices(self) -> tuple[Device, ...]:
+        """As last measured; accelerators that no installed backend can use are marked."""
+        return with_backend_problems(self._monitor.devices(), self._libraries)
+
+    def models(self) -> tuple[ModelFacts, ...]:
+        """Those that can be served."""
+        return self.store.models()
+
+    def workers(self) -> tuple[WorkerFacts, ...]:
+        """Those that live."""
+        return self.supervisor.living()
+
+    def ready(self) -> tuple[WorkerReady, ...]:
+        """One for each worker that can take work."""
+        return self.supervisor.ready()
+
+    def became_ready(self, facts: WorkerFacts, ready: WorkerReady) -> None:
+        """Tell the orchestrator at once."""
+        self._log.info("worker ready", action="worker_ready", worker_id=facts.worker_id, load_ms=ready.load_ms)
+        self.link.report(WorkerReadyReport(pool_id=self._member.pool_id, facts=facts, ready=ready))
+
+    def has_failed(self, spec: WorkerSpec, failure: ReportFailed, log_tail: tuple[str, ...]) -> None:
+        """Tell the orchestrator at once."""
+        self._log.warning(
+            "worker failed",
+            action="worker_failed",
+            worker_id=spec.worker_id,
+            code=failure.code,
+            signal=failure.signal,
+            exit_code=failure.exit_code,
+        )
+        self.link.report(
+            WorkerFailedReport(
+                pool_id=self._member.pool_id,
+                worker_id=spec.worker_id,
+                model_ref=spec.model_ref,
+                model_sha256=spec.model_sha256,
+                while_loading=failure.while_loading,
+                code=failure.code,
+                message=failure.message,
+                exit_code=failure.exit_code,
+                signal=failure.signal,
+                log_tail=log_tail,
+            )
+        )
+
+    def status(self) -> PoolStatus:
+        """`GET /status`."""
+        return PoolStatus(
+            pool_id=self._member.pool_id,
+            version=__version__,
+            boot_id=self._member.boot_id,
+            orcd_url=self.link.orcd_url,
+            registered=self.link.registered,
+            devices=self.devices(),
+            models=self.models(),
+            workers=self.workers(),
+        )
+
+    def list_models(self) -> PoolModels:
+        """`GET /models`."""
+        unusable = {name: error.message for name, error in self.store.problems().items()}
+        return PoolModels(models=self.models(), unusable=unusable)
+
+    def checks(self) -> dict[str, str | None]:
+        """What `/readyz` looks at."""
+        devices = None if self.devices() else "No device has been measured yet."
+        return {"devices": devices, "workers": self.supervisor.problem}
+
+    async def announce(self, orcd_url: str) -> RegisterRequest:
+        """An orchestrator called: belong to it, now and after a restart.
+
+        Raises:
+            RbeesError: FORBIDDEN: the settings name another one.
+        """
+        if self._configured_orcd_url not in (None, orcd_url):
+            raise RbeesError(
+                ErrorCode.FORBIDDEN, "This pool's settings name another orchestrator; change `orcd_url` there or leave it out."
+            )
+        registration = await self.link.announce(orcd_url)
+        try:
+            await asyncio.to_thread(self._orcd_url_file.write_text, orcd_url, encoding="utf-8")
+        except OSError as error:
+            self._log.warning("cannot remember the orchestrator", action="orcd_url_not_kept", reason=error.strerror)
+        return registration
+
+    async def keep_searching_models(self, clock: Clock) -> None:
+        """Look for new and changed files, and sum the large ones one after another, until cancelled."""
+        while True:
+            await asyncio.to_thread(self.store.refresh)
+            while await asyncio.to_thread(self.store.sum_next):
+                pass
+            await clock.sleep(SEARCH_MODELS_EVERY_S)

@@ -1,0 +1,134 @@
+"""The routes of a pool daemon, as the contract lists them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+from rbees.host import worker_log
+from rbees.poold.pool import Pool
+from rbees.protocol.errors import ErrorCode
+from rbees.protocol.pools import (
+    AnnounceRequest,
+    PoolModels,
+    PoolStatus,
+    RegisterRequest,
+    SpawnAnswer,
+    SpawnRequest,
+    WorkerFacts,
+    WorkerList,
+)
+from rbees.protocol.workers import WorkerReady
+from rbees.service.web import Parameter, Route, argument, read, reply
+
+FOLLOW: Final = Parameter("follow", "Go on while the log grows, until the worker has ended.", bool)
+_SPAWN_ERRORS: Final = (
+    ErrorCode.INVALID_REQUEST,
+    ErrorCode.MODEL_NOT_FOUND,
+    ErrorCode.MODEL_INCOMPATIBLE,
+    ErrorCode.MODEL_LOADING,
+    ErrorCode.INSUFFICIENT_VRAM,
+    ErrorCode.DEVICE_BUSY,
+    ErrorCode.BACKEND_UNAVAILABLE,
+    ErrorCode.ADDRESS_IN_USE,
+    ErrorCode.STORAGE_FULL,
+    ErrorCode.DRAINING,
+)
+
+
+def routes(pool: Pool) -> list[Route]:
+    """All routes of the pool."""
+    handlers = _Handlers(pool)
+    one = (ErrorCode.WORKER_NOT_FOUND,)
+    return [
+        Route("GET", "/status", handlers.status, "Devices, memory, models, workers, version.", response=PoolStatus),
+        Route("GET", "/models", handlers.models, "The models on this host.", response=PoolModels),
+        Route(
+            "POST",
+            "/workers/spawn",
+            handlers.spawn,
+            "Start a worker after preflight.",
+            request=SpawnRequest,
+            response=SpawnAnswer,
+            status=202,
+            errors=_SPAWN_ERRORS,
+        ),
+        Route("GET", "/workers", handlers.workers, "The workers, with those that ended lately.", response=WorkerList),
+        Route("GET", "/workers/{worker_id}", handlers.worker, "One worker.", response=WorkerFacts, errors=one),
+        Route(
+            "DELETE", "/workers/{worker_id}", handlers.stop, "Drain and end a worker.", response=WorkerFacts, status=202, errors=one
+        ),
+        Route(
+            "GET",
+            "/workers/{worker_id}/logs",
+            handlers.logs,
+            "What the worker wrote.",
+            errors=one,
+            parameters=(FOLLOW,),
+            content_type="text/plain",
+        ),
+        Route(
+            "POST",
+            "/register-with",
+            handlers.register_with,
+            "Belong to the orchestrator that calls.",
+            request=AnnounceRequest,
+            response=RegisterRequest,
+            errors=(ErrorCode.FORBIDDEN,),
+        ),
+        Route(
+            "POST",
+            "/internal/workers/{worker_id}/ready",
+            handlers.ready,
+            "A worker's own report, proved by the worker's secret instead of the token.",
+            request=WorkerReady,
+            status=204,
+            errors=(ErrorCode.UNAUTHENTICATED, ErrorCode.WORKER_NOT_FOUND),
+            public=True,
+        ),
+    ]
+
+
+class _Handlers:
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def status(self, _request: web.Request) -> web.Response:
+        return reply(self._pool.status())
+
+    async def models(self, _request: web.Request) -> web.Response:
+        return reply(self._pool.list_models())
+
+    async def spawn(self, request: web.Request) -> web.Response:
+        worker_id = await self._pool.supervisor.spawn(await read(request, SpawnRequest))
+        return reply(SpawnAnswer(worker_id=worker_id), 202)
+
+    async def workers(self, _request: web.Request) -> web.Response:
+        return reply(WorkerList(workers=self._pool.supervisor.known()))
+
+    async def worker(self, request: web.Request) -> web.Response:
+        return reply(self._pool.supervisor.get(request.match_info["worker_id"]))
+
+    async def stop(self, request: web.Request) -> web.Response:
+        return reply(self._pool.supervisor.stop(request.match_info["worker_id"]), 202)
+
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        supervisor, worker_id = self._pool.supervisor, request.match_info["worker_id"]
+        path = supervisor.log_path(worker_id)
+        if not argument(request, FOLLOW):
+            return web.Response(body=await asyncio.to_thread(worker_log.read_all, path), content_type="text/plain", charset="utf-8")
+        response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8", "X-Accel-Buffering": "no"})
+        await response.prepare(request)
+        async for chunk in worker_log.follow(path, lambda: not supervisor.is_living(worker_id)):
+            await response.write(chunk)
+        return response
+
+    async def register_with(self, request: web.Request) -> web.Response:
+        return reply(await self._pool.announce((await read(request, AnnounceRequest)).orcd_url))
+
+    async def ready(self, request: web.Request) -> web.Response:
+        ready = await read(request, WorkerReady)
+        await self._pool.supervisor.call_back(request.match_info["worker_id"], request.headers.get("Authorization"), ready)
+        return reply(status=204)

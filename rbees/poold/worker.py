@@ -1,0 +1,334 @@
+"""One worker process under supervision: its life in the table of `host/lifecycle.py`, carried out.
+
+Owns the process from its start or adoption to its end. Knows no other worker and no orchestrator: what is to be reported
+goes to the `Reporter`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import signal
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from rbees.clients.control import read_control
+from rbees.clients.workerd import WorkerClient
+from rbees.host import lifecycle, worker_log
+from rbees.host.lifecycle import Life
+from rbees.host.process import Exit, WorkerProcess, launch
+from rbees.host.process_table import ProcessRecord, ProcessTable
+from rbees.host.worker_spec import WorkerSpec
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.pools import WorkerFacts
+from rbees.protocol.workers import ControlInfo, WorkerReady
+from rbees.service import logs
+from rbees.service.clock import Clock
+
+LOOK_EVERY_S: Final = 0.25
+"""How often a worker that loads is asked how far it is."""
+CONTROL_LIMIT_S: Final = 2.0
+TERM_GRACE_S: Final = 5.0
+"""Between SIGTERM and SIGKILL."""
+
+
+class Reporter(Protocol):
+    """Who is told about the two facts that cannot wait for a heartbeat."""
+
+    def became_ready(self, facts: WorkerFacts, ready: WorkerReady) -> None:
+        """The worker can take work."""
+        ...
+
+    def has_failed(self, spec: WorkerSpec, failure: lifecycle.ReportFailed, log_tail: tuple[str, ...]) -> None:
+        """The worker ended without being asked to."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long things may take, in seconds."""
+
+    load_s: float
+    drain_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every worker of a pool needs."""
+
+    table: ProcessTable
+    reporter: Reporter
+    clock: Clock
+    limits: Limits
+    environ: Mapping[str, str]
+    new_nonce: Callable[[], str]
+    new_secret: Callable[[], str]
+    public_host: str | None = None
+    """Name under which other hosts reach the workers; None where they listen on loopback."""
+    tls: ssl.SSLContext | None = None
+    """Trust for workers that serve with the pool's certificate."""
+
+
+class Worker:
+    """Supervises one worker. `run` it as a task until it returns, which is when the process is gone for good."""
+
+    def __init__(self, record: ProcessRecord, process: WorkerProcess, secret: str | None, around: Surroundings) -> None:
+        self._record = record
+        self._process = process
+        self._secret = secret
+        self._around = around
+        self._adopted = process.adopted
+        self._life = Life(safe_mode=record.spec.safe_mode)
+        self._ready: WorkerReady | None = None
+        self._uri: str | None = None
+        self._progress = 0.0
+        self._gone = asyncio.Event()
+        self._ending: asyncio.Task[None] | None = None
+        self._log = logs.logger().bind(worker_id=record.spec.worker_id)
+
+    @property
+    def record(self) -> ProcessRecord:
+        """How it was started."""
+        return self._record
+
+    @property
+    def ready(self) -> WorkerReady | None:
+        """What it said when its model was loaded; None unless it can take work now."""
+        return self._ready if self._life.state == "ready" else None
+
+    @property
+    def pending_bytes(self) -> int:
+        """Reserved and not yet visible in the device's free memory."""
+        return self._record.reserved_bytes if self._life.state in lifecycle.LOADING else 0
+
+    def facts(self) -> WorkerFacts:
+        """The worker as it is reported."""
+        spec = self._record.spec
+        return WorkerFacts(
+            worker_id=spec.worker_id,
+            state=self._life.state,
+            model_ref=spec.model_ref,
+            model_sha256=spec.model_sha256,
+            backend=spec.backend,
+            devices=(spec.device,),
+            slots=spec.slots,
+            ctx=spec.ctx,
+            pid=None if self._gone.is_set() else self._process.identity.pid,
+            uri=self._uri,
+            memory_bytes=self._ready.memory_bytes if self._ready else self._record.reserved_bytes,
+            load_progress=self._progress,
+            safe_mode=spec.safe_mode,
+            adopted=self._adopted,
+            started_at_ms=self._record.started_at_ms,
+        )
+
+    async def run(self) -> None:
+        """Until the process has ended and is not to be started again."""
+        while True:
+            watch = asyncio.create_task(self._watch_loading())
+            try:
+                exit_ = await self._process.wait()
+            finally:
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
+            tail = await asyncio.to_thread(worker_log.tail, self._log_path)
+            await asyncio.to_thread(self._socket.unlink, missing_ok=True)
+            if not await self._end(exit_, tail):
+                return
+
+    async def look(self) -> None:
+        """Ask the process by its control socket where it is and what its secret is; silence changes nothing."""
+        try:
+            info = await read_control(self._socket, CONTROL_LIMIT_S)
+        except RbeesError:
+            return
+        if info.nonce != self._record.spec.nonce or info.pid != self._process.identity.pid:
+            return
+        self._uri, self._secret = self._reachable(info.uri), info.secret
+        await self._take(info)
+
+    async def call_back(self, authorization: str | None, ready: WorkerReady) -> None:
+        """The worker's own ready call, proved by its secret.
+
+        Raises:
+            RbeesError: UNAUTHENTICATED.
+        """
+        if self._secret is None:
+            await self.look()
+        proof = f"Bearer {self._secret}".encode()
+        genuine = self._secret is not None and hmac.compare_digest(proof, (authorization or "").encode(errors="replace"))
+        if not genuine or ready.nonce != self._record.spec.nonce:
+            raise RbeesError(ErrorCode.UNAUTHENTICATED, "This is not the worker's secret.")
+        await self._accept(ready)
+
+    def stop(self) -> None:
+        """Have it drained and ended; harmless if that is under way."""
+        self._advance(lifecycle.StopAsked())
+
+    async def wait_gone(self) -> None:
+        """Until `run` has finished with the process."""
+        await self._gone.wait()
+
+    async def detach(self) -> None:
+        """Leave the process to itself."""
+        if self._ending is not None:
+            self._ending.cancel()
+            await asyncio.gather(self._ending, return_exceptions=True)
+
+    @property
+    def _socket(self) -> Path:
+        return Path(self._record.spec.runtime_dir, "workers", f"{self._record.spec.worker_id}.sock")
+
+    @property
+    def _log_path(self) -> Path:
+        return self._around.table.log_path(self._record.spec.worker_id)
+
+    async def _watch_loading(self) -> None:
+        deadline_s = self._around.clock.monotonic() + self._around.limits.load_s
+        while True:
+            await self.look()
+            if self._life.state not in lifecycle.LOADING:
+                return
+            if self._around.clock.monotonic() > deadline_s:
+                self._advance(lifecycle.LoadTimedOut(self._around.limits.load_s))
+            await self._around.clock.sleep(LOOK_EVERY_S)
+
+    async def _take(self, info: ControlInfo) -> None:
+        if info.ready is not None:
+            await self._accept(info.ready)
+        if info.state == "draining":
+            self.stop()
+        if info.state == "loading":
+            self._advance(lifecycle.LoadBegan())
+            await self._ask_progress()
+
+    async def _ask_progress(self) -> None:
+        try:
+            async with self._client() as client:
+                self._progress = (await client.health(CONTROL_LIMIT_S)).load_progress
+        except RbeesError:
+            # Its port may not be open yet; the next look comes soon.
+            return
+
+    async def _accept(self, ready: WorkerReady) -> None:
+        if self._ready is None:
+            self._ready = msgspec.structs.replace(ready, uri=self._reachable(ready.uri))
+            self._uri, self._progress = self._ready.uri, 1.0
+            await self._remember(msgspec.structs.replace(self._record, was_ready=True))
+        self._advance(lifecycle.BecameReady())
+
+    async def _end(self, exit_: Exit, tail: tuple[str, ...]) -> bool:
+        """Account for the end of the process; True if it was started again."""
+        named = worker_log.last_error(tail) if exit_.signal is None else None
+        ended = lifecycle.Ended(
+            exit_.exit_code, exit_.signal, code=named.code if named else None, message=named.message if named else None
+        )
+        self._log.info("worker process ended", action="worker_end", exit_code=exit_.exit_code, signal=exit_.signal)
+        actions = self._advance(ended, tail)
+        if any(isinstance(action, lifecycle.StartInSafeMode) for action in actions) and await self._start_again(tail):
+            return True
+        await asyncio.to_thread(self._around.table.remove, self._record.spec.worker_id)
+        self._gone.set()
+        return False
+
+    async def _start_again(self, tail: tuple[str, ...]) -> bool:
+        spec = msgspec.structs.replace(self._record.spec, safe_mode=True, nonce=self._around.new_nonce())
+        self._log.warning("starting once more in safe mode", action="worker_safe_mode")
+        secret = self._around.new_secret()
+        try:
+            record = msgspec.structs.replace(self._record, spec=spec, pid=None, started=None)
+            self._record, self._process = await asyncio.to_thread(start, record, secret, self._around)
+        except OSError:
+            self._advance(lifecycle.Ended(message="The worker could not be started again in safe mode."), tail)
+            return False
+        self._secret, self._uri, self._progress, self._adopted = secret, None, 0.0, False
+        return True
+
+    async def _remember(self, record: ProcessRecord) -> None:
+        self._record = record
+        try:
+            await asyncio.to_thread(self._around.table.write, record)
+        except OSError as error:
+            # The record on disk is older but true enough to adopt the process.
+            self._log.error("cannot write the worker's record", action="record_write_failed", reason=error.strerror)
+
+    def _advance(self, event: lifecycle.Event, tail: tuple[str, ...] = ()) -> tuple[lifecycle.Action, ...]:
+        self._life, actions = lifecycle.advance(self._life, event)
+        for action in actions:
+            match action:
+                case lifecycle.ReportReady():
+                    assert self._ready is not None
+                    self._around.reporter.became_ready(self.facts(), self._ready)
+                case lifecycle.ReportFailed():
+                    self._around.reporter.has_failed(self._record.spec, action, tail)
+                case lifecycle.StopProcess():
+                    if self._ending is None or self._ending.done():
+                        self._ending = asyncio.create_task(self._end_process())
+                case lifecycle.StartInSafeMode() | lifecycle.Forget():
+                    pass  # Done in `_end`, which knows that the process is gone.
+        return actions
+
+    async def _end_process(self) -> None:
+        """Ask, then SIGTERM, then SIGKILL."""
+        if await self._ask_to_shut_down() and await self._gone_within(self._around.limits.drain_s):
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if not await asyncio.to_thread(self._process.signal, number) or await self._gone_within(TERM_GRACE_S):
+                return
+
+    async def _ask_to_shut_down(self) -> bool:
+        if self._uri is None or self._life.timed_out_s is not None:
+            return False
+        try:
+            async with self._client() as client:
+                await client.shutdown()
+        except RbeesError:
+            return False
+        return True
+
+    async def _gone_within(self, limit_s: float) -> bool:
+        try:
+            await asyncio.wait_for(self._gone.wait(), limit_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def _client(self) -> WorkerClient:
+        assert self._uri is not None
+        return WorkerClient(self._uri, self._secret, self._around.tls)
+
+    def _reachable(self, uri: str) -> str:
+        """The worker's address as the orchestrator can use it: it knows its port, the pool knows the host's name."""
+        host = self._around.public_host
+        if host is None:
+            return uri
+        parts = urlsplit(uri)
+        return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{parts.port}"
+
+
+def start(record: ProcessRecord, secret: str, around: Surroundings) -> tuple[ProcessRecord, WorkerProcess]:
+    """Write the record, start the process, write down which it is. Blocks.
+
+    Raises:
+        OSError: the disk is full, or the process cannot be started; then nothing is left of it.
+    """
+    table, spec = around.table, record.spec
+    table.write(record)
+    try:
+        process = launch(spec, secret, table.log_path(spec.worker_id), around.environ)
+    except OSError:
+        table.remove(spec.worker_id)
+        raise
+    identity = process.identity
+    complete = msgspec.structs.replace(record, pid=identity.pid, started=identity.started)
+    # If this fails, the first record and the command line are enough to find the process again.
+    with contextlib.suppress(OSError):
+        table.write(complete)
+    return complete, process

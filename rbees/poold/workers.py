@@ -1,0 +1,352 @@
+"""All workers of this host: start them after preflight, adopt those of an earlier daemon, stop them.
+
+The one place that knows which worker ids exist. A command that comes twice starts nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from rbees.host import lifecycle, worker_log
+from rbees.host.fit import Fit, Refusal, Room
+from rbees.host.model_store import ModelStore, StoredModel
+from rbees.host.ports import choose_port
+from rbees.host.preflight import Wish, preflight
+from rbees.host.process import Identity, WorkerProcess, find_workers, is_running
+from rbees.host.process_table import ProcessRecord
+from rbees.host.worker_spec import WorkerSpec
+from rbees.poold.worker import Surroundings, Worker, start
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.ids import WORKER_ID_PATTERN
+from rbees.protocol.pools import Device, SpawnRequest, WorkerFacts
+from rbees.protocol.workers import Backend, WorkerReady
+from rbees.service import logs
+
+REMEMBERED: Final = 100
+"""Ended workers that can still be asked about."""
+FIRST_LOOK_S: Final = 2.0
+_WORKER_ID = re.compile(WORKER_ID_PATTERN)
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How this pool starts workers; `owner` marks them as its own."""
+
+    owner: str
+    default_slots: int
+    default_ctx: int
+    reserve_bytes: int
+    bind: str
+    port_first: int
+    port_last: int
+    runtime_dir: Path
+    own_url: Callable[[], str]
+    """Where workers call back."""
+    insecure_lan: bool = False
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    tls_ca_file: str | None = None
+
+
+class Supervisor:
+    """The workers of one pool."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        store: ModelStore,
+        devices: Callable[[], tuple[Device, ...]],
+        problems: Mapping[Backend, str | None],
+        new_worker_id: Callable[[], str],
+        around: Surroundings,
+    ) -> None:
+        self._policy = policy
+        self._store = store
+        self._devices = devices
+        self._problems = problems
+        self._new_worker_id = new_worker_id
+        self._around = around
+        self._workers: dict[str, Worker] = {}
+        self._ended: OrderedDict[str, WorkerFacts] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._one_spawn = asyncio.Lock()
+        self._adopted = asyncio.Event()
+        self._draining = False
+        self._log = logs.logger()
+
+    @property
+    def problem(self) -> str | None:
+        """Why no worker can be started now; None if one can."""
+        if self._draining:
+            return "This pool is shutting down."
+        return None if self._adopted.is_set() else "Workers of an earlier daemon are still being looked for."
+
+    def living(self) -> tuple[WorkerFacts, ...]:
+        """Workers that have a process."""
+        return tuple(worker.facts() for worker in self._workers.values())
+
+    def known(self) -> tuple[WorkerFacts, ...]:
+        """Those and the ones that ended lately, by id."""
+        return tuple(sorted((*self.living(), *self._ended.values()), key=lambda facts: facts.worker_id))
+
+    def ready(self) -> tuple[WorkerReady, ...]:
+        """What each worker that can take work said of itself."""
+        return tuple(worker.ready for worker in self._workers.values() if worker.ready is not None)
+
+    def get(self, worker_id: str) -> WorkerFacts:
+        """One worker, living or lately ended.
+
+        Raises:
+            RbeesError: WORKER_NOT_FOUND.
+        """
+        if worker_id in self._workers:
+            return self._workers[worker_id].facts()
+        if worker_id in self._ended:
+            return self._ended[worker_id]
+        raise RbeesError(ErrorCode.WORKER_NOT_FOUND, "This pool has no worker by this id; it may have ended long ago.")
+
+    def is_living(self, worker_id: str) -> bool:
+        """True while the worker has a process."""
+        return worker_id in self._workers
+
+    def log_path(self, worker_id: str) -> Path:
+        """The log of a worker, also of one that ended before this daemon started.
+
+        Raises:
+            RbeesError: WORKER_NOT_FOUND.
+        """
+        if _WORKER_ID.fullmatch(worker_id):
+            path = self._around.table.log_path(worker_id)
+            if worker_id in self._workers or path.is_file():
+                return path
+        raise RbeesError(ErrorCode.WORKER_NOT_FOUND, "This pool has no log of a worker by this id.")
+
+    async def spawn(self, request: SpawnRequest) -> str:
+        """Start a worker after preflight; its id. With an id that is known already: nothing but the id.
+
+        Raises:
+            RbeesError: what the model store or preflight refuse, DRAINING, STORAGE_FULL, BACKEND_UNAVAILABLE.
+        """
+        # A caller that hangs up must not leave a process that nobody watches.
+        return await asyncio.shield(asyncio.create_task(self._spawn(request)))
+
+    def stop(self, worker_id: str) -> WorkerFacts:
+        """Have a worker drained and ended; its state after that.
+
+        Raises:
+            RbeesError: WORKER_NOT_FOUND.
+        """
+        if worker_id in self._workers:
+            self._log.info("stopping worker", action="worker_stop", worker_id=worker_id)
+            self._workers[worker_id].stop()
+        return self.get(worker_id)
+
+    async def call_back(self, worker_id: str, authorization: str | None, ready: WorkerReady) -> None:
+        """A worker's ready call.
+
+        Raises:
+            RbeesError: WORKER_NOT_FOUND, UNAUTHENTICATED.
+        """
+        # The worker ends if it is told that nobody knows it, so a start or an adoption under way is waited for first.
+        await self._adopted.wait()
+        async with self._one_spawn:
+            pass
+        if worker_id not in self._workers or ready.worker_id != worker_id:
+            raise RbeesError(ErrorCode.WORKER_NOT_FOUND, "This pool has no worker by this id.")
+        await self._workers[worker_id].call_back(authorization, ready)
+
+    async def adopt(self) -> None:
+        """Take over the workers of an earlier daemon on this state folder, and report those that died meanwhile."""
+        table = self._around.table
+        records = await asyncio.to_thread(table.load)
+        running = dict(await asyncio.to_thread(lambda: [(spec.worker_id, (who, spec)) for who, spec in self._find()]))
+        for record in records:
+            self._adopt_recorded(record, running.pop(record.spec.worker_id, None))
+        for identity, spec in running.values():
+            self._adopt_found(identity, spec)
+        # Who was ready before must be so again in the first registration.
+        looks = [asyncio.create_task(worker.look()) for worker in self._workers.values()]
+        if looks:
+            await asyncio.wait(looks, timeout=FIRST_LOOK_S)
+        await asyncio.to_thread(table.drop_old_logs)
+        self._adopted.set()
+
+    async def stop_all(self) -> None:
+        """Refuse new workers, drain and end all there are."""
+        self._draining = True
+        async with self._one_spawn:
+            workers = tuple(self._workers.values())
+        for worker in workers:
+            worker.stop()
+        await asyncio.gather(*(worker.wait_gone() for worker in workers))
+
+    async def detach(self) -> None:
+        """Leave the processes that still run to a later daemon."""
+        self._draining = True
+        for worker in tuple(self._workers.values()):
+            await worker.detach()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _spawn(self, request: SpawnRequest) -> str:
+        worker_id = _checked_id(request.worker_id) or self._new_worker_id()
+        await self._adopted.wait()
+        async with self._one_spawn:
+            if worker_id in self._workers or worker_id in self._ended:
+                return worker_id
+            if self._draining:
+                raise RbeesError(ErrorCode.DRAINING, "This pool is shutting down and starts no worker.")
+            model = await asyncio.to_thread(self._store.resolve, request.model_ref, request.model_sha256)
+            fit = self._preflight(request, model)
+            record = ProcessRecord(
+                spec=self._spec(worker_id, model, fit),
+                reserved_bytes=fit.demand.total_bytes,
+                started_at_ms=self._around.clock.unix_ms(),
+            )
+            secret = self._around.new_secret()
+            record, process = await _disk(asyncio.to_thread(start, record, secret, self._around))
+            self._supervise(Worker(record, process, secret, self._around))
+        self._log.info(
+            "worker started",
+            action="worker_start",
+            worker_id=worker_id,
+            model_ref=record.spec.model_ref,
+            device=record.spec.device,
+            pid=record.pid,
+        )
+        return worker_id
+
+    def _preflight(self, request: SpawnRequest, model: StoredModel) -> Fit:
+        wish = Wish(request.backend, request.devices, request.ctx, request.slots or self._policy.default_slots)
+        answer = preflight(model.facts, wish, self._rooms(), default_ctx=self._policy.default_ctx, problems=self._problems)
+        if isinstance(answer, Refusal):
+            raise answer.error()
+        return answer
+
+    def _rooms(self) -> Sequence[Room]:
+        return [self._room(device) for device in self._devices()]
+
+    def _room(self, device: Device) -> Room:
+        on_it = [worker for worker in self._workers.values() if worker.record.spec.device == device.device_id]
+        return Room(
+            device,
+            held_bytes=sum(worker.record.reserved_bytes for worker in on_it),
+            pending_bytes=sum(worker.pending_bytes for worker in on_it),
+            reserve_bytes=self._policy.reserve_bytes,
+        )
+
+    def _spec(self, worker_id: str, model: StoredModel, fit: Fit) -> WorkerSpec:
+        policy = self._policy
+        taken = {worker.record.spec.port for worker in self._workers.values()}
+        return WorkerSpec(
+            worker_id=worker_id,
+            nonce=self._around.new_nonce(),
+            model_path=os.path.realpath(model.path),
+            model_ref=model.facts.ref,
+            model_sha256=model.facts.sha256,
+            backend=fit.backend,
+            device=fit.device.device_id,
+            slots=fit.slots,
+            ctx=fit.ctx,
+            bind=policy.bind,
+            port=choose_port(policy.bind, policy.port_first, policy.port_last, taken),
+            callback_url=f"{policy.own_url()}/internal/workers/{worker_id}/ready",
+            runtime_dir=str(policy.runtime_dir),
+            insecure_lan=policy.insecure_lan,
+            tls_cert_file=policy.tls_cert_file,
+            tls_key_file=policy.tls_key_file,
+            tls_ca_file=policy.tls_ca_file,
+        )
+
+    def _supervise(self, worker: Worker) -> None:
+        worker_id = worker.record.spec.worker_id
+        self._workers[worker_id] = worker
+        task = asyncio.create_task(self._run(worker_id, worker))
+        self._tasks.add(task)
+        task.add_done_callback(self._supervised)
+
+    def _supervised(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (defect := task.exception()) is not None:
+            self._log.error("supervision of a worker failed", action="worker_defect", exc_info=defect)
+
+    async def _run(self, worker_id: str, worker: Worker) -> None:
+        await worker.run()
+        self._ended[worker_id] = self._workers.pop(worker_id).facts()
+        while len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)
+
+    def _find(self) -> Sequence[tuple[Identity, WorkerSpec]]:
+        return list(find_workers(self._policy.owner))
+
+    def _adopt_recorded(self, record: ProcessRecord, found: tuple[Identity, WorkerSpec] | None) -> None:
+        if record.pid is not None and record.started is not None:
+            identity = Identity(record.pid, record.started)
+            if is_running(identity):
+                self._take_over(record, identity)
+                return
+        if found is not None:
+            # Started just before the earlier daemon died, or in safe mode since: the command line is newer than the record.
+            self._adopt_found(*found)
+            return
+        self._bury(record)
+
+    def _adopt_found(self, identity: Identity, spec: WorkerSpec) -> None:
+        """A process that is marked as ours and has no record: the state folder was lost, or never written."""
+        reserved_bytes = Path(spec.model_path).stat().st_size if Path(spec.model_path).is_file() else 0
+        now_ms = self._around.clock.unix_ms()
+        record = ProcessRecord(
+            spec=spec, reserved_bytes=reserved_bytes, started_at_ms=now_ms, pid=identity.pid, started=identity.started
+        )
+        try:
+            self._around.table.write(record)
+        except OSError as error:
+            self._log.error("cannot write the worker's record", action="record_write_failed", reason=error.strerror)
+        self._take_over(record, identity)
+
+    def _take_over(self, record: ProcessRecord, identity: Identity) -> None:
+        self._log.info("adopted worker", action="worker_adopt", worker_id=record.spec.worker_id, pid=identity.pid)
+        self._supervise(Worker(record, WorkerProcess(identity), None, self._around))
+
+    def _bury(self, record: ProcessRecord) -> None:
+        """The process died while no daemon ran: nobody knows how."""
+        tail = worker_log.tail(self._around.table.log_path(record.spec.worker_id))
+        named = worker_log.last_error(tail)
+        state = lifecycle.Life("ready" if record.was_ready else "loading", safe_mode=True)
+        ended = lifecycle.Ended(code=named.code if named else None, message=named.message if named else None)
+        _, actions = lifecycle.advance(state, ended)
+        for action in actions:
+            if isinstance(action, lifecycle.ReportFailed):
+                self._around.reporter.has_failed(record.spec, action, tail)
+        self._around.table.remove(record.spec.worker_id)
+        Path(record.spec.runtime_dir, "workers", f"{record.spec.worker_id}.sock").unlink(missing_ok=True)
+
+
+def _checked_id(worker_id: str | None) -> str | None:
+    if worker_id is not None and not _WORKER_ID.fullmatch(worker_id):
+        raise RbeesError(
+            ErrorCode.INVALID_REQUEST, "`worker_id` must be `worker-` and 26 characters, or absent.", field="worker_id"
+        )
+    return worker_id
+
+
+async def _disk(work: Awaitable[T]) -> T:
+    try:
+        return await work
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise RbeesError(ErrorCode.STORAGE_FULL, "The disk under the pool's state folder is full; free some space.") from None
+        reason = os.strerror(error.errno or 0)
+        raise RbeesError(ErrorCode.BACKEND_UNAVAILABLE, f"The worker process could not be started: {reason}.") from None
