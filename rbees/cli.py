@@ -1,0 +1,215 @@
+"""The personas: which role this process plays, told by the name it was called by or by the first word.
+
+Exactly one role is imported, and only when it is about to act: `rbees --help` must not pay for what no help text needs.
+How a role's own commands look is that role's business; what an error looks like and which exit code it gives is decided here.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import click
+
+
+class Persona(NamedTuple):
+    """One word after `rbees`."""
+
+    module: str
+    """Where its click command lies, under the name `command`."""
+    summary: str
+    is_daemon: bool = False
+    """A daemon's own name without a subcommand means `serve`."""
+
+
+PERSONAS: Final[dict[str, Persona]] = {
+    "up": Persona("rbees.up.command", "Run everything on this machine, ready to use."),
+    "orcd": Persona("rbees.orcd.command", "The orchestrator daemon: accepts jobs and decides where they run.", is_daemon=True),
+    "poold": Persona("rbees.poold.command", "The pool daemon of a host: reports devices, keeps workers.", is_daemon=True),
+    "workerd": Persona("rbees.workerd.command", "One model in one process.", is_daemon=True),
+    "ctl": Persona("rbees.ctl.command", "The operator's client: jobs, pools, models. Also called llorch."),
+    "pool": Persona("rbees.pool.command", "The local tool of a pool host: its models and workers."),
+    "config": Persona("rbees.about.config", "Show the settings and where each comes from."),
+    "completion": Persona("rbees.about.completion", "Print the completion script of a shell."),
+    "version": Persona("rbees.about.version", "Show the versions of what is installed."),
+}
+
+CALLED_NAMES: Final[dict[str, str]] = {
+    "rbees-orcd": "orcd",
+    "rbees-poold": "poold",
+    "pool-managerd": "poold",
+    "rbees-workerd": "workerd",
+    "rbees-ctl": "ctl",
+    "llorch": "ctl",
+    "rbees-pool": "pool",
+}
+"""The other names of this program, and the role that each means."""
+
+_INTERRUPTED: Final = 130
+_FAILED: Final = 1
+
+
+@dataclass
+class Invocation:
+    """What the options before the first subcommand say about this run."""
+
+    debug: bool = False
+    as_json: bool = False
+
+
+class Personas(click.Group):
+    """`rbees` itself: knows the names and summaries of its subcommands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """See `click.Group`; in the order of the table, which puts what a newcomer types first."""
+        return list(PERSONAS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """See `click.Group`; this is the one place that imports a role."""
+        return load(cmd_name) if cmd_name in PERSONAS else None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """See `click.Group`; suggests among the personas."""
+        if args and args[0] not in PERSONAS and not args[0].startswith("-"):
+            raise click.exceptions.NoSuchCommand(args[0], possibilities=[*PERSONAS], ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """See `click.Group`."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, persona.summary) for name, persona in PERSONAS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[click.shell_completion.CompletionItem[Any]]:
+        """See `click.Group`."""
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(name, help=PERSONAS[name].summary) for name in PERSONAS if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+
+def load(persona: str) -> click.Command:
+    """The click command of a persona; imports its role."""
+    command: click.Command = importlib.import_module(PERSONAS[persona].module).command
+    return command
+
+
+def main() -> int:
+    """The entry point of every name in `pyproject.toml`."""
+    called = Path(sys.argv[0]).name
+    return run(called if called in CALLED_NAMES else "rbees", sys.argv[1:])
+
+
+def run(called: str, arguments: Sequence[str]) -> int:
+    """Play the role that `called` and `arguments` name and return the exit code."""
+    invocation = Invocation(as_json=wants_json(arguments))
+    try:
+        command, words = _command_for(called, list(arguments), invocation)
+        result = command.main(words, prog_name=called, standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        return _refuse_usage(error, invocation)
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return _reader_is_gone()
+    except Exception as error:  # The edge of the program; what is not an RbeesError is raised again.
+        return _report(error, called, invocation)
+    return result if isinstance(result, int) else 0
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """True where the caller asked for JSON, also if the rest cannot be parsed."""
+    words = list(arguments)
+    return "--json" in (words[: words.index("--")] if "--" in words else words)
+
+
+def _command_for(called: str, words: list[str], invocation: Invocation) -> tuple[click.Command, list[str]]:
+    persona = CALLED_NAMES.get(called)
+    if persona is None:
+        about = "Several unlike machines behave like one place to run language models."
+        root: click.Command = Personas(name="rbees", help=about, no_args_is_help=True)
+        return _with_global_options(root, invocation), words
+    command = _with_global_options(load(persona), invocation)
+    if PERSONAS[persona].is_daemon and isinstance(command, click.Group):
+        words = _with_serve(words)
+    return command, words
+
+
+def _with_serve(words: list[str]) -> list[str]:
+    """`words`, with `serve` put where a daemon was called by its own name and given flags only."""
+    position = 0
+    while position < len(words) and words[position] == "--debug":
+        position += 1
+    following = words[position : position + 1]
+    if following and (following[0] in {"--help", "--version"} or not following[0].startswith("-")):
+        return words
+    return [*words[:position], "serve", *words[position:]]
+
+
+def _with_global_options(command: click.Command, invocation: Invocation) -> click.Command:
+    def set_debug(_ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+        invocation.debug = value
+
+    def show_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            from rbees import __version__
+
+            click.echo(f"rbees {__version__}")
+            ctx.exit()
+
+    def follow_parent(ctx: click.Context, _parameter: click.Parameter, descriptor: int | None) -> None:
+        if descriptor is not None and not ctx.resilient_parsing:
+            from rbees.up.leash import end_with_parent
+
+            end_with_parent(descriptor)
+
+    extended = copy.copy(command)
+    extended.params = [
+        *command.params,
+        click.Option(["--debug"], is_flag=True, expose_value=False, callback=set_debug, help="Show tracebacks."),
+        click.Option(
+            ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=show_version, help="Show the version and exit."
+        ),
+        click.Option(["--exit-with-parent-fd"], type=int, expose_value=False, hidden=True, callback=follow_parent),
+    ]
+    return extended
+
+
+def _refuse_usage(error: click.ClickException, invocation: Invocation) -> int:
+    if not invocation.as_json:
+        error.show()
+        return error.exit_code
+    from rbees.protocol.errors import ErrorCode, RbeesError
+    from rbees.terminal.errors import show_error
+
+    show_error(RbeesError(ErrorCode.INVALID_REQUEST, error.format_message()), as_json=True)
+    return error.exit_code
+
+
+def _report(error: Exception, called: str, invocation: Invocation) -> int:
+    """Say an `RbeesError` in its own words. Anything else is a defect, whose traceback the interpreter shows."""
+    from rbees.protocol.errors import RbeesError  # Only a failure pays for this import.
+
+    if not isinstance(error, RbeesError):
+        raise error
+    if invocation.debug:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return error.exit_code
+    from rbees.terminal.errors import show_error
+
+    show_error(error, as_json=invocation.as_json, name=called)
+    return error.exit_code
+
+
+def _reader_is_gone() -> int:
+    # What is still buffered would fail again when the interpreter flushes it; it goes nowhere instead.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return _FAILED

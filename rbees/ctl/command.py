@@ -1,0 +1,19 @@
+"""`rbees ctl`, also called `llorch`: the groups of commands. Each one imports what it calls only when it is used."""
+
+from __future__ import annotations
+
+import click
+
+from rbees.ctl.jobs import jobs
+from rbees.ctl.models import models
+from rbees.ctl.pools import pool
+
+
+@click.group(name="ctl", no_args_is_help=True)
+def command() -> None:
+    """The operator's client: jobs, pools, models."""
+
+
+command.add_command(jobs)
+command.add_command(pool)
+command.add_command(models)

@@ -1,0 +1,78 @@
+"""`llorch jobs list|show|watch|cancel`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Final
+
+import click
+
+from rbees.ctl.rows import job_pairs, job_row
+from rbees.ctl.screen import screen
+from rbees.ctl.submit import show_events
+from rbees.ctl.target import Target
+from rbees.protocol.jobs import TERMINAL_STATUSES, JobView
+from rbees.service.clock import SystemClock
+from rbees.terminal.answer import AnswerWriter
+from rbees.terminal.notes import notes
+from rbees.terminal.output import print_json, print_pairs, print_table
+
+JOB_HEADERS: Final = ("job", "status", "model", "age", "tokens", "about")
+
+
+async def list_jobs(
+    target: Target, *, status: str | None, model: str | None, limit: int, cursor: str | None, as_json: bool
+) -> None:
+    """One page of jobs."""
+    async with target.client() as orcd:
+        page = await orcd.jobs(status, model, limit, cursor)
+    if as_json:
+        print_json(page)
+        return
+    now_ms = round(time.time() * 1000)
+    print_table(JOB_HEADERS, [job_row(job, now_ms) for job in page.jobs], empty="no jobs")
+    if page.next_cursor:
+        click.echo(f"more with --cursor {page.next_cursor}", err=True)
+
+
+async def show_job(target: Target, *, job_id: str, as_json: bool) -> None:
+    """One job in full."""
+    async with target.client() as orcd:
+        job = await orcd.job(job_id)
+    if as_json:
+        print_json(job)
+        return
+    print_pairs(job_pairs(job, round(time.time() * 1000)))
+    _show_output(job)
+
+
+async def watch_job(target: Target, *, job_id: str, after: int, as_json: bool) -> None:
+    """A job's events to its end."""
+    with notes(silent=as_json) as said:
+        shown = screen(as_json=as_json, notes=said)
+        async with target.client() as orcd:
+            try:
+                await show_events(orcd, job_id, shown, SystemClock(), after)
+            finally:
+                shown.leave()
+
+
+async def cancel_job(target: Target, *, job_id: str, as_json: bool) -> None:
+    """End a job."""
+    async with target.client() as orcd:
+        answer = await orcd.cancel(job_id)
+    if as_json:
+        print_json(answer)
+    elif answer.status in TERMINAL_STATUSES:
+        click.echo(f"{answer.job_id} is {answer.status}")
+    else:
+        click.echo(f"{answer.job_id} is being cancelled")
+
+
+def _show_output(job: JobView) -> None:
+    for choice in job.output or ():
+        click.echo()
+        writer = AnswerWriter(sys.stdout)
+        writer.write(choice.text)
+        writer.finish()

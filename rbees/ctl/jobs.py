@@ -1,0 +1,85 @@
+"""`llorch jobs …`: what can be typed. What the commands do is in `submit.py` and `job_actions.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rbees.ctl.target import Target, asks_orcd
+
+STATUSES = ("queued", "dispatched", "running", "completed", "failed", "cancelled")
+PRIORITIES = ("interactive", "batch")
+
+
+@click.group(no_args_is_help=True)
+def jobs() -> None:
+    """Submit jobs, look at them, cancel them."""
+
+
+@jobs.command()
+@click.option("--model", required=True, metavar="REF", help="Alias, `hf:org/repo…` or `file:/path.gguf`.")
+@click.option("--prompt", required=True, metavar="TEXT", help="What to say to the model; `-` reads it from stdin.")
+@click.option("--raw", is_flag=True, help="Send the text as it is, without the model's chat template.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer. Default: what the context leaves.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="0 is greedy; higher is more varied. Default: 0.7.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Keep the likeliest up to this sum. Default: 0.95.")
+@click.option("--top-k", type=click.IntRange(min=0), help="Keep this many of the likeliest tokens; 0 keeps all. Default: 40.")
+@click.option("--seed", type=click.IntRange(min=0), help="Same seed, same draws. Chosen and recorded if absent.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given up to four times.")
+@click.option("--priority", type=click.Choice(PRIORITIES), help="`batch` waits while interactive jobs do. Default: interactive.")
+@click.option("--timeout-ms", type=click.IntRange(min=1), help="Longest run, from first dispatch. Default: 300000.")
+@click.option("--deterministic", is_flag=True, help="Decode this job alone: its text does not depend on other jobs.")
+@click.option("--session-id", metavar="TEXT", help="Jobs of one session are kept where their prefix is.")
+@click.option("--idempotency-key", metavar="KEY", help="Submitting again with this key finds the same job.")
+@click.option("--detach", is_flag=True, help="Print the job's id and return at once.")
+@asks_orcd
+async def submit(target: Target, **given: Any) -> int | None:
+    """Submit a job and stream its answer; Ctrl-C cancels the job."""
+    from rbees.ctl.submit import submit as act
+
+    return await act(target, **given)
+
+
+@jobs.command(name="list")
+@click.option("--status", type=click.Choice(STATUSES), help="Only jobs in this state.")
+@click.option("--model", metavar="REF", help="Only jobs for this model.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Most jobs to show.")
+@click.option("--cursor", metavar="TEXT", help="Go on where an earlier page ended.")
+@asks_orcd
+async def list_(target: Target, **given: Any) -> None:
+    """List jobs, newest first."""
+    from rbees.ctl.job_actions import list_jobs
+
+    await list_jobs(target, **given)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@asks_orcd
+async def show(target: Target, **given: Any) -> None:
+    """Show a job: state, timings, attempts and, once it has ended, its output."""
+    from rbees.ctl.job_actions import show_job
+
+    await show_job(target, **given)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Start behind this event number. Default: from the beginning.")
+@asks_orcd
+async def watch(target: Target, **given: Any) -> None:
+    """Stream a job's answer, also again; Ctrl-C ends the watching, not the job."""
+    from rbees.ctl.job_actions import watch_job
+
+    await watch_job(target, **given)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@asks_orcd
+async def cancel(target: Target, **given: Any) -> None:
+    """Cancel a job; harmless where it has ended."""
+    from rbees.ctl.job_actions import cancel_job
+
+    await cancel_job(target, **given)

@@ -1,0 +1,131 @@
+"""What a followed job looks like: its answer on stdout, what it waits for on stderr; or every event as a line of JSON."""
+
+from __future__ import annotations
+
+import sys
+from typing import Protocol, assert_never
+
+import click
+import msgspec
+
+from rbees.protocol import codec
+from rbees.protocol.errors import RbeesError
+from rbees.protocol.events import End, Error, Event, Metrics, Queued, Started, Token
+from rbees.protocol.jobs import JobAccepted
+from rbees.terminal.answer import AnswerWriter
+from rbees.terminal.notes import Notes
+
+
+class Screen(Protocol):
+    """Shows one job."""
+
+    def accepted(self, accepted: JobAccepted) -> None:
+        """The job is durable."""
+        ...
+
+    def show(self, seq: int, event: Event) -> None:
+        """The next event. A terminal `error` is raised as the `RbeesError` that it is."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that is not an event of the job."""
+        ...
+
+    def leave(self) -> None:
+        """Nothing more comes; put the terminal in order."""
+        ...
+
+
+class PeopleScreen:
+    """For people. While an answer runs on a terminal, notes would fall into its lines and are left out."""
+
+    def __init__(self, answer: AnswerWriter, notes: Notes, *, shares_terminal: bool) -> None:
+        self._answer = answer
+        self._notes = notes
+        self._shares_terminal = shares_terminal
+        self._running = False
+
+    def accepted(self, accepted: JobAccepted) -> None:
+        """See `Screen`."""
+        self.note(f"{accepted.job_id} accepted")
+
+    def note(self, text: str, progress: float | None = None) -> None:
+        """See `Screen`."""
+        if not (self._running and self._shares_terminal):
+            self._notes.note(text, progress)
+
+    def show(self, seq: int, event: Event) -> None:  # noqa: ARG002
+        """See `Screen`."""
+        match event:
+            case Queued():
+                self.note(f"queued, position {event.queue_position}")
+            case Metrics():
+                self.note(describe(event), event.progress)
+            case Started():
+                self._notes.clear()
+                self._running = True
+            case Token():
+                self._answer.write(event.text)
+            case End():
+                self.leave()
+            case Error():
+                self.leave()
+                raise RbeesError.from_body(event.error)
+            case _:
+                assert_never(event)
+
+    def leave(self) -> None:
+        """See `Screen`."""
+        self._notes.clear()
+        self._answer.finish()
+        self._running = False
+
+
+class JsonScreen:
+    """For programs: `{"type": "accepted", …}` where the job was just submitted, then `{"seq": N, "type": …}` for each event."""
+
+    def accepted(self, accepted: JobAccepted) -> None:
+        """See `Screen`."""
+        _print_line({"type": "accepted"}, accepted)
+
+    def note(self, text: str) -> None:
+        """See `Screen`; programs learn of events only."""
+
+    def show(self, seq: int, event: Event) -> None:
+        """See `Screen`."""
+        _print_line({"seq": seq}, event)
+        if isinstance(event, Error):
+            raise RbeesError.from_body(event.error)
+
+    def leave(self) -> None:
+        """See `Screen`."""
+
+
+def screen(*, as_json: bool, notes: Notes) -> Screen:
+    """The screen that the caller asked for."""
+    if as_json:
+        return JsonScreen()
+    return PeopleScreen(AnswerWriter(sys.stdout), notes, shares_terminal=sys.stdout.isatty() and sys.stderr.isatty())
+
+
+def describe(event: Metrics) -> str:
+    """One line about what happens meanwhile."""
+    where = f" on {event.pool_id}" if event.pool_id else ""
+    match event.stage:
+        case "waiting":
+            return f"waiting: {event.reason}" if event.reason else "waiting"
+        case "loading":
+            return f"loading the model{where}"
+        case "prefill":
+            return "reading the prompt"
+        case "attempt_failed":
+            return f"attempt {event.epoch or 1} failed{where}: {event.reason or event.code or 'its worker is gone'}"
+        case "attempt_started":
+            return f"attempt {event.epoch or 1} goes on{where}"
+        case _:
+            assert_never(event.stage)
+
+
+def _print_line(first: dict[str, object], message: JobAccepted | Event) -> None:
+    click.echo(codec.encode({**first, **msgspec.to_builtins(message)}).decode())
+    sys.stdout.flush()

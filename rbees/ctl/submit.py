@@ -1,0 +1,146 @@
+"""`llorch jobs submit`: hand a job over, stream its answer, and on Ctrl-C cancel it before leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import sys
+from typing import Any, Final
+
+import click
+import msgspec
+
+from rbees.clients.orcd import OrcdClient
+from rbees.ctl.follow import follow
+from rbees.ctl.screen import Screen, screen
+from rbees.ctl.target import Target
+from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
+from rbees.protocol.jobs import ChatMessage, JobAccepted, JobRequest, check_job
+from rbees.service.clock import Clock, SystemClock
+from rbees.terminal.notes import Notes, notes
+from rbees.terminal.output import print_json
+
+CANCEL_PATIENCE_S: Final = 6.0
+"""A cancellation is effective within 5 s; after this the job is left to orcd."""
+RESTART_PATIENCE_S: Final = 8.0
+"""How long a supervised orcd may be away while a job is being handed over."""
+
+
+async def submit(
+    target: Target, *, prompt: str, raw: bool, detach: bool, idempotency_key: str | None, as_json: bool, **options: Any
+) -> int | None:
+    """Submit one job. Returns the exit code; a job that fails raises its error."""
+    job = build_job(sys.stdin.read() if prompt == "-" else prompt, raw=raw, **options)
+    key = idempotency_key or secrets.token_hex(16)
+    clock = SystemClock()
+    async with target.client() as orcd:
+        with notes(silent=as_json) as said:
+            shown = screen(as_json=as_json, notes=said)
+            interrupted = _on_interrupt()
+            accepted = await hand_over(orcd, job, key, clock, RESTART_PATIENCE_S if target.is_home else 0.0)
+            if detach and not interrupted.is_set():
+                _tell_detached(accepted, said, as_json=as_json)
+                return None
+            shown.accepted(accepted)
+            return await _stream(orcd, accepted.job_id, shown, interrupted, clock)
+
+
+def build_job(text: str, *, raw: bool, **options: Any) -> JobRequest:
+    """The request that the options describe; what was not given keeps its default.
+
+    Raises:
+        RbeesError: INVALID_REQUEST.
+    """
+    content = {"prompt": text} if raw else {"messages": (ChatMessage(role="user", content=text),)}
+    given = {name: value for name, value in options.items() if value not in (None, (), False)}
+    if not text:
+        raise RbeesError(
+            ErrorCode.INVALID_REQUEST, "The prompt is empty; say something after `--prompt` or on stdin.", field="prompt"
+        )
+    try:
+        job = msgspec.convert({**content, **given}, JobRequest)
+    except msgspec.ValidationError as error:
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"The job does not fit: {error}.") from None
+    check_job(job)
+    return job
+
+
+async def hand_over(orcd: OrcdClient, job: JobRequest, key: str, clock: Clock, patience_s: float) -> JobAccepted:
+    """Submit, and where no answer came, once more: the key makes a repetition find the job instead of starting a second one."""
+    began_at, delay_s = clock.monotonic(), 0.0
+    while True:
+        try:
+            return await orcd.submit(job, key)
+        except RbeesError as error:
+            is_last = delay_s > 0 and clock.monotonic() - began_at >= patience_s
+            if error.code is not ErrorCode.ORCD_UNREACHABLE or is_last:
+                raise
+        await clock.sleep(delay_s)
+        delay_s = min(max(0.05, delay_s * 2), 1.0)
+
+
+async def _stream(orcd: OrcdClient, job_id: str, shown: Screen, interrupted: asyncio.Event, clock: Clock) -> int | None:
+    streaming = asyncio.create_task(show_events(orcd, job_id, shown, clock))
+    waiting = asyncio.create_task(interrupted.wait())
+    try:
+        await asyncio.wait({streaming, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not streaming.done():
+            await _cancel(orcd, job_id, shown, streaming)
+            return ExitCode.INTERRUPTED
+        return streaming.result()
+    except BrokenPipeError:
+        # Whoever read the answer is gone: nobody is left to want the rest.
+        await orcd.cancel(job_id)
+        raise
+    finally:
+        waiting.cancel()
+        shown.leave()
+
+
+async def show_events(orcd: OrcdClient, job_id: str, shown: Screen, clock: Clock, after: int = 0) -> None:
+    """Show a job's events to its end."""
+
+    def on_break(delay_s: float) -> None:
+        shown.note(f"connection lost; trying again in {delay_s:.1f} s")
+
+    async for seq, event in follow(orcd, job_id, clock, after=after, on_break=on_break):
+        shown.show(seq, event)
+
+
+async def _cancel(orcd: OrcdClient, job_id: str, shown: Screen, streaming: asyncio.Task[None]) -> None:
+    shown.leave()
+    shown.note(f"cancelling {job_id}")
+    try:
+        async with asyncio.timeout(CANCEL_PATIENCE_S):
+            await orcd.cancel(job_id)
+            await asyncio.wait({streaming})
+    except (RbeesError, TimeoutError):
+        shown.leave()
+        shown.note(f"{job_id} may still run; end it with `llorch jobs cancel {job_id}`")
+    streaming.cancel()
+    # Its own end, cancelled or complete, has been shown or is of no interest any more.
+    await asyncio.gather(streaming, return_exceptions=True)
+
+
+def _on_interrupt() -> asyncio.Event:
+    """Set by the first Ctrl-C; the second ends the command at once."""
+    loop, interrupted = asyncio.get_running_loop(), asyncio.Event()
+    main = asyncio.current_task()
+    assert main is not None
+
+    def on_signal() -> None:
+        if interrupted.is_set():
+            main.cancel()
+        interrupted.set()
+
+    loop.add_signal_handler(signal.SIGINT, on_signal)
+    return interrupted
+
+
+def _tell_detached(accepted: JobAccepted, said: Notes, *, as_json: bool) -> None:
+    said.clear()
+    if as_json:
+        print_json(accepted)
+    else:
+        click.echo(accepted.job_id)

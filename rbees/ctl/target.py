@@ -1,0 +1,79 @@
+"""Which orchestrator a command talks to: a flag, a setting, the `rbees up` that runs here, or the default address."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from rbees.terminal.output import json_option
+
+if TYPE_CHECKING:
+    from rbees.clients.orcd import OrcdClient
+
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+
+
+@dataclass(frozen=True)
+class Target:
+    """An orchestrator and how to call it."""
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = None
+    is_home: bool = False
+    """True where a supervisor on this machine starts the orchestrator again if it dies."""
+
+    def client(self) -> OrcdClient:
+        """A client of it, to be used as a context manager."""
+        from rbees.clients.orcd import OrcdClient
+
+        return OrcdClient(self.url, token=self.token, ssl=self.tls)
+
+
+def find_target(orcd_url: str | None, token_file: str | None) -> Target:
+    """The orchestrator that flags, settings or a running `rbees up` name, in this order.
+
+    Raises:
+        RbeesError: CONFIGURATION, for settings or a token file that cannot be used.
+    """
+    from rbees.service import auth, settings
+    from rbees.service.home import read_home
+    from rbees.service.role_settings import CtlSettings
+
+    chosen = settings.load("ctl", CtlSettings, {"orcd_url": orcd_url, "token_file": token_file}).values
+    home = read_home() if chosen.orcd_url is None else None
+    if home is not None:
+        # A configured token belongs to the configured orchestrator; home mode asks for none.
+        return Target(home.orcd_url, is_home=True)
+    return Target(
+        chosen.orcd_url or DEFAULT_URL,
+        token=auth.read_secret(chosen.token_file) if chosen.token_file else None,
+        tls=auth.tls_client_context(chosen.tls_ca_file),
+    )
+
+
+Action = Callable[..., Awaitable[int | None]]
+
+
+def asks_orcd(action: Action) -> Callable[..., int | None]:
+    """Make a click callback of `async def action(target, *, as_json, …)`, with the options that name the orchestrator."""
+
+    @click.option("--orcd-url", "--orcd", metavar="URL", help="The orchestrator to talk to.")
+    @click.option("--token-file", type=click.Path(), help="File (mode 0600) with the cluster token.")
+    @json_option
+    @functools.wraps(action)
+    def callback(*, orcd_url: str | None, token_file: str | None, **rest: Any) -> int | None:
+        target = find_target(orcd_url, token_file)
+
+        async def act() -> int | None:
+            return await action(target, **rest)
+
+        return asyncio.run(act())
+
+    return callback

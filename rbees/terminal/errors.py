@@ -1,0 +1,30 @@
+"""A failure on stderr: one sentence and the details that help, or the error envelope where a program asked for JSON."""
+
+from __future__ import annotations
+
+import click
+
+from rbees.protocol import codec
+from rbees.protocol.errors import ErrorEnvelope, RbeesError
+from rbees.terminal.text import printable
+
+
+def show_error(error: RbeesError, *, as_json: bool, name: str = "rbees") -> None:
+    """Print `error` to stderr; as JSON it is the same envelope that daemons answer with."""
+    if as_json:
+        click.echo(codec.encode(ErrorEnvelope(error=error.body())).decode(), err=True)
+        return
+    for line in error_lines(error, name):
+        click.echo(line, err=True)
+
+
+def error_lines(error: RbeesError, name: str) -> list[str]:
+    """The sentence with its code, then each detail that the sentence does not already hold."""
+    sentence = printable(error.message)
+    lines = [f"{name}: {sentence} [{error.code}]"]
+    for key, value in error.details.items():
+        if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+            lines += [f"  {key}:", *(f"    {printable(part)}" for part in value)] if value else []
+        elif isinstance(value, str | int | float) and printable(str(value)) not in sentence:
+            lines.append(f"  {key}: {printable(str(value))}")
+    return lines
