@@ -1,0 +1,216 @@
+"""orcd as a whole: puts the parts together, takes up where the last process ended, serves, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from rbees import __version__
+from rbees.orcd.api import internal as internal_routes
+from rbees.orcd.api import jobs as job_routes
+from rbees.orcd.api import pools as pool_routes
+from rbees.orcd.crew import Crew
+from rbees.orcd.directory import Directory
+from rbees.orcd.executor import LiveExecutor
+from rbees.orcd.figures import Figures
+from rbees.orcd.jobs import Jobs
+from rbees.orcd.journal import Journal
+from rbees.orcd.loop import SchedulerLoop
+from rbees.orcd.pools import Pools, url_seen_from
+from rbees.orcd.recovery import recover
+from rbees.orcd.relay import Relay
+from rbees.orcd.retention import Retention
+from rbees.orcd.scheduler.core import Scheduler
+from rbees.orcd.scheduler.events import Event
+from rbees.orcd.scheduler.policy import Policy
+from rbees.orcd.store import queries
+from rbees.orcd.store.jobs import JobStore
+from rbees.orcd.store.migrations import packaged
+from rbees.orcd.store.sqlite import Database, StorageBroken
+from rbees.protocol.errors import ExitCode
+from rbees.service import auth, folders, logs, web
+from rbees.service.clock import Clock, SystemClock
+from rbees.service.lock import ProcessLock
+from rbees.service.metrics import Metrics
+from rbees.service.notify import Notifier
+from rbees.service.role_settings import OrcdSettings
+
+DATABASE: Final = "orcd.db"
+LOCK: Final = "orcd.lock"
+DRAIN_LOOK_S: Final = 0.05
+LAST_ANSWERS_S: Final = 5.0
+"""For requests that are still being answered once every job has been dealt with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """What the settings say about who may call and how others are called."""
+
+    authenticator: web.Authenticator
+    server_tls: ssl.SSLContext | None
+    client_tls: ssl.SSLContext | None
+    token: str | None
+
+
+async def serve(settings: OrcdSettings, stopping: asyncio.Event) -> int:
+    """Run orcd until `stopping` is set; returns the exit code.
+
+    Raises RbeesError: CONFIGURATION, ALREADY_RUNNING, ADDRESS_IN_USE, STORAGE_FULL.
+    """
+    security = _security(settings)
+    folder = folders.state_folder("orcd", settings.state_dir)
+    async with AsyncExitStack() as stack:
+        lock = stack.enter_context(ProcessLock(folder / LOCK))
+        try:
+            database = await Database.open(folder / DATABASE, packaged(), _leave)
+        except StorageBroken as error:
+            _leave(error)
+        stack.push_async_callback(database.close)
+        crew = Crew()
+        orcd = Orcd(settings, security, JobStore(database, queries.load()), SystemClock(), crew)
+        stack.push_async_callback(orcd.close)
+        await orcd.start()
+        lock.describe(f"at {orcd.server.url}")
+        await _either(stopping, crew.failed)
+        if crew.failed.is_set():
+            return ExitCode.FAILED
+        await orcd.drain()
+        return ExitCode.OK
+
+
+class Orcd:
+    """The parts. `start`, then `drain`, then `close`."""
+
+    def __init__(self, settings: OrcdSettings, security: Security, store: JobStore, clock: Clock, crew: Crew) -> None:
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+        self._crew = crew
+        self._log = logs.logger()
+        self._notifier = Notifier()
+        metrics = Metrics("orcd")
+        figures = Figures(metrics)
+        scheduler = Scheduler(_policy(settings))
+        self._relay = Relay(store, figures)
+        self._directory = Directory(token=security.token, tls=security.client_tls)
+        self._journal = Journal(store, clock, figures, self._relay.publish)
+        figures.watch_counts(self._journal.counts)
+        self._executor = LiveExecutor(
+            self._journal, store, self._directory, clock, crew, self._post, hang_after_s=settings.hang_after_s
+        )
+        self._loop = SchedulerLoop(scheduler, self._executor, clock, figures)
+        self._pools = Pools(scheduler, self._directory, store, clock, crew, self._post, settings.heartbeat_interval_s)
+        self._jobs = Jobs(self._journal, store, scheduler, self._relay, clock, crew, self._post, settings.queue_limit)
+        self._retention = Retention(
+            store, clock, retention_days=settings.retention_days, erase_content_after_s=settings.erase_content_after_s
+        )
+        app = web.build_app(
+            role="orcd",
+            version=__version__,
+            routes=[
+                *job_routes.routes(self._jobs, self._relay),
+                *pool_routes.routes(self._pools, self._own_url),
+                *internal_routes.routes(self._pools),
+            ],
+            authenticator=security.authenticator,
+            metrics=metrics,
+            readiness=self._readiness,
+            allowed_hosts=settings.allowed_hosts,
+            allowed_origins=settings.allowed_origins,
+            max_body_bytes=settings.max_body_bytes,
+            bind=settings.bind,
+        )
+        self.server = web.Server(
+            app, bind=settings.bind, port=settings.port, ssl=security.server_tls, drain_timeout_s=LAST_ANSWERS_S
+        )
+
+    async def start(self) -> None:
+        """Take up what is unfinished and listen. Raises RbeesError ADDRESS_IN_USE, CONFIGURATION."""
+        self._journal.begin_at(await self._store.next_number())
+        recovered = await recover(self._store, self._journal, self._clock, self._loop.post)
+        await self.server.start()
+        for work, name in (
+            (self._journal.run(), "journal"),
+            (self._loop.run(), "loop"),
+            (self._loop.tick(self._executor.extend), "tick"),
+            (self._executor.watch(), "watch"),
+            (self._retention.run(), "retention"),
+            (self._notifier.watchdog(self._clock), "watchdog"),
+        ):
+            self._crew.start(work, name)
+        named = {*self._settings.pools, *(place.endpoint for place in await self._store.named_endpoints())}
+        for endpoint in sorted(named):
+            self._crew.start(self._pools.keep_calling(endpoint, self._own_url), "call_pool")
+        self._notifier.ready()
+        self._log.info("listening", action="listening", url=self.server.url, recovered_jobs=recovered)
+
+    async def drain(self) -> None:
+        """Take nothing new; let what runs finish within the drain timeout. What is left is durable and goes on after a restart."""
+        self._notifier.stopping()
+        self._jobs.draining = self._executor.draining = True
+        until_s = self._clock.monotonic() + self._settings.drain_timeout_s
+        while self._executor.running and self._clock.monotonic() < until_s:
+            await self._clock.sleep(DRAIN_LOOK_S)
+        self._log.info("drained", action="drained", left_running=self._executor.running)
+
+    async def close(self) -> None:
+        """End streams, answer the last requests, commit what is left to commit, and let go of everything."""
+        self._relay.close()
+        await self.server.stop()
+        if not self._crew.failed.is_set():
+            await self._journal.drained()
+        await self._crew.dismiss()
+        await self._directory.close()
+
+    def _post(self, event: Event) -> None:
+        self._loop.post(event)
+
+    def _own_url(self, endpoint: str) -> str:
+        return url_seen_from(endpoint, self.server.url, self._settings.bind)
+
+    def _readiness(self) -> dict[str, str | None]:
+        return {
+            "accepting": "It is shutting down." if self._jobs.draining else None,
+            "storage": "The disk under the state folder is full." if self._journal.full else None,
+        }
+
+
+def _security(settings: OrcdSettings) -> Security:
+    token = auth.read_token(settings.token_file) if settings.token_file else None
+    server_tls = auth.tls_server_context(settings.tls_cert_file, settings.tls_key_file)
+    auth.check_bind(settings.bind, token, server_tls, settings.insecure_lan)
+    return Security(
+        authenticator=web.BearerAuth(token) if token else web.NoAuth(),
+        server_tls=server_tls,
+        client_tls=auth.tls_client_context(settings.tls_ca_file),
+        token=auth.read_secret(settings.token_file) if settings.token_file else None,
+    )
+
+
+def _policy(settings: OrcdSettings) -> Policy:
+    return Policy(
+        suspect_after_s=settings.suspect_after_s,
+        lost_after_s=settings.lost_after_s,
+        retries=settings.retries,
+        retry_first_delay_s=settings.retry_first_delay_s,
+        worker_idle_s=settings.worker_idle_s,
+    )
+
+
+def _leave(error: StorageBroken) -> NoReturn:
+    """End the process at once: closing the database in order would write to a disk whose contents are unknown."""
+    logs.logger().critical("the state cannot be written or read", action="storage_broken", error=str(error))
+    sys.stderr.flush()
+    os._exit(ExitCode.IO_ERROR)
+
+
+async def _either(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()

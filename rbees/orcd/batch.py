@@ -1,0 +1,93 @@
+"""What waits for the next commit: accepted jobs, events by job, changes of state, and whom to tell once it is durable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from rbees.orcd.store.jobs import Statement
+from rbees.protocol.errors import RbeesError
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Consecutive events of one job under one epoch: one row of the journal."""
+
+    number: int
+    """Of the job."""
+    first_seq: int
+    epoch: int
+    worker_seq: int
+    frames: list[bytes]
+    ended: bool = False
+    """The last of them is the job's terminal event."""
+
+    def statement(self) -> Statement:
+        """The row."""
+        return Statement(
+            "insert_journal",
+            {
+                "job": self.number,
+                "first_seq": self.first_seq,
+                "last_seq": self.first_seq + len(self.frames) - 1,
+                "epoch": self.epoch,
+                "worker_seq": self.worker_seq,
+                "frames": b"".join(self.frames),
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """A new job: its row, and what happens once it is durable or turns out to have no room."""
+
+    row: Statement
+    then: Callable[[], None]
+    refuse: Callable[[RbeesError], None]
+
+
+@dataclass(slots=True)
+class Batch:
+    """One transaction in the making."""
+
+    accepted: dict[int, Acceptance] = field(default_factory=dict)
+    changes: list[Statement] = field(default_factory=list)
+    then: list[Callable[[], None]] = field(default_factory=list)
+    _chunks: dict[int, list[Chunk]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.accepted or self.changes or self._chunks or self.then)
+
+    def add(self, chunk: Chunk) -> None:
+        """Append events, to the row of the same job and epoch if there is one already."""
+        rows = self._chunks.setdefault(chunk.number, [])
+        if rows and rows[-1].epoch == chunk.epoch:
+            rows[-1].frames += chunk.frames
+            rows[-1].worker_seq = chunk.worker_seq
+            rows[-1].ended = chunk.ended
+        else:
+            rows.append(chunk)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Every row for the journal; those of one job in order."""
+        for rows in self._chunks.values():
+            yield from rows
+
+    def statements(self) -> list[Statement]:
+        """The transaction. Jobs come first, since everything else refers to them."""
+        return [*(new.row for new in self.accepted.values()), *(chunk.statement() for chunk in self.chunks()), *self.changes]
+
+    def refuse_new(self, error: RbeesError) -> None:
+        """Leave out the jobs that are not accepted yet, and tell those who wait for them."""
+        refused, self.accepted = self.accepted, {}
+        for number, new in refused.items():
+            del self._chunks[number]
+            new.refuse(error)
+
+    def absorb(self, later: Batch) -> None:
+        """Take over what arrived while this batch could not be committed."""
+        self.accepted |= later.accepted
+        self.changes += later.changes
+        self.then += later.then
+        for chunk in later.chunks():
+            self.add(chunk)

@@ -1,0 +1,41 @@
+"""The tasks of the daemon: each has a name, none is lost, and one that fails by a defect ends the process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from rbees.service import logs
+
+
+class Crew:
+    """Starts tasks and keeps them. `failed` tells the main function that one of them met a defect."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.failed = asyncio.Event()
+
+    def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run `work` beside everything else."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def dismiss(self) -> None:
+        """Cancel every task and wait until it is gone."""
+        while self._tasks:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            logs.logger().critical("a task failed by a defect", action="task_defect", task=task.get_name(), exc_info=error)
+            self.failed.set()

@@ -1,0 +1,312 @@
+"""The durable record of every job: numbers events, commits them in groups, and only then lets anybody hear of them.
+
+Commits run back to back: each takes all that has arrived while the one before was written; there is no timer. This is the
+only writer of a job's course, so it is also the place of the fence: what an attempt that counts no more sends in is dropped
+here. Callers enqueue without waiting; order of enqueueing is order of numbers and order of commits.
+
+A full disk refuses new jobs and keeps everything else until there is room. A broken one ends the process (`app`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, NoReturn
+
+from rbees.orcd.batch import Acceptance, Batch, Chunk
+from rbees.orcd.figures import Figures
+from rbees.orcd.live import LiveJob, Stream, Verdict, public_event
+from rbees.orcd.store.jobs import JobStore, Statement
+from rbees.protocol.codec import encode
+from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from rbees.protocol.events import End, Error, Event, Metrics, Queued, Started, Token, event_name, is_terminal
+from rbees.protocol.jobs import JobStatus, Priority
+from rbees.service import logs
+from rbees.service.clock import Clock
+from rbees.service.sse import frame
+
+Then = Callable[[], None]
+Publish = Callable[[Chunk], None]
+
+FULL_RETRY_S: Final = 0.25
+"""How often a commit that found the disk full is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job that was checked and may be accepted."""
+
+    job_id: str
+    model: str
+    model_sha256: str | None
+    model_ref: str | None
+    priority: Priority
+    session_id: str | None
+    seed: int
+    timeout_ms: int
+    cancel_on_disconnect: bool
+    request: bytes
+    request_sha256: bytes
+    idempotency_key: str | None
+    queue_position: int
+    created_at_ms: int
+
+
+class Journal:
+    """Holds the jobs that have not ended (`live`, by id) and writes what happens to them. `run` does the writing."""
+
+    def __init__(self, store: JobStore, clock: Clock, figures: Figures, publish: Publish) -> None:
+        self._store = store
+        self._clock = clock
+        self._figures = figures
+        self._publish = publish
+        self._log = logs.logger()
+        self._next_number = 1
+        self._batch = Batch()
+        self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.live: dict[str, LiveJob] = {}
+        self.counts: Counter[JobStatus] = Counter()
+        """How many live jobs have each status."""
+        self.ended_at: deque[float] = deque(maxlen=64)
+        """When the latest jobs ended, by the monotonic clock."""
+        self.full = False
+        """The last commit found no room on the disk."""
+
+    # ---- what can happen to a job --------------------------------------------------------------------------------------
+
+    def begin_at(self, number: int) -> None:
+        """The next accepted job gets this number."""
+        self._next_number = number
+
+    def restore(self, job: LiveJob) -> None:
+        """Hold a job that an earlier process accepted."""
+        self.live[job.job_id] = job
+        self.counts[job.status] += 1
+
+    async def accept(self, new: NewJob, then: Callable[[LiveJob], None]) -> LiveJob:
+        """Make a job durable; `then` runs right after the commit, even if the caller has gone meanwhile.
+
+        Raises:
+            RbeesError: STORAGE_FULL, and then the job does not exist.
+        """
+        durable: asyncio.Future[LiveJob] = asyncio.get_running_loop().create_future()
+        job = LiveJob(self._next_number, new.job_id, new.created_at_ms, new.cancel_on_disconnect, Stream())
+        self._next_number += 1
+        self.restore(job)
+
+        def accepted() -> None:
+            self._figures.accepted.inc()
+            then(job)
+            durable.set_result(job)
+
+        def refuse(error: RbeesError) -> None:
+            self._drop(job)
+            durable.set_exception(error)
+
+        self._batch.accepted[job.number] = Acceptance(_job_row(job.number, new), accepted, refuse)
+        self._append(job, Queued(queue_position=new.queue_position, created_at_ms=new.created_at_ms))
+        # Shielded: a caller that leaves must not turn the future of a commit under way into a cancelled one.
+        return await asyncio.shield(durable)
+
+    def resolve(self, job: LiveJob, model_sha256: str, model_ref: str) -> None:
+        """Record which file the job's reference means."""
+        self._change("resolve_model", job, model_sha256=model_sha256, model_ref=model_ref)
+
+    def begin_attempt(self, job: LiveJob, epoch: int, worker_id: str, pool_id: str) -> asyncio.Future[None]:
+        """Fence all earlier epochs from this moment on; the future is done when the new one is durable."""
+        now_ms = self._clock.unix_ms()
+        job.stream.begin(epoch)
+        job.dispatched_at_ms = job.dispatched_at_ms or now_ms
+        self._move(job, "dispatched")
+        self._change("dispatch_job", job, at_ms=now_ms)
+        self._change("insert_attempt", job, epoch=epoch, worker_id=worker_id, pool_id=pool_id, at_ms=now_ms)
+        return self.settled()
+
+    def take(self, job: LiveJob, epoch: int, worker_seq: int, event: Event, worker_id: str, pool_id: str, then: Then) -> Verdict:
+        """Record an event that a worker sent, if it is the next one of the attempt that counts.
+
+        A worker's own `error` passes the fence but is not recorded: what it means for the job is the scheduler's to decide.
+        Raises RbeesError INTERNAL where the worker's stream cannot be right.
+        """
+        verdict = job.stream.admit(epoch, worker_seq, event)
+        if verdict is not Verdict.TAKE or isinstance(event, Error):
+            return verdict
+        now_ms = self._clock.unix_ms()
+        public = public_event(job, event, worker_id=worker_id, pool_id=pool_id, now_ms=now_ms)
+        match event:
+            case Started():
+                job.started_at_ms = job.started_at_ms or now_ms
+                self._move(job, "running")
+                self._change("run_job", job, at_ms=now_ms)
+            case Token() if job.stream.tokens == 0:
+                self._figures.first_token.observe((now_ms - job.created_at_ms) / 1000)
+            case End():
+                self._end(job, "completed", public)
+            case _:
+                pass
+        self._append(job, public)
+        self._batch.then.append(then)
+        return verdict
+
+    def note(self, job: LiveJob, metrics: Metrics) -> None:
+        """Tell the job's watchers something."""
+        if not job.stream.ended:
+            self._append(job, metrics)
+
+    def requeue(
+        self, job: LiveJob, epoch: int, worker_id: str, outcome: Literal["failed", "lost"], error: ErrorBody, counted: bool
+    ) -> None:
+        """The attempt failed and the job waits again."""
+        if job.stream.ended:
+            return
+        job.stream.listening = False
+        self._move(job, "queued")
+        at_ms = self._clock.unix_ms()
+        reason = f"{error.code}: {error.message}"
+        self._change("end_attempt", job, epoch=epoch, outcome=outcome, reason=reason, at_ms=at_ms, counted=int(counted))
+        self._change("requeue_job", job)
+        self._append(job, Metrics(stage="attempt_failed", epoch=epoch, worker_id=worker_id, reason=error.message, code=error.code))
+
+    def finish(self, job: LiveJob, status: Literal["failed", "cancelled"], error: ErrorBody) -> None:
+        """End the job without a result. Nothing happens where its `end` was taken already."""
+        if job.stream.ended:
+            return
+        event = Error(error=error)
+        self._end(job, status, event, f"{error.code}: {error.message}")
+        self._append(job, event)
+
+    def ask_cancel(self, job: LiveJob) -> asyncio.Future[None]:
+        """Record that the job is to be cancelled; the future is done when that is durable."""
+        job.cancel_asked = True
+        self._change("ask_cancel", job)
+        return self.settled()
+
+    def settled(self) -> asyncio.Future[None]:
+        """A future that is done when everything enqueued so far is durable."""
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._batch.then.append(lambda: None if durable.done() else durable.set_result(None))
+        self._wake()
+        return durable
+
+    # ---- writing -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> NoReturn:
+        """Commit for ever."""
+        while True:
+            self._idle.set()
+            await self._arrived.wait()
+            self._idle.clear()
+            self._arrived.clear()
+            while self._batch:
+                batch, self._batch = self._batch, Batch()
+                await self._commit(batch)
+
+    async def drained(self) -> None:
+        """Return when nothing waits to be written."""
+        while self._batch or not self._idle.is_set():
+            await self.settled()
+            await self._idle.wait()
+
+    async def _commit(self, batch: Batch) -> None:
+        begun = self._clock.monotonic()
+        try:
+            await self._store.apply(batch.statements())
+        except RbeesError as error:
+            if error.code is not ErrorCode.STORAGE_FULL:
+                raise
+            await self._wait_for_room(batch, error)
+            return
+        self._told_full(full=False)
+        self._figures.commit_seconds.observe(self._clock.monotonic() - begun)
+        events = 0
+        for chunk in batch.chunks():
+            events += len(chunk.frames)
+            self._publish(chunk)
+        self._figures.commit_events.observe(events)
+        for new in batch.accepted.values():
+            new.then()
+        for then in batch.then:
+            then()
+
+    async def _wait_for_room(self, batch: Batch, error: RbeesError) -> None:
+        self._told_full(full=True)
+        batch.absorb(self._batch)
+        batch.refuse_new(error)
+        self._batch = batch
+        if batch:
+            await self._clock.sleep(FULL_RETRY_S)
+
+    def _told_full(self, *, full: bool) -> None:
+        if full and not self.full:
+            self._log.error("the disk is full; no new jobs until there is room", action="storage_full")
+        elif self.full and not full:
+            self._log.info("the disk has room again", action="storage_room")
+        self.full = full
+
+    def _append(self, job: LiveJob, event: Event) -> None:
+        stream = job.stream
+        seq = stream.number(event)
+        data = frame(seq, event_name(event), encode(event))
+        self._batch.add(Chunk(job.number, seq, stream.epoch, stream.worker_seq, [data], ended=is_terminal(event)))
+        self._wake()
+
+    def _change(self, query: str, job: LiveJob, **values: object) -> None:
+        self._batch.changes.append(Statement(query, {"job": job.number, **values}))
+        self._wake()
+
+    def _end(
+        self,
+        job: LiveJob,
+        status: Literal["completed", "failed", "cancelled"],
+        event: Event,
+        reason: str | None = None,
+    ) -> None:
+        at_ms = self._clock.unix_ms()
+        job.stream.listening = False
+        self._change("end_running_attempts", job, outcome=status, reason=reason, at_ms=at_ms)
+        self._change("end_job", job, status=status, event=encode(event), at_ms=at_ms)
+        self._batch.then.append(lambda: self._ended(job, status))
+
+    def _ended(self, job: LiveJob, status: JobStatus) -> None:
+        self._figures.ended.labels(status).inc()
+        self.ended_at.append(self._clock.monotonic())
+        self._drop(job)
+
+    def _drop(self, job: LiveJob) -> None:
+        del self.live[job.job_id]
+        self.counts[job.status] -= 1
+
+    def _move(self, job: LiveJob, status: JobStatus) -> None:
+        self.counts[job.status] -= 1
+        self.counts[status] += 1
+        job.status = status
+
+    def _wake(self) -> None:
+        self._arrived.set()
+
+
+def _job_row(number: int, new: NewJob) -> Statement:
+    return Statement(
+        "insert_job",
+        {
+            "number": number,
+            "job_id": new.job_id,
+            "model": new.model,
+            "model_sha256": new.model_sha256,
+            "model_ref": new.model_ref,
+            "priority": new.priority,
+            "session_id": new.session_id,
+            "seed": new.seed,
+            "timeout_ms": new.timeout_ms,
+            "cancel_on_disconnect": int(new.cancel_on_disconnect),
+            "request": new.request,
+            "idempotency_key": new.idempotency_key,
+            "request_sha256": new.request_sha256,
+            "accepted_position": new.queue_position,
+            "created_at_ms": new.created_at_ms,
+        },
+    )

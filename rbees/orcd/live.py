@@ -1,0 +1,128 @@
+"""PURE: a job that has not ended, as orcd holds it in memory: where its stream of events stands and which attempt may write to it.
+
+`Stream` is the fence. Every event of a worker passes `admit`, every event at all passes `number`; both are plain functions
+of what was admitted before, so what the journal holds is legal whatever workers send and in whatever order things fail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from msgspec.structs import replace
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.events import LEGAL_ORDER, End, Error, Event, Metrics, Queued, Started, StreamState, Token, advance
+from rbees.protocol.jobs import JobStatus
+
+
+class Verdict(Enum):
+    """What to do with an event of a worker."""
+
+    TAKE = "take"
+    STALE = "stale"
+    """Of an attempt that counts no more, or of a job that has ended: drop it."""
+    REPEATED = "repeated"
+    """Taken before: skip it."""
+
+
+@dataclass(slots=True)
+class Stream:
+    """Where the events of one job stand."""
+
+    state: StreamState = StreamState.NEW
+    last_seq: int = 0
+    epoch: int = 0
+    """Of the attempt whose results count; 0 before the first."""
+    worker_seq: int = 0
+    """The last event of that attempt that was taken, in its worker's numbering."""
+    listening: bool = False
+    """Whether that attempt may still write."""
+    tokens: int = 0
+    """How many generated tokens were taken; after a restart, set from the journal before any event is admitted."""
+
+    def begin(self, epoch: int) -> None:
+        """From now on only the attempt `epoch` counts."""
+        assert epoch > self.epoch, "epochs grow"
+        self.epoch = epoch
+        self.worker_seq = 0
+        self.listening = True
+
+    @property
+    def ended(self) -> bool:
+        """The terminal event was taken."""
+        return self.state is StreamState.ENDED
+
+    def admit(self, epoch: int, worker_seq: int, event: Event) -> Verdict:
+        """Whether an event that a worker sent is the next one of the attempt that counts.
+
+        Raises:
+            RbeesError: INTERNAL where the worker's stream has a gap or an event out of order: the attempt cannot be trusted.
+        """
+        if self.ended or not self.listening or epoch != self.epoch:
+            return Verdict.STALE
+        if worker_seq <= self.worker_seq:
+            return Verdict.REPEATED
+        if worker_seq != self.worker_seq + 1:
+            raise _defect(f"has a gap between {self.worker_seq} and {worker_seq}")
+        if isinstance(event, Queued) or (self.state, type(_shape(self, event))) not in LEGAL_ORDER:
+            raise _defect(f"holds an event `{type(event).__name__}` that may not come in state {self.state.value}")
+        if isinstance(event, Token) and event.index != self.tokens:
+            raise _defect(f"goes on at token {event.index} instead of {self.tokens}")
+        self.worker_seq = worker_seq
+        return Verdict.TAKE
+
+    def number(self, event: Event) -> int:
+        """Take `event` as the next of the job and return its number."""
+        self.state = advance(self.state, event)
+        self.last_seq += 1
+        if isinstance(event, Token):
+            self.tokens += len(event.token_ids)
+        return self.last_seq
+
+
+@dataclass(slots=True)
+class LiveJob:
+    """A job that has not ended."""
+
+    number: int
+    job_id: str
+    created_at_ms: int
+    cancel_on_disconnect: bool
+    stream: Stream
+    status: JobStatus = "queued"
+    dispatched_at_ms: int | None = None
+    started_at_ms: int | None = None
+    cancel_asked: bool = False
+
+
+def _shape(stream: Stream, event: Event) -> Event:
+    """The event as clients will see it: a job starts once, later attempts show as metrics."""
+    if isinstance(event, Started) and stream.state is StreamState.RUNNING:
+        return Metrics(stage="attempt_started", epoch=event.epoch, worker_id=event.worker_id)
+    return event
+
+
+def public_event(job: LiveJob, event: Event, *, worker_id: str, pool_id: str, now_ms: int) -> Event:
+    """An admitted event of a worker as clients see it, with what only orcd knows filled in."""
+    match _shape(job.stream, event):
+        case Started() as started:
+            return replace(started, epoch=job.stream.epoch, worker_id=worker_id, pool_id=pool_id)
+        case Metrics() as metrics:
+            return replace(metrics, epoch=job.stream.epoch, worker_id=worker_id, pool_id=pool_id)
+        case End() as end:
+            dispatched_at_ms = job.dispatched_at_ms or job.created_at_ms
+            timings = replace(
+                end.timings,
+                queued_ms=float(dispatched_at_ms - job.created_at_ms),
+                total_ms=float(now_ms - job.created_at_ms),
+            )
+            return replace(end, timings=timings)
+        case Token() as token:
+            return token
+        case Queued() | Error() as other:
+            raise AssertionError(f"{type(other).__name__} is not taken over from a worker")
+
+
+def _defect(what: str) -> RbeesError:
+    return RbeesError(ErrorCode.INTERNAL, f"The worker's stream of events {what}.")

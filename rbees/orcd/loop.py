@@ -1,0 +1,97 @@
+"""The single writer: takes events in the order they came, has the scheduler decide, has the executor carry it out.
+
+Nothing else calls the scheduler's `handle`. Nothing here waits for I/O, so a decision always meets the newest state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NoReturn, Protocol
+
+from rbees.orcd.executor import Executor
+from rbees.orcd.figures import Figures
+from rbees.orcd.scheduler.effects import Effect
+from rbees.orcd.scheduler.events import Event, LoopStalled, Moment, Ticked
+from rbees.protocol.ids import ENTROPY_BYTES
+from rbees.service import logs
+from rbees.service.clock import Clock
+
+TICK_S: Final = 0.25
+STALL_S: Final = 1.0
+"""Waking so much later than asked counts as a stall of this process, which must not be taken for silence of others."""
+EVENTS_IN_A_ROW: Final = 64
+
+
+class Decider(Protocol):
+    """The part of the scheduler that the loop drives."""
+
+    def handle(self, event: Event, moment: Moment) -> list[Effect]:
+        """What follows from `event`."""
+        ...
+
+
+class SchedulerLoop:
+    """The inbox and the two tasks that serve it, `run` and `tick`."""
+
+    def __init__(
+        self,
+        scheduler: Decider,
+        executor: Executor,
+        clock: Clock,
+        figures: Figures,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._scheduler = scheduler
+        self._executor = executor
+        self._clock = clock
+        self._figures = figures
+        self._entropy = entropy
+        self._log = logs.logger()
+        self._inbox: deque[Event] = deque()
+        self._arrived = asyncio.Event()
+
+    def post(self, event: Event) -> None:
+        """Have `event` dealt with after all that came before it."""
+        self._inbox.append(event)
+        self._arrived.set()
+
+    def step(self) -> bool:
+        """Deal with the oldest event; False if there is none."""
+        if not self._inbox:
+            return False
+        event = self._inbox.popleft()
+        begun = self._clock.monotonic()
+        moment = Moment(begun, self._clock.unix_ms(), self._entropy(ENTROPY_BYTES))
+        for effect in self._scheduler.handle(event, moment):
+            self._executor.perform(effect)
+        self._figures.decision_seconds.observe(self._clock.monotonic() - begun)
+        return True
+
+    async def run(self) -> NoReturn:
+        """Deal with events for ever, letting others run now and then."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            handled = 0
+            while self.step():
+                handled += 1
+                if handled % EVENTS_IN_A_ROW == 0:
+                    await asyncio.sleep(0)
+
+    async def tick(self, stalled: Callable[[float], None]) -> NoReturn:
+        """Tell the scheduler that time passes, and first of all how much of it was this process's own stall."""
+        last = self._clock.monotonic()
+        while True:
+            await self._clock.sleep(TICK_S)
+            now = self._clock.monotonic()
+            late_s = now - last - TICK_S
+            last = now
+            if late_s >= STALL_S:
+                self._log.warning("the event loop stood still", action="loop_stall", seconds=round(late_s, 3))
+                self._figures.stalls.inc(late_s)
+                stalled(late_s)
+                self.post(LoopStalled(late_s))
+            self.post(Ticked())

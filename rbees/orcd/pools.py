@@ -1,0 +1,246 @@
+"""Pools as orcd deals with them: they register, report and are forgotten; operators name them and have them start workers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+
+from rbees.orcd.crew import Crew
+from rbees.orcd.directory import Directory
+from rbees.orcd.scheduler.core import PoolFacts, Scheduler
+from rbees.orcd.scheduler.events import Event, PoolForgotten, PoolReported, WorkerBecameReady, WorkerEnded
+from rbees.orcd.store.jobs import JobStore, NamedEndpoint
+from rbees.protocol import ids
+from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from rbees.protocol.pools import (
+    Heartbeat,
+    ModelView,
+    PoolView,
+    RegisterAnswer,
+    RegisterRequest,
+    SpawnAnswer,
+    SpawnRequest,
+    WorkerFacts,
+    WorkerFailedReport,
+    WorkerReadyReport,
+)
+from rbees.service import logs
+from rbees.service.clock import Clock
+
+FIRST_REDIAL_S: Final = 0.5
+LONGEST_REDIAL_S: Final = 30.0
+
+
+class Pools:
+    """What the routes about pools, workers and models do."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        directory: Directory,
+        store: JobStore,
+        clock: Clock,
+        crew: Crew,
+        post: Callable[[Event], None],
+        heartbeat_interval_s: float,
+    ) -> None:
+        self._scheduler = scheduler
+        self._directory = directory
+        self._store = store
+        self._clock = clock
+        self._crew = crew
+        self._post = post
+        self._heartbeat_interval_ms = round(heartbeat_interval_s * 1000)
+        self._log = logs.logger()
+
+    # ---- what pools say ------------------------------------------------------------------------------------------------
+
+    def register(self, request: RegisterRequest, dial: str | None = None) -> RegisterAnswer:
+        """Take a pool in. `dial` is the endpoint that an operator named for it, where one did.
+
+        Raises RbeesError POOL_ID_TAKEN where another live pool has this id, INVALID_REQUEST where it cannot be an id.
+        """
+        self._check_identity(request)
+        self._directory.put_pool(
+            request.pool_id, endpoint=request.endpoint, dial=dial, version=request.version, boot_id=request.boot_id
+        )
+        for ready in request.ready:
+            self._directory.put_worker(request.pool_id, ready)
+        self._log.info("pool registered", action="pool_register", pool_id=request.pool_id, workers=len(request.workers))
+        self._post(
+            PoolReported(
+                request.pool_id, request.boot_id, True, tuple(request.devices), tuple(request.models), tuple(request.workers)
+            )
+        )
+        return RegisterAnswer(heartbeat_interval_ms=self._heartbeat_interval_ms)
+
+    def heartbeat(self, pool_id: str, beat: Heartbeat) -> None:
+        """Take a pool's report over.
+
+        Raises RbeesError POOL_NOT_FOUND, which asks the pool to register: it is unknown, has another boot id, or has a ready
+        worker whose secret never arrived.
+        """
+        address = self._directory.find_pool(pool_id)
+        if address is None or address.boot_id != beat.boot_id:
+            raise RbeesError(ErrorCode.POOL_NOT_FOUND, "This pool is not registered; register first.", pool_id=pool_id)
+        self._post(PoolReported(pool_id, beat.boot_id, False, tuple(beat.devices), tuple(beat.models), tuple(beat.workers)))
+        if any(worker.state == "ready" and not self._directory.has_worker(worker.worker_id) for worker in beat.workers):
+            raise RbeesError(ErrorCode.POOL_NOT_FOUND, "A ready worker has not introduced itself; register again.", pool_id=pool_id)
+
+    def worker_ready(self, report: WorkerReadyReport) -> None:
+        """A worker has loaded its model. Raises RbeesError POOL_NOT_FOUND."""
+        self._directory.pool(report.pool_id)
+        self._directory.put_worker(report.pool_id, report.ready)
+        self._log.info("worker ready", action="worker_ready", pool_id=report.pool_id, worker_id=report.ready.worker_id)
+        self._post(WorkerBecameReady(report.pool_id, report.facts))
+
+    def worker_failed(self, report: WorkerFailedReport) -> None:
+        """A worker ended without being asked to. Raises RbeesError POOL_NOT_FOUND."""
+        self._directory.pool(report.pool_id)
+        self._directory.drop_worker(report.worker_id)
+        self._log.warning(
+            "worker ended",
+            action="worker_failed",
+            pool_id=report.pool_id,
+            worker_id=report.worker_id,
+            code=report.code,
+            exit_code=report.exit_code,
+            signal=report.signal,
+            while_loading=report.while_loading,
+        )
+        details = {"exit_code": report.exit_code, "signal": report.signal, "worker_id": report.worker_id}
+        error = ErrorBody(code=report.code, message=report.message, details=details)
+        self._post(WorkerEnded(report.pool_id, report.worker_id, error, report.while_loading))
+
+    def _check_identity(self, request: RegisterRequest) -> None:
+        if not ids.is_pool_id(request.pool_id):
+            message = "`pool_id` must look like a host name: letters, digits, `-` and `.`, at most 63."
+            raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="pool_id")
+        known = self._directory.find_pool(request.pool_id)
+        if known is None or known.endpoint == request.endpoint or known.boot_id == request.boot_id:
+            return
+        facts = self._facts(request.pool_id)
+        if facts is not None and facts.state == "live":
+            message = f"A live pool at {known.endpoint} already uses the id `{request.pool_id}`; give this one another `pool_id`."
+            raise RbeesError(ErrorCode.POOL_ID_TAKEN, message, pool_id=request.pool_id)
+
+    # ---- what operators ask --------------------------------------------------------------------------------------------
+
+    async def add(self, endpoint: str, own_url: Callable[[str], str]) -> PoolView:
+        """Call the pool at `endpoint`, take it in and remember the endpoint.
+
+        Raises RbeesError POOL_UNREACHABLE, POOL_ID_TAKEN, or what the pool answers.
+        """
+        registration = await self._call(endpoint, own_url)
+        await self._store.name_endpoint(NamedEndpoint(endpoint, registration.pool_id), self._clock.unix_ms())
+        return PoolView(
+            pool_id=registration.pool_id,
+            endpoint=endpoint,
+            state="live",
+            version=registration.version,
+            last_heartbeat_age_ms=0,
+            devices=registration.devices,
+            models=registration.models,
+            workers=registration.workers,
+        )
+
+    async def keep_calling(self, endpoint: str, own_url: Callable[[str], str]) -> None:
+        """Call a pool that an operator named before, until it answers."""
+        pause_s = FIRST_REDIAL_S
+        while True:
+            try:
+                await self._call(endpoint, own_url)
+            except RbeesError as error:
+                self._log.info("named pool not taken in yet", action="pool_call", endpoint=endpoint, code=error.code)
+                await self._clock.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_REDIAL_S)
+            else:
+                return
+
+    async def forget(self, pool_id: str) -> None:
+        """Forget a pool and go on without it. Raises RbeesError POOL_NOT_FOUND."""
+        self._directory.pool(pool_id)
+        await self._store.forget_endpoints(pool_id)
+        self._directory.drop_pool(pool_id)
+        self._post(PoolForgotten(pool_id))
+
+    async def spawn(self, pool_id: str, request: SpawnRequest) -> SpawnAnswer:
+        """Have a pool start a worker. Raises RbeesError POOL_NOT_FOUND, or what the pool answers."""
+        return await self._directory.pool(pool_id).client.spawn(request)
+
+    async def stop_worker(self, worker_id: str) -> None:
+        """Have a worker stopped by its pool. Raises RbeesError WORKER_NOT_FOUND, or what the pool answers."""
+        pool_id = self._scheduler.pool_of(worker_id)
+        if pool_id is None:
+            message = f"No worker `{worker_id}` is known; list them with `GET /v2/workers`."
+            raise RbeesError(ErrorCode.WORKER_NOT_FOUND, message, worker_id=worker_id)
+        await self._directory.pool(pool_id).client.stop_worker(worker_id)
+
+    async def _call(self, endpoint: str, own_url: Callable[[str], str]) -> RegisterRequest:
+        registration = await self._directory.pool_client(endpoint).announce(await asyncio.to_thread(own_url, endpoint))
+        self.register(registration, dial=endpoint)
+        return registration
+
+    # ---- what there is -------------------------------------------------------------------------------------------------
+
+    def views(self) -> tuple[PoolView, ...]:
+        """Every registered pool."""
+        return tuple(view for facts in self._all_facts() if (view := self._view(facts)) is not None)
+
+    def view(self, pool_id: str) -> PoolView:
+        """One pool. Raises RbeesError POOL_NOT_FOUND."""
+        self._directory.pool(pool_id)
+        facts = self._facts(pool_id)
+        view = self._view(facts) if facts is not None else None
+        if view is None:
+            raise RbeesError(ErrorCode.POOL_NOT_FOUND, f"Pool `{pool_id}` is just being taken in.", pool_id=pool_id)
+        return view
+
+    def workers(self) -> tuple[WorkerFacts, ...]:
+        """Every worker that a pool has reported."""
+        return self._scheduler.workers()
+
+    def models(self) -> tuple[ModelView, ...]:
+        """Every model that some pool holds."""
+        return tuple(ModelView(facts=facts, pools=pools, ready_workers=ready) for facts, pools, ready in self._scheduler.models())
+
+    def _view(self, facts: PoolFacts) -> PoolView | None:
+        address = self._directory.find_pool(facts.pool_id)
+        if address is None:
+            return None
+        return PoolView(
+            pool_id=facts.pool_id,
+            endpoint=address.client.url,
+            state=facts.state,
+            version=address.version,
+            last_heartbeat_age_ms=round(facts.heartbeat_age_s * 1000),
+            devices=facts.devices,
+            models=facts.models,
+            workers=facts.workers,
+        )
+
+    def _facts(self, pool_id: str) -> PoolFacts | None:
+        return next((facts for facts in self._all_facts() if facts.pool_id == pool_id), None)
+
+    def _all_facts(self) -> tuple[PoolFacts, ...]:
+        return self._scheduler.pools(self._clock.monotonic())
+
+
+def url_seen_from(endpoint: str, url: str, bind: str) -> str:
+    """This daemon's url as the host behind `endpoint` can reach it; only a daemon that listens everywhere has to ask which."""
+    if bind.strip("[]") not in {"0.0.0.0", "::"}:  # noqa: S104
+        return url
+    host = urlsplit(endpoint).hostname or "localhost"
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            # Connecting a datagram socket sends nothing; it only picks the address that would be used.
+            probe.connect(address)
+            own = probe.getsockname()[0]
+    except OSError:
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{f'[{own}]' if ':' in own else own}:{parts.port}"

@@ -1,0 +1,60 @@
+"""Taking up after a restart what an earlier process accepted: every job that had not ended, in the order of acceptance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rbees.orcd.journal import Journal
+from rbees.orcd.live import LiveJob, Stream
+from rbees.orcd.scheduler.events import CancelAsked, Event, JobRecovered, JobSpec
+from rbees.orcd.store.jobs import JobStore, UnendedJob
+from rbees.protocol.events import StreamState
+from rbees.service.clock import Clock
+
+
+async def recover(store: JobStore, journal: Journal, clock: Clock, post: Callable[[Event], None]) -> int:
+    """Hand every unended job to the journal and the scheduler; returns how many there were."""
+    jobs = await store.unended()
+    now_ms = clock.unix_ms()
+    for stored in jobs:
+        journal.restore(_live(stored))
+        post(_event(stored, now_ms))
+        if stored.cancel_asked:
+            post(CancelAsked(stored.job_id))
+    return len(jobs)
+
+
+def _live(stored: UnendedJob) -> LiveJob:
+    state = StreamState.WAITING if stored.started_at_ms is None else StreamState.RUNNING
+    return LiveJob(
+        number=stored.number,
+        job_id=stored.job_id,
+        created_at_ms=stored.created_at_ms,
+        cancel_on_disconnect=stored.cancel_on_disconnect,
+        stream=Stream(state, stored.last_seq, stored.epoch, stored.worker_seq),
+        status=stored.status,
+        dispatched_at_ms=stored.dispatched_at_ms,
+        started_at_ms=stored.started_at_ms,
+        cancel_asked=stored.cancel_asked,
+    )
+
+
+def _event(stored: UnendedJob, now_ms: int) -> JobRecovered:
+    running = stored.status != "queued"
+    dispatched_for_ms = None if stored.dispatched_at_ms is None else max(0, now_ms - stored.dispatched_at_ms)
+    return JobRecovered(
+        job=JobSpec(
+            stored.job_id,
+            stored.model,
+            stored.model_sha256,
+            stored.priority,
+            stored.number,
+            stored.timeout_ms,
+            stored.session_id,
+        ),
+        epoch=stored.epoch,
+        failures=stored.failures,
+        worker_id=stored.worker_id if running else None,
+        pool_id=stored.pool_id if running else None,
+        dispatched_for_ms=dispatched_for_ms,
+    )

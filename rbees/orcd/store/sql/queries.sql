@@ -1,0 +1,110 @@
+-- Every query of orcd, by name. Parameters are named; times are Unix milliseconds.
+
+-- next_number --
+-- The number of the next job: one more than was ever used, whatever was deleted since.
+SELECT coalesce(max(seq), 0) + 1 AS number FROM sqlite_sequence WHERE name = 'jobs';
+
+-- insert_job --
+INSERT INTO jobs (
+    number, job_id, status, model, model_sha256, model_ref, priority, session_id, seed, timeout_ms, cancel_on_disconnect,
+    request, idempotency_key, request_sha256, accepted_position, created_at_ms
+) VALUES (
+    :number, :job_id, 'queued', :model, :model_sha256, :model_ref, :priority, :session_id, :seed, :timeout_ms,
+    :cancel_on_disconnect, :request, :idempotency_key, :request_sha256, :accepted_position, :created_at_ms
+);
+
+-- insert_journal --
+INSERT INTO journal (job, first_seq, last_seq, epoch, worker_seq, frames)
+VALUES (:job, :first_seq, :last_seq, :epoch, :worker_seq, :frames);
+
+-- resolve_model --
+UPDATE jobs SET model_sha256 = :model_sha256, model_ref = :model_ref WHERE number = :job;
+
+-- dispatch_job --
+UPDATE jobs SET status = 'dispatched', dispatched_at_ms = coalesce(dispatched_at_ms, :at_ms) WHERE number = :job;
+
+-- insert_attempt --
+INSERT INTO attempts (job, epoch, worker_id, pool_id, started_at_ms, outcome)
+VALUES (:job, :epoch, :worker_id, :pool_id, :at_ms, 'running');
+
+-- run_job --
+UPDATE jobs SET status = 'running', started_at_ms = coalesce(started_at_ms, :at_ms) WHERE number = :job;
+
+-- requeue_job --
+UPDATE jobs SET status = 'queued' WHERE number = :job;
+
+-- end_attempt --
+UPDATE attempts SET outcome = :outcome, reason = :reason, ended_at_ms = :at_ms, counted = :counted
+WHERE job = :job AND epoch = :epoch AND outcome = 'running';
+
+-- end_running_attempts --
+-- A job ends: whatever attempt was still open ends with it.
+UPDATE attempts SET outcome = :outcome, reason = :reason, ended_at_ms = :at_ms WHERE job = :job AND outcome = 'running';
+
+-- end_job --
+UPDATE jobs SET status = :status, outcome = :event, ended_at_ms = :at_ms WHERE number = :job AND ended_at_ms IS NULL;
+
+-- ask_cancel --
+UPDATE jobs SET cancel_asked = 1 WHERE number = :job AND ended_at_ms IS NULL;
+
+-- job_by_id --
+SELECT jobs.*, (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq FROM jobs WHERE job_id = :job_id;
+
+-- job_by_idempotency_key --
+SELECT job_id, request_sha256, seed, accepted_position, request IS NULL AS erased FROM jobs WHERE idempotency_key = :key;
+
+-- request_of --
+SELECT request FROM jobs WHERE number = :job;
+
+-- attempts_of --
+SELECT * FROM attempts WHERE job = :job ORDER BY epoch;
+
+-- list_jobs --
+-- Newest first, below the cursor; a filter that is NULL lets everything pass.
+SELECT jobs.*, (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq FROM jobs
+WHERE number < :below AND (:status IS NULL OR status = :status) AND (:model IS NULL OR model = :model)
+ORDER BY number DESC LIMIT :limit;
+
+-- unended_jobs --
+-- What a restarted orcd takes up again, oldest first, with the attempt that was current and how far its worker was journaled.
+SELECT
+    jobs.number, jobs.job_id, jobs.status, jobs.model, jobs.model_sha256, jobs.model_ref, jobs.priority, jobs.session_id, jobs.seed,
+    jobs.timeout_ms, jobs.cancel_on_disconnect, jobs.cancel_asked, jobs.created_at_ms, jobs.dispatched_at_ms,
+    jobs.started_at_ms,
+    last.last_seq, last.epoch AS journal_epoch, last.worker_seq,
+    attempt.epoch AS epoch, attempt.worker_id, attempt.pool_id,
+    (SELECT count(*) FROM attempts WHERE job = jobs.number AND counted = 1) AS failures
+FROM jobs
+JOIN journal AS last ON last.job = jobs.number
+    AND last.first_seq = (SELECT max(first_seq) FROM journal WHERE job = jobs.number)
+LEFT JOIN attempts AS attempt ON attempt.job = jobs.number
+    AND attempt.epoch = (SELECT max(epoch) FROM attempts WHERE job = jobs.number)
+WHERE jobs.ended_at_ms IS NULL
+ORDER BY jobs.number;
+
+-- journal_from --
+-- The rows that hold the event :seq and those after it.
+SELECT first_seq, last_seq, frames FROM journal
+WHERE job = :job AND last_seq >= :seq
+    AND first_seq >= (SELECT coalesce(max(first_seq), 1) FROM journal WHERE job = :job AND first_seq <= :seq)
+ORDER BY first_seq LIMIT :limit;
+
+-- delete_ended --
+DELETE FROM jobs WHERE number IN (SELECT number FROM jobs WHERE ended_at_ms <= :before_ms LIMIT :limit);
+
+-- erase_journal --
+DELETE FROM journal WHERE job IN (SELECT number FROM jobs WHERE ended_at_ms <= :before_ms AND request IS NOT NULL LIMIT :limit);
+
+-- erase_requests --
+UPDATE jobs SET request = NULL
+WHERE number IN (SELECT number FROM jobs WHERE ended_at_ms <= :before_ms AND request IS NOT NULL LIMIT :limit);
+
+-- name_endpoint --
+INSERT INTO pool_endpoints (endpoint, pool_id, added_at_ms) VALUES (:endpoint, :pool_id, :at_ms)
+ON CONFLICT (endpoint) DO UPDATE SET pool_id = excluded.pool_id;
+
+-- forget_endpoints --
+DELETE FROM pool_endpoints WHERE pool_id = :pool_id;
+
+-- named_endpoints --
+SELECT endpoint, pool_id FROM pool_endpoints ORDER BY endpoint;
