@@ -238,9 +238,9 @@ class Scheduler:
             attempts.fail(turn, job, event.error, "failed", fence=event.worker_suspect)
 
     def _failed_with_worker(self, turn: Turn, job: Job, worker: Worker, event: AttemptFailed) -> None:
-        """The connection broke or the worker stands still. Where its whole pool is silent this is no news: the lease decides."""
-        if self._state.pools[worker.pool_id].state == "suspect" and not event.worker_hung:
-            worker.broken[job.spec.job_id] = None
+        """The connection broke or the worker stands still. Where its whole pool is quiet this is no news: the lease decides."""
+        if leases.is_quiet(turn, self._state.pools[worker.pool_id]):
+            reports.suspend(turn, worker, job.spec.job_id)
             attempts.hold(turn, job, until_s=None)
             return
         reports.doubt(turn, worker, job.spec.job_id, event.error, hung=event.worker_hung)
@@ -295,6 +295,7 @@ class Scheduler:
         if self._state.unresolved and self._state.pools:
             self._resolve_waiting(turn)
         turn.touched.update(self._queue.models())
+        turn.touched.update(self._queue.wanted_soon())
 
     def _give_up_silent_spawns(self, turn: Turn) -> None:
         patience_s = self._policy.spawn_patience_s

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rbees.orcd.scheduler.effects import Note
 from rbees.orcd.scheduler.state import Job, LoadTrouble, Pool, Worker
 from rbees.orcd.scheduler.turn import Turn
-from rbees.protocol.errors import ErrorBody, ErrorCode
+from rbees.protocol.errors import ErrorBody
 from rbees.protocol.events import Stage
 from rbees.protocol.pools import Device
 
@@ -34,6 +34,7 @@ class Obstacle:
 
 NO_POOL = Obstacle("no_pool", "No pool has registered yet; start one with `rbees poold serve`.")
 UNRESOLVED = Obstacle("unresolved", "No pool that has registered so far holds this model; others may still come back.")
+GONE = Obstacle("gone", "The pool that held this model is away; put the file on another host or have the pool come back.")
 POOLS_SILENT = Obstacle("pools_silent", "Every pool that holds the model is silent at present.")
 ALONE = Obstacle("alone", "A worker died while it ran this job, so it waits for a worker of its own.")
 RETRY = Obstacle("retry", "The last attempt failed; the next follows after a pause.")
@@ -92,14 +93,6 @@ def unhealthy(pool: Pool) -> Obstacle:
 def impossible(error: ErrorBody) -> Obstacle:
     """Nothing known could hold it, but not everything may be known yet."""
     return Obstacle("impossible", f"{error.message} Other pools may still come back.")
-
-
-def gone() -> ErrorBody:
-    """The model was known when the job was accepted, and no pool holds it any more."""
-    return ErrorBody(
-        code=ErrorCode.MODEL_NOT_FOUND,
-        message="No pool holds the model of this job any more; put the file back into a model folder and send the job again.",
-    )
 
 
 def tell(turn: Turn, job: Job, obstacle: Obstacle) -> None:

@@ -51,7 +51,8 @@ def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:
     if with_room:
         return _start_or_make_room(turn, min(with_room, key=_cost))
     if model_sha256 not in turn.state.holders:
-        return _refuse(turn, model_sha256, explain.gone(), explain.UNRESOLVED)
+        # It was known when the job was accepted, so the pool that held it is away and may come back.
+        return explain.GONE
     error = sites.impossible(turn.state, model_sha256)
     if error is not None:
         return _refuse(turn, model_sha256, error, explain.impossible(error))
@@ -96,8 +97,7 @@ def _start(turn: Turn, site: Site) -> Worker:
 def _let_busy_worker_empty(turn: Turn, model_sha256: str, candidates: list[Site]) -> None:
     """Where the first job has waited long enough: the busy workers whose end would make room take no more work."""
     key = turn.queue.first_key(model_sha256)
-    assert key is not None
-    if turn.now_s - turn.state.jobs[key[2]].queued_at_s < turn.policy.swap_after_s:
+    if key is None or turn.now_s - turn.state.jobs[key[2]].queued_at_s < turn.policy.swap_after_s:
         return
     if any(worker.claim is not None and worker.claim.model_sha256 == model_sha256 for worker in turn.state.claims.values()):
         return

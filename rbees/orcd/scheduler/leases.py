@@ -81,5 +81,10 @@ def _end_hold(turn: Turn) -> None:
             pool.heard_at_s = max(pool.heard_at_s, turn.now_s - turn.policy.suspect_after_s)
 
 
+def is_quiet(turn: Turn, pool: Pool) -> bool:
+    """True where a heartbeat is overdue, so that trouble with one of its workers may well be trouble with the whole host."""
+    return pool.state != "live" or _silence_s(turn, pool) >= turn.policy.quiet_after_s
+
+
 def _silence_s(turn: Turn, pool: Pool) -> float:
     return turn.now_s - pool.heard_at_s

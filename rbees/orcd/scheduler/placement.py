@@ -18,6 +18,8 @@ def place(turn: Turn) -> None:
     for model_sha256 in turn.queue.models():
         if model_sha256 in turn.touched:
             _place_model(turn, model_sha256)
+    for model_sha256 in sorted(turn.queue.wanted_soon() & turn.touched):
+        growth.grow(turn, model_sha256)
 
 
 def _place_model(turn: Turn, model_sha256: str) -> None:

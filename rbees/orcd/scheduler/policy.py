@@ -11,6 +11,8 @@ class Policy:
 
     suspect_after_s: float = 6.0
     """Silence after which a pool gets no new work."""
+    quiet_after_s: float = 3.0
+    """Silence of a pool, a heartbeat and a half, after which a broken or standing stream from it says nothing about the worker."""
     lost_after_s: float = 15.0
     """Silence after which a pool's jobs go on elsewhere; also how long a recovered attempt waits for its pool."""
     silence_hold_s: float = 60.0

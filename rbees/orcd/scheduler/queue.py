@@ -5,8 +5,9 @@ before batch jobs, a batch job comes before interactive ones accepted more than 
 acceptance. The rank never changes, also not when a failed attempt brings a job back, so nothing is ever sorted again.
 
 **Bound.** Let a batch job be accepted at t, when n jobs for its model wait or run, and let i interactive jobs for its model be
-accepted in (t, t + A]. Then at most n + i other jobs of its model are dispatched for the first time before it, however many arrive
-after t + A; each of those may come back at most `retries` times. For an interactive job i is 0.
+accepted in (t, t + A]. Then at most n + i other jobs of its model are dispatched before its own first dispatch, however many
+arrive after t + A, and each of them at most 1 + `retries` times. For an interactive job i is 0. Jobs that must run alone stand
+outside of this: they wait, besides, for a worker to empty, one such job after the other.
 
 Models have lanes of their own, so a model that cannot be placed delays no other; which model gets room first goes by the
 rank of its first job. Suspect jobs, which must run alone, have a lane beside the common one, so that waiting for an empty
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -42,6 +44,8 @@ class Queue:
         self._lanes: dict[tuple[str, bool], list[Key]] = {}
         self._places: dict[str, _Place] = {}
         self._sleeping: list[tuple[float, str]] = []
+        self._sleepers: Counter[str] = Counter()
+        """By model: how many jobs pause before a retry."""
 
     def __len__(self) -> int:
         return len(self._all)
@@ -55,6 +59,8 @@ class Queue:
         insort(self._all, key)
         self._places[job.spec.job_id] = _Place(key, None, due_s)
         if due_s > now_s:
+            assert job.model_sha256 is not None, "a job that was never dispatched has nothing to pause for"
+            self._sleepers[job.model_sha256] += 1
             heapq.heappush(self._sleeping, (due_s, job.spec.job_id))
         else:
             self._enter_lane(job)
@@ -64,6 +70,8 @@ class Queue:
         place = self._places.pop(job.spec.job_id)
         _take(self._all, place.key)
         self._leave_lane(place)
+        if place.due_s > 0.0:
+            self._count_awake(job)
 
     def refile(self, job: Job) -> None:
         """The job's model was resolved or the job became suspect: move it to the lane where it belongs now."""
@@ -80,9 +88,10 @@ class Queue:
             place = self._places.get(job_id)
             if place is not None and place.due_s == due_s:
                 job = jobs[job_id]
+                self._count_awake(job)
                 self._enter_lane(job)
-                if job.model_sha256 is not None:
-                    woken.add(job.model_sha256)
+                assert job.model_sha256 is not None
+                woken.add(job.model_sha256)
         return woken
 
     def head(self, model_sha256: str, alone: bool) -> str | None:
@@ -107,6 +116,10 @@ class Queue:
                 first[model] = lane[0]
         return sorted(first, key=first.__getitem__)
 
+    def wanted_soon(self) -> set[str]:
+        """Models all of whose waiting jobs still pause before a retry: a worker started now is ready when they are."""
+        return {model for model in self._sleepers if not self.depth(model)}
+
     def front(self, model_sha256: str, count: int) -> Iterator[str]:
         """The first jobs of both lanes of a model."""
         for alone in (True, False):
@@ -125,7 +138,9 @@ class Queue:
     def check_integrity(self, waiting: dict[str, Job]) -> None:
         """Assert that exactly the jobs of `waiting` are here, once each, in order and in the lane where they belong."""
         assert self._all == sorted(self._all)
-        assert [key[2] for key in self._all].__len__() == len(self._places)
+        assert len(self._all) == len(self._places)
+        sleepers = Counter(waiting[job_id].model_sha256 for job_id, place in self._places.items() if place.due_s > 0.0)
+        assert self._sleepers == sleepers
         assert set(self._places) == set(waiting)
         filed = {key[2]: lane for lane, keys in self._lanes.items() for key in keys}
         assert filed == {job_id: place.lane for job_id, place in self._places.items() if place.lane is not None}
@@ -141,6 +156,12 @@ class Queue:
         if job.model_sha256 is not None:
             place.lane = (job.model_sha256, job.suspect)
             insort(self._lanes.setdefault(place.lane, []), place.key)
+
+    def _count_awake(self, job: Job) -> None:
+        assert job.model_sha256 is not None
+        self._sleepers[job.model_sha256] -= 1
+        if not self._sleepers[job.model_sha256]:
+            del self._sleepers[job.model_sha256]
 
     def _leave_lane(self, place: _Place) -> None:
         if place.lane is not None:

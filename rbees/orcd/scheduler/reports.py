@@ -86,16 +86,22 @@ def unknown_worker_ended(turn: Turn, worker_id: str, error: ErrorBody) -> None:
 
 
 def doubt(turn: Turn, worker: Worker, job_id: str, error: ErrorBody, *, hung: bool) -> None:
-    """An attempt found the worker unreachable or standing still: no new work until its pool has reported on it."""
-    worker.broken[job_id] = None
-    worker.hung = worker.hung or hung
+    """An attempt found the worker unreachable or standing still, while its pool is heard well."""
     if worker.doubt is None:
         worker.strikes += 1
-        worker.doubted_at_s = turn.now_s
-    worker.doubt = error.message
+    suspend(turn, worker, job_id, error.message)
+    worker.hung = worker.hung or hung
     pool = turn.state.pools[worker.pool_id]
     if worker.hung and worker.listed and pool.state == "live" and worker.stop_asked_at_s is None:
         eviction.stop(turn, worker, error.message)
+
+
+def suspend(turn: Turn, worker: Worker, job_id: str, reason: str = "Its host is quiet.") -> None:
+    """A stream from the worker broke: no new work until its pool is heard, without a judgement on the worker."""
+    worker.broken[job_id] = None
+    if worker.doubt is None:
+        worker.doubted_at_s = turn.now_s
+    worker.doubt = reason
 
 
 def trust(turn: Turn, worker: Worker) -> None:

@@ -1,0 +1,222 @@
+"""The simulated shell of orcd: a store that survives, an executor that carries effects out, a relay that journals tokens.
+
+It is a small model of what loop, executor, relay and store do, around the real Scheduler. What it journals is checked token by token, and
+every effect is checked against what the scheduler had been told (`watch.py`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from rbees.orcd.scheduler.core import Scheduler
+from rbees.orcd.scheduler.effects import (
+    Abandon,
+    Attach,
+    Dispatch,
+    Effect,
+    Finish,
+    Note,
+    Requeue,
+    ResolveModel,
+    SpawnWorker,
+    StopWorker,
+)
+from rbees.orcd.scheduler.events import (
+    AttemptCompleted,
+    AttemptFailed,
+    AttemptStarted,
+    Event,
+    JobArrived,
+    JobRecovered,
+    JobSpec,
+    Moment,
+)
+from rbees.orcd.scheduler.policy import Policy
+from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from tests.simulation.hosts import Host, script
+from tests.simulation.watch import Watch
+
+
+@dataclass(slots=True)
+class Record:
+    """A job in the store, with its journal."""
+
+    spec: JobSpec
+    seed: int
+    length: int
+    deadly_at: int | None
+    accepted_at_s: float
+    model_sha256: str | None = None
+    tokens: list[int] = field(default_factory=list)
+    epoch: int = 0
+    failures: int = 0
+    worker_id: str | None = None
+    pool_id: str | None = None
+    dispatched_at_s: float | None = None
+    ended: str | None = None
+    code: ErrorCode | None = None
+    ended_at_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Stream:
+    """orcd's end of an attempt's connection."""
+
+    job_id: str
+    epoch: int
+    worker_id: str
+    pool_id: str
+    open: bool = True
+    started: bool = False
+
+
+class Shell:
+    """One orcd, through all its restarts. `command` sends to a host; the world delays and loses what it likes."""
+
+    def __init__(self, policy: Policy, rng: random.Random, command: Callable[[Effect, Stream | None], None]) -> None:
+        self._policy = policy
+        self._rng = rng
+        self._command = command
+        self.records: dict[str, Record] = {}
+        self.now_s = 0.0
+        self.up = True
+        self.stalled_until_s = 0.0
+        self.epochs_started = 0
+        self.counts: dict[str, int] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self.scheduler = Scheduler(self._policy)
+        self.watch = Watch(self._policy, self.records)
+        self.registered: set[str] = set()
+        self.streams: dict[str, Stream] = {}
+
+    def kill(self) -> None:
+        """kill -9: everything but the store is gone."""
+        self.up = False
+        for stream in self.streams.values():
+            stream.open = False
+
+    def restart(self) -> None:
+        """A new process reads the store."""
+        self._begin()
+        self.up = True
+        for record in self.records.values():
+            if record.ended is None:
+                for_ms = None if record.dispatched_at_s is None else round((self.now_s - record.dispatched_at_s) * 1000)
+                spec = record.spec
+                if record.model_sha256 is not None:
+                    spec = JobSpec(
+                        spec.job_id, spec.model, record.model_sha256, spec.priority, spec.order, spec.timeout_ms, spec.session_id
+                    )
+                self.feed(JobRecovered(spec, record.epoch, record.failures, record.worker_id, record.pool_id, for_ms))
+
+    def accept(self, record: Record) -> None:
+        """Check a job as the API does, store it, then tell the scheduler."""
+        try:
+            self.scheduler.resolve(record.spec.model)
+        except RbeesError as error:
+            assert error.code is ErrorCode.MODEL_NOT_FOUND
+            return
+        self.records[record.spec.job_id] = record
+        self.feed(JobArrived(record.spec))
+
+    def feed(self, event: Event) -> None:
+        """One turn of the loop."""
+        assert self.up
+        self.watch.hears(event, self.now_s)
+        moment = Moment(self.now_s, 1_700_000_000_000 + round(self.now_s * 1000), self._rng.randbytes(10))
+        effects = self.scheduler.handle(event, moment)
+        for effect in effects:
+            self.watch.sees(effect, self.now_s)
+            self._carry_out(effect)
+        if effects or not self.watch.is_quiet(event):
+            self.scheduler.check_integrity()
+
+    def _carry_out(self, effect: Effect) -> None:
+        name = type(effect).__name__
+        self.counts[name] = self.counts.get(name, 0) + 1
+        match effect:
+            case ResolveModel(job_id=job_id, model_sha256=model_sha256):
+                self.records[job_id].model_sha256 = model_sha256
+            case Dispatch() | Attach():
+                self._open(effect)
+            case Abandon(job_id=job_id, epoch=epoch):
+                stream = self.streams.get(job_id)
+                if stream is not None and stream.epoch == epoch:
+                    self._close(job_id)
+                self._command(effect, None)
+            case Requeue(job_id=job_id, counted=counted):
+                record = self.records[job_id]
+                record.worker_id = record.pool_id = None
+                record.failures += counted
+                self._close(job_id)
+            case Finish(job_id=job_id, status=status, error=error):
+                self._end(self.records[job_id], status, error.code)
+            case SpawnWorker() | StopWorker():
+                self._command(effect, None)
+            case Note():
+                pass
+            case _:
+                assert_never(effect)
+
+    def _open(self, effect: Dispatch | Attach) -> None:
+        record = self.records[effect.job_id]
+        if isinstance(effect, Dispatch):
+            record.epoch, record.worker_id, record.pool_id = effect.epoch, effect.worker_id, effect.pool_id
+            if record.dispatched_at_s is None:
+                record.dispatched_at_s = self.now_s
+        self._close(effect.job_id)
+        stream = Stream(effect.job_id, effect.epoch, effect.worker_id, effect.pool_id)
+        self.streams[effect.job_id] = stream
+        self._command(effect, stream)
+
+    def _close(self, job_id: str) -> None:
+        stream = self.streams.pop(job_id, None)
+        if stream is not None:
+            stream.open = False
+
+    def _end(self, record: Record, how: str, code: ErrorCode | None) -> None:
+        assert record.ended is None, f"{record.spec.job_id} ended twice: {record.ended}, then {how}"
+        record.ended, record.code, record.ended_at_s = how, code, self.now_s
+        self._close(record.spec.job_id)
+
+    # --- what workers stream ------------------------------------------------------------------------------------------
+
+    def started(self, stream: Stream) -> None:
+        """The attempt's `started` event."""
+        if stream.open and not stream.started:
+            stream.started = True
+            self.feed(AttemptStarted(stream.job_id, stream.epoch))
+
+    def tokens(self, stream: Stream, first: int, tokens: list[int]) -> int:
+        """Journal what is new of an attempt's tokens, of which `tokens[0]` has index `first`; how many the journal now has."""
+        record = self.records[stream.job_id]
+        assert stream.open
+        assert record.ended is None
+        assert stream.epoch == record.epoch, "an older epoch writes"
+        have = len(record.tokens)
+        assert first <= have, "a gap in the stream"
+        record.tokens.extend(tokens[have - first :])
+        return len(record.tokens)
+
+    def ended(self, stream: Stream) -> None:
+        """The attempt's `end` event, after all its tokens."""
+        record = self.records[stream.job_id]
+        assert record.tokens == script(record.seed, record.length), f"{record.spec.job_id} continued wrongly"
+        self._end(record, "completed", None)
+        self.feed(AttemptCompleted(stream.job_id, stream.epoch))
+
+    def failed(self, stream: Stream, code: ErrorCode, *, suspect: bool, hung: bool = False, final: bool = False) -> None:
+        """The attempt's stream is over without a result."""
+        if stream.open and self.up and self.streams.get(stream.job_id) is stream:
+            self._close(stream.job_id)
+            error = ErrorBody(code=code, message="simulated")
+            self.feed(AttemptFailed(stream.job_id, stream.epoch, error, final, suspect, hung))
+
+    def streams_of(self, host: Host, worker_id: str | None = None) -> list[Stream]:
+        """Open streams from a host, or from one worker of it."""
+        return [s for s in self.streams.values() if s.pool_id == host.pool_id and worker_id in {None, s.worker_id}]

@@ -1,0 +1,120 @@
+"""What is asserted at each step: effects are compared with what the scheduler had been told, kept apart from its own state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rbees.orcd.scheduler.effects import Attach, Dispatch, Effect, Finish, Requeue, SpawnWorker
+from rbees.orcd.scheduler.events import (
+    AttemptCompleted,
+    AttemptFailed,
+    AttemptStarted,
+    Event,
+    LoopStalled,
+    PoolForgotten,
+    PoolReported,
+    Ticked,
+    WorkerBecameReady,
+    WorkerEnded,
+)
+from rbees.orcd.scheduler.policy import Policy
+from rbees.protocol.pools import WorkerFacts
+
+if TYPE_CHECKING:
+    from tests.simulation.shell import Record
+
+TICK_S = 1.0
+
+
+class Watch:
+    """The facts that one orcd process has heard, and the attempts that it believes to run."""
+
+    def __init__(self, policy: Policy, records: dict[str, Record]) -> None:
+        self._policy = policy
+        self._records = records
+        self._told: dict[str, WorkerFacts] = {}
+        self._pool_of: dict[str, str] = {}
+        self._heard_at_s: dict[str, float] = {}
+        self._last_report: dict[str, PoolReported] = {}
+        self._running: dict[str, str] = {}
+        """Worker by job."""
+        self._spawned: set[str] = set()
+        self._doubted: dict[str, str] = {}
+        self._quiet = False
+
+    def is_quiet(self, event: Event) -> bool:
+        """True where an event brought nothing new, so that the state cannot have changed."""
+        return self._quiet and isinstance(event, PoolReported | Ticked)
+
+    def hears(self, event: Event, now_s: float) -> None:
+        """An event is on its way to the scheduler."""
+        self._quiet = True
+        match event:
+            case PoolReported(pool_id=pool_id):
+                self._heard_at_s[pool_id] = now_s
+                self._quiet = self._last_report.get(pool_id) is event
+                self._last_report[pool_id] = event
+                if not self._quiet:
+                    for worker_id in [key for key, pool in self._pool_of.items() if pool == pool_id]:
+                        self._told.pop(worker_id, None)
+                    self._told.update({worker.worker_id: worker for worker in event.workers})
+                    self._pool_of.update(dict.fromkeys((worker.worker_id for worker in event.workers), pool_id))
+            case WorkerBecameReady(pool_id=pool_id, facts=facts):
+                self._told[facts.worker_id] = facts
+                self._pool_of[facts.worker_id] = pool_id
+            case WorkerEnded(worker_id=worker_id):
+                self._told.pop(worker_id, None)
+                self._forget_attempts_on(worker_id)
+            case AttemptCompleted(job_id=job_id):
+                self._running.pop(job_id, None)
+            case AttemptFailed(job_id=job_id):
+                # The scheduler may hold the attempt and take it up again, but it does not fill a slot meanwhile.
+                self._running.pop(job_id, None)
+            case LoopStalled(seconds=seconds):
+                for pool_id in self._heard_at_s:
+                    self._heard_at_s[pool_id] += seconds
+            case PoolForgotten(pool_id=pool_id):
+                self._heard_at_s.pop(pool_id, None)
+            case AttemptStarted() | Ticked():
+                pass
+            case _:
+                pass
+
+    def sees(self, effect: Effect, now_s: float) -> None:
+        """The scheduler has decided."""
+        match effect:
+            case Dispatch(job_id=job_id, epoch=epoch, worker_id=worker_id, pool_id=pool_id):
+                record = self._records[job_id]
+                assert record.ended is None, "an ended job is dispatched"
+                assert epoch == record.epoch + 1, f"epoch {epoch} follows {record.epoch}"
+                self._takes(job_id, worker_id, pool_id, now_s)
+            case Attach(job_id=job_id, epoch=epoch, worker_id=worker_id):
+                record = self._records[job_id]
+                assert record.ended is None
+                assert (epoch, worker_id) == (record.epoch, record.worker_id), "attached to what was not dispatched"
+                assert job_id not in self._running
+                self._running[job_id] = worker_id
+            case Requeue(job_id=job_id, epoch=epoch):
+                assert epoch == self._records[job_id].epoch
+                self._running.pop(job_id, None)
+            case Finish(job_id=job_id):
+                self._running.pop(job_id, None)
+            case SpawnWorker(worker_id=worker_id):
+                assert worker_id not in self._spawned, "a worker id is used twice"
+                self._spawned.add(worker_id)
+            case _:
+                pass
+
+    def _takes(self, job_id: str, worker_id: str, pool_id: str, now_s: float) -> None:
+        assert job_id not in self._running, "a second attempt beside a live one"
+        worker = self._told.get(worker_id)
+        assert worker is not None, "dispatched to a worker that is not there"
+        assert worker.state == "ready", f"dispatched to a worker that is {worker.state}"
+        assert now_s - self._heard_at_s[pool_id] < self._policy.suspect_after_s + TICK_S, "dispatched to a silent pool"
+        assert list(self._running.values()).count(worker_id) < worker.slots, "dispatched beyond the slots"
+        assert self._records[job_id].model_sha256 == worker.model_sha256, "dispatched to another model"
+        self._running[job_id] = worker_id
+
+    def _forget_attempts_on(self, worker_id: str) -> None:
+        for job_id in [job_id for job_id, on in self._running.items() if on == worker_id]:
+            del self._running[job_id]

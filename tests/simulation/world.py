@@ -1,0 +1,456 @@
+"""A seeded cluster in virtual time: hosts, clients and faults around one simulated orcd. The same seed gives the same world."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from rbees.orcd.scheduler.effects import Abandon, Attach, Dispatch, Effect, SpawnWorker, StopWorker
+from rbees.orcd.scheduler.events import (
+    CancelAsked,
+    JobSpec,
+    LoopStalled,
+    SpawnAccepted,
+    SpawnRefused,
+    Ticked,
+    WorkerBecameReady,
+    WorkerEnded,
+)
+from rbees.orcd.scheduler.policy import Policy
+from rbees.protocol.errors import ErrorBody, ErrorCode
+from tests.simulation import facts
+from tests.simulation.hosts import ACK_PATIENCE_S, STEP_S, Host, Run, SimWorker, next_token
+from tests.simulation.shell import Record, Shell, Stream
+
+HEARTBEAT_S: Final = 2.0
+TICK_S: Final = 1.0
+HANG_S: Final = 5.0
+CONNECT_S: Final = 5.0
+MODELS: Final = (facts.model("small", 1 << 30), facts.model("medium", 3 << 30), facts.model("large", 6 << 30))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a seed came to."""
+
+    seed: int
+    jobs: int
+    completed: int
+    failed: dict[str, int]
+    retries: int
+    events: int
+    longest_wait_s: float
+    faults: int
+
+
+class World:
+    """Run with `run()`; an AssertionError out of it is a violated invariant."""
+
+    def __init__(self, seed: int, *, hosts: int = 5, minutes: float = 10.0, policy: Policy | None = None) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.now_s = 0.0
+        self.end_s = minutes * 60.0
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._entries = 0
+        self._events = 0
+        self._faults = 0
+        self._orders = 0
+        self._policy = policy or Policy(worker_idle_s=self.rng.choice((20.0, 120.0, 1_800.0)))
+        self.hosts = {host.pool_id: host for host in (self._make_host(index) for index in range(hosts))}
+        self.shell = Shell(self._policy, self.rng, self._send)
+
+    def _make_host(self, index: int) -> Host:
+        held = tuple(model for number, model in enumerate(MODELS) if index % 3 == number or self.rng.random() < 0.6)
+        devices = {"cpu": self.rng.choice((4, 8)) * facts.GIB}
+        if self.rng.random() < 0.5:
+            devices["cuda:0"] = self.rng.choice((4, 8)) * facts.GIB
+        if any(model.size_bytes > 4 * facts.GIB for model in held):
+            devices["cpu"] = 8 * facts.GIB
+        return Host(f"pool-{index}", devices, held)
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Have something happen later."""
+        self._entries += 1
+        heapq.heappush(self._agenda, (self.now_s + delay_s, self._entries, action))
+
+    def run(self) -> Outcome:
+        """Let the virtual minutes pass, then let the cluster rest until every job has ended."""
+        for host in self.hosts.values():
+            self.after(self.rng.uniform(0.0, 3.0), lambda host=host: self._heartbeat(host))  # type: ignore[misc]
+        self.after(0.0, self._tick)
+        self.after(0.0, self._next_job)
+        self.after(20.0, self._next_fault)
+        self._pass_until(self.end_s)
+        rest_s = self.end_s
+        while any(record.ended is None for record in self.shell.records.values()):
+            rest_s += 10.0
+            assert rest_s < self.end_s + 3_600.0, f"jobs are stuck: {self._stuck()}"
+            self._pass_until(rest_s)
+        return self._outcome()
+
+    def _pass_until(self, end_s: float) -> None:
+        agenda = self._agenda
+        while agenda and agenda[0][0] <= end_s:
+            self.now_s, _, action = heapq.heappop(agenda)
+            self.shell.now_s = self.now_s
+            self._events += 1
+            action()
+        self.now_s = self.shell.now_s = end_s
+
+    @property
+    def _calm(self) -> bool:
+        """The last fifth of the time brings no faults and no jobs."""
+        return self.now_s > self.end_s * 0.8
+
+    def _stuck(self) -> list[tuple[str, str | None]]:
+        waiting = self.shell.scheduler.waiting_for
+        return [(key, waiting(key)) for key, record in self.shell.records.items() if record.ended is None][:5]
+
+    def _outcome(self) -> Outcome:
+        records = self.shell.records.values()
+        failed: dict[str, int] = {}
+        for record in records:
+            if record.code is not None:
+                failed[record.code.value] = failed.get(record.code.value, 0) + 1
+        waits = [(record.dispatched_at_s or record.ended_at_s) - record.accepted_at_s for record in records]
+        return Outcome(
+            self.seed,
+            len(records),
+            sum(record.ended == "completed" for record in records),
+            failed,
+            self.shell.counts.get("Requeue", 0),
+            self._events,
+            max(waits, default=0.0),
+            self._faults,
+        )
+
+    # --- orcd and its network -------------------------------------------------------------------------------------------
+
+    def _deaf(self) -> bool:
+        return not self.shell.up or self.now_s < self.shell.stalled_until_s
+
+    def _to_orcd(self, host: Host, action: Callable[[], None]) -> None:
+        """Deliver to orcd unless it or the way there is down; a standing loop gets it when it goes on."""
+
+        def deliver() -> None:
+            if self.shell.up and host.reachable(self.now_s):
+                if self.now_s < self.shell.stalled_until_s:
+                    self.after(self.shell.stalled_until_s - self.now_s + 0.001, deliver)
+                else:
+                    action()
+
+        self.after(self.rng.random() * 0.03, deliver)
+
+    def _tick(self) -> None:
+        if not self._deaf():
+            self.shell.feed(Ticked())
+        self.after(TICK_S, self._tick)
+
+    def _heartbeat(self, host: Host) -> None:
+        if host.powered and host.daemon_up and host.reachable(self.now_s):
+            self._to_orcd(host, lambda: self._hear(host))
+        self.after(HEARTBEAT_S, lambda: self._heartbeat(host))
+
+    def _hear(self, host: Host) -> None:
+        if host.daemon_up:
+            self.shell.registered.add(host.pool_id)
+            self.shell.feed(host.report())
+
+    def _send(self, effect: Effect, stream: Stream | None) -> None:
+        latency_s = self.rng.random() * 0.03
+        match effect:
+            case SpawnWorker():
+                self.after(latency_s, lambda: self._start(effect))
+            case StopWorker():
+                self.after(latency_s, lambda: self._stop(effect))
+            case Dispatch() | Attach():
+                assert stream is not None
+                self.after(latency_s, lambda: self._connect(effect, stream))
+            case Abandon():
+                self.after(latency_s, lambda: self._cancel(effect))
+            case _:
+                raise AssertionError(effect)
+
+    # --- commands to pools ----------------------------------------------------------------------------------------------
+
+    def _start(self, command: SpawnWorker) -> None:
+        host = self.hosts[command.pool_id]
+        if not host.reachable(self.now_s) or not host.daemon_up:
+            error = ErrorBody(code=ErrorCode.POOL_UNREACHABLE, message="No answer.")
+            self.after(CONNECT_S, lambda: self._answer(SpawnRefused(command.worker_id, error)))
+            return
+        known = command.worker_id in host.workers
+        refusal = host.start(command)
+        if refusal is None and not known:
+            self._load(host, host.workers[command.worker_id])
+        if self.rng.random() < 0.03:
+            # The answer is lost on its way, although the worker may have been started.
+            refusal = ErrorBody(code=ErrorCode.POOL_UNREACHABLE, message="The answer was lost.")
+        self._answer(SpawnAccepted(command.worker_id) if refusal is None else SpawnRefused(command.worker_id, refusal))
+
+    def _answer(self, event: SpawnAccepted | SpawnRefused) -> None:
+        if not self._deaf():
+            self.shell.feed(event)
+
+    def _load(self, host: Host, worker: SimWorker) -> None:
+        load_s = worker.model.size_bytes / facts.GIB * self.rng.uniform(0.5, 2.0)
+        if self.rng.random() < 0.06 and not self._calm:
+            self.after(load_s * self.rng.random(), lambda: self._die(host, worker, "simulated crash at load"))
+            return
+        for tenth in (3, 6, 9):
+            self.after(load_s * tenth / 10, lambda tenth=tenth: self._progress(host, worker, tenth / 10))  # type: ignore[misc]
+        self.after(load_s, lambda: self._ready(host, worker))
+
+    def _progress(self, host: Host, worker: SimWorker, progress: float) -> None:
+        if worker.alive:
+            worker.progress = progress
+            host.changed()
+
+    def _ready(self, host: Host, worker: SimWorker) -> None:
+        if worker.alive:
+            worker.ready = True
+            host.changed()
+            if host.daemon_up:
+                self._to_orcd(host, lambda: self._pass_on_ready(host, worker))
+
+    def _pass_on_ready(self, host: Host, worker: SimWorker) -> None:
+        if worker.alive and host.pool_id in self.shell.registered:
+            self.shell.feed(WorkerBecameReady(host.pool_id, worker.facts()))
+
+    def _stop(self, command: StopWorker) -> None:
+        host = self.hosts[command.pool_id]
+        worker = host.workers.get(command.worker_id)
+        if worker is not None and worker.alive and host.daemon_up and host.reachable(self.now_s):
+            worker.draining = True
+            host.changed()
+            self.after(self.rng.uniform(0.1, 2.0), lambda: self._die(host, worker, None))
+
+    # --- workers ----------------------------------------------------------------------------------------------------------
+
+    def _die(self, host: Host, worker: SimWorker, cause: str | None) -> None:
+        """The process ends. Its connections are reset at once; its daemon, if it is up, passes an unasked end on."""
+        if not worker.alive:
+            return
+        worker.alive = False
+        worker.runs.clear()
+        del host.workers[worker.worker_id]
+        host.changed()
+        if cause is not None and host.daemon_up:
+            error = ErrorBody(code=ErrorCode.WORKER_CRASHED, message=cause)
+            event = WorkerEnded(host.pool_id, worker.worker_id, error, not worker.ready)
+            self._to_orcd(host, lambda: self.shell.feed(event))
+        if host.reachable(self.now_s) and not self._deaf():
+            for stream in self.shell.streams_of(host, worker.worker_id):
+                self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)
+
+    def _connect(self, effect: Dispatch | Attach, stream: Stream) -> None:
+        """orcd's request reaches the worker, or does not."""
+        if not stream.open:
+            return
+        host = self.hosts[effect.pool_id]
+        if not host.reachable(self.now_s):
+            self.after(CONNECT_S, lambda: self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True))
+            return
+        worker = host.workers.get(effect.worker_id)
+        if worker is None:
+            self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)
+        elif worker.hung_until_s > self.now_s:
+            self.after(HANG_S, lambda: self._connect_hung(effect, stream, worker))
+        elif isinstance(effect, Attach):
+            self._attach(worker, stream)
+        elif worker.draining:
+            self.shell.failed(stream, ErrorCode.DRAINING, suspect=False)
+        else:
+            self._execute(host, worker, stream)
+
+    def _connect_hung(self, effect: Dispatch | Attach, stream: Stream, worker: SimWorker) -> None:
+        if worker.hung_until_s > self.now_s:
+            self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True, hung=True)
+        else:
+            self._connect(effect, stream)
+
+    def _execute(self, host: Host, worker: SimWorker, stream: Stream) -> None:
+        record = self.shell.records[stream.job_id]
+        older = worker.runs.get(stream.job_id)
+        assert older is None or older.epoch <= stream.epoch
+        run = Run(
+            stream.job_id, stream.epoch, record.seed, record.length, list(record.tokens), stream, self.now_s, record.deadly_at
+        )
+        worker.runs[stream.job_id] = run
+        if not self._deaf():
+            self.shell.started(stream)
+        self.after(STEP_S, lambda: self._step(host, worker, run))
+
+    def _attach(self, worker: SimWorker, stream: Stream) -> None:
+        run = worker.runs.get(stream.job_id)
+        if run is None or run.epoch != stream.epoch:
+            self.shell.failed(stream, ErrorCode.JOB_NOT_FOUND, suspect=False)
+        else:
+            run.stream = stream
+            run.last_ack_s = self.now_s
+
+    def _cancel(self, effect: Abandon) -> None:
+        for host in self.hosts.values():
+            worker = host.workers.get(effect.worker_id)
+            if worker is not None and host.reachable(self.now_s):
+                run = worker.runs.get(effect.job_id)
+                if run is not None and run.epoch <= effect.epoch:
+                    del worker.runs[effect.job_id]
+
+    def _step(self, host: Host, worker: SimWorker, run: Run) -> None:
+        """A second of work: some tokens more, and what orcd has not got yet is sent."""
+        if not worker.alive or worker.runs.get(run.job_id) is not run:
+            return
+        if worker.hung_until_s > self.now_s:
+            self.after(worker.hung_until_s - self.now_s, lambda: self._step(host, worker, run))
+            return
+        made = min(run.length - len(run.tokens), self.rng.randrange(2, 9))
+        state = run.tokens[-1] if run.tokens else run.seed
+        for _ in range(made):
+            state = next_token(state)
+            run.tokens.append(state)
+        if run.deadly_at is not None and len(run.tokens) >= run.deadly_at:
+            self._die(host, worker, "the job is poison")
+            return
+        stream = run.stream
+        if stream is not None and stream.open and host.reachable(self.now_s) and not self._deaf():
+            run.last_ack_s = self.now_s
+            self.shell.tokens(stream, 0, run.tokens)
+            if len(run.tokens) == run.length:
+                del worker.runs[run.job_id]
+                self.shell.ended(stream)
+                return
+        elif self.now_s - run.last_ack_s > ACK_PATIENCE_S:
+            del worker.runs[run.job_id]
+            return
+        self.after(STEP_S, lambda: self._step(host, worker, run))
+
+    # --- clients --------------------------------------------------------------------------------------------------------
+
+    def _next_job(self) -> None:
+        if self._calm:
+            return
+        if self.shell.up and self.now_s >= self.shell.stalled_until_s:
+            for _ in range(self.rng.choice((1, 1, 1, 2, 6))):
+                self._submit()
+        self.after(self.rng.expovariate(1 / 12.0), self._next_job)
+
+    def _submit(self) -> None:
+        rng = self.rng
+        self._orders += 1
+        job_id = f"job-{self._orders}"
+        model = rng.choice(MODELS)
+        length = rng.randrange(4, 120)
+        deadly_at = rng.randrange(1, length + 1) if rng.random() < 0.02 else None
+        timeout_ms = 20_000 if rng.random() < 0.03 else 300_000
+        spec = JobSpec(job_id, model.ref, None, rng.choice(("interactive", "batch")), self._orders, timeout_ms)
+        self.shell.accept(Record(spec, self._orders, length, deadly_at, self.now_s))
+        if job_id in self.shell.records and rng.random() < 0.05:
+            self.after(rng.uniform(0.0, 30.0), lambda: self._ask_to_cancel(job_id))
+
+    def _ask_to_cancel(self, job_id: str) -> None:
+        record = self.shell.records[job_id]
+        if not self._deaf() and record.ended is None:
+            self.shell.feed(CancelAsked(job_id))
+            assert record.ended == "cancelled"
+
+    # --- faults -----------------------------------------------------------------------------------------------------------
+
+    def _next_fault(self) -> None:
+        if self._calm:
+            return
+        self._faults += 1
+        host = self.rng.choice(list(self.hosts.values()))
+        fault = self.rng.choice(
+            (self._kill_worker, self._kill_worker, self._hang_worker, self._cut, self._cut_many, self._bounce_daemon, self._reboot)
+            + (self._kill_orcd, self._stall_orcd)
+        )
+        fault(host)
+        self.after(self.rng.expovariate(1 / 15.0), self._next_fault)
+
+    def _kill_worker(self, host: Host) -> None:
+        for worker in list(host.workers.values())[:1]:
+            self._die(host, worker, "killed")
+
+    def _hang_worker(self, host: Host) -> None:
+        for worker in list(host.workers.values())[:1]:
+            worker.hung_until_s = self.now_s + self.rng.uniform(1.0, 14.0)
+            since_s = self.now_s
+
+            def look() -> None:
+                if worker.alive and worker.hung_until_s > since_s + HANG_S and not self._deaf():
+                    for stream in self.shell.streams_of(host, worker.worker_id):
+                        self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True, hung=True)
+
+            self.after(HANG_S, look)
+
+    def _cut(self, host: Host) -> None:
+        host.cut_since_s = self.now_s
+        host.cut_until_s = self.now_s + self.rng.choice((2.0, 4.0, 8.0, 12.0, 30.0, 70.0))
+        self._expect_silence(host)
+
+    def _cut_many(self, _host: Host) -> None:
+        for host in self.hosts.values():
+            self._cut(host)
+
+    def _expect_silence(self, host: Host) -> None:
+        """After `HANG_S` without a beat, orcd takes every stream from the host for standing."""
+
+        def look() -> None:
+            if not host.reachable(self.now_s) and not self._deaf():
+                for stream in self.shell.streams_of(host):
+                    self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True, hung=True)
+
+        self.after(HANG_S, look)
+
+    def _bounce_daemon(self, host: Host) -> None:
+        """kill -9 of the pool daemon; its workers live on and are adopted."""
+        if host.daemon_up:
+            host.daemon_up = False
+            self.after(self.rng.uniform(0.5, 20.0), lambda: self._daemon_returns(host))
+
+    def _daemon_returns(self, host: Host) -> None:
+        host.boot += 1
+        host.daemon_up = True
+        host.changed()
+
+    def _reboot(self, host: Host) -> None:
+        """The power fails: nothing is reset, nothing answers, and what ran is gone."""
+        if not host.powered:
+            return
+        host.powered = False
+        for worker in host.workers.values():
+            worker.alive = False
+            worker.runs.clear()
+        host.workers.clear()
+        self._expect_silence(host)
+        self.after(self.rng.uniform(4.0, 60.0), lambda: self._power_returns(host))
+
+    def _power_returns(self, host: Host) -> None:
+        host.powered = True
+        if self.shell.up:
+            # Packets of old connections are answered with a reset now.
+            for stream in self.shell.streams_of(host):
+                self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)
+        self._daemon_returns(host)
+
+    def _kill_orcd(self, _host: Host) -> None:
+        if self.shell.up:
+            self.shell.kill()
+            self.after(self.rng.uniform(0.5, 8.0), self.shell.restart)
+
+    def _stall_orcd(self, _host: Host) -> None:
+        if self.shell.up and self.now_s >= self.shell.stalled_until_s:
+            seconds = self.rng.uniform(1.0, 12.0)
+            self.shell.stalled_until_s = self.now_s + seconds
+            self.after(seconds + 0.0001, lambda: self._goes_on(seconds))
+
+    def _goes_on(self, seconds: float) -> None:
+        if self.shell.up:
+            self.shell.feed(LoopStalled(seconds))
