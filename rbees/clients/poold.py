@@ -14,6 +14,7 @@ from rbees.clients.http import HttpClient
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.pools import (
     AnnounceRequest,
+    PoolModels,
     PoolStatus,
     RegisterRequest,
     SpawnAnswer,
@@ -75,6 +76,10 @@ class PooldClient:
     async def status(self) -> PoolStatus:
         """Devices, models, workers."""
         return await self._http.call("GET", "/status", response=PoolStatus)
+
+    async def models(self) -> PoolModels:
+        """The models on the host, and files there that cannot be served."""
+        return await self._http.call("GET", "/models", response=PoolModels)
 
     async def announce(self, orcd_url: str) -> RegisterRequest:
         """Tell the pool where its orchestrator is; it answers with its registration."""
