@@ -1,0 +1,19 @@
+"""`rbees pool` (also `rbees-pool`): this host's models and workers, through its running pool daemon."""
+
+from __future__ import annotations
+
+import click
+
+from rbees.pool.models import models
+from rbees.pool.status import status
+from rbees.pool.workers import worker
+
+
+@click.group()
+def command() -> None:
+    """The local tool of a pool host: its models and workers."""
+
+
+command.add_command(status)
+command.add_command(models)
+command.add_command(worker)
