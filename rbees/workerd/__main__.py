@@ -1,3 +1,0 @@
-from rbees.workerd.command import command
-
-command()

@@ -1,0 +1,282 @@
+"""The engine on real llama.cpp: equal to llama.cpp alone where that is promised, several sequences in one call, bad files."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from pathlib import Path
+
+import llama_cpp as ll
+import numpy as np
+import pytest
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.sampling import Sampling
+from rbees.workerd.engine.backend import Backend, Interrupted, LoadAbandoned, LoadSpec, Rows
+from rbees.workerd.engine.engine import Engine
+from rbees.workerd.engine.outputs import Finished, Output
+from rbees.workerd.engine.sequence import Work
+from rbees.workerd.loading import load_backend
+from tests.support.scripted_models import ending_of, ids_of, run_out
+from tests.support.tiny_gguf import BOS, USER, write_tiny_gguf
+
+HAIKU = Path(__file__).parents[2] / "rbees" / "host" / "data" / "models" / "haiku.gguf"
+THREADS = 1
+PROMPTS = [
+    "a moth",
+    "the sea is wide and we are small, said the crab",
+    "é" * 40,
+    "Write about honey.\n" * 8,
+    "x" * 600,
+    "the rain fell on the tin roof; " * 24,
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "tiny": write_tiny_gguf(folder / "tiny.gguf", seed=1),
+        "deep": write_tiny_gguf(folder / "deep.gguf", seed=2, layers=5, width=96, heads=6, heads_kv=6),
+        "embedded": HAIKU,
+    }
+
+
+def open_model(path: Path, *, slots: int = 4, ctx: int = 1_024, cells: int | None = None) -> Backend:
+    return load_backend(LoadSpec(str(path), "cpu", "cpu", slots, ctx, cells, THREADS), lambda _: True)
+
+
+def engine_over(backend: Backend, slots: int = 4) -> Engine:
+    return Engine(backend, slots=slots, now=time.monotonic)
+
+
+def greedy(key: str, prompt: list[int], count: int, *, deterministic: bool = True, generated: tuple[int, ...] = ()) -> Work:
+    sampling = Sampling(temperature=0, ignore_eos=True)
+    return Work(key, tuple(prompt), generated, count, sampling, deterministic)
+
+
+class PlainLlama:
+    """llama.cpp as its own examples use it: a context of its own, the prompt in one go, then token by token."""
+
+    def __init__(self, path: Path, ctx: int) -> None:
+        params = ll.llama_model_default_params()
+        self._model = ll.llama_model_load_from_file(str(path).encode(), params)
+        self._ctx = ctx
+        self._vocab = ll.llama_model_get_vocab(self._model)
+        self._size = ll.llama_vocab_n_tokens(self._vocab)
+
+    def greedy(self, prompt: list[int], count: int) -> list[int]:
+        params = ll.llama_context_default_params()
+        params.n_ctx = self._ctx
+        params.n_batch = 512
+        params.n_threads = params.n_threads_batch = THREADS
+        context = ll.llama_init_from_model(self._model, params)
+        answer: list[int] = []
+        for start in range(0, len(prompt), 512):
+            self._decode(context, prompt[start : start + 512])
+        while len(answer) < count:
+            row = np.ctypeslib.as_array(ll.llama_get_logits_ith(context, -1), shape=(self._size,)).copy()
+            row[[i for i in range(self._size) if ll.llama_vocab_is_eog(self._vocab, i)]] = -np.inf
+            answer.append(int(row.argmax()))
+            self._decode(context, answer[-1:])
+        ll.llama_free(context)
+        return answer
+
+    def close(self) -> None:
+        ll.llama_model_free(self._model)
+
+    @staticmethod
+    def _decode(context: object, tokens: list[int]) -> None:
+        array = (ctypes.c_int32 * len(tokens))(*tokens)
+        assert ll.llama_decode(context, ll.llama_batch_get_one(array, len(tokens))) == 0
+
+
+@pytest.mark.parametrize("name", ["tiny", "deep", "embedded"])
+def test_greedy_in_the_deterministic_lane_equals_llama_cpp_alone(models: dict[str, Path], name: str) -> None:
+    backend = open_model(models[name])
+    plain = PlainLlama(models[name], 1_024)
+    prompts = [backend.tokenize(text, add_special=True, parse_special=True)[:900] for text in PROMPTS]
+    engine = engine_over(backend)
+    # Others before, between and behind, so that the lane has something to be disturbed by.
+    for i, prompt in enumerate(prompts):
+        engine.submit(greedy(f"other{i}", prompt[::-1], 10, deterministic=False))
+        engine.submit(greedy(f"job{i}", prompt, 48))
+    outputs = run_out(engine)
+    for i, prompt in enumerate(prompts):
+        assert ids_of(outputs, f"job{i}") == plain.greedy(prompt, 48), f"prompt {i} of {len(prompt)} tokens"
+    plain.close()
+    backend.close()
+
+
+def test_a_continued_answer_in_the_deterministic_lane_is_bit_equal(models: dict[str, Path]) -> None:
+    backend = open_model(models["deep"])
+    prompt = backend.tokenize(PROMPTS[4], add_special=True, parse_special=True)
+    engine = engine_over(backend)
+    engine.submit(greedy("whole", prompt, 40))
+    whole = ids_of(run_out(engine), "whole")
+    for k in range(0, 41, 5):
+        engine.submit(greedy(f"from{k}", prompt, 40, generated=tuple(whole[:k])))
+        assert ids_of(run_out(engine), f"from{k}") == whole[k:]
+    backend.close()
+
+
+def test_several_sequences_share_one_decode_call(models: dict[str, Path]) -> None:
+    backend = open_model(models["tiny"])
+    seen: list[int] = []
+    decode = backend.decode
+
+    def counting(rows: Rows):  # type: ignore[no-untyped-def]
+        seen.append(len(set(rows.slots.tolist())))
+        return decode(rows)
+
+    backend.decode = counting  # type: ignore[method-assign]
+    engine = engine_over(backend)
+    alone: dict[str, list[int]] = {}
+    prompts = [backend.tokenize(text, add_special=True, parse_special=True) for text in PROMPTS[:4]]
+    for i, prompt in enumerate(prompts):
+        engine.submit(greedy(f"job{i}", prompt, 24, deterministic=False))
+        alone[f"job{i}"] = ids_of(run_out(engine), f"job{i}")
+    seen.clear()
+    for i, prompt in enumerate(prompts):
+        engine.submit(greedy(f"job{i}", prompt, 24, deterministic=False))
+    together = run_out(engine)
+    assert max(seen) == 4
+    equal = sum(ids_of(together, key) == ids for key, ids in alone.items())
+    assert equal >= 3, "near-ties may flip in a shared batch, but not everywhere"
+    backend.close()
+
+
+def test_cells_that_run_out_preempt_and_lose_nothing(models: dict[str, Path]) -> None:
+    backend = open_model(models["tiny"], ctx=256, cells=512)
+    engine = engine_over(backend)
+    prompt = backend.tokenize("z" * 100, add_special=True, parse_special=True)
+    for i in range(4):
+        engine.submit(greedy(f"job{i}", [*prompt, i], 120, deterministic=False))
+    outputs: list[Output] = run_out(engine)
+    for i in range(4):
+        ending = ending_of(outputs, f"job{i}")
+        assert isinstance(ending, Finished)
+        assert len(ids_of(outputs, f"job{i}")) == 120
+    backend.close()
+
+
+def test_a_long_prefill_is_broken_off_within_milliseconds_and_shows_progress(tmp_path: Path) -> None:
+    slow = write_tiny_gguf(tmp_path / "slow.gguf", layers=10, width=512, heads=8, heads_kv=8)
+    backend = open_model(slow, slots=1, ctx=1_024)
+    count = backend.facts.max_rows
+    rows = Rows(
+        np.zeros(count, np.int32),
+        np.arange(count, dtype=np.int32),
+        np.full(count, 65, np.int32),
+        np.arange(count) == count - 1,
+    )
+    began = time.monotonic()
+    backend.decode(rows)
+    whole_s = time.monotonic() - began
+    backend.clear()
+    seen: list[int] = []
+    stopped_at = 0.0
+
+    def stop() -> None:
+        nonlocal stopped_at
+        for _ in range(4):
+            time.sleep(whole_s / 10)
+            seen.append(backend.progress())
+        stopped_at = time.monotonic()
+        backend.interrupt()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(Interrupted):
+        backend.decode(rows)
+    assert time.monotonic() - stopped_at < 0.2
+    stopper.join()
+    assert seen == sorted(set(seen)), "the counter moves within one call"
+    backend.rearm()
+    backend.remove(0, 0)
+    assert backend.decode(rows).shape == (1, backend.facts.vocabulary_size)
+    backend.close()
+
+
+def test_the_tokenizer_and_facts_of_the_file_are_read(models: dict[str, Path]) -> None:
+    backend = open_model(models["tiny"], ctx=4_096)
+    facts = backend.facts
+    assert (facts.architecture, facts.quantization, facts.vocabulary_size, facts.ctx) == ("llama", "F16", 264, 2_048)
+    assert facts.adds_bos
+    assert (facts.bos_text, facts.eos_text) == ("<|bos|>", "<|eos|>")
+    assert "<|user|>" in facts.control_texts
+    assert backend.tokenize("a<|user|>b", add_special=True, parse_special=True) == [BOS, 97, USER, 98]
+    assert USER not in backend.tokenize("a<|user|>b", add_special=False, parse_special=False)
+    assert (
+        b"".join(backend.piece(t) for t in backend.tokenize("héllo 🐝", add_special=True, parse_special=True))
+        == "héllo 🐝".encode()
+    )
+    assert backend.memory_bytes() > 0
+    backend.close()
+
+
+def test_safe_mode_loads_and_computes(models: dict[str, Path]) -> None:
+    backend = load_backend(LoadSpec(str(HAIKU), "cpu", "cpu", 2, 256, None, THREADS, True), lambda _: True)
+    engine = engine_over(backend, 2)
+    engine.submit(greedy("a", backend.tokenize("hi", add_special=True, parse_special=True), 8))
+    assert len(ids_of(run_out(engine), "a")) == 8
+    backend.close()
+
+
+def test_progress_is_told_and_can_give_the_load_up(models: dict[str, Path]) -> None:
+    shares: list[float] = []
+    load_backend(LoadSpec(str(HAIKU), "cpu", "cpu", 1, 64, None, THREADS), lambda share: shares.append(share) is None).close()
+    assert shares[-1] == pytest.approx(1.0)
+    assert shares == sorted(shares)
+    with pytest.raises(LoadAbandoned):
+        load_backend(LoadSpec(str(HAIKU), "cpu", "cpu", 1, 64, None, THREADS), lambda _: False)
+
+
+@pytest.fixture
+def bad_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    good = write_tiny_gguf(tmp_path / "good.gguf").read_bytes()
+    path = tmp_path / "bad.gguf"
+    match request.param:
+        case "cut in the weights":
+            path.write_bytes(good[: len(good) * 2 // 3])
+        case "cut in the header":
+            path.write_bytes(good[:300])
+        case "only the magic":
+            path.write_bytes(good[:4])
+        case "not gguf":
+            path.write_bytes(b"PK\x03\x04" + good[4:])
+        case "empty":
+            path.write_bytes(b"")
+        case "unknown architecture":
+            write_tiny_gguf(path, architecture="beehive")
+        case "no tokenizer":
+            write_tiny_gguf(path, tokenizer=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    "bad_file",
+    ["cut in the weights", "cut in the header", "only the magic", "not gguf", "empty", "unknown architecture", "no tokenizer"],
+    indirect=True,
+)
+def test_bad_files_are_refused_with_a_code(bad_file: Path) -> None:
+    with pytest.raises(RbeesError) as caught:
+        open_model(bad_file)
+    assert caught.value.code == ErrorCode.MODEL_INCOMPATIBLE
+    assert str(bad_file) not in caught.value.message
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(RbeesError) as caught:
+        open_model(tmp_path / "nowhere.gguf")
+    assert caught.value.code == ErrorCode.MODEL_NOT_FOUND
+
+
+def test_a_library_without_gpu_support_says_how_to_get_it(models: dict[str, Path]) -> None:
+    if ll.llama_supports_gpu_offload():
+        return
+    with pytest.raises(RbeesError) as caught:
+        load_backend(LoadSpec(str(HAIKU), "cuda", "cuda:0", 1, 64), lambda _: True)
+    assert caught.value.code == ErrorCode.BACKEND_UNAVAILABLE
+    assert "GGML_CUDA" in caught.value.message

@@ -1,0 +1,135 @@
+"""Whatever is asked: streams always ride, limits hold, prompts share fairly, and the ledger of slots never contradicts itself."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from rbees.protocol.sampling import Sampling
+from rbees.workerd.engine.batcher import Demand, plan
+from rbees.workerd.engine.engine import Engine
+from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Output
+from rbees.workerd.engine.pace import SMALLEST_CHUNK, TARGET_ALONE_S, TARGET_BESIDE_STREAMS_S, Pace
+from rbees.workerd.engine.scripted import Script, ScriptedBackend
+from rbees.workerd.engine.sequence import Work
+from tests.support.scripted_models import Ticks, ids_of
+
+DEMANDS = st.lists(st.one_of(st.just(1), st.integers(1, 3_000)), max_size=40).map(
+    lambda pending: [Demand(f"s{i}", n) for i, n in enumerate(pending)]
+)
+
+
+@given(DEMANDS, st.integers(1, 600), st.integers(40, 600))
+def test_plan_keeps_every_limit(demands: list[Demand], budget: int, max_rows: int) -> None:
+    shares = plan(demands, prefill_budget=budget, max_rows=max_rows)
+    granted = {share.key: share.count for share in shares}
+    assert len(granted) == len(shares)
+    assert sum(granted.values()) <= max_rows
+    assert all(1 <= granted[d.key] <= d.pending for d in demands if d.key in granted)
+    assert all(d.key in granted for d in demands if d.pending == 1), "streams always ride"
+    assert sum(granted.get(d.key, 0) for d in demands if d.pending > 1) <= budget
+
+
+@given(DEMANDS, st.integers(1, 600))
+def test_prompts_share_the_budget_without_waste_or_favour(demands: list[Demand], budget: int) -> None:
+    prompts = [d for d in demands if d.pending > 1]
+    granted = {share.key: share.count for share in plan(prompts, prefill_budget=budget, max_rows=4_096)}
+    assert sum(granted.values()) == min(budget, sum(d.pending for d in prompts))
+    cut_short = [granted.get(d.key, 0) for d in prompts if granted.get(d.key, 0) < d.pending]
+    for demand in prompts:
+        got = granted.get(demand.key, 0)
+        assert all(got <= other + 1 for other in cut_short) or got == 0 or not cut_short
+    assert cut_short == sorted(cut_short, reverse=True), "what does not divide goes to the oldest"
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 512), st.floats(1e-4, 5)), max_size=30), st.integers(0, 8))
+def test_the_learned_budget_stays_within_bounds(steps: list[tuple[int, int, float]], decoding: int) -> None:
+    pace = Pace(512)
+    for streams, prefilled, seconds in steps:
+        pace.observe(decoding=streams, prefilled=prefilled, seconds=seconds)
+    assert min(SMALLEST_CHUNK, 512) <= pace.prefill_budget(decoding) <= 512
+
+
+def test_the_budget_approaches_the_target_time() -> None:
+    pace = Pace(512)
+    for _ in range(30):
+        pace.observe(decoding=0, prefilled=100, seconds=0.5)
+    assert abs(pace.prefill_budget(0) * 0.005 - TARGET_ALONE_S) < 0.01
+    assert abs(pace.prefill_budget(3) * 0.005 - TARGET_BESIDE_STREAMS_S) < 0.01
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Random submissions, cancellations, pauses, interruptions and steps; integrity after each, the exact answers at the end."""
+
+    keys = Bundle("keys")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backend = ScriptedBackend(Script(answer_tokens=12), slots=3, ctx=64, cells=100)
+        self.engine = Engine(self.backend, slots=3, now=Ticks())
+        self.works: dict[str, Work] = {}
+        self.ended: set[str] = set()
+        self.outputs: list[Output] = []
+
+    @rule(target=keys, length=st.integers(1, 40), seed=st.integers(0, 3), deterministic=st.booleans(), limit=st.integers(1, 20))
+    def submit(self, length: int, seed: int, deterministic: bool, limit: int) -> str:
+        key = f"job{len(self.works)}"
+        prompt = tuple(65 + (seed + i) % 26 for i in range(length))
+        self.works[key] = Work(key, prompt, (), limit, Sampling(seed=seed), deterministic and seed == 0)
+        self.engine.submit(self.works[key])
+        return key
+
+    @rule(key=consumes(keys))
+    def cancel(self, key: str) -> None:
+        self.engine.cancel(key)
+
+    @rule(key=keys, paused=st.booleans())
+    def pause(self, key: str, paused: bool) -> None:
+        self.engine.pause(key, paused)
+
+    @rule()
+    def interrupt(self) -> None:
+        self.backend.interrupt()
+
+    @rule(count=st.integers(1, 8))
+    def step(self, count: int) -> None:
+        for _ in range(count):
+            self.engine.step()
+            self.engine.check_integrity()
+            self.outputs += self.engine.take_outputs()
+
+    @invariant()
+    def integrity(self) -> None:
+        self.engine.check_integrity()
+
+    def teardown(self) -> None:
+        for key in self.works:
+            self.engine.pause(key, False)
+        self.backend.rearm()
+        for _ in range(5_000):
+            worked = self.engine.step()
+            self.engine.check_integrity()
+            self.outputs += self.engine.take_outputs()
+            if not worked:
+                break
+        for key, work in self.works.items():
+            own = [o for o in self.outputs if o.key == key]
+            assert sum(isinstance(o, Finished | Failed) for o in own) == 1, "exactly one end"
+            assert sum(isinstance(o, Admitted) for o in own) <= 1
+            expected = _alone(work)
+            got = ids_of(self.outputs, key)
+            assert got == (expected if isinstance(own[-1], Finished) else expected[: len(got)])
+
+
+def _alone(work: Work) -> list[int]:
+    engine = Engine(ScriptedBackend(Script(answer_tokens=12), slots=1, ctx=64, cells=64), slots=1, now=Ticks())
+    engine.submit(work)
+    outputs: list[Output] = []
+    while engine.step():
+        outputs += engine.take_outputs()
+    return ids_of(outputs + engine.take_outputs(), work.key)
+
+
+TestEngineMachine = EngineMachine.TestCase
+TestEngineMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -1,0 +1,95 @@
+"""Random-weight GGUF models of llama shape with a byte-level tokenizer, small enough to write in a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+BOS, EOS, USER = 256, 257, 258
+VOCABULARY_SIZE = 264
+TEMPLATE = "{{ bos_token }}{% for m in messages %}<|user|>{{ m.content }}{% endfor %}"
+
+
+def write_tiny_gguf(
+    path: Path,
+    *,
+    seed: int = 0,
+    layers: int = 2,
+    width: int = 64,
+    heads: int = 4,
+    heads_kv: int = 2,
+    context_length: int = 2_048,
+    template: str | None = TEMPLATE,
+    tokenizer: bool = True,
+    architecture: str = "llama",
+    scale: float = 0.3,
+) -> Path:
+    """Write a model to `path`. The same arguments always give the same weights."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name("tiny")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(width * 2)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads_kv)
+    writer.add_rope_dimension_count(width // heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(VOCABULARY_SIZE)
+    if tokenizer:
+        _add_tokenizer(writer, template)
+    else:
+        writer.add_tokenizer_model("none")
+    _add_weights(writer, np.random.default_rng(seed), layers, width, width // heads * heads_kv, scale)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, template: str | None) -> None:
+    alphabet = _byte_alphabet()
+    controls = ["<|bos|>", "<|eos|>", "<|user|>", *(f"<|spare{i}|>" for i in range(VOCABULARY_SIZE - 259))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list([alphabet[i] for i in range(256)] + controls)
+    writer.add_token_types([gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * len(controls))
+    writer.add_token_merges([f"{alphabet[255]} {alphabet[254]}"])
+    writer.add_bos_token_id(BOS)
+    writer.add_eos_token_id(EOS)
+    writer.add_add_bos_token(True)
+    if template is not None:
+        writer.add_chat_template(template)
+
+
+def _add_weights(writer: gguf.GGUFWriter, rng: np.random.Generator, layers: int, width: int, width_kv: int, scale: float) -> None:
+    def matrix(name: str, rows: int, columns: int) -> None:
+        writer.add_tensor(name, (rng.standard_normal((rows, columns)) * scale).astype(np.float16))
+
+    def norm(name: str) -> None:
+        writer.add_tensor(name, np.ones(width, dtype=np.float32))
+
+    matrix("token_embd.weight", VOCABULARY_SIZE, width)
+    for i in range(layers):
+        norm(f"blk.{i}.attn_norm.weight")
+        norm(f"blk.{i}.ffn_norm.weight")
+        matrix(f"blk.{i}.attn_q.weight", width, width)
+        matrix(f"blk.{i}.attn_k.weight", width_kv, width)
+        matrix(f"blk.{i}.attn_v.weight", width_kv, width)
+        matrix(f"blk.{i}.attn_output.weight", width, width)
+        matrix(f"blk.{i}.ffn_gate.weight", width * 2, width)
+        matrix(f"blk.{i}.ffn_up.weight", width * 2, width)
+        matrix(f"blk.{i}.ffn_down.weight", width, width * 2)
+    norm("output_norm.weight")
+    matrix("output.weight", VOCABULARY_SIZE, width)
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """GPT-2's printable stand-ins for bytes (openai/gpt-2 encoder.py, bytes_to_unicode)."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [b for b in range(256) if b not in plain]
+    return {**{b: chr(b) for b in plain}, **{b: chr(256 + i) for i, b in enumerate(others)}}
