@@ -23,6 +23,8 @@ from rbees.protocol.pools import (
     PoolView,
     RegisterAnswer,
     RegisterRequest,
+    SpawnAnswer,
+    SpawnRequest,
     WorkerFailedReport,
     WorkerList,
     WorkerReadyReport,
@@ -96,6 +98,10 @@ class OrcdClient:
     async def add_pool(self, endpoint: str) -> PoolView:
         """Have orcd call a pool host and take it in."""
         return await self._http.call("POST", "/v2/pools", AddPoolRequest(endpoint=endpoint), PoolView)
+
+    async def spawn(self, pool_id: str, request: SpawnRequest) -> SpawnAnswer:
+        """Have a pool start a worker."""
+        return await self._http.call("POST", f"/v2/pools/{_safe(pool_id)}/workers/spawn", request, SpawnAnswer)
 
     async def workers(self) -> WorkerList:
         """Every worker of every pool."""
