@@ -95,7 +95,6 @@ class Host:
     daemon_up: bool = True
     powered: bool = True
     cut_until_s: float = 0.0
-    cut_since_s: float = 0.0
     workers: dict[str, SimWorker] = field(default_factory=dict)
     _report: PoolReported | None = None
 

@@ -12,7 +12,6 @@ from rbees.orcd.scheduler.effects import Abandon, Attach, Dispatch, Effect, Spaw
 from rbees.orcd.scheduler.events import (
     CancelAsked,
     JobSpec,
-    LoopStalled,
     SpawnAccepted,
     SpawnRefused,
     Ticked,
@@ -22,12 +21,12 @@ from rbees.orcd.scheduler.events import (
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from tests.simulation import facts
+from tests.simulation.faults import HANG_S, Faults
 from tests.simulation.hosts import ACK_PATIENCE_S, STEP_S, Host, Run, SimWorker, next_token
 from tests.simulation.shell import Record, Shell, Stream
 
 HEARTBEAT_S: Final = 2.0
 TICK_S: Final = 1.0
-HANG_S: Final = 5.0
 CONNECT_S: Final = 5.0
 MODELS: Final = (facts.model("small", 1 << 30), facts.model("medium", 3 << 30), facts.model("large", 6 << 30))
 
@@ -57,11 +56,11 @@ class World:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._entries = 0
         self._events = 0
-        self._faults = 0
         self._orders = 0
         self._policy = policy or Policy(worker_idle_s=self.rng.choice((20.0, 120.0, 1_800.0)))
         self.hosts = {host.pool_id: host for host in (self._make_host(index) for index in range(hosts))}
         self.shell = Shell(self._policy, self.rng, self._send)
+        self._faults = Faults(self)
 
     def _make_host(self, index: int) -> Host:
         held = tuple(model for number, model in enumerate(MODELS) if index % 3 == number or self.rng.random() < 0.6)
@@ -85,7 +84,6 @@ class World:
             self.after(self.rng.uniform(0.0, 3.0), lambda host=host: self._heartbeat(host))  # type: ignore[misc]
         self.after(0.0, self._tick)
         self.after(0.0, self._next_job)
-        self.after(20.0, self._next_fault)
         self._pass_until(self.end_s)
         rest_s = self.end_s
         while any(record.ended is None for record in self.shell.records.values()):
@@ -104,7 +102,7 @@ class World:
         self.now_s = self.shell.now_s = end_s
 
     @property
-    def _calm(self) -> bool:
+    def calm(self) -> bool:
         """The last fifth of the time brings no faults and no jobs."""
         return self.now_s > self.end_s * 0.8
 
@@ -127,12 +125,13 @@ class World:
             self.shell.counts.get("Requeue", 0),
             self._events,
             max(waits, default=0.0),
-            self._faults,
+            self._faults.count,
         )
 
     # --- orcd and its network -------------------------------------------------------------------------------------------
 
-    def _deaf(self) -> bool:
+    def deaf(self) -> bool:
+        """True while orcd hears nothing, being down or standing still."""
         return not self.shell.up or self.now_s < self.shell.stalled_until_s
 
     def _to_orcd(self, host: Host, action: Callable[[], None]) -> None:
@@ -148,7 +147,7 @@ class World:
         self.after(self.rng.random() * 0.03, deliver)
 
     def _tick(self) -> None:
-        if not self._deaf():
+        if not self.deaf():
             self.shell.feed(Ticked())
         self.after(TICK_S, self._tick)
 
@@ -195,13 +194,13 @@ class World:
         self._answer(SpawnAccepted(command.worker_id) if refusal is None else SpawnRefused(command.worker_id, refusal))
 
     def _answer(self, event: SpawnAccepted | SpawnRefused) -> None:
-        if not self._deaf():
+        if not self.deaf():
             self.shell.feed(event)
 
     def _load(self, host: Host, worker: SimWorker) -> None:
         load_s = worker.model.size_bytes / facts.GIB * self.rng.uniform(0.5, 2.0)
-        if self.rng.random() < 0.06 and not self._calm:
-            self.after(load_s * self.rng.random(), lambda: self._die(host, worker, "simulated crash at load"))
+        if self.rng.random() < 0.06 and not self.calm:
+            self.after(load_s * self.rng.random(), lambda: self.die(host, worker, "simulated crash at load"))
             return
         for tenth in (3, 6, 9):
             self.after(load_s * tenth / 10, lambda tenth=tenth: self._progress(host, worker, tenth / 10))  # type: ignore[misc]
@@ -229,11 +228,11 @@ class World:
         if worker is not None and worker.alive and host.daemon_up and host.reachable(self.now_s):
             worker.draining = True
             host.changed()
-            self.after(self.rng.uniform(0.1, 2.0), lambda: self._die(host, worker, None))
+            self.after(self.rng.uniform(0.1, 2.0), lambda: self.die(host, worker, None))
 
     # --- workers ----------------------------------------------------------------------------------------------------------
 
-    def _die(self, host: Host, worker: SimWorker, cause: str | None) -> None:
+    def die(self, host: Host, worker: SimWorker, cause: str | None) -> None:
         """The process ends. Its connections are reset at once; its daemon, if it is up, passes an unasked end on."""
         if not worker.alive:
             return
@@ -245,7 +244,7 @@ class World:
             error = ErrorBody(code=ErrorCode.WORKER_CRASHED, message=cause)
             event = WorkerEnded(host.pool_id, worker.worker_id, error, not worker.ready)
             self._to_orcd(host, lambda: self.shell.feed(event))
-        if host.reachable(self.now_s) and not self._deaf():
+        if host.reachable(self.now_s) and not self.deaf():
             for stream in self.shell.streams_of(host, worker.worker_id):
                 self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)
 
@@ -283,7 +282,7 @@ class World:
             stream.job_id, stream.epoch, record.seed, record.length, list(record.tokens), stream, self.now_s, record.deadly_at
         )
         worker.runs[stream.job_id] = run
-        if not self._deaf():
+        if not self.deaf():
             self.shell.started(stream)
         self.after(STEP_S, lambda: self._step(host, worker, run))
 
@@ -316,10 +315,10 @@ class World:
             state = next_token(state)
             run.tokens.append(state)
         if run.deadly_at is not None and len(run.tokens) >= run.deadly_at:
-            self._die(host, worker, "the job is poison")
+            self.die(host, worker, "the job is poison")
             return
         stream = run.stream
-        if stream is not None and stream.open and host.reachable(self.now_s) and not self._deaf():
+        if stream is not None and stream.open and host.reachable(self.now_s) and not self.deaf():
             run.last_ack_s = self.now_s
             self.shell.tokens(stream, 0, run.tokens)
             if len(run.tokens) == run.length:
@@ -334,7 +333,7 @@ class World:
     # --- clients --------------------------------------------------------------------------------------------------------
 
     def _next_job(self) -> None:
-        if self._calm:
+        if self.calm:
             return
         if self.shell.up and self.now_s >= self.shell.stalled_until_s:
             for _ in range(self.rng.choice((1, 1, 1, 2, 6))):
@@ -356,101 +355,6 @@ class World:
 
     def _ask_to_cancel(self, job_id: str) -> None:
         record = self.shell.records[job_id]
-        if not self._deaf() and record.ended is None:
+        if not self.deaf() and record.ended is None:
             self.shell.feed(CancelAsked(job_id))
             assert record.ended == "cancelled"
-
-    # --- faults -----------------------------------------------------------------------------------------------------------
-
-    def _next_fault(self) -> None:
-        if self._calm:
-            return
-        self._faults += 1
-        host = self.rng.choice(list(self.hosts.values()))
-        fault = self.rng.choice(
-            (self._kill_worker, self._kill_worker, self._hang_worker, self._cut, self._cut_many, self._bounce_daemon, self._reboot)
-            + (self._kill_orcd, self._stall_orcd)
-        )
-        fault(host)
-        self.after(self.rng.expovariate(1 / 15.0), self._next_fault)
-
-    def _kill_worker(self, host: Host) -> None:
-        for worker in list(host.workers.values())[:1]:
-            self._die(host, worker, "killed")
-
-    def _hang_worker(self, host: Host) -> None:
-        for worker in list(host.workers.values())[:1]:
-            worker.hung_until_s = self.now_s + self.rng.uniform(1.0, 14.0)
-            since_s = self.now_s
-
-            def look() -> None:
-                if worker.alive and worker.hung_until_s > since_s + HANG_S and not self._deaf():
-                    for stream in self.shell.streams_of(host, worker.worker_id):
-                        self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True, hung=True)
-
-            self.after(HANG_S, look)
-
-    def _cut(self, host: Host) -> None:
-        host.cut_since_s = self.now_s
-        host.cut_until_s = self.now_s + self.rng.choice((2.0, 4.0, 8.0, 12.0, 30.0, 70.0))
-        self._expect_silence(host)
-
-    def _cut_many(self, _host: Host) -> None:
-        for host in self.hosts.values():
-            self._cut(host)
-
-    def _expect_silence(self, host: Host) -> None:
-        """After `HANG_S` without a beat, orcd takes every stream from the host for standing."""
-
-        def look() -> None:
-            if not host.reachable(self.now_s) and not self._deaf():
-                for stream in self.shell.streams_of(host):
-                    self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True, hung=True)
-
-        self.after(HANG_S, look)
-
-    def _bounce_daemon(self, host: Host) -> None:
-        """kill -9 of the pool daemon; its workers live on and are adopted."""
-        if host.daemon_up:
-            host.daemon_up = False
-            self.after(self.rng.uniform(0.5, 20.0), lambda: self._daemon_returns(host))
-
-    def _daemon_returns(self, host: Host) -> None:
-        host.boot += 1
-        host.daemon_up = True
-        host.changed()
-
-    def _reboot(self, host: Host) -> None:
-        """The power fails: nothing is reset, nothing answers, and what ran is gone."""
-        if not host.powered:
-            return
-        host.powered = False
-        for worker in host.workers.values():
-            worker.alive = False
-            worker.runs.clear()
-        host.workers.clear()
-        self._expect_silence(host)
-        self.after(self.rng.uniform(4.0, 60.0), lambda: self._power_returns(host))
-
-    def _power_returns(self, host: Host) -> None:
-        host.powered = True
-        if self.shell.up:
-            # Packets of old connections are answered with a reset now.
-            for stream in self.shell.streams_of(host):
-                self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)
-        self._daemon_returns(host)
-
-    def _kill_orcd(self, _host: Host) -> None:
-        if self.shell.up:
-            self.shell.kill()
-            self.after(self.rng.uniform(0.5, 8.0), self.shell.restart)
-
-    def _stall_orcd(self, _host: Host) -> None:
-        if self.shell.up and self.now_s >= self.shell.stalled_until_s:
-            seconds = self.rng.uniform(1.0, 12.0)
-            self.shell.stalled_until_s = self.now_s + seconds
-            self.after(seconds + 0.0001, lambda: self._goes_on(seconds))
-
-    def _goes_on(self, seconds: float) -> None:
-        if self.shell.up:
-            self.shell.feed(LoopStalled(seconds))
