@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -82,12 +83,12 @@ def make_private_folder(path: Path) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700)
-    except FileExistsError:
-        pass
+        # A second process may make it first; whoever made it, it is checked.
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        return _checked(path)
     except OSError as error:
         raise _unusable(path, os.strerror(error.errno or 0)) from None
-    return _checked(path)
 
 
 def _checked(path: Path) -> Path:

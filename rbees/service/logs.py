@@ -34,7 +34,8 @@ def configure(role: str, level: str = "info", format_: str = "auto") -> None:
             _text_renderer() if as_text else structlog.processors.JSONRenderer(default=repr),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        # Looked up anew for each line: whoever replaces sys.stderr may close the one that was there before.
+        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Bridge()], level=logging.WARNING, force=True)

@@ -62,7 +62,8 @@ class OrcdSettings(DaemonSettings, frozen=True, kw_only=True):
     worker_idle_s: Annotated[float, _about("A worker without work for so long is stopped.", gt=0)] = 1_800.0
     retention_days: Annotated[float, _about("Ended jobs are deleted after so long.", gt=0)] = 7.0
     erase_content_after_s: Annotated[
-        float | None, _about("Prompts and outputs of ended jobs are erased after so long; unset: kept as long as the job.", ge=0)
+        Annotated[float, msgspec.Meta(ge=0)] | None,
+        _about("Prompts and outputs of ended jobs are erased after so long; unset: kept as long as the job."),
     ] = None
 
     def __post_init__(self) -> None:

@@ -1,0 +1,52 @@
+"""What peers answer, and what happens on the way to them, in our own words."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rbees.clients import failures
+from rbees.protocol.errors import ErrorCode
+
+URL = "http://127.0.0.1:8080"
+
+
+def refused(status: int, body: bytes) -> tuple[ErrorCode, str, dict[str, object]]:
+    error = failures.refused(ErrorCode.ORCD_UNREACHABLE, URL, status, body)
+    return error.code, error.message, error.details
+
+
+def test_the_code_of_the_peer_is_kept() -> None:
+    body = {"error": {"code": "QUEUE_FULL", "message": "Full.", "details": {"retry_after_s": 4}, "correlation_id": "c"}}
+    assert refused(429, json.dumps(body).encode()) == (ErrorCode.QUEUE_FULL, "Full.", {"retry_after_s": 4})
+
+
+@pytest.mark.parametrize(("status", "code"), [(418, ErrorCode.INVALID_REQUEST), (503, ErrorCode.INTERNAL)])
+def test_a_code_of_a_newer_version_keeps_its_message(status: int, code: ErrorCode) -> None:
+    body = {"error": {"code": "TEAPOT", "message": "Short and stout.", "extra": 1}}
+    assert refused(status, json.dumps(body).encode()) == (code, "Short and stout.", {"peer_code": "TEAPOT"})
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>secret</html>", b'{"error": "no"}', b"\xff", b"[]"])
+def test_what_is_not_rbees_is_called_so(body: bytes) -> None:
+    code, message, details = refused(502, body)
+    assert code is ErrorCode.ORCD_UNREACHABLE
+    assert "is not rbees" in message
+    assert "secret" not in message
+    assert details == {"url": URL, "http_status": 502}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TimeoutError("secret"), "no answer in time"),
+        (ConnectionResetError("secret"), "the connection broke off"),
+    ],
+)
+def test_failures_on_the_way(error: Exception, reason: str) -> None:
+    made = failures.unreachable(ErrorCode.POOL_UNREACHABLE, URL, error)
+    assert made.code is ErrorCode.POOL_UNREACHABLE
+    assert made.details == {"url": URL, "reason": reason}
+    assert "rbees poold serve" in made.message
+    assert "secret" not in made.message

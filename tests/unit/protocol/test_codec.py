@@ -1,0 +1,106 @@
+"""JSON in and out: what is refused, with which path, and what is never repeated."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+
+from rbees.protocol import codec
+from rbees.protocol.codec import Message, Request
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.jobs import JobRequest
+
+SECRET = "the-canary-sings"
+
+
+class Note(Message, frozen=True, kw_only=True):
+    private: ClassVar[frozenset[str]] = frozenset({"text"})
+    text: str
+    number: int = 0
+
+
+class Order(Request, frozen=True, kw_only=True):
+    text: str
+
+
+def refusal(data: bytes, type_: type[object] = Note) -> RbeesError:
+    with pytest.raises(RbeesError) as caught:
+        codec.decode(data, type_)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert caught.value.__cause__ is None
+    return caught.value
+
+
+def test_private_fields_do_not_show() -> None:
+    shown = repr(Note(text=SECRET, number=7))
+    assert shown == "Note(text=<hidden>, number=7)"
+    assert SECRET not in f"{Note(text=SECRET)}"
+
+
+def test_prompts_do_not_show() -> None:
+    job = JobRequest(model="haiku", prompt=SECRET, stop=(SECRET,))
+    assert SECRET not in repr(job)
+    assert SECRET not in repr([job])
+
+
+def test_messages_ignore_unknown_fields_and_requests_refuse_them() -> None:
+    assert codec.decode(b'{"text": "a", "later": 1}', Note) == Note(text="a")
+    assert "later" in refusal(b'{"text": "a", "later": 1}', Order).message
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"number": 1}', "text"),
+        (b'{"text": "a", "number": "one"}', "$.number"),
+        (b'{"text": 4}', "$.text"),
+        (b"[]", "object"),
+        (b"", "not valid JSON"),
+        (b'{"text": "a"', "not valid JSON"),
+        (b'{"text": "a", "number": NaN}', "not valid JSON"),
+        (b'{"text": "a", "number": 1e999}', "$.number"),
+        (b'{"text": "\xff"}', "not UTF-8"),
+    ],
+)
+def test_refusals_say_where(body: bytes, said: str) -> None:
+    assert said in refusal(body).message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"text": {"the-canary-sings": 1}}',
+        b'{"number": "the-canary-sings"}',
+        b'"the-canary-sings"',
+        b'{"text": "the-canary-sings',
+        b'{"text": "the-canary-sings\xff"}',
+        b"the-canary-sings",
+    ],
+)
+def test_refusals_never_quote_the_document(body: bytes) -> None:
+    error = refusal(body)
+    assert SECRET not in error.message
+    assert SECRET not in repr(error.details)
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b'"0.5"', b"true", b"null", b"3.0", b"-0.1"])
+def test_temperatures_that_are_none(value: bytes) -> None:
+    refusal(b'{"model": "haiku", "prompt": "a", "temperature": ' + value + b"}", JobRequest)
+
+
+def test_depth_is_bounded_whatever_the_type() -> None:
+    deepest = b"[" * codec.MAX_JSON_DEPTH + b"]" * codec.MAX_JSON_DEPTH
+    assert codec.decode(deepest, list) is not None
+    assert "nested" in refusal(b"[" + deepest + b"]", list).message
+    assert "nested" in refusal(b"[" * 1_000_000, list).message
+
+
+def test_brackets_inside_strings_are_no_depth() -> None:
+    text = "[{" * 500 + '\\"' + "}]"
+    body = b'{"text": ' + codec.encode(text) + b"}"
+    assert codec.decode(body, Note).text == text
+
+
+def test_the_same_value_gives_the_same_bytes() -> None:
+    assert codec.encode(Note(text="ü", number=1)) == '{"text":"ü","number":1}'.encode()

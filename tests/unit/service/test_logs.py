@@ -1,0 +1,104 @@
+"""Log lines: one JSON object each, with the correlation id, and without anything a caller sent."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service import logs
+
+SECRET = "the-canary-sings"
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Any:
+    logs.configure("orcd", "info", "json")
+
+    def read() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+    return read
+
+
+def fail_with_a_prompt(prompt: str) -> None:
+    local_copy = prompt * 2
+    raise ValueError(f"cannot work with {local_copy}")
+
+
+def test_a_line_is_an_object(lines: Any) -> None:
+    token = logs.correlation_id.set("abc-1")
+    logs.logger().info("worker started", action="worker_start", worker_id="w1")
+    logs.correlation_id.reset(token)
+    logs.logger().debug("not shown")
+    logs.logger().warning("later")
+    first, second = lines()
+    assert first.pop("timestamp").endswith("Z")
+    assert first == {
+        "event": "worker started",
+        "action": "worker_start",
+        "worker_id": "w1",
+        "role": "orcd",
+        "level": "info",
+        "correlation_id": "abc-1",
+    }
+    assert "correlation_id" not in second
+
+
+def test_tracebacks_show_frames_and_no_values(lines: Any) -> None:
+    try:
+        fail_with_a_prompt(SECRET)
+    except ValueError as error:
+        logs.logger().error("request failed", action="http_defect", exc_info=error)
+        logs.logger().exception("the same", action="http_defect")
+    for line in lines():
+        assert SECRET not in json.dumps(line)
+        (link,) = line["exception"]
+        assert link["type"] == "ValueError"
+        assert "text" not in link
+        assert link["frames"][-1].endswith("fail_with_a_prompt")
+
+
+def test_our_own_texts_show_along_the_chain(lines: Any) -> None:
+    try:
+        try:
+            fail_with_a_prompt(SECRET)
+        except ValueError as error:
+            raise RbeesError(ErrorCode.INTERNAL, "It broke.") from error
+    except RbeesError as error:
+        logs.logger().error("request failed", exc_info=error)
+    (line,) = lines()
+    assert [link.get("text") for link in line["exception"]] == ["INTERNAL: It broke.", None]
+
+
+def test_operating_system_errors_keep_their_words(lines: Any) -> None:
+    logs.logger().error("disk", exc_info=OSError(28, "No space left on device", "/secret/path"))
+    (line,) = lines()
+    assert line["exception"][0]["text"] == "No space left on device"
+
+
+def test_other_libraries_come_through_the_same_door(lines: Any) -> None:
+    logging.getLogger("aiohttp.server").warning("first line\n%s", SECRET)
+    logging.getLogger("somebody").info("not shown")
+    (line,) = lines()
+    assert (line["event"], line["library"], line["level"], line["action"]) == (
+        "first line",
+        "aiohttp.server",
+        "warning",
+        "library_log",
+    )
+
+
+def test_text_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("poold", "info", "text")
+    try:
+        fail_with_a_prompt(SECRET)
+    except ValueError as error:
+        logs.logger().error("it failed", action="x", exc_info=error)
+    shown = capsys.readouterr().err
+    assert "it failed" in shown
+    assert "fail_with_a_prompt" in shown
+    assert SECRET not in shown
