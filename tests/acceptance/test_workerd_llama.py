@@ -226,7 +226,12 @@ def test_safe_mode_loads_and_computes(models: dict[str, Path]) -> None:
 
 def test_progress_is_told_and_can_give_the_load_up(models: dict[str, Path]) -> None:
     shares: list[float] = []
-    load_backend(LoadSpec(str(HAIKU), "cpu", "cpu", 1, 64, None, THREADS), lambda share: shares.append(share) is None).close()
+
+    def note(share: float) -> bool:
+        shares.append(share)
+        return True
+
+    load_backend(LoadSpec(str(HAIKU), "cpu", "cpu", 1, 64, None, THREADS), note).close()
     assert shares[-1] == pytest.approx(1.0)
     assert shares == sorted(shares)
     with pytest.raises(LoadAbandoned):

@@ -1,0 +1,63 @@
+"""The template's child process: limits of time and memory, death and restart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.jobs import ChatMessage
+from rbees.workerd.template_process import TemplateProcess
+
+HI = (ChatMessage(role="user", content="hi"),)
+SWITCH = "{% if messages[0].content == 'bad' %}{{ BAD }}{% else %}{{ bos_token }}{{ messages[0].content }}{% endif %}"
+
+
+def process(bad: str, timeout_s: float = 5.0) -> TemplateProcess:
+    return TemplateProcess(SWITCH.replace("BAD", bad), bos_text="<s>", eos_text="</s>", timeout_s=timeout_s)
+
+
+async def test_one_child_renders_many() -> None:
+    template = process("1")
+    assert [await template.render(HI) for _ in range(3)] == ["<s>hi"] * 3
+    await template.close()
+
+
+@pytest.mark.parametrize("bad", ["(messages | length + 8) ** (9 ** 9)", "'x' * 10 ** 10", "range(10**5) | list | string | length * 'y' * 10**6"])
+async def test_what_takes_too_much_is_stopped_and_the_next_one_is_rendered(bad: str) -> None:
+    template = process(bad, timeout_s=1.5)
+    assert await template.render(HI) == "<s>hi"
+    began = time.monotonic()
+    with pytest.raises(RbeesError) as caught:
+        await template.render((ChatMessage(role="user", content="bad"),))
+    assert caught.value.code == ErrorCode.MODEL_INCOMPATIBLE
+    assert time.monotonic() - began < 3
+    assert await template.render(HI) == "<s>hi"
+    await template.close()
+
+
+async def test_a_killed_child_is_replaced() -> None:
+    template = process("1")
+    await template.render(HI)
+    child = template._child
+    assert child is not None
+    os.kill(child.pid, signal.SIGKILL)
+    await child.wait()
+    assert await template.render(HI) == "<s>hi"
+    await template.close()
+
+
+async def test_a_cancelled_call_leaves_no_answer_behind() -> None:
+    template = process("range(10**5) | list | string | length")
+    await template.render(HI)
+    task = asyncio.create_task(template.render((ChatMessage(role="user", content="bad"),)))
+    await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await template.render(HI) == "<s>hi"
+    await template.close()

@@ -1,0 +1,186 @@
+"""Attempts on a manual clock with an engine that only records: acks, give-up, epochs, pausing, joining."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.events import Timings, Usage
+from rbees.protocol.sampling import Sampling
+from rbees.protocol.workers import AckRequest, ExecuteRequest
+from rbees.service.clock import ManualClock
+from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown
+from rbees.workerd.engine.scripted import Script, ScriptedBackend
+from rbees.workerd.engine.sequence import Work
+from rbees.workerd.engine.text import Piece
+from rbees.workerd.jobs import FORGET_AFTER_S, PAUSE_ABOVE_BYTES, Attempt, Attempts
+from rbees.workerd.prompts import Prompts
+
+
+class RecordingEngine:
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    def submit(self, work: Work) -> None:
+        self.calls.append(("submit", work.key))
+
+    def cancel(self, key: str) -> None:
+        self.calls.append(("cancel", key))
+
+    def pause(self, key: str, paused: bool) -> None:
+        self.calls.append(("pause", key, paused))
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.engine = RecordingEngine()
+        self.clock = ManualClock()
+        backend = ScriptedBackend(Script(), slots=2, ctx=64, cells=128)
+        self.attempts = Attempts(
+            engine=self.engine, prompts=Prompts(backend, None), clock=self.clock, ctx=64, worker_id="w", model_ref="m"
+        )
+
+    async def execute(self, job_id: str = "a", epoch: int = 1, prompt: str = "x") -> Attempt:
+        attempt = self.attempts.execute(ExecuteRequest(job_id=job_id, epoch=epoch, prompt=prompt, sampling=Sampling()))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return attempt
+
+    def grow(self, key: str = "a/1", text: str = "t") -> None:
+        self.attempts.deliver([Grown(key, 0, Piece(text, 0, (1,)))])
+
+    def finish(self, key: str = "a/1") -> None:
+        usage = Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1)
+        self.attempts.deliver([Finished(key, 0, "stop", usage, Timings(prefill_ms=1, decode_ms=1))])
+
+    async def pass_time(self, seconds: float) -> None:
+        await self.clock.advance(seconds)
+        self.attempts.sweep()
+
+
+async def test_executing_twice_joins() -> None:
+    bench = Bench()
+    assert await bench.execute() is await bench.execute()
+    assert bench.engine.calls == [("submit", "a/1")]
+
+
+async def test_the_last_ack_forgets_the_attempt() -> None:
+    bench = Bench()
+    await bench.execute()
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    bench.grow()
+    bench.finish()
+    bench.attempts.ack("a", AckRequest(epoch=1, seq=2))
+    assert bench.attempts.find("a", 1).events.acked_seq == 2
+    bench.attempts.ack("a", AckRequest(epoch=1, seq=3))
+    with pytest.raises(RbeesError) as caught:
+        bench.attempts.find("a", 1)
+    assert caught.value.code == ErrorCode.JOB_NOT_FOUND
+
+
+async def test_a_minute_without_acknowledgement_gives_up_and_later_forgets() -> None:
+    bench = Bench()
+    attempt = await bench.execute()
+    bench.attempts.attach(attempt)
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    await bench.pass_time(FORGET_AFTER_S - 1)
+    assert ("cancel", "a/1") not in bench.engine.calls
+    await bench.pass_time(2)
+    assert ("cancel", "a/1") in bench.engine.calls
+    bench.attempts.deliver([Failed("a/1", RbeesError(ErrorCode.CANCELLED, "Cancelled.").body())])
+    bench.attempts.detach(attempt)
+    await bench.pass_time(FORGET_AFTER_S + 1)
+    with pytest.raises(RbeesError):
+        bench.attempts.find("a", 1)
+
+
+async def test_acknowledging_keeps_an_attempt_alive() -> None:
+    bench = Bench()
+    await bench.execute()
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    for seq in range(1, 6):
+        await bench.pass_time(FORGET_AFTER_S - 1)
+        bench.attempts.ack("a", AckRequest(epoch=1, seq=seq))
+        bench.grow()
+    assert ("cancel", "a/1") not in bench.engine.calls
+
+
+async def test_a_reader_with_nothing_to_acknowledge_keeps_it_alive_too() -> None:
+    bench = Bench()
+    attempt = await bench.execute()
+    bench.attempts.attach(attempt)
+    for _ in range(10):
+        await bench.pass_time(FORGET_AFTER_S / 2)
+    assert ("cancel", "a/1") not in bench.engine.calls
+    bench.attempts.detach(attempt)
+    await bench.pass_time(FORGET_AFTER_S + 1)
+    assert ("cancel", "a/1") in bench.engine.calls
+
+
+async def test_events_that_pile_up_pause_the_attempt_until_they_are_acknowledged() -> None:
+    bench = Bench()
+    attempt = await bench.execute()
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    while not attempt.paused:
+        bench.grow(text="x" * 10_000)
+    assert attempt.events.held_bytes > PAUSE_ABOVE_BYTES
+    assert bench.engine.calls[-1] == ("pause", "a/1", True)
+    bench.attempts.ack("a", AckRequest(epoch=1, seq=attempt.events.last_seq))
+    assert bench.engine.calls[-1] == ("pause", "a/1", False)
+
+
+async def test_a_higher_epoch_cancels_the_lower() -> None:
+    bench = Bench()
+    await bench.execute(epoch=1)
+    await bench.execute(epoch=2)
+    assert bench.engine.calls == [("submit", "a/1"), ("cancel", "a/1"), ("submit", "a/2")]
+    assert (await bench.execute("b", 1)).events.ended is False
+
+
+async def test_a_lower_epoch_ends_at_once() -> None:
+    bench = Bench()
+    await bench.execute(epoch=2)
+    late = await bench.execute(epoch=1)
+    assert late.events.ended
+    assert bench.engine.calls == [("submit", "a/2")]
+
+
+async def test_cancelling_before_the_prompt_is_made_never_reaches_the_engine() -> None:
+    bench = Bench()
+    attempt = bench.attempts.execute(ExecuteRequest(job_id="a", epoch=1, prompt="x"))
+    bench.attempts.cancel("a", None)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert attempt.events.ended
+    assert bench.engine.calls == []
+
+
+async def test_what_does_not_fit_ends_with_the_numbers() -> None:
+    bench = Bench()
+    attempt = await bench.execute(prompt="x" * 64)
+    assert attempt.events.ended
+    (frame,) = attempt.events.after(0)
+    assert b"CONTEXT_EXCEEDED" in frame
+    assert b'"prompt_tokens":64' in frame
+
+
+async def test_everything_is_settled_once_the_last_events_are_written() -> None:
+    bench = Bench()
+    attempt = await bench.execute()
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    bench.finish()
+    assert not bench.attempts.settled
+    attempt.delivered_seq = 2
+    assert bench.attempts.settled
+
+
+async def test_late_outputs_of_ended_attempts_are_dropped() -> None:
+    bench = Bench()
+    attempt = await bench.execute()
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    bench.finish()
+    bench.grow()
+    bench.grow("never/1")
+    assert attempt.events.last_seq == 2
