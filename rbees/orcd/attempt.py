@@ -28,6 +28,8 @@ REATTACH_PAUSE_S: Final = 0.25
 REFUSALS: Final = 2
 """A port that refuses so often in a row has nobody behind it any more."""
 ACK_EVERY_S: Final = 1.0
+ACK_AFTER: Final = 256
+"""Events after which an acknowledgement does not wait for its turn."""
 MOST_UNCOMMITTED: Final = 512
 """Events of one attempt that may wait for a commit before reading pauses."""
 CANCEL_PATIENCE_S: Final = 5.0
@@ -217,7 +219,9 @@ class Attempt:
             self._report(AttemptCompleted(self.job.job_id, self.epoch))
             self._start(self._ack(seq))
             return
-        if not self._acking:
+        if seq - self._acked_seq >= ACK_AFTER:
+            self._start(self._ack(seq))
+        elif not self._acking:
             self._acking = True
             self._start(self._ack_now_and_then())
 

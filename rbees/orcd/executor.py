@@ -126,6 +126,9 @@ class LiveExecutor:
         """Look at all attempts for hangs, for ever."""
         while True:
             await self._clock.sleep(WATCH_S)
+            if self._journal.full:
+                # Nothing can be acknowledged, so workers stand still for want of room for their events.
+                self.extend(WATCH_S)
             now_s = self._clock.monotonic()
             for attempt in list(self._attempts.values()):
                 attempt.check(now_s)

@@ -1,0 +1,177 @@
+"""Processes that die, stop or come back in mid-stream. Each test proves that its fault fell into the middle of an answer, and
+compares the text with that of a run which nothing disturbed.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import psutil
+
+from tests.support.home import wait_until
+from tests.support.jobs import bytes_of, check_stream, read_frames, show, text_of, wait_ended
+from tests.support.orcd_cluster import TOKENS, Cluster, Follower, cluster, fault
+from tests.support.raw_http import request
+
+HIT_AT = 30
+"""Tokens after which the fault falls."""
+
+
+def _started(cluster: Cluster, prompt: str = "say something", **fields: object) -> Follower:
+    follower = Follower(cluster.url, cluster.submit(prompt, **fields))
+    follower.read(until_tokens=HIT_AT)
+    return follower
+
+
+def test_worker_killed_in_mid_stream() -> None:
+    with cluster() as c:
+        undisturbed_id = c.submit()
+        undisturbed = text_of(read_frames(c.url, undisturbed_id))
+        (worker,) = c.home.workers()
+        follower = _started(c)
+        fault("worker killed", follower)
+        worker.kill()
+        follower.read()
+        check_stream(follower.frames)
+        assert follower.frames[-1].event == "end"
+        assert follower.text == undisturbed
+        shown = show(c.url, follower.job_id)
+        first, second = (attempt["outcome"] for attempt in shown["attempts"])
+        assert (first in {"failed", "lost"}, second) == (True, "completed")
+        assert shown["usage"]["completion_tokens"] == show(c.url, undisturbed_id)["usage"]["completion_tokens"]
+        print(f"longest gap {follower.longest_gap_s():.2f} s")
+
+
+def test_worker_paused_in_mid_stream_is_fenced() -> None:
+    with cluster() as c:
+        undisturbed = c.text()
+        (worker,) = c.home.workers()
+        follower = _started(c)
+        fault("worker paused", follower)
+        worker.suspend()
+        try:
+            follower.read(until_tokens=TOKENS - 20)
+        finally:
+            if worker.is_running():
+                worker.resume()
+        print("worker resumed while its successor streams")
+        follower.read()
+        check_stream(follower.frames)
+        assert follower.text == undisturbed
+        assert len(show(c.url, follower.job_id)["attempts"]) == 2
+        print(f"longest gap {follower.longest_gap_s():.2f} s")
+        # Load and first retry delay come on top of the 7 s in which a hang must be seen and left behind.
+        assert follower.longest_gap_s() < 12.0
+
+
+def test_orcd_killed_in_mid_stream_with_jobs_queued() -> None:
+    with cluster() as c:
+        prompts = [f"job {n}" for n in range(10)]
+        undisturbed = c.text()
+        (worker,) = c.home.workers()
+        follower = _started(c)
+        others = [c.submit(prompt) for prompt in prompts]
+        states = [show(c.url, job_id)["status"] for job_id in others]
+        assert "queued" in states
+        fault(f"orcd killed, others {states}", follower)
+        before = list(follower.frames)
+        c.orcd.kill()
+        begun = time.monotonic()
+        c.start_orcd()
+        print(f"orcd answered again after {time.monotonic() - begun:.2f} s")
+        follower.read()
+        assert follower.frames[: len(before)] == before
+        check_stream(follower.frames)
+        assert follower.text == undisturbed
+        assert read_frames(c.url, follower.job_id)
+        assert bytes_of(read_frames(c.url, follower.job_id)) == bytes_of(follower.frames)
+        ended = [wait_ended(c.url, job_id) for job_id in others]
+        assert {job["status"] for job in ended} == {"completed"}
+        assert [process.pid for process in c.home.workers()] == [worker.pid], "the worker was not started again"
+        shown = show(c.url, follower.job_id)
+        assert len(shown["attempts"]) == 1, "the attempt was taken up again, not repeated"
+        again = [c.submit(prompt) for prompt in prompts]
+        for job, job_id in zip(ended, again, strict=True):
+            assert job["output"][0]["text"] == wait_ended(c.url, job_id)["output"][0]["text"]
+
+
+def test_orcd_killed_again_and_again() -> None:
+    with cluster(answer_tokens=TOKENS, tokens_per_second=40.0) as c:
+        undisturbed = c.text()
+        follower = _started(c)
+        for kill in range(4):
+            fault(f"orcd killed for the {kill + 1}. time", follower)
+            c.orcd.kill()
+            c.start_orcd()
+            follower.read(until_tokens=follower.tokens + 10)
+        follower.read()
+        check_stream(follower.frames)
+        assert follower.text == undisturbed
+        assert bytes_of(read_frames(c.url, follower.job_id)) == bytes_of(follower.frames)
+
+
+def test_poold_killed_in_mid_stream() -> None:
+    with cluster() as c:
+        undisturbed = c.text()
+        (worker,) = c.home.workers()
+        follower = _started(c)
+        fault("poold killed", follower)
+        c.poold.kill()
+        c.start_poold()
+        follower.read()
+        check_stream(follower.frames)
+        assert follower.text == undisturbed
+        assert len(show(c.url, follower.job_id)["attempts"]) == 1
+        wait_until(lambda: c.pools()[0]["state"] == "live", c.poold, "be live again")
+        assert c.text() == undisturbed
+        assert [process.pid for process in c.home.workers()] == [worker.pid], "the worker was adopted"
+
+
+def test_orcd_and_worker_killed_at_once() -> None:
+    with cluster() as c:
+        undisturbed = c.text()
+        (worker,) = c.home.workers()
+        follower = _started(c)
+        fault("orcd and worker killed", follower)
+        worker.kill()
+        c.orcd.kill()
+        c.start_orcd()
+        follower.read()
+        check_stream(follower.frames)
+        assert follower.text == undisturbed
+
+
+def test_a_job_that_was_accepted_before_any_pool_waits_for_one() -> None:
+    with cluster() as c:
+        undisturbed = c.text()
+        assert c.poold.stop() == 0
+        for process in c.home.workers():
+            psutil.wait_procs([process], timeout=10)
+        (pool,) = request("GET", f"{c.url}/v2/pools").json["pools"]
+        assert request("DELETE", f"{c.url}/v2/pools/{pool['pool_id']}").status == 204
+        assert request("GET", f"{c.url}/v2/pools").json["pools"] == []
+        job_id = c.submit()
+        assert "pool" in show(c.url, job_id)["waiting_for"]
+        c.start_poold()
+        assert wait_ended(c.url, job_id)["output"][0]["text"] == undisturbed
+
+
+def test_sigterm_lets_running_jobs_finish_and_keeps_the_others() -> None:
+    with cluster() as c:
+        undisturbed = c.text()
+        follower = _started(c)
+        waiting = [c.submit(f"job {n}") for n in range(8)]
+        fault("SIGTERM to orcd", follower)
+        c.orcd.send(signal.SIGTERM)
+        wait_until(lambda: "stopping" in c.orcd.said, c.orcd, "drain")
+        refused = request("POST", f"{c.url}/v2/tasks", {"model": c.model, "prompt": "too late"})
+        assert (refused.status, refused.error["code"]) == (503, "DRAINING")
+        assert "retry-after" in refused.headers
+        assert request("GET", f"{c.url}/readyz").status == 503
+        follower.read()
+        assert follower.breaks == 0, "the stream went on to its end"
+        assert follower.text == undisturbed
+        assert c.orcd.wait() == 0
+        c.start_orcd()
+        assert {wait_ended(c.url, job_id)["status"] for job_id in waiting} == {"completed"}
