@@ -1,0 +1,21 @@
+"""`rbees up`: the command line of home mode."""
+
+from __future__ import annotations
+
+import click
+
+from rbees.terminal.output import json_option
+
+
+@click.command(name="up")
+@click.option("--model", metavar="REF", help="Make this model ready before the first job.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on. Default: 8080, or a free one where that is taken.")
+@json_option
+def command(model: str | None, port: int | None, as_json: bool) -> int:
+    """Run everything on this machine: an orchestrator and a pool, on loopback, with no configuration.
+
+    It stays in the foreground; Ctrl-C ends all of it, a second Ctrl-C at once.
+    """
+    from rbees.up.session import run
+
+    return run(model, port, as_json=as_json)

@@ -1,0 +1,51 @@
+"""A model made ready before the first job asks for it, and a first model to name to somebody who has none in mind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from rbees.clients.orcd import OrcdClient
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.pools import PoolView, SpawnRequest, WorkerFacts
+from rbees.service.clock import Clock
+
+LOOK_S: Final = 0.1
+REPORT_S: Final = 6.0
+"""How long a worker that was asked for may be missing from what its pool reports."""
+
+
+async def make_ready(orcd: OrcdClient, pool: PoolView, model: str, clock: Clock, note: Callable[[str, float | None], None]) -> None:
+    """Have the pool start a worker for `model` and return once it is ready. A worker that is ready already will do.
+
+    Raises:
+        RbeesError: what the pool answers (MODEL_NOT_FOUND, INSUFFICIENT_VRAM, …), or WORKER_CRASHED.
+    """
+    if any(worker.state == "ready" and serves(pool, worker, model) for worker in pool.workers):
+        return
+    note(f"starting {model}", None)
+    worker_id = (await orcd.spawn(pool.pool_id, SpawnRequest(model_ref=model))).worker_id
+    seen_at = clock.monotonic()
+    while True:
+        worker = next((one for one in (await orcd.workers()).workers if one.worker_id == worker_id), None)
+        if worker is not None and worker.state == "ready":
+            return
+        if worker is not None and worker.state not in {"failed", "stopped"}:
+            seen_at = clock.monotonic()
+            note(f"loading {model}", worker.load_progress or None)
+        elif worker is not None or clock.monotonic() - seen_at > REPORT_S:
+            message = f"The worker for `{model}` ended before it was ready; see `rbees-pool worker logs {worker_id}`."
+            raise RbeesError(ErrorCode.WORKER_CRASHED, message, worker_id=worker_id)
+        await clock.sleep(LOOK_S)
+
+
+def first_model(pool: PoolView) -> str | None:
+    """The name of a model that this pool can serve at once: the first that has a short one."""
+    named = [facts.aliases[0] for facts in pool.models if facts.aliases]
+    return named[0] if named else next((facts.ref for facts in pool.models), None)
+
+
+def serves(pool: PoolView, worker: WorkerFacts, model: str) -> bool:
+    """True where the worker's file is the one that `model` names on this pool."""
+    named = {facts.sha256 for facts in pool.models if model == facts.ref or model in facts.aliases}
+    return worker.model_sha256 in named

@@ -1,0 +1,153 @@
+"""Home mode from start to end: two daemons, one address, no configuration, and nothing left behind.
+
+What a lab configured (settings files, `RBEES_*` variables) does not reach the daemons: they get a folder of their own as
+`RBEES_HOME` and are told everything else by flags.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rbees.clients.orcd import OrcdClient
+from rbees.host import process
+from rbees.host.process_table import ProcessTable
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.pools import PoolView
+from rbees.service.clock import Clock
+from rbees.service.home import Home
+from rbees.up.child import Child
+from rbees.up.ports import LOOPBACK
+
+READY_TIMEOUT_S: Final = 60.0
+LOOK_S: Final = 0.05
+DRAIN_S: Final = 10.0
+"""How long jobs that run may take to finish when home mode ends; what is left is durable and goes on at the next start."""
+STOP_PATIENCE_S: Final = DRAIN_S + 10.0
+_NOT_FOR_CHILDREN: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a home is."""
+
+    state_dir: Path
+    orcd_port: int
+    poold_port: int
+
+    @property
+    def orcd_url(self) -> str:
+        """The address that clients use."""
+        return f"http://{LOOPBACK}:{self.orcd_port}"
+
+    @property
+    def poold_url(self) -> str:
+        """The pool daemon's address."""
+        return f"http://{LOOPBACK}:{self.poold_port}"
+
+    def home(self) -> Home:
+        """What the runtime file tells."""
+        return Home(pid=os.getpid(), orcd_url=self.orcd_url, poold_url=self.poold_url, state_dir=str(self.state_dir))
+
+
+class HomeMode:
+    """The two daemons. Enter it, `wait_ready`, `wait_end`, and leave it; leaving ends everything."""
+
+    def __init__(self, place: Place, clock: Clock, say: Callable[[str], None]) -> None:
+        self._place = place
+        self._clock = clock
+        self._say = say
+        environ = child_environment(os.environ, place.state_dir)
+        common = ("--bind", LOOPBACK, "--drain-timeout-s", str(DRAIN_S), "--log-format", "json")
+
+        def child(role: str, *flags: str) -> Child:
+            return Child(role, (*flags, *common), folder=place.state_dir, environ=environ, clock=clock, say=say)
+
+        self._orcd = child("orcd", "--port", str(place.orcd_port), "--queue-limit", "0")
+        own = ("--port", str(place.poold_port), "--orcd-url", place.orcd_url, "--stop-workers-on-exit")
+        self._poold = child("poold", *own)
+        self._leash = os.pipe()
+        self._running: list[asyncio.Task[None]] = []
+        self.client = OrcdClient(place.orcd_url, connect_timeout_s=1.0)
+
+    def start(self) -> None:
+        """Start both daemons and keep them running."""
+        self._running = [asyncio.create_task(child.keep_running(self._leash[0])) for child in (self._orcd, self._poold)]
+
+    async def wait_ready(self) -> PoolView:
+        """Until orcd answers and the pool is registered; the pool.
+
+        Raises:
+            RbeesError: what a daemon that cannot start says, or TIMEOUT.
+        """
+        until = self._clock.monotonic() + READY_TIMEOUT_S
+        while self._clock.monotonic() < until:
+            self._raise_failure()
+            pool = await self._live_pool()
+            if pool is not None:
+                self._orcd.is_proven = self._poold.is_proven = True
+                return pool
+            await self._clock.sleep(LOOK_S)
+        message = f"The daemons did not get ready within {READY_TIMEOUT_S:.0f} s; their logs are in {self._place.state_dir}."
+        raise RbeesError(ErrorCode.TIMEOUT, message, logs=str(self._place.state_dir))
+
+    async def wait_end(self, stopping: asyncio.Event) -> None:
+        """Until `stopping` is set. Raises what a daemon that cannot go on says."""
+        told = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({told, *self._running}, return_when=asyncio.FIRST_COMPLETED)
+            self._raise_failure()
+        finally:
+            told.cancel()
+
+    async def stop(self, hurry: asyncio.Event) -> None:
+        """End everything: orcd drains, then poold ends its workers; `hurry` cuts both short. No process is left."""
+        await self.client.close()
+        await self._orcd.stop(STOP_PATIENCE_S, hurry)
+        await self._poold.stop(STOP_PATIENCE_S, hurry)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await end_workers(self._place.state_dir, self._clock)
+        for descriptor in self._leash:
+            os.close(descriptor)
+
+    async def _live_pool(self) -> PoolView | None:
+        try:
+            pools = (await self.client.pools()).pools
+        except RbeesError as error:
+            if error.code is ErrorCode.ORCD_UNREACHABLE:
+                return None
+            raise
+        return next((pool for pool in pools if pool.state == "live" and pool.endpoint == self._place.poold_url), None)
+
+    def _raise_failure(self) -> None:
+        for task in self._running:
+            if task.done() and not task.cancelled():
+                task.result()
+
+
+def child_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
+    """What the daemons see of this process's environment: all but rbees' own variables and the service manager's."""
+    kept = {name: value for name, value in environ.items() if not name.startswith("RBEES_") and name not in _NOT_FOR_CHILDREN}
+    return {**kept, "RBEES_HOME": str(home)}
+
+
+async def end_workers(home: Path, clock: Clock, patience_s: float = 3.0) -> None:
+    """End the workers of a home whose poold could not: it was killed, or did not finish in time."""
+    table = ProcessTable(home / "poold" / "workers")
+    found = [
+        process.Identity(record.pid, record.started)
+        for record in table.load()
+        if record.pid is not None and record.started is not None
+    ]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        alive = [identity for identity in found if process.send_signal(identity, number)]
+        until = clock.monotonic() + patience_s
+        while any(process.is_running(identity) for identity in alive) and clock.monotonic() < until:
+            await clock.sleep(LOOK_S)

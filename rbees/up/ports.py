@@ -1,0 +1,38 @@
+"""Which port a home listens on: its usual one, or a free one where that is taken."""
+
+from __future__ import annotations
+
+import socket
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+
+LOOPBACK = "127.0.0.1"
+
+
+def choose_port(usual: int, asked: int | None = None, taken: frozenset[int] = frozenset()) -> int:
+    """A port of the loopback address that is free now and stays the same over restarts of the daemon.
+
+    Raises:
+        RbeesError: ADDRESS_IN_USE, where the port that was asked for is taken.
+    """
+    if asked:
+        if not _is_free(asked):
+            message = f"Another program listens on port {asked}; name another with `--port`, or leave it out to take a free one."
+            raise RbeesError(ErrorCode.ADDRESS_IN_USE, message, port=asked)
+        return asked
+    if usual not in taken and asked is None and _is_free(usual):
+        return usual
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the daemon itself does: what an earlier one left in TIME_WAIT does not count as taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
