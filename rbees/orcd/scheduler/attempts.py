@@ -61,9 +61,11 @@ def fail(turn: Turn, job: Job, error: ErrorBody, outcome: Outcome, *, counted: b
     assert attempt is not None
     if fence:
         turn.effects.append(Abandon(job.spec.job_id, attempt.epoch, attempt.worker_id))
+    job.avoid = attempt.worker_id
     if counted:
         job.failures += 1
-        job.avoid = attempt.worker_id
+    else:
+        job.refusals += 1
     job.last_error = error
     if job.failures > turn.policy.retries:
         finish(turn, job, "failed", _after_attempts(error, job.failures), abandon=False)
@@ -73,7 +75,7 @@ def fail(turn: Turn, job: Job, error: ErrorBody, outcome: Outcome, *, counted: b
     job.attempt = None
     job.noted = None
     job.queued_at_s = turn.now_s
-    delay_s = retry.delay_s(turn.policy, max(job.failures, 1), turn.moment.entropy, job.spec.job_id)
+    delay_s = retry.delay_s(turn.policy, job.failures if counted else job.refusals, turn.moment.entropy, job.spec.job_id)
     turn.queue.put(job, turn.now_s + delay_s, turn.now_s)
     turn.effects.append(Requeue(job.spec.job_id, attempt.epoch, attempt.worker_id, outcome, error, counted))
 

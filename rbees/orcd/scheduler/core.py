@@ -206,6 +206,7 @@ class Scheduler:
         job = self._current(job_id, epoch)
         if job is not None and job.phase is not Phase.HELD:
             job.step(Step.START)
+            job.refusals = 0
             self._show_life(turn, job)
 
     def _completed(self, turn: Turn, job_id: str, epoch: int) -> None:
@@ -228,7 +229,7 @@ class Scheduler:
         worker = self._worker_of(job)
         if event.final:
             attempts.finish(turn, job, "failed", event.error, abandon=False)
-        elif event.error.code in retry.REFUSED_BY_WORKER:
+        elif event.error.code in retry.NOT_TAKEN_UP:
             if worker is not None and event.error.code in {ErrorCode.DRAINING, ErrorCode.MODEL_LOADING}:
                 worker.state = "draining" if event.error.code is ErrorCode.DRAINING else "loading"
             attempts.fail(turn, job, event.error, "failed", counted=False, fence=False)

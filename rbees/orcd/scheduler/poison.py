@@ -16,16 +16,18 @@ from rbees.protocol.errors import ErrorBody, ErrorCode
 def worker_died(turn: Turn, worker: Worker, error: ErrorBody) -> None:
     """Judge the jobs that were on board, before their attempts are failed; those given up are ended here."""
     on_board = worker.broken | dict.fromkeys(worker.attempts)
+    alone = len(on_board) == 1
     for job in [turn.state.jobs[job_id] for job_id in on_board if job_id in turn.state.jobs]:
-        if not job.suspect:
+        if alone:
+            job.deaths_alone += 1
+        else:
+            job.deaths_in_company += 1
+        if job.deaths_alone >= turn.policy.deaths_alone:
+            attempts.finish(turn, job, "failed", _verdict(error, job.deaths_alone))
+        elif not job.suspect and job.deaths_alone + job.deaths_in_company >= turn.policy.deaths_before_alone:
             job.suspect = True
             if job.spec.job_id in turn.queue:
                 turn.queue.refile(job)
-        if len(on_board) > 1:
-            continue
-        job.deaths_alone += 1
-        if job.deaths_alone >= turn.policy.deaths_alone:
-            attempts.finish(turn, job, "failed", _verdict(error, job.deaths_alone))
 
 
 def _verdict(error: ErrorBody, deaths: int) -> ErrorBody:

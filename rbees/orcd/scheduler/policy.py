@@ -11,8 +11,6 @@ class Policy:
 
     suspect_after_s: float = 6.0
     """Silence after which a pool gets no new work."""
-    quiet_after_s: float = 3.0
-    """Silence of a pool, a heartbeat and a half, after which a broken or standing stream from it says nothing about the worker."""
     lost_after_s: float = 15.0
     """Silence after which a pool's jobs go on elsewhere; also how long a recovered attempt waits for its pool."""
     silence_hold_s: float = 60.0
@@ -27,6 +25,8 @@ class Policy:
     retry_longest_delay_s: float = 60.0
     deaths_alone: int = 2
     """Workers that a job may kill while it is alone on them before it is given up."""
+    deaths_before_alone: int = 1
+    """Deaths of workers in company after which a job must run alone."""
     batch_ages_after_s: float = 60.0
     """A batch job ranks like an interactive one accepted so much later."""
     worker_idle_s: float = 1_800.0
@@ -46,3 +46,8 @@ class Policy:
     """A report clears doubts about a worker only when they are older: a younger one may have been on its way already."""
     noted_jobs: int = 64
     """How many jobs from the head of a model's queue are told what they wait for; the others can ask."""
+
+    @property
+    def quiet_after_s(self) -> float:
+        """Silence of a pool, its heartbeat being overdue, after which a broken stream from it says nothing about the worker."""
+        return self.suspect_after_s / 2

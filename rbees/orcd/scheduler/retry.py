@@ -10,8 +10,16 @@ from rbees.orcd.scheduler.state import LoadTrouble, Worker
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody, ErrorCode
 
-REFUSED_BY_WORKER: Final = frozenset({ErrorCode.MODEL_LOADING, ErrorCode.DRAINING, ErrorCode.QUEUE_FULL, ErrorCode.JOB_NOT_FOUND})
-"""A worker answers these before it takes a job up (or, to an attach, because it never did): no failure of the job."""
+NOT_TAKEN_UP: Final = frozenset(
+    {
+        ErrorCode.MODEL_LOADING,
+        ErrorCode.DRAINING,
+        ErrorCode.QUEUE_FULL,
+        ErrorCode.JOB_NOT_FOUND,
+        ErrorCode.WORKER_NOT_FOUND,
+    }
+)
+"""The worker refused the job, never heard of it, or could not be addressed: no failure of the job."""
 REFUSALS: Final = frozenset(
     {
         ErrorCode.INSUFFICIENT_VRAM,

@@ -95,12 +95,15 @@ class Job:
     """Of the latest attempt."""
     attempt: Attempt | None = None
     failures: int = 0
+    refusals: int = 0
+    """In a row: attempts that no worker took up."""
     queued_at_s: float = 0.0
     """When it last began to wait."""
     deadline_s: float | None = None
     """Set by the first dispatch."""
     suspect: bool = False
-    """It was on a worker that died: it runs alone from now on."""
+    """It was on workers that died: it runs alone from now on."""
+    deaths_in_company: int = 0
     deaths_alone: int = 0
     avoid: str | None = None
     """The worker of the last failed attempt: others are preferred."""
