@@ -1,0 +1,140 @@
+"""Fit and preflight: the arithmetic of memory, and the answer to every kind of spawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rbees.host.fit import Fit, Refusal, Room, demand, fit
+from rbees.host.preflight import Wish, preflight
+from rbees.protocol.errors import ErrorCode
+from rbees.protocol.pools import Device, ModelFacts
+from rbees.protocol.workers import Backend
+from tests.support.host_facts import GIB, MIB, device, model, scripted
+
+CTX = 4_096
+
+
+def room(of: Device, *, held: int = 0, pending: int = 0, reserve: int = 256 * MIB) -> Room:
+    return Room(of, held, pending, reserve)
+
+
+def ask(
+    *rooms: Room,
+    of: ModelFacts | None = None,
+    backend: Backend | None = None,
+    devices: tuple[str, ...] = (),
+    ctx: int | None = None,
+    problems: dict[Backend, str | None] | None = None,
+) -> Fit | Refusal:
+    return preflight(of or model(), Wish(backend, devices, ctx, 4), rooms, default_ctx=CTX, problems=problems or {})
+
+
+def test_the_kv_cache_is_counted_exactly() -> None:
+    needed = demand(model(), ctx=CTX, slots=4)
+    assert needed.kv_bytes == 4 * CTX * 32 * 8 * (128 + 128) * 2
+    assert needed.weights_bytes == 4 * GIB
+    assert needed.total_bytes == needed.weights_bytes + needed.kv_bytes + needed.compute_bytes
+
+
+def test_more_slots_and_more_context_never_need_less() -> None:
+    totals = [demand(model(), ctx=ctx, slots=slots).total_bytes for ctx, slots in ((512, 1), (1024, 1), (1024, 2), (4096, 2), (4096, 8))]
+    assert totals == sorted(totals)
+
+
+def test_it_fits() -> None:
+    answer = fit(model(), room(device()), backend="cpu", ctx=None, slots=4, default_ctx=CTX)
+    assert isinstance(answer, Fit)
+    assert (answer.ctx, answer.slots, answer.backend) == (CTX, 4, "cpu")
+
+
+def test_context_is_the_trained_length_where_that_is_less() -> None:
+    answer = fit(model(context_length=1024), room(device()), backend="cpu", ctx=None, slots=1, default_ctx=CTX)
+    assert isinstance(answer, Fit)
+    assert answer.ctx == 1024
+
+
+def test_too_large_says_by_how_much() -> None:
+    answer = fit(model(), room(device(free=3 * GIB)), backend="cpu", ctx=None, slots=4, default_ctx=CTX)
+    assert isinstance(answer, Refusal)
+    assert answer.code is ErrorCode.INSUFFICIENT_VRAM
+    needed = demand(model(), ctx=CTX, slots=4).total_bytes
+    assert answer.details["needed_bytes"] == needed
+    assert answer.details["available_bytes"] == 3 * GIB - 256 * MIB
+    assert answer.details["missing_bytes"] == needed - (3 * GIB - 256 * MIB)
+    assert "MiB too few" in answer.message
+
+
+def test_what_others_hold_makes_the_device_busy() -> None:
+    answer = fit(model(), room(device(), held=6 * GIB), backend="cpu", ctx=None, slots=4, default_ctx=CTX)
+    assert isinstance(answer, Refusal)
+    assert answer.code is ErrorCode.DEVICE_BUSY
+    assert answer.details["held_by_workers_bytes"] == 6 * GIB
+
+
+def test_a_worker_that_still_loads_has_its_memory_set_aside() -> None:
+    taken = room(device(free=8 * GIB), held=3 * GIB, pending=3 * GIB)
+    assert taken.free_bytes == 5 * GIB - 256 * MIB
+    assert taken.free_without_workers_bytes == 8 * GIB - 256 * MIB
+
+
+def test_more_context_than_trained_is_incompatible() -> None:
+    answer = ask(room(device()), ctx=100_000)
+    assert isinstance(answer, Refusal)
+    assert answer.code is ErrorCode.MODEL_INCOMPATIBLE
+    assert answer.details == {"context_length": 32_768, "asked_ctx": 100_000}
+
+
+def test_accelerators_come_before_the_cpu_and_the_roomiest_first() -> None:
+    answer = ask(room(device("cpu")), room(device("cuda:0", free=6 * GIB + 512 * MIB)), room(device("cuda:1")))
+    assert isinstance(answer, Fit)
+    assert (answer.device.device_id, answer.backend) == ("cuda:1", "cuda")
+
+
+def test_the_cpu_takes_what_no_accelerator_can() -> None:
+    answer = ask(room(device("cpu")), room(device("cuda:0", free=GIB)))
+    assert isinstance(answer, Fit)
+    assert answer.device.device_id == "cpu"
+
+
+def test_unhealthy_devices_are_passed_over_and_refused_by_name() -> None:
+    sick = device("cuda:0", healthy=False, problem="NVML has not answered for 9 s; the driver may hang.")
+    answer = ask(room(sick), room(device()))
+    assert isinstance(answer, Fit)
+    assert answer.device.device_id == "cpu"
+    named = ask(room(sick), room(device()), devices=("cuda:0",))
+    assert isinstance(named, Refusal)
+    assert named.code is ErrorCode.BACKEND_UNAVAILABLE
+    assert "NVML has not answered" in named.message
+
+
+@pytest.mark.parametrize(
+    ("keywords", "code"),
+    [
+        ({"devices": ("cuda:7",)}, ErrorCode.INVALID_REQUEST),
+        ({"devices": ("cpu", "cpu")}, ErrorCode.INVALID_REQUEST),
+        ({"devices": ("cpu",), "backend": "cuda"}, ErrorCode.INVALID_REQUEST),
+        ({"backend": "metal"}, ErrorCode.BACKEND_UNAVAILABLE),
+        ({"backend": "scripted"}, ErrorCode.MODEL_INCOMPATIBLE),
+        ({"of": scripted(), "backend": "cuda"}, ErrorCode.MODEL_INCOMPATIBLE),
+        ({"problems": {"cpu": "llama-cpp-python is not installed here; run x."}}, ErrorCode.BACKEND_UNAVAILABLE),
+    ],
+)
+def test_wishes_that_cannot_be_met(keywords: dict[str, Any], code: ErrorCode) -> None:
+    answer = ask(room(device("cpu")), **keywords)
+    assert isinstance(answer, Refusal)
+    assert answer.code is code
+
+
+@pytest.mark.parametrize("backend", [None, "cpu", "scripted"])
+def test_scripted_models_run_on_the_cpu_whatever_is_installed(backend: Backend | None) -> None:
+    answer = ask(room(device("cuda:0")), room(device("cpu")), of=scripted(), backend=backend, problems={"cpu": "No llama."})
+    assert isinstance(answer, Fit)
+    assert (answer.backend, answer.device.device_id) == ("scripted", "cpu")
+
+
+def test_of_several_refusals_the_nearest_to_success_is_told() -> None:
+    answer = ask(room(device("cuda:0", free=GIB)), room(device("cuda:1", free=2 * GIB)), backend="cuda")
+    assert isinstance(answer, Refusal)
+    assert answer.details["device_id"] == "cuda:1"

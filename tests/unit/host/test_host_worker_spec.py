@@ -1,0 +1,62 @@
+"""The command line of a worker is its last record: what is written there can be read back, and holds no secret."""
+
+from __future__ import annotations
+
+import msgspec
+
+from rbees.host.worker_spec import FIXED_ENVIRONMENT, WorkerSpec, arguments, environment, owner_of, read_arguments
+
+SPEC = WorkerSpec(
+    worker_id="worker-01m85v0jsd2kta03kbjw9kfphe",
+    nonce="0123456789ab-01m85v0jseq8cf5fkppxeszv48",
+    model_path="/models/a b=c.gguf",
+    model_ref="file:/models/a b=c.gguf",
+    model_sha256="ab" * 32,
+    backend="cpu",
+    device="cpu",
+    slots=4,
+    ctx=4096,
+    bind="127.0.0.1",
+    port=0,
+    callback_url="http://127.0.0.1:9200/internal/workers/x/ready",
+    runtime_dir="/run/rbees",
+)
+
+
+def test_a_command_line_can_be_read_back() -> None:
+    for spec in (
+        SPEC,
+        msgspec.structs.replace(SPEC, safe_mode=True, callback_url=None, port=9301, tls_cert_file="/c.pem", insecure_lan=True),
+    ):
+        assert read_arguments(["/usr/bin/python3", *arguments(spec, 7)]) == spec
+        assert read_arguments(["/usr/bin/python3", *arguments(spec, None)]) == spec
+
+
+def test_other_processes_are_no_workers() -> None:
+    assert read_arguments([]) is None
+    assert read_arguments(["/usr/bin/python3", "-m", "rbees", "poold", "serve"]) is None
+    assert read_arguments(["/usr/bin/python3", "-m", "rbees", "workerd", "serve", "--model=/x"]) is None
+    assert read_arguments(["grep", "rbees", *arguments(SPEC, None)]) is None
+
+
+def test_the_descriptor_is_named_and_nothing_else_of_the_secret() -> None:
+    assert "--secret-fd=7" in arguments(SPEC, 7)
+    assert not any("secret" in word for word in arguments(SPEC, None))
+
+
+def test_the_owner_is_the_part_before_the_dash() -> None:
+    assert owner_of(SPEC.nonce) == "0123456789ab"
+
+
+def test_only_listed_variables_reach_a_worker() -> None:
+    own = {
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "RBEES_HOME": "/h",
+        "HF_TOKEN": "secret",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "NOTIFY_SOCKET": "/run/systemd/notify",
+        "RBEES_POOLD_TOKEN_FILE": "/t",
+        "LD_PRELOAD": "/evil.so",
+    }
+    assert environment(own) == {"PATH": "/bin", "LC_ALL": "C", "RBEES_HOME": "/h", **FIXED_ENVIRONMENT}
