@@ -34,6 +34,7 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 """Larger than orcd's own limit: a continued job also brings its generated tokens."""
 _RETRY_LOADING_S = 1.0
 _LAST_WRITES_S = 2.0
+_DRAIN_LOOK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,17 +251,13 @@ class Worker:
         )
 
     async def _drain(self, model: LoadedModel) -> None:
-        """Let what runs finish and be read; after the limit, cancel what is left so that its readers learn of it."""
-        await self._until_settled(model, DRAIN_TIMEOUT_S)
+        """Let what runs finish and be read. What is left at the limit is cut off without a last event: its job is not
+        over, and orcd, seeing the connection break, has another worker go on with it."""
+        deadline = self._clock.monotonic() + DRAIN_TIMEOUT_S
+        while not model.attempts.settled and self._clock.monotonic() < deadline:
+            await self._clock.sleep(_DRAIN_LOOK_S)
         if not model.attempts.settled:
             logs.logger().warning("draining took too long", action="drain_timeout", running=model.attempts.running)
-            model.attempts.cancel_all()
-            await self._until_settled(model, _LAST_WRITES_S)
-
-    async def _until_settled(self, model: LoadedModel, limit_s: float) -> None:
-        deadline = self._clock.monotonic() + limit_s
-        while not model.attempts.settled and self._clock.monotonic() < deadline:
-            await self._clock.sleep(0.02)
 
     async def _close(self) -> None:
         self._state = "stopped"
@@ -270,6 +267,8 @@ class Worker:
             await self._model.thread.stop()
             if self._model.template is not None:
                 await self._model.template.close()
+            # A prompt may still be with the tokenizer, in a thread that cannot be cancelled.
+            await asyncio.get_running_loop().shutdown_default_executor()
             self._model.backend.close()
 
     def _make_server(self) -> Server:

@@ -73,7 +73,12 @@ def serve(log_level: str, log_format: str, secret_fd: int | None, **flags: Any) 
 
 
 def _serve(config: WorkerConfig, secret: str) -> int:
-    from rbees.workerd.app import Worker
+    # Imported here because a --help needs no web server, and a host without the extra should be told how to get it.
+    try:
+        from rbees.workerd.app import Worker
+    except ModuleNotFoundError as error:
+        sentence = f"The package {error.name} is not installed here; run `pip install 'rbees[llama]'`."
+        raise RbeesError(ErrorCode.BACKEND_UNAVAILABLE, sentence) from None
 
     async def main(stopping: asyncio.Event) -> int:
         return await Worker(config, secret, SystemClock(), stopping).run()

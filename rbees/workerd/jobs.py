@@ -102,7 +102,8 @@ class Attempts:
             return known
         check_request(request)
         if len(self._attempts) >= MAX_ATTEMPTS:
-            raise RbeesError(ErrorCode.QUEUE_FULL, f"This worker already remembers {MAX_ATTEMPTS} jobs; send it elsewhere.")
+            sentence = f"This worker already remembers {MAX_ATTEMPTS} jobs; send it elsewhere."
+            raise RbeesError(ErrorCode.QUEUE_FULL, sentence, retry_after_s=SWEEP_EVERY_S)
         attempt = Attempt(request.job_id, request.epoch, logs.correlation_id.get(), self._clock.monotonic())
         others = self._of_job(request.job_id)
         self._attempts[attempt.key] = attempt
@@ -145,11 +146,6 @@ class Attempts:
         for attempt in self._of_job(job_id):
             if epoch in (None, attempt.epoch):
                 self._end(attempt)
-
-    def cancel_all(self) -> None:
-        """End every attempt."""
-        for attempt in list(self._attempts.values()):
-            self._end(attempt)
 
     def attach(self, attempt: Attempt) -> None:
         """A reader follows this attempt from now on."""

@@ -8,11 +8,16 @@ import time
 from pathlib import Path
 
 import llama_cpp as ll
+import msgspec
 import numpy as np
 import pytest
 
-from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol import codec
+from rbees.protocol.errors import ErrorCode, ErrorEnvelope, RbeesError
+from rbees.protocol.events import End, Started, Token
+from rbees.protocol.jobs import ChatMessage
 from rbees.protocol.sampling import Sampling
+from rbees.protocol.workers import ExecuteRequest
 from rbees.workerd.engine.backend import Backend, Interrupted, LoadAbandoned, LoadSpec, Rows
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine.outputs import Finished, Output
@@ -20,6 +25,7 @@ from rbees.workerd.engine.sequence import Work
 from rbees.workerd.loading import load_backend
 from tests.support.scripted_models import ending_of, ids_of, run_out
 from tests.support.tiny_gguf import BOS, USER, write_tiny_gguf
+from tests.support.worker_process import running_worker
 
 HAIKU = Path(__file__).parents[2] / "rbees" / "host" / "data" / "models" / "haiku.gguf"
 THREADS = 1
@@ -285,3 +291,39 @@ def test_a_library_without_gpu_support_says_how_to_get_it(models: dict[str, Path
         load_backend(LoadSpec(str(HAIKU), "cuda", "cuda:0", 1, 64), lambda _: True)
     assert caught.value.code == ErrorCode.BACKEND_UNAVAILABLE
     assert "GGML_CUDA" in caught.value.message
+
+
+async def test_a_worker_process_answers_and_another_continues_it(tmp_path: Path) -> None:
+    (tmp_path / "2").mkdir()
+    message = ChatMessage(role="user", content="write a haiku with the word honey")
+    request = ExecuteRequest(
+        job_id="job", epoch=1, messages=(message,), sampling=Sampling(seed=5), deterministic=True, max_tokens=60
+    )
+    async with (
+        running_worker(HAIKU, tmp_path, backend="cpu") as one,
+        running_worker(HAIKU, tmp_path / "2", "--slots=2", backend="cpu") as two,
+    ):
+        await one.ready()
+        await two.ready()
+        async with one.client() as client, client.execute(request) as stream:
+            whole = [event async for _, event in stream]
+        tokens = [event for event in whole if isinstance(event, Token)]
+        assert isinstance(whole[0], Started)
+        assert isinstance(whole[-1], End)
+        assert len(tokens) > 5
+        for k in (1, len(tokens) // 2, len(tokens)):
+            sent = tuple(i for token in tokens[:k] for i in token.token_ids)
+            again = msgspec.structs.replace(request, job_id=f"job-{k}", epoch=2, generated_token_ids=sent)
+            async with two.client() as client, client.execute(again) as stream:
+                rest = [event async for _, event in stream]
+            assert [event for event in rest if isinstance(event, Token)] == tokens[k:]
+            assert isinstance(rest[-1], End)
+            assert rest[-1].usage == whole[-1].usage
+
+
+async def test_a_damaged_file_ends_the_process_with_65_and_its_reason(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(HAIKU.read_bytes()[:100_000])
+    async with running_worker(damaged, tmp_path, backend="cpu") as worker:
+        assert await worker.ended() == 65
+        assert codec.decode(worker.log.splitlines()[-1], ErrorEnvelope).error.code == ErrorCode.MODEL_INCOMPATIBLE

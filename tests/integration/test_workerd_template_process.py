@@ -27,7 +27,9 @@ async def test_one_child_renders_many() -> None:
     await template.close()
 
 
-@pytest.mark.parametrize("bad", ["(messages | length + 8) ** (9 ** 9)", "'x' * 10 ** 10", "range(10**5) | list | string | length * 'y' * 10**6"])
+@pytest.mark.parametrize(
+    "bad", ["(messages | length + 8) ** (9 ** 9)", "'x' * 10 ** 10", "range(10**5) | list | string | length * 'y' * 10**6"]
+)
 async def test_what_takes_too_much_is_stopped_and_the_next_one_is_rendered(bad: str) -> None:
     template = process(bad, timeout_s=1.5)
     assert await template.render(HI) == "<s>hi"

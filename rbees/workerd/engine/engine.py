@@ -193,7 +193,7 @@ class Engine:
     def _decode(self, shares: list[Share]) -> Logits | None:
         """Compute the shares; None if the call was stopped short, then the next step tries what is left."""
         rows = self._rows(shares)
-        self.prefilling = frozenset(s.key for s in shares if self._running[s.key].first_token_s is None)
+        self.prefilling = frozenset(share.key for share in shares if share.count > 1)
         began = self._now()
         try:
             logits = self._backend.decode(rows)
@@ -227,11 +227,15 @@ class Engine:
         return Rows(_ids(slots), _ids(positions), _ids(tokens), np.array(wants, dtype=np.bool_))
 
     def _salvage(self, shares: list[Share]) -> None:
-        """After an interruption keep what was computed, except rows whose logits are lost with the call."""
+        """After an interruption keep what was computed, except rows whose logits are lost with the call.
+
+        In the deterministic lane nothing is kept, so that the chunks stay those that llama.cpp alone would compute.
+        """
         for share in shares:
             sequence = self._running[share.key]
             assert sequence.slot is not None
             done = min(self._backend.length(sequence.slot), len(sequence.tokens) - 1)
+            done = sequence.computed if sequence.work.deterministic else done
             if done < self._backend.length(sequence.slot) and not self._backend.remove(sequence.slot, done):
                 self._backend.remove(sequence.slot, 0)
                 done = 0
