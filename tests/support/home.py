@@ -54,12 +54,13 @@ class Finished:
 
 
 class Daemon:
-    """A process that goes on until it is told to stop; its output is in one file."""
+    """A process that goes on until it is told to stop; what it writes goes to two files."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], output: Path, errors: Path) -> None:
         self.process = process
-        self.log = log
         self.url = ""
+        self._output = output
+        self._errors = errors
 
     @property
     def pid(self) -> int:
@@ -67,9 +68,14 @@ class Daemon:
         return self.process.pid
 
     @property
+    def stdout(self) -> str:
+        """What it has written to standard output so far."""
+        return self._output.read_text(errors="replace")
+
+    @property
     def said(self) -> str:
-        """Everything it has written so far."""
-        return self.log.read_text(errors="replace")
+        """Everything it has written so far, standard output first."""
+        return self.stdout + self._errors.read_text(errors="replace")
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -141,18 +147,18 @@ class Home:
         self, *arguments: str, program: str = "rbees", environ: Mapping[str, str] | None = None, new_group: bool = True
     ) -> Daemon:
         """Start a command that goes on. It leads a process group, so that a test may send it what a terminal sends on Ctrl-C."""
-        log = self.folder / f"output-{len(self._daemons)}.txt"
-        with log.open("wb") as output:
+        files = [self.folder / f"{name}-{len(self._daemons)}.txt" for name in ("output", "errors")]
+        with files[0].open("wb") as output, files[1].open("wb") as errors:
             process = subprocess.Popen(
                 [*entry_point(program), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=errors,
                 env={**self._environ, **(environ or {})},
                 cwd=self.folder,
                 start_new_session=new_group,
             )
-        daemon = Daemon(process, log)
+        daemon = Daemon(process, *files)
         self._daemons.append(daemon)
         return daemon
 
@@ -188,8 +194,8 @@ class Home:
 
     def processes(self) -> list[psutil.Process]:
         """Every living process of this home, this one left out."""
-        mark = str(self.folder)
-        return [process for process in psutil.process_iter() if process.pid != os.getpid() and _home_of(process) == mark]
+        # `rbees up` gives its daemons a folder inside this one as theirs.
+        return [process for process in psutil.process_iter() if process.pid != os.getpid() and self._owns(_home_of(process))]
 
     def workers(self) -> list[psutil.Process]:
         """Its worker processes."""
@@ -200,6 +206,9 @@ class Home:
         found = [process for process in self.processes() if _is_role(process, role)]
         assert len(found) == 1, f"{len(found)} processes play {role}"
         return found[0]
+
+    def _owns(self, home: str | None) -> bool:
+        return home is not None and Path(home).is_relative_to(self.folder)
 
     def close(self) -> None:
         """End everything, each process by its id, and remove the folder."""
@@ -236,10 +245,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def taken_port() -> Iterator[int]:
-    """A port that a foreign program listens on."""
+def taken_port(port: int = 0) -> Iterator[int]:
+    """A port that a foreign program listens on: a given one, which may be taken already, or a free one."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            yield port
+            return
         listener.listen()
         yield listener.getsockname()[1]
 
@@ -285,7 +298,7 @@ def _home_of(process: psutil.Process) -> str | None:
 def _is_role(process: psutil.Process, role: str) -> bool:
     """By the command line: `rbees <role> …` and `python -m rbees <role> …` carry the role as a word, `rbees-<role>` as a name."""
     try:
-        words = process.cmdline()[1:5]
+        words = process.cmdline()[1:7]
     except psutil.Error:
         return False
     return any(word == role or Path(word).name == f"rbees-{role}" for word in words)
