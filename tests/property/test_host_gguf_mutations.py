@@ -21,7 +21,25 @@ MUTATIONS = 3_000
 ORACLE_EVERY = 12
 """The package takes far longer than our reader, so it judges only every so many of the accepted files."""
 LIMIT_S = 1.0
-INTERESTING = [0, 1, 2, 3, 8, 9, 31, 32, 255, 256, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
+INTERESTING = [
+    0,
+    1,
+    2,
+    3,
+    8,
+    9,
+    31,
+    32,
+    255,
+    256,
+    1 << 16,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 32) - 1,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 1,
+]
 
 
 @pytest.fixture(scope="module")

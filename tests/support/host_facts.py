@@ -13,7 +13,12 @@ GIB = 1 << 30
 def device(device_id: str = "cpu", *, total: int = 8 * GIB, free: int = 8 * GIB, **more: Any) -> Device:
     """A healthy device; its backend is the part of its id before the colon."""
     backend = device_id.partition(":")[0]
-    values = {"backend": backend, "name": device_id, "memory_architecture": "ram" if backend == "cpu" else "vram", "measured_at_ms": 0}
+    values = {
+        "backend": backend,
+        "name": device_id,
+        "memory_architecture": "ram" if backend == "cpu" else "vram",
+        "measured_at_ms": 0,
+    }
     return Device(device_id=device_id, total_bytes=total, free_bytes=free, **{**values, **more})
 
 
@@ -41,5 +46,7 @@ def model(ref: str = "m", **more: Any) -> ModelFacts:
 
 def scripted(ref: str = "s") -> ModelFacts:
     """A model of the scripted backend."""
-    nothing = dict.fromkeys(("layers", "embedding_length", "head_count", "head_count_kv", "key_length", "value_length", "parameters"), 0)
+    nothing = dict.fromkeys(
+        ("layers", "embedding_length", "head_count", "head_count_kv", "key_length", "value_length", "parameters"), 0
+    )
     return model(ref, architecture="scripted", quantization="scripted", size_bytes=100, **nothing)

@@ -39,7 +39,9 @@ def test_the_kv_cache_is_counted_exactly() -> None:
 
 
 def test_more_slots_and_more_context_never_need_less() -> None:
-    totals = [demand(model(), ctx=ctx, slots=slots).total_bytes for ctx, slots in ((512, 1), (1024, 1), (1024, 2), (4096, 2), (4096, 8))]
+    totals = [
+        demand(model(), ctx=ctx, slots=slots).total_bytes for ctx, slots in ((512, 1), (1024, 1), (1024, 2), (4096, 2), (4096, 8))
+    ]
     assert totals == sorted(totals)
 
 

@@ -31,7 +31,8 @@ from rbees.protocol.workers import WorkerState
 
 
 def live(*events: Event, life: Life | None = None) -> tuple[Life, list[Action]]:
-    life, actions = life or Life(), []
+    life = life or Life()
+    actions: list[Action] = []
     for event in events:
         life, more = advance(life, event)
         actions += more
@@ -68,7 +69,9 @@ def test_death_while_serving_is_reported_once_with_its_signal() -> None:
     life, actions = live(BecameReady(), Ended(signal="SIGKILL"), Ended(signal="SIGKILL"))
     assert life.state == "failed"
     assert actions[1:] == [
-        ReportFailed(False, ErrorCode.WORKER_CRASHED, "The worker was killed by SIGKILL while it was serving; see its log.", None, "SIGKILL"),
+        ReportFailed(
+            False, ErrorCode.WORKER_CRASHED, "The worker was killed by SIGKILL while it was serving; see its log.", None, "SIGKILL"
+        ),
         Forget(),
     ]
 
@@ -88,7 +91,9 @@ def test_processor_faults_while_loading_get_one_more_try(signal: str, before: tu
     assert forget == Forget()
 
 
-@pytest.mark.parametrize("ended", [Ended(signal="SIGKILL"), Ended(signal="SIGABRT"), Ended(exit_code=65), Ended(exit_code=139), Ended()])
+@pytest.mark.parametrize(
+    "ended", [Ended(signal="SIGKILL"), Ended(signal="SIGABRT"), Ended(exit_code=65), Ended(exit_code=139), Ended()]
+)
 def test_no_other_end_gets_another_try(ended: Ended) -> None:
     life, actions = live(LoadBegan(), ended)
     assert life.state == "failed"

@@ -1,0 +1,87 @@
+"""Measuring in the background: nobody waits for a source that hangs, and one that fails is reported as such."""
+
+from __future__ import annotations
+
+import threading
+
+from rbees.host.device_source import NoSuchHardware
+from rbees.host.devices import MEASURE_LIMIT_S, DeviceMonitor
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.pools import Device
+from rbees.service.clock import ManualClock, SystemClock
+from tests.support.host_facts import device
+
+
+class Source:
+    """Answers, fails or hangs as told; each measurement is announced by `measured`."""
+
+    def __init__(self, name: str, *devices: Device) -> None:
+        self.name = name
+        self.devices = devices
+        self.failure: Exception | None = None
+        self.entered = threading.Event()
+        self.release = threading.Event()
+        self.release.set()
+
+    def measure(self) -> tuple[Device, ...]:
+        self.entered.set()
+        self.release.wait(10)
+        if self.failure:
+            raise self.failure
+        return self.devices
+
+
+async def test_devices_of_all_sources_with_the_time_of_measurement() -> None:
+    clock = SystemClock()
+    monitor = DeviceMonitor([Source("NVML", device("cuda:0")), Source("CPU", device("cpu"))], clock)
+    monitor.start()
+    await monitor.wait_first()
+    monitor.stop()
+    found = monitor.devices()
+    assert [each.device_id for each in found] == ["cpu", "cuda:0"]
+    assert all(abs(each.measured_at_ms - clock.unix_ms()) < 10_000 for each in found)
+
+
+def test_a_source_that_hangs_makes_its_devices_unhealthy_and_delays_nobody() -> None:
+    clock = ManualClock()
+    source = Source("NVML", device("cuda:0"))
+    monitor = DeviceMonitor([source], clock)
+    reading = monitor._readings["NVML"]
+    monitor._measure_once(source, reading)
+    assert monitor.devices()[0].healthy
+    source.release.clear()
+    hanging = threading.Thread(target=monitor._measure_once, args=(source, reading))
+    source.entered.clear()
+    hanging.start()
+    source.entered.wait(10)
+    assert monitor.devices()[0].healthy
+    clock._monotonic += MEASURE_LIMIT_S + 1
+    (found,) = monitor.devices()
+    assert not found.healthy
+    assert found.problem == "NVML has not answered for 3 s; the driver may hang."
+    source.release.set()
+    hanging.join(10)
+    assert monitor.devices()[0].healthy
+
+
+def test_a_source_that_fails_keeps_its_devices_with_the_reason() -> None:
+    source = Source("NVML", device("cuda:0"))
+    monitor = DeviceMonitor([source], ManualClock())
+    reading = monitor._readings["NVML"]
+    monitor._measure_once(source, reading)
+    source.failure = RbeesError(ErrorCode.BACKEND_UNAVAILABLE, "NVML failed (GpuIsLost).")
+    monitor._measure_once(source, reading)
+    (found,) = monitor.devices()
+    assert (found.healthy, found.problem) == (False, "NVML failed (GpuIsLost).")
+    source.failure = None
+    monitor._measure_once(source, reading)
+    assert monitor.devices()[0].healthy
+
+
+async def test_missing_hardware_is_asked_for_once() -> None:
+    source = Source("NVML")
+    source.failure = NoSuchHardware("none")
+    monitor = DeviceMonitor([source], SystemClock())
+    monitor.start()
+    await monitor.wait_first()
+    assert monitor.devices() == ()

@@ -1,0 +1,227 @@
+"""Which file a reference means, and the answer for every file that cannot be served."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rbees.host import model_store
+from rbees.host.catalog import CatalogEntry
+from rbees.host.checksums import Checksums
+from rbees.host.model_files import ModelFolders
+from rbees.host.model_store import ModelStore
+from rbees.protocol.errors import ErrorCode, RbeesError
+from tests.support.scripted_models import write_script
+from tests.support.tiny_gguf import write_tiny_gguf
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf", layers=1, width=32, heads=2, heads_kv=1)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+def store_of(models: Path, *entries: CatalogEntry, roots: tuple[Path, ...] = ()) -> ModelStore:
+    made = ModelStore(
+        {entry.name: entry for entry in entries}, ModelFolders((models, *roots)), Checksums(models.parent / "checksums.json")
+    )
+    made.refresh()
+    return made
+
+
+def refusal(store: ModelStore, ref: str, sha256: str | None = None) -> RbeesError:
+    with pytest.raises(RbeesError) as caught:
+        store.resolve(ref, sha256)
+    return caught.value
+
+
+def test_files_in_folders_are_found_by_reference_and_by_name(models: Path, tiny: Path) -> None:
+    path = models / "org" / "Some-Model.Q4.gguf"
+    path.parent.mkdir()
+    shutil.copy(tiny, path)
+    write_script(models, "bees", context_length=2048)
+    store = store_of(models)
+    assert [facts.ref for facts in store.models()] == [f"file:{models}/bees.scripted.json", f"file:{path}"]
+    found = store.resolve(f"file:{path}")
+    assert found.path == path
+    assert found.facts.aliases == ("Some-Model.Q4",)
+    assert found.facts.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found.facts.size_bytes == path.stat().st_size
+    assert store.resolve("Some-Model.Q4") == found
+    scripted = store.resolve("bees").facts
+    assert (scripted.architecture, scripted.context_length) == ("scripted", 2048)
+
+
+def test_packaged_models_are_known_by_their_short_name(models: Path, tiny: Path) -> None:
+    store = store_of(models, CatalogEntry("poet", tiny, True, ""))
+    assert store.resolve("poet").facts.ref == "poet"
+    assert refusal(store, f"file:{tiny}").code is ErrorCode.MODEL_NOT_FOUND
+
+
+def test_a_users_name_stands_for_a_file_below_the_folders(models: Path, tiny: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny, models / "long-name.gguf")
+    outside = Path(shutil.copy(tiny, tmp_path / "outside.gguf"))
+    store = store_of(models, CatalogEntry("mine", models / "long-name.gguf", False, ""), CatalogEntry("far", outside, False, ""))
+    assert store.resolve("mine").facts.aliases == ("mine", "long-name")
+    assert refusal(store, "far").code is ErrorCode.MODEL_NOT_FOUND
+    assert "outside" in refusal(store, "far").message
+
+
+def test_unknown_names_come_with_close_ones(models: Path, tiny: Path) -> None:
+    shutil.copy(tiny, models / "tinyllama.gguf")
+    error = refusal(store_of(models), "tinylama")
+    assert error.code is ErrorCode.MODEL_NOT_FOUND
+    assert error.details == {"close_names": ["tinyllama"]}
+    assert "did you mean tinyllama?" in error.message
+    assert "models list" in refusal(store_of(models), "zzz").message
+
+
+@pytest.mark.parametrize("reference", ["hf:org/repo", "hf:org/repo@main::file=x.gguf"])
+def test_hub_references_are_not_here(models: Path, reference: str) -> None:
+    assert refusal(store_of(models), reference).code is ErrorCode.MODEL_NOT_FOUND
+
+
+@pytest.mark.parametrize("reference", ["", "file:../x", "file:/a/../b.gguf", "a b", "-x"])
+def test_what_is_no_reference_is_refused(models: Path, reference: str) -> None:
+    assert refusal(store_of(models), reference).code is ErrorCode.INVALID_REQUEST
+
+
+def test_missing_truncated_and_foreign_files(models: Path, tiny: Path) -> None:
+    (models / "cut.gguf").write_bytes(tiny.read_bytes()[:5000])
+    (models / "zip.gguf").write_bytes(b"PK\x03\x04" + bytes(100))
+    (models / "empty.gguf").touch()
+    (models / "broken.scripted.json").write_text("{")
+    (models / "readme.txt").write_text("hello")
+    store = store_of(models)
+    assert store.models() == ()
+    for name, code, words in (
+        ("missing.gguf", ErrorCode.MODEL_NOT_FOUND, "no file missing.gguf"),
+        ("cut.gguf", ErrorCode.MODEL_INCOMPATIBLE, "truncated"),
+        ("zip.gguf", ErrorCode.MODEL_INCOMPATIBLE, "not GGUF"),
+        ("empty.gguf", ErrorCode.MODEL_INCOMPATIBLE, "not GGUF"),
+        ("broken.scripted.json", ErrorCode.MODEL_INCOMPATIBLE, "scripted"),
+        ("readme.txt", ErrorCode.MODEL_INCOMPATIBLE, ".gguf"),
+    ):
+        error = refusal(store, f"file:{models}/{name}")
+        assert (error.code, words in error.message) == (code, True), error.message
+    assert refusal(store, "cut").code is ErrorCode.MODEL_INCOMPATIBLE
+    assert f"file:{models}/cut.gguf" in store.problems()
+
+
+def test_nothing_outside_the_folders_can_be_named(models: Path, tiny: Path, tmp_path: Path) -> None:
+    secret = Path(shutil.copy(tiny, tmp_path / "secret.gguf"))
+    (models / "link.gguf").symlink_to(secret)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    shutil.copy(tiny, folder / "x.gguf")
+    (models / "door").symlink_to(folder)
+    store = store_of(models)
+    assert store.models() == ()
+    for path in (secret, models / "link.gguf", models / "door" / "x.gguf", Path("/etc/passwd")):
+        assert refusal(store, f"file:{path}").code is ErrorCode.MODEL_NOT_FOUND, path
+    assert "outside" in refusal(store, "link").message
+
+
+def test_links_inside_the_folders_are_followed(models: Path, tiny: Path) -> None:
+    blobs = models / "blobs"
+    blobs.mkdir()
+    shutil.copy(tiny, blobs / "abc")
+    (models / "model.gguf").symlink_to(blobs / "abc")
+    assert store_of(models).resolve("model").facts.size_bytes == tiny.stat().st_size
+
+
+def test_a_folder_that_is_a_link_answers_to_both_spellings(models: Path, tiny: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny, models / "x.gguf")
+    (tmp_path / "alias").symlink_to(models)
+    store = store_of(tmp_path / "alias")
+    assert store.resolve(f"file:{tmp_path}/alias/x.gguf") == store.resolve(f"file:{models}/x.gguf")
+
+
+def test_the_sum_decides_which_file_is_meant(models: Path, tiny: Path) -> None:
+    shutil.copy(tiny, models / "a.gguf")
+    write_tiny_gguf(models / "b.gguf", seed=1, layers=1, width=32, heads=2, heads_kv=1)
+    store = store_of(models)
+    sum_b = store.resolve("b").facts.sha256
+    assert store.resolve("a", sum_b).path == models / "b.gguf"
+    assert store.resolve("whatever", sum_b).path == models / "b.gguf"
+    error = refusal(store, "a", "f" * 64)
+    assert error.code is ErrorCode.MODEL_NOT_FOUND
+    assert "sha256 differs" in error.message
+
+
+def test_a_replaced_file_is_looked_at_again(models: Path, tiny: Path) -> None:
+    path = Path(shutil.copy(tiny, models / "x.gguf"))
+    store = store_of(models)
+    before = store.resolve("x").facts.sha256
+    write_tiny_gguf(path, seed=5, layers=1, width=32, heads=2, heads_kv=1)
+    os.utime(path, ns=(1, 1))
+    after = store.resolve("x").facts.sha256
+    assert after == hashlib.sha256(path.read_bytes()).hexdigest() != before
+    path.unlink()
+    assert refusal(store, "x").code is ErrorCode.MODEL_NOT_FOUND
+    store.refresh()
+    assert store.models() == ()
+
+
+def test_files_that_appear_are_found_when_asked_for(models: Path, tiny: Path) -> None:
+    store = store_of(models)
+    shutil.copy(tiny, models / "late.gguf")
+    assert store.resolve("late").path == models / "late.gguf"
+
+
+def test_large_files_wait_for_their_sum(models: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_store, "HASH_AT_ONCE_BYTES", 10)
+    shutil.copy(tiny, models / "large.gguf")
+    store = store_of(models)
+    assert store.models() == ()
+    error = refusal(store, "large")
+    assert (error.code, error.details["retry_after_s"]) == (ErrorCode.MODEL_LOADING, 5)
+    assert store.sum_next()
+    assert not store.sum_next()
+    assert store.resolve("large").facts.sha256 == hashlib.sha256(tiny.read_bytes()).hexdigest()
+
+
+def test_sums_are_computed_once_and_kept(models: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(tiny, models / "x.gguf")
+    first = store_of(models).models()
+
+    def never(self: Checksums, path: Path) -> str | None:
+        raise AssertionError("the sum was known")
+
+    monkeypatch.setattr(Checksums, "compute", never)
+    assert store_of(models).models() == first
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"x": 3}', b"\xff\xfe"])
+def test_a_damaged_cache_costs_nothing_but_time(models: Path, tiny: Path, damage: bytes) -> None:
+    shutil.copy(tiny, models / "x.gguf")
+    (models.parent / "checksums.json").write_bytes(damage)
+    assert len(store_of(models).models()) == 1
+
+
+def test_closing_ends_a_sum(models: Path, tiny: Path) -> None:
+    path = Path(shutil.copy(tiny, models / "x.gguf"))
+    checksums = Checksums(models / "cache")
+    checksums.close()
+    assert checksums.compute(path) is None
+
+
+def test_names_that_no_reference_can_spell_are_left_out(models: Path, tiny: Path) -> None:
+    shutil.copy(tiny, models / "back\\slash.gguf")
+    shutil.copy(os.fsencode(tiny), os.fsencode(models) + b"/\xff.gguf")
+    shutil.copy(tiny, models / ".hidden.gguf")
+    (models / "folder.gguf").mkdir()
+    shutil.copy(tiny, models / "two words.gguf")
+    (facts,) = store_of(models).models()
+    assert facts.ref == f"file:{models}/two words.gguf"
+    assert facts.aliases == ()

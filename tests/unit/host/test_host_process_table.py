@@ -1,0 +1,107 @@
+"""Records and logs of workers on disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+
+from rbees.host import process_table, worker_log
+from rbees.host.process import Exit, Identity, as_exit, identify, is_running, send_signal
+from rbees.host.process_table import KEPT_LOGS, ProcessRecord, ProcessTable
+from rbees.protocol.errors import ErrorCode
+from tests.unit.host.test_host_worker_spec import SPEC
+
+RECORD = ProcessRecord(spec=SPEC, reserved_bytes=1, started_at_ms=2)
+
+
+def test_records_survive_and_are_replaced(tmp_path: Path) -> None:
+    table = ProcessTable(tmp_path)
+    table.write(RECORD)
+    complete = msgspec.structs.replace(RECORD, pid=7, started="x", was_ready=True)
+    table.write(complete)
+    assert ProcessTable(tmp_path).load() == (complete,)
+    table.remove(SPEC.worker_id)
+    table.remove(SPEC.worker_id)
+    assert table.load() == ()
+
+
+def test_damaged_records_are_dropped(tmp_path: Path) -> None:
+    (tmp_path / "worker-a.json").write_bytes(b'{"spec": ')
+    (tmp_path / "worker-b.json").write_bytes(b"\xff")
+    (tmp_path / "worker-c.new").write_bytes(b"{}")
+    assert ProcessTable(tmp_path).load() == ()
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_only_the_newest_logs_without_a_record_are_kept(tmp_path: Path) -> None:
+    table = ProcessTable(tmp_path)
+    table.write(RECORD)
+    table.log_path(SPEC.worker_id).touch()
+    os.utime(table.log_path(SPEC.worker_id), (0, 0))
+    for age in range(KEPT_LOGS + 3):
+        log = tmp_path / f"worker-{age}.log"
+        log.touch()
+        os.utime(log, (1000 + age, 1000 + age))
+    table.drop_old_logs()
+    left = {path.name for path in tmp_path.glob("*.log")}
+    assert len(left) == KEPT_LOGS + 1
+    assert {"worker-0.log", "worker-2.log"}.isdisjoint(left)
+    assert table.log_path(SPEC.worker_id).name in left
+    assert process_table.KEPT_LOGS == KEPT_LOGS
+
+
+def test_a_process_is_named_by_its_id_and_its_start() -> None:
+    own = identify(os.getpid())
+    assert own is not None
+    assert own == identify(os.getpid())
+    assert is_running(own)
+    assert not is_running(Identity(own.pid, "another start"))
+    assert not send_signal(Identity(own.pid, "another start"), signal.SIGKILL)
+    assert identify(2**22 + 1) is None
+
+
+def test_exit_status() -> None:
+    assert as_exit(0) == Exit(exit_code=0)
+    assert as_exit(65) == Exit(exit_code=65)
+    assert as_exit(-signal.SIGSEGV) == Exit(signal="SIGSEGV")
+    assert as_exit(-35) == Exit(signal="SIG35")
+
+
+def test_the_tail_of_a_log_and_the_error_in_it(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    assert worker_log.tail(log) == ()
+    log.write_text("\n".join(f"line {number}" for number in range(100)) + "\n")
+    assert worker_log.tail(log) == tuple(f"line {number}" for number in range(80, 100))
+    log.write_bytes(b"x" * 100_000 + b"\nlast \xff\n")
+    assert worker_log.tail(log) == ("last �",)
+    lines = (
+        '{"error": 3}',
+        '{"error":{"code":"MODEL_INCOMPATIBLE","message":"No."}}',
+        "{}",
+        '{"error":{"code":"NEW_ONE","message":""}}',
+    )
+    found = worker_log.last_error(lines)
+    assert found is not None
+    assert (found.code, found.message) == (ErrorCode.MODEL_INCOMPATIBLE, "No.")
+    assert worker_log.last_error(("nothing",)) is None
+
+
+async def test_following_a_log_until_it_is_over(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_text("one\n")
+    answers = iter([False, True, True])
+    chunks = [chunk async for chunk in worker_log.follow(log, lambda: next(answers))]
+    assert b"".join(chunks) == b"one\n"
+    assert worker_log.read_all(log) == b"one\n"
+
+
+def test_only_the_last_part_of_a_long_log_is_shown(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_bytes(b"".join(b"line %07d\n" % number for number in range(200_000)))
+    shown = worker_log.read_all(log)
+    assert len(shown) <= 1 << 20
+    assert shown.startswith(b"line ")
+    assert shown.endswith(b"line 0199999\n")

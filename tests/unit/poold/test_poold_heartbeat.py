@@ -1,0 +1,244 @@
+"""The pool's conversation with its orchestrator, on a clock turned by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from rbees.poold.heartbeat import LONGEST_DELAY_S, Backoff, Member, OrcdLink
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.pools import (
+    Device,
+    Heartbeat,
+    ModelFacts,
+    RegisterAnswer,
+    RegisterRequest,
+    WorkerFacts,
+    WorkerFailedReport,
+    WorkerReadyReport,
+)
+from rbees.protocol.workers import WorkerReady
+from rbees.service.clock import ManualClock
+from tests.support.host_facts import device, model
+
+Call = RegisterRequest | Heartbeat | WorkerReadyReport | WorkerFailedReport
+
+
+class Orcd:
+    """Records every call; refuses those of the types in `refusals` until told otherwise."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.refusals: dict[type[Call], ErrorCode] = {}
+        self.closed = 0
+
+    async def register(self, request: RegisterRequest) -> RegisterAnswer:
+        self._hear(request)
+        return RegisterAnswer(heartbeat_interval_ms=2000)
+
+    async def heartbeat(self, pool_id: str, heartbeat: Heartbeat) -> None:
+        assert pool_id == "mac"
+        self._hear(heartbeat)
+
+    async def worker_ready(self, report: WorkerReadyReport) -> None:
+        self._hear(report)
+
+    async def worker_failed(self, report: WorkerFailedReport) -> None:
+        self._hear(report)
+
+    async def close(self) -> None:
+        self.closed += 1
+
+    def _hear(self, call: Call) -> None:
+        self.calls.append(call)
+        if type(call) in self.refusals:
+            raise RbeesError(self.refusals[type(call)], "No.")
+
+    def kinds(self) -> list[type[Call]]:
+        kinds, self.calls = [type(call) for call in self.calls], []
+        return kinds
+
+
+class Facts:
+    """A host with one device and one model."""
+
+    def devices(self) -> tuple[Device, ...]:
+        return (device(),)
+
+    def models(self) -> tuple[ModelFacts, ...]:
+        return (model(),)
+
+    def workers(self) -> tuple[WorkerFacts, ...]:
+        return ()
+
+    def ready(self) -> tuple[WorkerReady, ...]:
+        return ()
+
+
+@asynccontextmanager
+async def linked(orcd: Orcd, clock: ManualClock, url: str | None = "http://orcd:8080") -> AsyncIterator[OrcdLink]:
+    link = OrcdLink(Member("mac", lambda: "http://mac:9200", "boot"), Facts(), lambda url: orcd, clock, url, jitter=lambda: 0.0)
+    task = asyncio.create_task(link.run())
+    try:
+        yield link
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def failed(worker_id: str = "w") -> WorkerFailedReport:
+    return WorkerFailedReport(
+        pool_id="mac",
+        worker_id=worker_id,
+        model_ref="m",
+        model_sha256="0",
+        while_loading=False,
+        code=ErrorCode.WORKER_CRASHED,
+        message="It died.",
+    )
+
+
+async def test_register_then_beat_every_two_seconds() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    async with linked(orcd, clock) as link:
+        await clock.advance(0.1)
+        assert orcd.kinds() == [RegisterRequest, Heartbeat]
+        assert link.registered
+        for _ in range(5):
+            await clock.advance(2)
+        assert orcd.kinds() == [Heartbeat] * 5
+    assert orcd.closed == 1
+
+
+async def test_beats_are_numbered_and_carry_the_whole_state() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    async with linked(orcd, clock):
+        await clock.advance(2.1)
+    beats = [call for call in orcd.calls if isinstance(call, Heartbeat)]
+    assert [beat.seq for beat in beats] == [1, 2]
+    assert all(beat.devices and beat.models and beat.boot_id == "boot" for beat in beats)
+
+
+async def test_a_forgotten_pool_registers_again() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    async with linked(orcd, clock) as link:
+        await clock.advance(0.1)
+        orcd.kinds()
+        orcd.refusals[Heartbeat] = ErrorCode.POOL_NOT_FOUND
+        await clock.advance(2)
+        assert not link.registered
+        orcd.refusals.clear()
+        await clock.advance(1)
+        assert orcd.kinds() == [Heartbeat, RegisterRequest, Heartbeat]
+        assert link.registered
+
+
+async def test_an_orchestrator_that_is_away_is_tried_ever_more_slowly() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    orcd.refusals[RegisterRequest] = ErrorCode.ORCD_UNREACHABLE
+    async with linked(orcd, clock) as link:
+        await clock.advance(60)
+        assert link.problem == "No."
+        assert 10 < len(orcd.kinds()) < 20
+        orcd.refusals.clear()
+        await clock.advance(LONGEST_DELAY_S)
+        assert link.registered
+        assert link.problem is None
+
+
+async def test_one_lost_beat_changes_nothing() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    async with linked(orcd, clock) as link:
+        await clock.advance(0.1)
+        orcd.refusals[Heartbeat] = ErrorCode.ORCD_UNREACHABLE
+        await clock.advance(2)
+        orcd.refusals.clear()
+        orcd.kinds()
+        assert link.registered
+        await clock.advance(0.3)
+        assert orcd.kinds() == [Heartbeat]
+
+
+async def test_reports_go_out_at_once() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    async with linked(orcd, clock) as link:
+        await clock.advance(0.1)
+        orcd.kinds()
+        link.report(failed())
+        await clock.advance(0)
+        assert orcd.kinds() == [WorkerFailedReport]
+
+
+async def test_reports_are_repeated_until_delivered_and_keep_their_order() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    async with linked(orcd, clock) as link:
+        await clock.advance(0.1)
+        orcd.refusals[WorkerFailedReport] = ErrorCode.ORCD_UNREACHABLE
+        link.report(failed("first"))
+        link.report(failed("second"))
+        await clock.advance(3)
+        tried = [call.worker_id for call in orcd.calls if isinstance(call, WorkerFailedReport)]
+        assert len(tried) > 2
+        assert set(tried) == {"first"}
+        orcd.refusals.clear()
+        orcd.kinds()
+        await clock.advance(5)
+        assert [call.worker_id for call in orcd.calls if isinstance(call, WorkerFailedReport)] == ["first", "second"]
+        orcd.kinds()
+        await clock.advance(20)
+        assert WorkerFailedReport not in orcd.kinds()
+
+
+async def test_reports_wait_for_the_registration() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    orcd.refusals[RegisterRequest] = ErrorCode.ORCD_UNREACHABLE
+    async with linked(orcd, clock) as link:
+        link.report(failed())
+        await clock.advance(3)
+        assert WorkerFailedReport not in orcd.kinds()
+        orcd.refusals.clear()
+        await clock.advance(LONGEST_DELAY_S)
+        assert WorkerFailedReport in orcd.kinds()
+
+
+async def test_a_report_that_is_refused_for_good_is_dropped() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    async with linked(orcd, clock) as link:
+        await clock.advance(0.1)
+        orcd.refusals[WorkerFailedReport] = ErrorCode.INVALID_REQUEST
+        link.report(failed())
+        await clock.advance(10)
+        assert orcd.kinds().count(WorkerFailedReport) == 1
+
+
+async def test_without_an_orchestrator_it_waits_to_be_called() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    async with linked(orcd, clock, url=None) as link:
+        await clock.advance(60)
+        assert orcd.kinds() == []
+        registration = await link.announce("http://orcd:8080")
+        assert (registration.pool_id, registration.endpoint) == ("mac", "http://mac:9200")
+        assert link.registered
+        await clock.advance(0.1)
+        assert orcd.kinds() == [Heartbeat]
+        assert link.orcd_url == "http://orcd:8080"
+
+
+async def test_another_orchestrator_takes_over() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    async with linked(orcd, clock) as link:
+        await clock.advance(0.1)
+        await link.announce("http://other:8080")
+        assert orcd.closed == 1
+        orcd.kinds()
+        await clock.advance(2)
+        assert orcd.kinds() == [Heartbeat]
+
+
+def test_delays_double_up_to_a_limit_and_are_cut_at_random() -> None:
+    delays = Backoff(lambda: 0.0)
+    assert [delays.next() for _ in range(7)] == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    delays.reset()
+    assert delays.next() == 0.25
+    assert Backoff(lambda: 1.0).next() == 0.125
