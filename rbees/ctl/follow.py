@@ -16,7 +16,7 @@ from rbees.service.clock import Clock
 
 FIRST_DELAY_S: Final = 0.1
 LONGEST_DELAY_S: Final = 5.0
-PATIENCE_S: Final = 300.0
+PATIENCE_S: Final = 45.0
 """How long nothing at all may be heard before following gives up. The job is not lost by that; it can be watched again."""
 
 _WORTH_ANOTHER_TRY: Final = frozenset({ErrorCode.ORCD_UNREACHABLE, ErrorCode.DRAINING})
@@ -37,31 +37,33 @@ async def follow(
     *,
     after: int = 0,
     patience_s: float = PATIENCE_S,
+    first_patience_s: float = PATIENCE_S,
     on_break: Callable[[float], None] | None = None,
 ) -> AsyncIterator[tuple[int, Event]]:
     """Yield every event behind `after` once, in order, and end with the terminal one.
 
-    `on_break` hears the delay before each further try.
+    `first_patience_s` holds until anything was heard: where nobody ever answered, the address is probably wrong. `on_break`
+    hears the delay before each further try.
 
     Raises:
-        RbeesError: what orcd answers (such as JOB_NOT_FOUND), or ORCD_UNREACHABLE once `patience_s` have passed in silence.
+        RbeesError: what orcd answers (such as JOB_NOT_FOUND), or ORCD_UNREACHABLE after so much silence.
     """
-    delay_s, heard_at = FIRST_DELAY_S, clock.monotonic()
+    delay_s, heard_at, allowed_s = FIRST_DELAY_S, clock.monotonic(), first_patience_s
     while True:
         try:
             async with orcd.events(job_id, after) as events:
                 async for seq, event in events:
                     if seq <= after:
                         continue
-                    after, delay_s, heard_at = seq, FIRST_DELAY_S, clock.monotonic()
+                    after, delay_s, heard_at, allowed_s = seq, FIRST_DELAY_S, clock.monotonic(), patience_s
                     yield seq, event
                     if is_terminal(event):
                         return
         except RbeesError as error:
             if error.code not in _WORTH_ANOTHER_TRY:
                 raise
-            if clock.monotonic() - heard_at >= patience_s:
-                raise _given_up(error, job_id) from None
+            if clock.monotonic() - heard_at >= allowed_s:
+                raise _given_up(error, job_id) if allowed_s else error from None
         if on_break is not None:
             on_break(delay_s)
         await clock.sleep(delay_s)

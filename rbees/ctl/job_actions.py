@@ -10,7 +10,7 @@ import click
 
 from rbees.ctl.rows import job_pairs, job_row
 from rbees.ctl.screen import screen
-from rbees.ctl.submit import show_events
+from rbees.ctl.submit import RESTART_PATIENCE_S, show_events
 from rbees.ctl.target import Target
 from rbees.protocol.jobs import TERMINAL_STATUSES, JobView
 from rbees.service.clock import SystemClock
@@ -53,7 +53,8 @@ async def watch_job(target: Target, *, job_id: str, after: int, as_json: bool) -
         shown = screen(as_json=as_json, notes=said)
         async with target.client() as orcd:
             try:
-                await show_events(orcd, job_id, shown, SystemClock(), after)
+                patience_s = RESTART_PATIENCE_S if target.is_home else 0.0
+                await show_events(orcd, job_id, shown, SystemClock(), after=after, first_patience_s=patience_s)
             finally:
                 shown.leave()
 

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from rbees.clients.orcd import OrcdClient
-from rbees.ctl.follow import follow
+from rbees.ctl.follow import PATIENCE_S, follow
 from rbees.ctl.screen import Screen, screen
 from rbees.ctl.target import Target
 from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
@@ -98,13 +98,15 @@ async def _stream(orcd: OrcdClient, job_id: str, shown: Screen, interrupted: asy
         shown.leave()
 
 
-async def show_events(orcd: OrcdClient, job_id: str, shown: Screen, clock: Clock, after: int = 0) -> None:
+async def show_events(
+    orcd: OrcdClient, job_id: str, shown: Screen, clock: Clock, *, after: int = 0, first_patience_s: float = PATIENCE_S
+) -> None:
     """Show a job's events to its end."""
 
     def on_break(delay_s: float) -> None:
         shown.note(f"connection lost; trying again in {delay_s:.1f} s")
 
-    async for seq, event in follow(orcd, job_id, clock, after=after, on_break=on_break):
+    async for seq, event in follow(orcd, job_id, clock, after=after, first_patience_s=first_patience_s, on_break=on_break):
         shown.show(seq, event)
 
 

@@ -40,9 +40,8 @@ async def make_ready(orcd: OrcdClient, pool: PoolView, model: str, clock: Clock,
 
 
 def first_model(pool: PoolView) -> str | None:
-    """The name of a model that this pool can serve at once: the first that has a short one."""
-    named = [facts.aliases[0] for facts in pool.models if facts.aliases]
-    return named[0] if named else next((facts.ref for facts in pool.models), None)
+    """The shortest name of the first model that this pool can serve at once."""
+    return next((min((facts.ref, *facts.aliases), key=len) for facts in pool.models), None)
 
 
 def serves(pool: PoolView, worker: WorkerFacts, model: str) -> bool:
