@@ -131,10 +131,13 @@ def _worker_listed(turn: Turn, pool: Pool, facts: WorkerFacts, *, in_report: boo
         return
     if worker is None:
         worker = _meet(turn, pool, facts)
+        worker.measured = in_report and facts.state == "ready"
     # Only the absence from a report that is younger than one with the worker in it means that it is gone.
     worker.listed = worker.listed or in_report
     worker.measured = worker.measured or (in_report and worker.state == "ready")
     became_ready = facts.state == "ready" and worker.state != "ready"
+    if facts.state != worker.state:
+        turn.touched.add(worker.model_sha256)
     worker.state = facts.state
     worker.facts = facts
     worker.slots = facts.slots

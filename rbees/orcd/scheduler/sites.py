@@ -76,6 +76,8 @@ def find_sites(state: State, model_sha256: str, now_s: float) -> Iterator[Site]:
             backend = backend_for(facts, device)
             if backend is None or not device.healthy or device.device_id in taken:
                 continue
+            if (_known_need(device, trouble) or facts.size_bytes) > device.total_bytes:
+                continue
             if trouble is None or backend not in trouble.unusable:
                 yield _site(pool, device, facts, backend, trouble)
 

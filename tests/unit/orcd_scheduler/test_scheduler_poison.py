@@ -1,0 +1,98 @@
+"""A job that kills its worker must not take the others with it."""
+
+from __future__ import annotations
+
+from rbees.orcd.scheduler.effects import Dispatch, Effect, Finish, StopWorker
+from rbees.orcd.scheduler.events import AttemptCompleted, PoolReported
+from rbees.orcd.scheduler.policy import Policy
+from rbees.protocol.errors import ErrorCode
+from tests.simulation import facts
+from tests.unit.orcd_scheduler.driver import CPU, HAIKU, Drive, kinds
+
+FULL = facts.device("cpu", 16 * facts.GIB, 0)
+
+
+def dispatches(effects: list[Effect]) -> list[tuple[str, str]]:
+    return [(effect.job_id, effect.worker_id) for effect in effects if isinstance(effect, Dispatch)]
+
+
+def test_two_deaths_alone_end_the_job() -> None:
+    drive = Drive()
+    drive.report("a", facts.worker("w1", HAIKU))
+    drive.job("job-1")
+    assert kinds(drive.died("a", "w1")) == ["Requeue", "SpawnWorker"]
+    drive.ready("a", facts.worker("w2", HAIKU))
+    assert dispatches(drive.tick(after_s=1.0)) == [("job-1", "w2")]
+    effects = drive.died("a", "w2")
+    (finish,) = [effect for effect in effects if isinstance(effect, Finish)]
+    assert finish.error.code is ErrorCode.WORKER_CRASHED
+    assert finish.error.details["deaths_alone"] == 2
+
+
+def test_deaths_in_company_do_not_count_but_make_suspects_who_run_alone() -> None:
+    drive = Drive()
+    drive.report("a", facts.worker("w1", HAIKU))
+    drive.job("job-1")
+    drive.job("job-2")
+    drive.died("a", "w1")
+    assert drive.ready("a", facts.worker("w2", HAIKU)) == []
+    assert dispatches(drive.tick(after_s=1.0)) == [("job-1", "w2")], "the other one waits, although there is a second slot"
+    assert drive.job("job-3") == [], "and nobody joins a suspect"
+    assert drive.scheduler.waiting_for("job-2") is not None
+    assert dispatches(drive.send(AttemptCompleted("job-1", 2))) == [("job-2", "w2")]
+    assert dispatches(drive.send(AttemptCompleted("job-2", 2))) == [("job-3", "w2")]
+
+
+def test_one_worker_at_a_time_empties_for_the_first_suspect() -> None:
+    drive = Drive()
+    drive.report("a", *(facts.worker(name, HAIKU, memory_bytes=4 << 30) for name in ("w1", "w2", "w3")), devices=(FULL,))
+    for number in range(1, 7):
+        drive.job(f"job-{number}", timeout_ms=1_800_000)
+    drive.died("a", "w1")
+    assert dispatches(drive.tick(after_s=1.0)) == [], "w1 had job-1 and job-4; now w2 empties for job-1"
+    assert dispatches(drive.job("job-7")) == []
+    assert dispatches(drive.send(AttemptCompleted("job-2", 1))) == []
+    assert dispatches(drive.send(AttemptCompleted("job-5", 1))) == [("job-1", "w2")]
+    assert dispatches(drive.send(AttemptCompleted("job-3", 1))) == [], "w3 empties for job-4"
+    assert dispatches(drive.send(AttemptCompleted("job-6", 1))) == [("job-4", "w3")]
+    assert dispatches(drive.send(AttemptCompleted("job-1", 2))) == [("job-7", "w2")]
+
+
+def test_streams_that_broke_before_the_death_was_known_were_on_board() -> None:
+    drive = Drive()
+    drive.report("a", facts.worker("w1", HAIKU))
+    drive.report("b", facts.worker("w2", HAIKU))
+    drive.job("job-1")
+    drive.broke("job-1", 1)
+    drive.died("a", "w1")
+    assert dispatches(drive.tick(after_s=1.0)) == [("job-1", "w2")]
+    drive.broke("job-1", 2)
+    effects = drive.died("b", "w2")
+    assert "Finish" in kinds(effects)
+
+
+def test_a_worker_that_was_told_to_stop_did_not_die_of_a_job() -> None:
+    drive = Drive()
+    drive.report("a", facts.worker("w1", HAIKU))
+    drive.job("job-1")
+    assert isinstance(drive.broke("job-1", 1, hung=True)[0], StopWorker)
+    drive.died("a", "w1")
+    assert drive.scheduler._state.jobs["job-1"].suspect is False
+
+
+def test_a_host_that_restarted_did_not_die_of_a_job() -> None:
+    drive = Drive()
+    drive.report("a", facts.worker("w1", HAIKU))
+    drive.job("job-1")
+    drive.send(PoolReported("a", "2", True, (CPU,), (HAIKU,), ()))
+    assert drive.scheduler._state.jobs["job-1"].suspect is False
+
+
+def test_the_policy_may_forgive_deaths_in_company() -> None:
+    drive = Drive(Policy(deaths_before_alone=2))
+    drive.report("a", facts.worker("w1", HAIKU))
+    drive.job("job-1")
+    drive.job("job-2")
+    drive.died("a", "w1")
+    drive.ready("a", facts.worker("w2", HAIKU))
+    assert dispatches(drive.tick(after_s=1.0)) == [("job-1", "w2"), ("job-2", "w2")]

@@ -1,0 +1,108 @@
+"""Restarts: of orcd, of a pool daemon, of a host."""
+
+from __future__ import annotations
+
+from rbees.orcd.scheduler.effects import Abandon, Attach, Dispatch, Finish, Requeue
+from rbees.orcd.scheduler.events import AttemptCompleted, CancelAsked, JobRecovered, SpawnAccepted
+from rbees.protocol.errors import ErrorBody, ErrorCode
+from tests.simulation import facts
+from tests.unit.orcd_scheduler.driver import HAIKU, Drive, kinds, spawned
+
+
+def recovered(
+    drive: Drive, job_id: str, *, epoch: int = 3, worker_id: str | None = "w1", for_ms: int | None = 5_000
+) -> JobRecovered:
+    pool_id = None if worker_id is None else "a"
+    return JobRecovered(drive.spec(job_id), epoch, 1, worker_id, pool_id, for_ms)
+
+
+def test_an_attempt_that_still_runs_is_attached_to() -> None:
+    drive = Drive()
+    assert drive.send(recovered(drive, "job-1")) == []
+    assert drive.report("a", facts.worker("w1", HAIKU)) == [Attach("job-1", 3, "w1", "a")]
+    assert drive.send(AttemptCompleted("job-1", 3)) == []
+
+
+def test_an_attempt_whose_worker_is_gone_goes_back_to_the_queue() -> None:
+    drive = Drive()
+    drive.send(recovered(drive, "job-1"))
+    error = ErrorBody(code=ErrorCode.WORKER_CRASHED, message="Worker w1 is not among those that pool a has running.")
+    assert drive.report("a", facts.worker("w2", HAIKU)) == [Requeue("job-1", 3, "w1", "lost", error)]
+    assert drive.report("a", facts.worker("w2", HAIKU), after_s=2.0) == [Dispatch("job-1", 4, "w2", "a")]
+
+
+def test_an_attempt_whose_pool_stays_away_is_given_up_when_its_lease_would_end() -> None:
+    drive = Drive()
+    drive.send(recovered(drive, "job-1"))
+    assert drive.ticks(14) == []
+    assert kinds(drive.ticks(1)) == ["Abandon", "Requeue"]
+    drive.tick(after_s=2.0)
+    assert drive.report("a", facts.worker("w1", HAIKU)) == [Dispatch("job-1", 4, "w1", "a")]
+
+
+def test_a_recovered_attempt_keeps_its_deadline() -> None:
+    drive = Drive()
+    event = JobRecovered(drive.spec("job-1", timeout_ms=12_000), 1, 0, "w1", "a", 5_000)
+    drive.send(event)
+    assert drive.ticks(6) == []
+    (abandon, finish) = drive.ticks(1)
+    assert abandon == Abandon("job-1", 1, "w1")
+    assert isinstance(finish, Finish)
+    assert finish.error.code is ErrorCode.TIMEOUT
+
+
+def test_a_held_job_can_be_cancelled() -> None:
+    drive = Drive()
+    drive.send(recovered(drive, "job-1"))
+    assert kinds(drive.send(CancelAsked("job-1"))) == ["Abandon", "Finish"]
+    assert drive.report("a", facts.worker("w1", HAIKU)) == []
+
+
+def test_recovered_jobs_keep_their_order_whatever_order_they_are_told_in() -> None:
+    drive = Drive()
+    specs = [drive.spec(f"job-{number}") for number in range(3)]
+    for spec in reversed(specs):
+        drive.send(JobRecovered(spec, 0, 0, None, None, None), after_s=0.01)
+    assert [drive.scheduler.queue_position(spec.job_id) for spec in specs] == [1, 2, 3]
+
+
+def test_a_worker_that_ends_before_its_pool_is_heard_frees_its_recovered_jobs() -> None:
+    drive = Drive()
+    drive.send(recovered(drive, "job-1"))
+    assert kinds(drive.died("a", "w1")) == ["Requeue"]
+    assert drive.report("a", facts.worker("w1", HAIKU), after_s=2.0) != [], "a late report does not bring it back"
+    assert drive.scheduler.workers() == ()
+
+
+def test_workers_that_outlive_their_pool_daemon_keep_their_jobs() -> None:
+    drive = Drive()
+    drive.report("a", facts.worker("w1", HAIKU), facts.worker("w2", HAIKU))
+    assert drive.job("job-1") == [Dispatch("job-1", 1, "w1", "a")]
+    assert drive.job("job-2") == [Dispatch("job-2", 1, "w2", "a")]
+    effects = drive.report("a", facts.worker("w1", HAIKU), boot="2", after_s=4.0)
+    error = ErrorBody(code=ErrorCode.WORKER_CRASHED, message="Worker w2 is not among those that pool a has running.")
+    assert effects == [Requeue("job-2", 1, "w2", "lost", error)]
+    assert drive.tick(after_s=1.0) == [Dispatch("job-2", 2, "w1", "a")]
+
+
+def test_a_start_that_the_pool_daemon_died_of_is_noticed() -> None:
+    drive = Drive()
+    drive.report()
+    spawn = spawned(drive.job("job-1"))
+    drive.send(SpawnAccepted(spawn.worker_id))
+    assert drive.report() == [], "the report may be older than the start"
+    assert kinds(drive.report(boot="2")) == ["SpawnWorker"]
+
+
+def test_a_worker_that_a_pool_lists_no_more_is_gone() -> None:
+    drive = Drive()
+    drive.report("a", facts.worker("w1", HAIKU))
+    drive.job("job-1")
+    assert kinds(drive.report("a")) == ["Requeue", "SpawnWorker"]
+
+
+def test_workers_that_orcd_did_not_start_are_used() -> None:
+    drive = Drive()
+    drive.report()
+    assert drive.ready("a", facts.worker("by-hand", HAIKU)) == []
+    assert drive.job("job-1") == [Dispatch("job-1", 1, "by-hand", "a")]
