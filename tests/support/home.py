@@ -103,9 +103,9 @@ class Daemon:
 class Home:
     """One temporary installation. Use it as a context manager: at the end nothing of it is left."""
 
-    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None, parent: str = "/tmp") -> None:
         # Short, because the path of a worker's control socket lies below it and the system bounds that.
-        self.folder = Path(tempfile.mkdtemp(prefix="rb-", dir="/tmp")).resolve()
+        self.folder = Path(tempfile.mkdtemp(prefix="rb-", dir=parent)).resolve()
         self.url = ""
         self._daemons: list[Daemon] = []
         self._environ = {

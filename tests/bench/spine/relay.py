@@ -4,11 +4,15 @@ Two ways to see it. *First token*: pairs of runs with the same prompt and seed, 
 in changing order; the difference of the times from the request to the first token. *Further tokens*: one run through orcd
 while a second reader attaches to the same attempt on the worker; the difference of the moments at which the same token
 reaches this process by either way. Both readers are the same code.
+
+A token is passed on only once it is durable, so one `fdatasync` of the disk is part of every figure. How long that takes here
+is measured in the same run, and the scripted worker is measured once more with the state in memory: that is rbees' own part.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +29,7 @@ from tests.support.worker_door import WorkerDoor, door_of
 
 FIRST_GOAL_MS = 15.0
 TOKEN_GOAL_MS = 3.0
+MEMORY = "/dev/shm"
 SCRIPT = {"tokens_per_second": 100.0, "prefill_tokens_per_second": 200.0, "answer_tokens": 40}
 MESSAGES = [{"role": "user", "content": "write a haiku with the word honey"}]
 
@@ -39,20 +44,37 @@ class Site:
 
 
 def measure(short: bool) -> list[Row]:
-    """With a scripted worker of a steady pace, and with the embedded model."""
+    """With a scripted worker of a steady pace, on disk and in memory, and with the embedded model."""
     pairs, watched = (5, 2) if short else (60, 15)
-    rows: list[Row] = []
+    rows: list[Row] = [_commit()]
+    scripted = {"max_tokens": SCRIPT["answer_tokens"]}
     with _site("scripted") as site:
-        rows += _rows("scripted", site, pairs, watched, {"max_tokens": 40})
+        rows += _rows("scripted", "a scripted worker of 100 tokens a second", site, pairs, watched, scripted)
+    if Path(MEMORY).is_dir():
+        with _site("scripted", parent=MEMORY) as site:
+            rows += _rows("memory", "the same worker and orcd's state in memory", site, pairs, watched, scripted)
     with _site("haiku") as site:
-        rows += _rows("haiku", site, pairs, watched, {"max_tokens": 100, "ignore_eos": True})
+        rows += _rows("haiku", "the embedded model", site, pairs, watched, {"max_tokens": 100, "ignore_eos": True})
     return rows
 
 
-def _rows(name: str, site: Site, pairs: int, watched: int, fields: Mapping[str, Any]) -> list[Row]:
+def _commit() -> Row:
+    """What the disk needs to make 4 KB durable."""
+    taken = []
+    with Home() as home, (home.folder / "probe").open("wb", buffering=0) as file:
+        for _ in range(300):
+            file.write(bytes(4096))
+            begun = time.perf_counter()
+            os.fdatasync(file.fileno())
+            taken.append((time.perf_counter() - begun) * 1000)
+    samples = Samples(tuple(taken))
+    about = f"one `fdatasync` of 4 KB on this disk, p95 of {len(taken)}; median {samples.median:.1f} ms"
+    return at_most("spine.disk_commit", samples.percentile(95), "ms", None, about, spread=samples.spread)
+
+
+def _rows(name: str, what: str, site: Site, pairs: int, watched: int, fields: Mapping[str, Any]) -> list[Row]:
     first = _added_to_first_token(site, pairs, fields)
     token = Samples(tuple(delay for run in range(watched) for delay in _added_per_token(site, run, fields)))
-    what = "a scripted worker of 100 tokens a second" if name == "scripted" else "the embedded model"
     return [
         at_most(
             f"spine.first_token_added_{name}",
@@ -166,9 +188,9 @@ def _attach(url: str, door: WorkerDoor, arrived: dict[int, float]) -> dict[str, 
 
 
 @contextmanager
-def _site(model: str) -> Iterator[Site]:
-    """orcd, poold and one worker that has served a job already."""
-    with Home() as home:
+def _site(model: str, parent: str = "/tmp") -> Iterator[Site]:
+    """orcd, poold and one worker that has served a job already, their state below `parent`."""
+    with Home(parent=parent) as home:
         models = home.folder / "models"
         models.mkdir()
         Path(models / "scripted.scripted.json").write_text(json.dumps(SCRIPT))
