@@ -8,6 +8,7 @@ This file knows nothing of jobs.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
@@ -142,28 +143,33 @@ def _make_private(path: Path) -> None:
 
 async def _connect(path: Path, opener: Callable[[Path], sqlite3.Connection]) -> _Connection:
     with _translated(path):
-        connection = _Connection(lambda: opener(path), iter_chunk_size=64)
-        await connection
-        return connection
+        # Opened before aiosqlite gets it: where that fails, aiosqlite would leave a thread behind that nobody can wait for.
+        opened = await asyncio.to_thread(opener, path)
+    connection = _Connection(lambda: opened, iter_chunk_size=64)
+    await connection
+    return connection
 
 
 def _open_writer(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    _pragmas(connection, journal_mode="WAL", synchronous="FULL", foreign_keys="ON", secure_delete="ON", mmap_size="0")
-    return connection
+    return _with_pragmas(connection, journal_mode="WAL", synchronous="FULL", foreign_keys="ON", secure_delete="ON", mmap_size="0")
 
 
 def _open_reader(path: Path) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode=ro"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    _pragmas(connection, query_only="ON", mmap_size="0")
-    return connection
+    return _with_pragmas(connection, query_only="ON", mmap_size="0")
 
 
-def _pragmas(connection: sqlite3.Connection, **values: str) -> None:
+def _with_pragmas(connection: sqlite3.Connection, **values: str) -> sqlite3.Connection:
     connection.row_factory = sqlite3.Row
-    for name, value in values.items():
-        connection.execute(f"PRAGMA {name} = {value}")
+    try:
+        for name, value in values.items():
+            connection.execute(f"PRAGMA {name} = {value}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 @contextmanager

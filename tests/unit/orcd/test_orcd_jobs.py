@@ -1,0 +1,218 @@
+"""Submitting, looking, cancelling, forgetting and recovering, on a memory store and a real scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from rbees.orcd.crew import Crew
+from rbees.orcd.jobs import Jobs
+from rbees.orcd.recovery import recover
+from rbees.orcd.relay import Relay
+from rbees.orcd.retention import DAY_MS, Retention
+from rbees.orcd.scheduler.core import Scheduler
+from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived, JobRecovered
+from rbees.orcd.scheduler.policy import Policy
+from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from rbees.protocol.events import StreamState
+from rbees.protocol.jobs import JobRequest
+from rbees.service.clock import ManualClock
+from tests.support.orcd_parts import Desk, end, settle, started, token
+
+REQUEST = JobRequest(model="bees", prompt="hum")
+
+
+class Office:
+    """Jobs with everything around them but workers."""
+
+    def __init__(self, desk: Desk, clock: ManualClock, queue_limit: int = 3) -> None:
+        self.desk = desk
+        self.clock = clock
+        self.crew = Crew()
+        self.posted: list[Event] = []
+        self.relay = Relay(desk.store, desk.figures)
+        self.jobs = Jobs(
+            desk.journal, desk.store, Scheduler(Policy()), self.relay, clock, self.crew, self.posted.append, queue_limit
+        )
+
+
+@pytest.fixture
+async def office() -> AsyncIterator[Office]:
+    clock = ManualClock()
+    async with Desk(clock) as desk:
+        office = Office(desk, clock)
+        yield office
+        await office.crew.dismiss()
+
+
+async def _refused(office: Office, request: JobRequest = REQUEST, key: str | None = None) -> RbeesError:
+    with pytest.raises(RbeesError) as caught:
+        await office.jobs.submit(request, key)
+    return caught.value
+
+
+async def test_an_accepted_job_is_durable_and_the_scheduler_hears_of_it(office: Office) -> None:
+    accepted = await office.jobs.submit(REQUEST)
+    (stored,) = office.desk.database.rows("SELECT job_id, seed, accepted_position FROM jobs")
+    assert stored == (accepted.job_id, accepted.seed, 1)
+    (arrived,) = office.posted
+    assert isinstance(arrived, JobArrived)
+    assert (arrived.job.job_id, arrived.job.order, arrived.job.model) == (accepted.job_id, 1, "bees")
+
+
+async def test_the_scheduler_hears_of_nothing_that_is_not_durable(office: Office) -> None:
+    office.desk.database.gate.clear()
+    submission = asyncio.create_task(office.jobs.submit(REQUEST))
+    await settle()
+    assert office.posted == []
+    office.desk.database.gate.set()
+    await submission
+    assert len(office.posted) == 1
+
+
+async def test_a_full_queue_says_when_to_come_back(office: Office) -> None:
+    for _ in range(3):
+        await office.jobs.submit(REQUEST)
+    error = await _refused(office)
+    assert error.code is ErrorCode.QUEUE_FULL
+    assert 1 <= error.details["retry_after_s"] <= 60
+
+
+async def test_requests_that_make_no_sense_are_refused(office: Office) -> None:
+    for request in (JobRequest(model="bees"), JobRequest(model="bees", prompt=""), JobRequest(model="../etc", prompt="x")):
+        assert (await _refused(office, request)).code is ErrorCode.INVALID_REQUEST
+    office.jobs.draining = True
+    assert (await _refused(office)).code is ErrorCode.DRAINING
+    assert office.posted == []
+
+
+async def test_an_idempotency_key_gives_the_same_job(office: Office) -> None:
+    first, second = await asyncio.gather(office.jobs.submit(REQUEST, "k"), office.jobs.submit(REQUEST, "k"))
+    assert first == second
+    assert len(office.posted) == 1
+    other = msgspec.structs.replace(REQUEST, prompt="else")
+    assert (await _refused(office, other, "k")).code is ErrorCode.IDEMPOTENCY_CONFLICT
+    assert office.jobs._submitting == {}
+
+
+async def _ended(office: Office) -> str:
+    accepted = await office.jobs.submit(REQUEST, "k")
+    job = office.desk.journal.live[accepted.job_id]
+    await office.desk.journal.begin_attempt(job, 1, "worker-a", "pool")
+    office.desk.take(job, 1, 1, started())
+    office.desk.take(job, 1, 2, token(0, "honey "))
+    office.desk.take(job, 1, 3, token(1, "bee"))
+    office.desk.take(job, 1, 4, end(2))
+    await settle()
+    return accepted.job_id
+
+
+async def test_an_ended_job_is_shown_with_its_output(office: Office) -> None:
+    shown = await office.jobs.view(await _ended(office))
+    assert shown.status == "completed"
+    assert shown.output is not None
+    assert [(choice.text, choice.finish_reason) for choice in shown.output] == [("honey bee", "stop")]
+    assert shown.usage is not None
+    assert shown.usage.completion_tokens == 2
+    assert "honey" not in repr(shown)
+
+
+async def test_erased_content_is_gone_everywhere(office: Office) -> None:
+    job_id = await _ended(office)
+    retention = Retention(office.desk.store, office.clock, retention_days=1, erase_content_after_s=10)
+    await retention.sweep()
+    assert (await office.jobs.view(job_id)).output is not None
+    office.clock.jump_wall_clock(10_000)
+    await retention.sweep()
+    assert (await office.jobs.view(job_id)).output is None
+    with pytest.raises(RbeesError) as caught:
+        await office.jobs.row_for_events(job_id)
+    assert caught.value.code is ErrorCode.OUTPUT_ERASED
+    assert (await _refused(office, REQUEST, "k")).code is ErrorCode.OUTPUT_ERASED
+    stored = office.desk.database.rows("SELECT * FROM jobs") + office.desk.database.rows("SELECT * FROM journal")
+    assert "hum" not in str(stored)
+    assert "honey" not in str(stored)
+
+
+async def test_old_jobs_are_deleted_and_young_or_unended_ones_stay(office: Office) -> None:
+    old = await _ended(office)
+    waiting = await office.jobs.submit(REQUEST)
+    office.clock.jump_wall_clock(DAY_MS)
+    await Retention(office.desk.store, office.clock, retention_days=1, erase_content_after_s=None).sweep()
+    with pytest.raises(RbeesError) as caught:
+        await office.jobs.row(old)
+    assert caught.value.code is ErrorCode.JOB_NOT_FOUND
+    assert (await office.jobs.view(waiting.job_id)).status == "queued"
+    assert office.desk.database.rows("SELECT count(*) FROM attempts") == [(0,)]
+
+
+async def test_a_cancellation_is_durable_before_it_is_answered(office: Office) -> None:
+    accepted = await office.jobs.submit(REQUEST)
+    office.desk.database.gate.clear()
+    cancelling = asyncio.create_task(office.jobs.cancel(accepted.job_id))
+    await settle()
+    assert not cancelling.done()
+    office.desk.database.gate.set()
+    assert (await cancelling).status == "queued"
+    assert office.posted[-1] == CancelAsked(accepted.job_id)
+    assert office.desk.database.rows("SELECT cancel_asked FROM jobs") == [(1,)]
+
+
+async def test_cancelling_an_ended_job_tells_how_it_ended(office: Office) -> None:
+    assert (await office.jobs.cancel(await _ended(office))).status == "completed"
+
+
+async def test_a_job_without_watchers_is_cancelled_after_five_seconds(office: Office) -> None:
+    accepted = await office.jobs.submit(msgspec.structs.replace(REQUEST, cancel_on_disconnect=True))
+    row = await office.jobs.row(accepted.job_id)
+    async with office.relay.watch(row.number, 0, lambda: True):
+        office.jobs.left(row)
+        await office.clock.advance(6.0)
+        assert len(office.posted) == 1, "another one still watches"
+    office.jobs.left(row)
+    await office.clock.advance(4.9)
+    assert len(office.posted) == 1
+    await office.clock.advance(0.2)
+    assert office.posted[1:] == [CancelAsked(accepted.job_id)]
+
+
+async def test_a_restart_takes_up_what_has_not_ended() -> None:
+    clock = ManualClock(unix_ms=1_000_000)
+    async with Desk(clock) as desk:
+        await desk.job("waits", created_at_ms=1_000_000)
+        runs = await desk.running("runs")
+        desk.take(runs, 1, 1, started())
+        desk.take(runs, 1, 2, token(0))
+        desk.take(runs, 1, 3, token(1))
+        retried = await desk.running("retried")
+        desk.take(retried, 1, 1, started())
+        desk.journal.requeue(
+            retried, 1, "worker-a", "failed", ErrorBody(code=ErrorCode.WORKER_CRASHED, message="It died."), counted=True
+        )
+        await desk.journal.begin_attempt(retried, 2, "worker-b", "pool")
+        over = await desk.running("over")
+        desk.journal.finish(over, "cancelled", ErrorBody(code=ErrorCode.CANCELLED, message="On request."))
+        await settle()
+        clock.jump_wall_clock(500)
+        desk.journal.live.clear()
+        desk.journal.counts.clear()
+        posted: list[Event] = []
+        assert await recover(desk.store, desk.journal, clock, posted.append) == 3
+        facts = [
+            (event.job.job_id, event.epoch, event.failures, event.worker_id, event.dispatched_for_ms)
+            for event in posted
+            if isinstance(event, JobRecovered)
+        ]
+        assert facts == [
+            ("job-waits", 0, 0, None, None),
+            ("job-runs", 1, 0, "worker-a", 500),
+            ("job-retried", 2, 1, "worker-b", 500),
+        ]
+        stream = desk.journal.live["job-runs"].stream
+        assert (stream.state, stream.last_seq, stream.worker_seq, stream.listening) == (StreamState.RUNNING, 4, 3, False)
+        assert desk.journal.live["job-retried"].stream.worker_seq == 0
+        assert desk.journal.counts["queued"] == 1
+        assert await desk.store.next_number() == 5
