@@ -1,0 +1,361 @@
+"""A real pool daemon with real scripted workers: start, watch, logs, stop, crash, and everything a spawn can be refused for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.fake_orcd import FakeOrcd
+from tests.support.home import Home, taken_port, wait_until
+from tests.support.pool_host import PoolHost, is_gone, kill
+from tests.support.tiny_gguf import write_tiny_gguf
+
+WORKER = "worker-01m85v0jsd2kta03kbjw9kfphe"
+
+
+@pytest.fixture
+def host(home: Home) -> Iterator[PoolHost]:
+    with FakeOrcd() as orcd:
+        yield PoolHost(home, orcd)
+
+
+def test_a_worker_lives_and_ends(host: PoolHost) -> None:
+    host.script(load_seconds=0.2)
+    host.serve()
+    registered = host.orcd.wait("/register")
+    assert (registered["pool_id"], registered["endpoint"]) == ("host", f"http://127.0.0.1:{host.port}")
+    assert registered["devices"][0]["device_id"] == "cpu"
+    assert any("bees" in model["aliases"] for model in registered["models"])
+
+    facts = host.ready(slots=2, ctx=512)
+    report = host.orcd.wait("/workers/ready")
+    assert report["facts"]["worker_id"] == report["ready"]["worker_id"] == facts["worker_id"]
+    assert report["ready"]["secret"].startswith("rbk_")
+    assert (facts["backend"], facts["devices"], facts["slots"], facts["ctx"]) == ("scripted", ["cpu"], 2, 512)
+    assert (facts["load_progress"], facts["adopted"], facts["safe_mode"]) == (1.0, False, False)
+    beats = len(host.orcd.of("/heartbeat"))
+    wait_until(lambda: len(host.orcd.of("/heartbeat")) > beats + 1)
+    assert [worker["state"] for worker in host.orcd.of("/heartbeat")[-1]["workers"]] == ["ready"]
+
+    log = host.call("GET", f"/workers/{facts['worker_id']}/logs")
+    assert b"model_loaded" in log.body
+    assert log.headers["content-type"] == "text/plain; charset=utf-8"
+
+    answer = host.call("DELETE", f"/workers/{facts['worker_id']}")
+    assert (answer.status, answer.json["state"]) == (202, "draining")
+    assert host.until(facts["worker_id"], "stopped")["pid"] is None
+    assert is_gone(facts["pid"])
+    assert host.call("DELETE", f"/workers/{facts['worker_id']}").status == 202
+    assert not host.orcd.of("/workers/failed")
+    assert not list((host.state / "workers").glob("*.json"))
+
+
+def test_the_same_command_twice_starts_one_worker(host: PoolHost) -> None:
+    host.script()
+    host.serve()
+    assert [host.spawn(worker_id=WORKER) for _ in range(3)] == [WORKER] * 3
+    pid = host.until(WORKER, "ready")["pid"]
+    assert host.spawn(worker_id=WORKER) == WORKER
+    assert [worker.pid for worker in host.home.workers()] == [pid]
+    host.call("DELETE", f"/workers/{WORKER}")
+    host.until(WORKER, "stopped")
+    host.spawn(worker_id=WORKER)
+    assert host.worker(WORKER)["state"] == "stopped"
+
+
+def test_a_killed_worker_is_reported_at_once_with_its_signal_and_last_lines(host: PoolHost) -> None:
+    ref = host.script()
+    host.serve()
+    facts = host.ready()
+    kill(facts["pid"])
+    report = host.orcd.wait("/workers/failed", timeout_s=5)
+    assert (report["worker_id"], report["signal"], report["code"]) == (facts["worker_id"], "SIGKILL", "WORKER_CRASHED")
+    assert (report["while_loading"], report["exit_code"], report["model_ref"]) == (False, None, ref)
+    assert any("model_loaded" in line for line in report["log_tail"])
+    assert host.worker(facts["worker_id"])["state"] == "failed"
+    wait_until(lambda: is_gone(facts["pid"]))
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGILL", "SIGBUS"])
+def test_a_processor_fault_at_load_is_tried_once_more_in_safe_mode(host: PoolHost, name: str) -> None:
+    host.script(crash_at_load=name, safe_mode_survives=True)
+    host.serve()
+    facts = host.ready()
+    assert facts["safe_mode"]
+    assert host.orcd.wait("/workers/ready")["facts"]["safe_mode"]
+    assert not host.orcd.of("/workers/failed")
+    assert host.log_of(facts["worker_id"]).count("worker_listen") == 2
+
+
+def test_a_fault_in_safe_mode_too_is_the_end(host: PoolHost) -> None:
+    host.script(crash_at_load="SIGSEGV")
+    host.serve()
+    worker_id = host.spawn()
+    report = host.orcd.wait("/workers/failed")
+    assert (report["signal"], report["while_loading"]) == ("SIGSEGV", True)
+    assert host.log_of(worker_id).count("worker_listen") == 2
+    assert len(host.orcd.of("/workers/failed")) == 1
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGABRT"])
+def test_other_deaths_at_load_are_not_tried_again(host: PoolHost, name: str) -> None:
+    host.script(crash_at_load=name, safe_mode_survives=True)
+    host.serve()
+    worker_id = host.spawn()
+    report = host.orcd.wait("/workers/failed")
+    assert (report["signal"], report["while_loading"]) == (name, True)
+    assert host.log_of(worker_id).count("worker_listen") == 1
+
+
+def test_a_model_that_does_not_load_is_reported_with_the_workers_own_words(host: PoolHost) -> None:
+    host.script(fail_at_load=True)
+    host.serve()
+    host.spawn()
+    report = host.orcd.wait("/workers/failed")
+    assert (report["code"], report["exit_code"], report["while_loading"]) == ("MODEL_INCOMPATIBLE", 65, True)
+
+
+def test_a_worker_that_loads_for_too_long_is_ended(host: PoolHost) -> None:
+    host.script(load_seconds=120)
+    host.serve("--load-timeout-s", "1.5")
+    worker_id = host.spawn()
+    report = host.orcd.wait("/workers/failed")
+    assert "within 1.5 s" in report["message"]
+    assert report["while_loading"]
+    assert host.worker(worker_id)["state"] == "failed"
+
+
+def test_a_worker_that_does_not_listen_is_killed(host: PoolHost) -> None:
+    host.script()
+    host.serve()
+    facts = host.ready()
+    psutil.Process(facts["pid"]).send_signal(signal.SIGSTOP)
+    host.call("DELETE", f"/workers/{facts['worker_id']}")
+    host.until(facts["worker_id"], "stopped")
+    assert is_gone(facts["pid"])
+
+
+def test_no_secret_where_others_can_look(host: PoolHost) -> None:
+    host.script()
+    host.serve(HF_TOKEN="canary", AWS_SECRET_ACCESS_KEY="canary")
+    facts = host.ready()
+    secret = host.orcd.wait("/workers/ready")["ready"]["secret"]
+    for process in host.home.processes():
+        shown = Path(f"/proc/{process.pid}/cmdline").read_bytes() + Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert secret.encode() not in shown
+    assert b"canary" not in Path(f"/proc/{facts['pid']}/environ").read_bytes()
+    assert host.daemon is not None
+    assert secret not in host.daemon.said + host.log_of(facts["worker_id"])
+    for path in host.state.rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0 or path.is_file(), path
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+    assert secret not in host.call("GET", "/status").body.decode()
+
+
+def test_ready_calls_of_strangers_are_refused(host: PoolHost) -> None:
+    host.script(load_seconds=5)
+    host.serve()
+    worker_id = host.spawn()
+    forged = {
+        "worker_id": worker_id,
+        "nonce": "x",
+        "pid": 1,
+        "model_ref": "bees",
+        "model_sha256": None,
+        "uri": "http://127.0.0.1:1",
+        "secret": "rbk_forged",
+        "backend": "scripted",
+        "memory_bytes": 0,
+        "memory_architecture": "ram",
+        "capabilities": [],
+        "slots": 1,
+        "ctx": 64,
+        "load_ms": 1.0,
+    }
+    path = f"/internal/workers/{worker_id}/ready"
+    assert host.call("POST", path, forged).status == 401
+    assert host.call("POST", path, forged, Authorization="Bearer rbk_forged").status == 401
+    assert host.call("POST", f"/internal/workers/{WORKER}/ready", forged).status == 404
+    assert host.worker(worker_id)["state"] in ("starting", "loading")
+
+
+def test_spawns_that_are_refused(host: PoolHost) -> None:
+    tiny = write_tiny_gguf(host.models / "tiny.gguf", layers=1, width=32, heads=2, heads_kv=1)
+    (host.models / "cut.gguf").write_bytes(tiny.read_bytes()[:9000])
+    (host.models / "zip.gguf").write_bytes(b"PK\x03\x04" + bytes(500))
+    outside = shutil.copy(tiny, host.home.folder / "outside.gguf")
+    (host.models / "link.gguf").symlink_to(outside)
+    host.script()
+    host.serve()
+    for keywords, status, code in (
+        ({"model_ref": "beees"}, 404, "MODEL_NOT_FOUND"),
+        ({"model_ref": f"file:{host.models}/missing.gguf"}, 404, "MODEL_NOT_FOUND"),
+        ({"model_ref": f"file:{outside}"}, 404, "MODEL_NOT_FOUND"),
+        ({"model_ref": "link"}, 404, "MODEL_NOT_FOUND"),
+        ({"model_ref": "file:/etc/passwd"}, 404, "MODEL_NOT_FOUND"),
+        ({"model_ref": "hf:org/repo"}, 404, "MODEL_NOT_FOUND"),
+        ({"model_ref": "file:/a/../b"}, 400, "INVALID_REQUEST"),
+        ({"model_ref": "cut"}, 422, "MODEL_INCOMPATIBLE"),
+        ({"model_ref": "zip"}, 422, "MODEL_INCOMPATIBLE"),
+        ({"model_ref": "tiny", "ctx": 1_000_000}, 422, "MODEL_INCOMPATIBLE"),
+        ({"model_ref": "tiny", "devices": ["cuda:99"]}, 400, "INVALID_REQUEST"),
+        ({"model_ref": "tiny", "backend": "metal"}, 422, "BACKEND_UNAVAILABLE"),
+        ({"model_ref": "bees", "backend": "cuda"}, 422, "MODEL_INCOMPATIBLE"),
+        ({"model_ref": "bees", "worker_id": "../../etc/x"}, 400, "INVALID_REQUEST"),
+        ({"model_ref": "bees", "slots": 0}, 400, "INVALID_REQUEST"),
+        ({"model_ref": "bees", "model_sha256": "0" * 64}, 404, "MODEL_NOT_FOUND"),
+    ):
+        found, error = host.refusal(**keywords)
+        assert (found, error["code"]) == (status, code), (keywords, error)
+        assert error["message"][-1] in ".?"
+    assert host.refusal("beees")[1]["details"]["close_names"] == ["bees"]
+    assert host.home.workers() == []
+
+
+def test_a_model_that_is_too_large_is_refused_with_the_numbers(host: PoolHost) -> None:
+    write_tiny_gguf(host.models / "tiny.gguf", layers=1, width=32, heads=2, heads_kv=1)
+    host.serve("--memory-reserve-bytes", str(1 << 50))
+    status, error = host.refusal("tiny")
+    assert (status, error["code"]) == (422, "INSUFFICIENT_VRAM")
+    details = error["details"]
+    assert details["missing_bytes"] == details["needed_bytes"] - details["available_bytes"]
+    assert details["needed_bytes"] == details["weights_bytes"] + details["kv_bytes"] + details["compute_bytes"]
+
+
+def test_unknown_workers(host: PoolHost) -> None:
+    host.serve()
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/logs")):
+        answer = host.call(method, f"/workers/{WORKER}{path}")
+        assert (answer.status, answer.error["code"]) == (404, "WORKER_NOT_FOUND")
+    assert host.call("GET", "/workers/..%2f..%2fetc/logs").status == 404
+
+
+def test_logs_are_followed_to_the_end(host: PoolHost) -> None:
+    host.script()
+    host.serve()
+    facts = host.ready()
+    url = f"http://127.0.0.1:{host.port}/workers/{facts['worker_id']}/logs?follow=true"
+    reader = subprocess.Popen(
+        [sys.executable, "-c", f"import urllib.request,sys; [print(l) for l in urllib.request.urlopen({url!r})]"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "NO_PROXY": "*"},
+    )
+    host.call("DELETE", f"/workers/{facts['worker_id']}")
+    output, _ = reader.communicate(timeout=30)
+    assert reader.returncode == 0
+    assert b"worker_listen" in output
+
+
+def test_new_files_are_served_without_a_restart(host: PoolHost) -> None:
+    host.serve()
+    assert host.refusal()[0] == 404
+    host.script()
+    host.ready()
+    assert any("bees" in model["aliases"] for model in host.call("GET", "/models").json["models"])
+
+
+def test_a_taken_port_ends_the_daemon_with_a_sentence(home: Home) -> None:
+    with taken_port() as port:
+        done = home.run("poold", "serve", "--port", str(port))
+    assert done.returncode == 75
+    assert f"Another program listens on 127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_daemon_on_the_same_state_is_refused(host: PoolHost) -> None:
+    host.serve()
+    done = host.home.run("poold", "serve", "--port", "0")
+    assert done.returncode == 75
+    assert "ALREADY_RUNNING" in done.stderr
+    assert f"http://127.0.0.1:{host.port}" in done.stderr
+
+
+@pytest.mark.parametrize("flags", [("--bind", "0.0.0.0"), ("--pool-id", "a/b"), ("--tls-cert-file", "/x")])
+def test_unsafe_or_senseless_settings_end_with_78(home: Home, flags: tuple[str, ...]) -> None:
+    done = home.run("poold", "serve", "--port", "0", *flags)
+    assert (done.returncode, "Traceback" in done.stderr) == (78, False), done.stderr
+    assert "CONFIGURATION" in done.stderr
+
+
+def test_a_token_is_asked_for_and_sent(host: PoolHost) -> None:
+    token = host.home.folder / "token"
+    token.write_text("rbk_" + "a" * 43)
+    token.chmod(0o600)
+    host.script()
+    host.serve("--token-file", str(token))
+    for method, path in (("GET", "/status"), ("GET", "/models"), ("GET", "/workers"), ("GET", "/metrics"), ("GET", "/docs")):
+        assert host.call(method, path).status == 401, path
+    assert host.call("POST", "/workers/spawn", {"model_ref": "bees"}).status == 401
+    assert host.call("POST", "/register-with", {"orcd_url": "http://127.0.0.1:1"}).status == 401
+    bearer = {"Authorization": "Bearer rbk_" + "a" * 43}
+    answer = host.call("POST", "/workers/spawn", {"model_ref": "bees"}, **bearer)
+    assert answer.status == 202
+    host.orcd.wait("/workers/ready")
+    assert host.orcd.authorizations == {bearer["Authorization"]}
+
+
+def test_an_orchestrator_can_call_first(host: PoolHost) -> None:
+    url = host.orcd.url
+    host.script()
+    daemon = host.home.start("poold", "serve", "--port", str(host.port), "--model-dirs", str(host.models), "--pool-id", "host")
+    wait_until(lambda: "daemon_ready" in daemon.said, daemon)
+    assert host.call("GET", "/status").json["orcd_url"] is None
+    worker_id = host.spawn()
+    host.until(worker_id, "ready")
+    answer = host.call("POST", "/register-with", {"orcd_url": url})
+    assert answer.status == 200
+    assert [ready["worker_id"] for ready in answer.json["ready"]] == [worker_id]
+    host.orcd.wait("/heartbeat")
+    daemon.kill()
+    count = len(host.orcd.of("/register"))
+    daemon = host.home.start("poold", "serve", "--port", str(host.port), "--model-dirs", str(host.models), "--pool-id", "host")
+    again = host.orcd.wait("/register", count + 1)
+    assert [ready["worker_id"] for ready in again["ready"]] == [worker_id]
+
+
+def test_a_configured_orchestrator_stays_the_only_one(host: PoolHost) -> None:
+    host.serve()
+    answer = host.call("POST", "/register-with", {"orcd_url": "http://127.0.0.1:9"})
+    assert (answer.status, answer.error["code"]) == (403, "FORBIDDEN")
+    assert host.call("POST", "/register-with", {"orcd_url": host.orcd.url}).status == 200
+
+
+def test_an_orchestrator_that_forgot_is_told_everything_again(host: PoolHost) -> None:
+    host.script()
+    host.serve()
+    host.ready()
+    host.orcd.wait("/register")
+    host.orcd.knows_pools = False
+    again = host.orcd.wait("/register", 2, timeout_s=10)
+    assert len(again["ready"]) == 1
+    assert json.dumps(again["models"])
+
+
+def test_the_operators_own_command(host: PoolHost) -> None:
+    host.script()
+    daemon = host.serve()
+    tool = ["--poold-url", daemon.url]
+    assert "cpu" in host.home.run("status", *tool, program="rbees-pool").stdout
+    spawned = host.home.run("worker", "spawn", "--model", "bees", *tool, program="rbees-pool")
+    assert spawned.returncode == 0, spawned.said
+    worker_id = spawned.stdout.strip()
+    listed = host.home.run("worker", "list", "--json", *tool, program="rbees-pool").json
+    assert [worker["worker_id"] for worker in listed["workers"]] == [worker_id]
+    assert "model_loaded" in host.home.run("worker", "logs", worker_id, *tool, program="rbees-pool").stdout
+    assert host.home.run("worker", "stop", worker_id, *tool, program="rbees-pool").returncode == 0
+    assert host.home.workers() == []
+    assert "bees" in host.home.run("models", "list", *tool, program="rbees-pool").stdout
+    assert "sha256" in host.home.run("models", "info", "bees", *tool, program="rbees-pool").stdout
+    unknown = host.home.run("models", "info", "beees", *tool, program="rbees-pool")
+    assert (unknown.returncode, "did you mean bees" in unknown.stderr) == (1, True)
+    nobody = host.home.run("status", "--poold-url", "http://127.0.0.1:9", program="rbees-pool")
+    assert (nobody.returncode, "POOL_UNREACHABLE" in nobody.stderr) == (69, True)
