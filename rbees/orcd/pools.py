@@ -70,11 +70,7 @@ class Pools:
         for ready in request.ready:
             self._directory.put_worker(request.pool_id, ready)
         self._log.info("pool registered", action="pool_register", pool_id=request.pool_id, workers=len(request.workers))
-        self._post(
-            PoolReported(
-                request.pool_id, request.boot_id, True, tuple(request.devices), tuple(request.models), tuple(request.workers)
-            )
-        )
+        self._post(_reported(request.pool_id, request, registration=True))
         return RegisterAnswer(heartbeat_interval_ms=self._heartbeat_interval_ms)
 
     def heartbeat(self, pool_id: str, beat: Heartbeat) -> None:
@@ -86,7 +82,7 @@ class Pools:
         address = self._directory.find_pool(pool_id)
         if address is None or address.boot_id != beat.boot_id:
             raise RbeesError(ErrorCode.POOL_NOT_FOUND, "This pool is not registered; register first.", pool_id=pool_id)
-        self._post(PoolReported(pool_id, beat.boot_id, False, tuple(beat.devices), tuple(beat.models), tuple(beat.workers)))
+        self._post(_reported(pool_id, beat, registration=False))
         if any(worker.state == "ready" and not self._directory.has_worker(worker.worker_id) for worker in beat.workers):
             raise RbeesError(ErrorCode.POOL_NOT_FOUND, "A ready worker has not introduced itself; register again.", pool_id=pool_id)
 
@@ -227,6 +223,18 @@ class Pools:
 
     def _all_facts(self) -> tuple[PoolFacts, ...]:
         return self._scheduler.pools(self._clock.monotonic())
+
+
+def _reported(pool_id: str, report: RegisterRequest | Heartbeat, *, registration: bool) -> PoolReported:
+    return PoolReported(
+        pool_id=pool_id,
+        boot_id=report.boot_id,
+        registration=registration,
+        devices=report.devices,
+        models=report.models,
+        workers=report.workers,
+        unusable=report.unusable,
+    )
 
 
 def url_seen_from(endpoint: str, url: str, bind: str) -> str:

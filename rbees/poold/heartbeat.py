@@ -21,6 +21,7 @@ from rbees.protocol.pools import (
     ModelFacts,
     RegisterAnswer,
     RegisterRequest,
+    UnusableModel,
     WorkerFacts,
     WorkerFailedReport,
     WorkerReadyReport,
@@ -83,6 +84,10 @@ class PoolFacts(Protocol):
 
     def models(self) -> tuple[ModelFacts, ...]:
         """Those that can be served."""
+        ...
+
+    def unusable(self) -> tuple[UnusableModel, ...]:
+        """Files that look like models and cannot be served."""
         ...
 
     def workers(self) -> tuple[WorkerFacts, ...]:
@@ -158,6 +163,7 @@ class OrcdLink:
             models=self._facts.models(),
             workers=self._facts.workers(),
             ready=self._facts.ready(),
+            unusable=self._facts.unusable(),
         )
 
     async def announce(self, orcd_url: str) -> RegisterRequest:
@@ -227,6 +233,7 @@ class OrcdLink:
             devices=self._facts.devices(),
             models=self._facts.models(),
             workers=self._facts.workers(),
+            unusable=self._facts.unusable(),
         )
         await orcd.heartbeat(self._member.pool_id, beat)
 

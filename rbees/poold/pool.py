@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from rbees.protocol.pools import (
     PoolModels,
     PoolStatus,
     RegisterRequest,
+    UnusableModel,
     WorkerFacts,
     WorkerFailedReport,
     WorkerReadyReport,
@@ -31,6 +33,7 @@ from rbees.service import logs
 from rbees.service.clock import Clock
 
 SEARCH_MODELS_EVERY_S: Final = 10.0
+MAX_UNUSABLE_TOLD: Final = 200
 ORCD_URL_FILE: Final = "orcd_url"
 
 
@@ -65,6 +68,11 @@ class Pool:
     def models(self) -> tuple[ModelFacts, ...]:
         """Those that can be served."""
         return self.store.models()
+
+    def unusable(self) -> tuple[UnusableModel, ...]:
+        """Files that look like models and cannot be served; a folder full of them is told in part."""
+        problems = islice(self.store.problems().items(), MAX_UNUSABLE_TOLD)
+        return tuple(UnusableModel(name=name, code=error.code, message=error.message) for name, error in problems)
 
     def workers(self) -> tuple[WorkerFacts, ...]:
         """Those that live."""

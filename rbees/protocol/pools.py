@@ -79,6 +79,15 @@ class WorkerFacts(Message, frozen=True, kw_only=True):
     started_at_ms: int
 
 
+class UnusableModel(Message, frozen=True, kw_only=True):
+    """A file that looks like a model and cannot be served, under one of its names: why, for somebody who asks for it."""
+
+    name: str
+    """Reference or alias."""
+    code: ErrorCode
+    message: str
+
+
 class RegisterRequest(Message, frozen=True, kw_only=True):
     """`POST /v2/pools/register`: a pool comes up, comes back, or meets an orcd that has forgotten it."""
 
@@ -92,6 +101,7 @@ class RegisterRequest(Message, frozen=True, kw_only=True):
     workers: tuple[WorkerFacts, ...]
     ready: tuple[WorkerReady, ...] = ()
     """One for each worker that is ready, with the secret of its routes."""
+    unusable: tuple[UnusableModel, ...] = ()
 
 
 class AnnounceRequest(Message, frozen=True, kw_only=True):
@@ -115,6 +125,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     devices: tuple[Device, ...]
     models: tuple[ModelFacts, ...]
     workers: tuple[WorkerFacts, ...]
+    unusable: tuple[UnusableModel, ...] = ()
 
 
 class SpawnRequest(Message, frozen=True, kw_only=True):

@@ -14,19 +14,20 @@ from typing import Final
 from rbees.protocol import model_ref
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.model_ref import HubRef, ModelRef
-from rbees.protocol.pools import ModelFacts
+from rbees.protocol.pools import ModelFacts, UnusableModel
 
 CLOSE_NAMES: Final = 3
 
 
-def resolve(reference: str, holders: Iterable[Sequence[ModelFacts]]) -> ModelFacts:
-    """The model that `reference` means; `holders` has what each pool holds.
+def resolve(reference: str, holders: Iterable[Sequence[ModelFacts]], unusable: Iterable[UnusableModel] = ()) -> ModelFacts:
+    """The model that `reference` means; `holders` has what each pool holds, `unusable` what pools hold and cannot serve.
 
     Where one name means different files, the file that most pools hold is taken, and of those the one whose sha256 sorts first,
     so the answer does not depend on the order in which pools came.
 
     Raises:
-        RbeesError: MODEL_NOT_FOUND with close names; INVALID_REQUEST for what is no reference at all.
+        RbeesError: MODEL_NOT_FOUND with close names; INVALID_REQUEST for what is no reference at all; what a pool says about the
+            file of this name, such as MODEL_INCOMPATIBLE, where no pool can serve one.
     """
     wanted = model_ref.parse(reference)
     known = [facts for models in holders for facts in models]
@@ -34,6 +35,9 @@ def resolve(reference: str, holders: Iterable[Sequence[ModelFacts]]) -> ModelFac
         found = [facts for facts in known if matches(reference, wanted, facts)]
         if found:
             return min(found, key=lambda facts: (-_copies(facts, found), facts.sha256, facts.ref))
+    for problem in unusable:
+        if problem.name == reference:
+            raise RbeesError(problem.code, problem.message, model=reference)
     raise not_found(reference, known)
 
 

@@ -311,10 +311,13 @@ class Scheduler:
         """The model that a reference means over what pools hold now; None where no pool is known yet, so the job may wait.
 
         Raises:
-            RbeesError: MODEL_NOT_FOUND with close names.
+            RbeesError: MODEL_NOT_FOUND with close names, or why a pool cannot serve the file of that name.
         """
         pools = self._state.pools.values()
-        return admission.resolve(reference, [pool.models for pool in pools]) if pools else None
+        if not pools:
+            return None
+        unusable = [problem for pool in pools for problem in pool.unusable]
+        return admission.resolve(reference, [pool.models for pool in pools], unusable)
 
     def queue_position(self, job_id: str) -> int | None:
         """1 for the first of all waiting jobs; None if the job does not wait."""

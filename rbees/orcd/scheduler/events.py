@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rbees.protocol.errors import ErrorBody
 from rbees.protocol.jobs import Priority
-from rbees.protocol.pools import Device, ModelFacts, WorkerFacts
+from rbees.protocol.pools import Device, ModelFacts, UnusableModel, WorkerFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,8 @@ class PoolReported:
     devices: tuple[Device, ...]
     models: tuple[ModelFacts, ...]
     workers: tuple[WorkerFacts, ...]
+    unusable: tuple[UnusableModel, ...] = ()
+    """Files that it cannot serve, so that whoever asks for one is told why."""
 
 
 @dataclass(frozen=True, slots=True)

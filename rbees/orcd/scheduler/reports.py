@@ -31,6 +31,7 @@ def pool_reported(turn: Turn, event: PoolReported) -> bool:
     if models_changed or event.devices != pool.devices or event.workers != pool.reported or restarted:
         turn.touch_pool(pool)
     pool.devices = event.devices
+    pool.unusable = event.unusable
     pool.reported = event.workers
     pool.freed_bytes.clear()
     for facts in event.workers:

@@ -28,7 +28,7 @@ from typing import Final
 
 from rbees.orcd.scheduler.events import JobSpec
 from rbees.protocol.errors import ErrorBody
-from rbees.protocol.pools import Device, ModelFacts, PoolState, WorkerFacts
+from rbees.protocol.pools import Device, ModelFacts, PoolState, UnusableModel, WorkerFacts
 from rbees.protocol.workers import Backend, WorkerState
 
 
@@ -179,6 +179,7 @@ class Pool:
     state: PoolState = "live"
     devices: tuple[Device, ...] = ()
     models: tuple[ModelFacts, ...] = ()
+    unusable: tuple[UnusableModel, ...] = ()
     workers: dict[str, Worker] = field(default_factory=dict)
     reported: tuple[WorkerFacts, ...] = ()
     freed_bytes: dict[str, int] = field(default_factory=dict)

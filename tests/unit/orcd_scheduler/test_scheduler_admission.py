@@ -8,7 +8,7 @@ import pytest
 from rbees.orcd.scheduler import admission
 from rbees.orcd.scheduler.effects import Finish, Note, ResolveModel
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.pools import ModelFacts
+from rbees.protocol.pools import ModelFacts, UnusableModel
 from tests.simulation import facts
 from tests.unit.orcd_scheduler.driver import HAIKU, NOVEL, Drive, kinds
 
@@ -52,6 +52,15 @@ def test_close_names_are_offered() -> None:
     with pytest.raises(RbeesError, match=r"Did you mean `qwen`\?") as caught:
         admission.resolve("qwem", [(QWEN,), (LLAMA,)])
     assert caught.value.details == {"model": "qwem", "close": ["qwen"]}
+
+
+def test_a_file_that_a_pool_cannot_serve_is_refused_with_the_pools_own_reason() -> None:
+    broken = UnusableModel(name="letter", code=ErrorCode.MODEL_INCOMPATIBLE, message="The model file is not GGUF.")
+    with pytest.raises(RbeesError, match="not GGUF") as caught:
+        admission.resolve("letter", [(QWEN,)], [broken])
+    assert caught.value.code is ErrorCode.MODEL_INCOMPATIBLE
+    shadowed = UnusableModel(name="qwen", code=ErrorCode.MODEL_INCOMPATIBLE, message="The model file is truncated.")
+    assert admission.resolve("qwen", [(QWEN,)], [shadowed]) is QWEN, "another pool's good file counts more"
 
 
 def test_what_is_no_reference_is_refused_as_such() -> None:

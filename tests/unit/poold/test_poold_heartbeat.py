@@ -14,6 +14,7 @@ from rbees.protocol.pools import (
     ModelFacts,
     RegisterAnswer,
     RegisterRequest,
+    UnusableModel,
     WorkerFacts,
     WorkerFailedReport,
     WorkerReadyReport,
@@ -68,6 +69,9 @@ class Facts:
 
     def models(self) -> tuple[ModelFacts, ...]:
         return (model(),)
+
+    def unusable(self) -> tuple[UnusableModel, ...]:
+        return (UnusableModel(name="letter", code=ErrorCode.MODEL_INCOMPATIBLE, message="The model file is not GGUF."),)
 
     def workers(self) -> tuple[WorkerFacts, ...]:
         return ()
