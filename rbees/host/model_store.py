@@ -67,6 +67,8 @@ class _Index:
     """By every name."""
     problems: Mapping[str, RbeesError] = field(default_factory=dict)
     """Files that cannot be served, by every name."""
+    refused: Mapping[str, RbeesError] = field(default_factory=dict)
+    """The same, by reference only."""
     facts: tuple[ModelFacts, ...] = ()
     unsummed: tuple[Path, ...] = ()
 
@@ -87,8 +89,8 @@ class ModelStore:
         return self._index.facts
 
     def problems(self) -> Mapping[str, RbeesError]:
-        """Why files that look like models are not served, by reference and alias."""
-        return self._index.problems
+        """Why files that look like models are not served, by reference."""
+        return self._index.refused
 
     def refresh(self) -> None:
         """Search all folders again; cheap where nothing changed."""
@@ -189,15 +191,17 @@ class ModelStore:
     def _build(self, candidates: Iterable[_Candidate]) -> _Index:
         stored: dict[str, StoredModel] = {}
         problems: dict[str, RbeesError] = {}
+        refused: dict[str, RbeesError] = {}
         unsummed: list[Path] = []
         for candidate in candidates:
             found = self._examine(candidate, unsummed)
             if isinstance(found, RbeesError):
                 problems |= dict.fromkeys(candidate.names, found)
+                refused[candidate.ref] = found
             else:
                 stored |= dict.fromkeys(candidate.names, found)
         unique = {model.facts.ref: model.facts for model in stored.values()}
-        return _Index(stored, problems, tuple(unique[ref] for ref in sorted(unique)), tuple(unsummed))
+        return _Index(stored, problems, refused, tuple(unique[ref] for ref in sorted(unique)), tuple(unsummed))
 
     def _examine(self, candidate: _Candidate, unsummed: list[Path]) -> StoredModel | RbeesError:
         path = candidate.path

@@ -84,10 +84,10 @@ def send_signal(identity: Identity, number: signal.Signals) -> bool:
 
 
 def find_workers(owner: str) -> Iterator[tuple[Identity, WorkerSpec]]:
-    """Running workers that carry the owner's mark on their command line."""
+    """This user's running workers that carry the owner's mark on their command line."""
     for process in psutil.process_iter():
         try:
-            spec = read_arguments(process.cmdline())
+            spec = read_arguments(process.cmdline()) if process.uids().real == os.getuid() else None
         except psutil.Error:
             continue
         identity = identify(process.pid) if spec is not None else None

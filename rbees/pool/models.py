@@ -36,8 +36,7 @@ async def list_(pool: PooldClient, *, as_json: bool) -> None:
         empty="No model is here; put a GGUF file into one of the `model_dirs`.",
     )
     for name, reason in found.unusable.items():
-        if name.startswith("file:") or len(found.unusable) == 1:
-            click.echo(f"{name}: {reason}", err=True)
+        click.echo(f"{name}: {reason}", err=True)
 
 
 @models.command()

@@ -43,6 +43,8 @@ from rbees.service.role_settings import PooldSettings
 from rbees.service.web import BearerAuth, NoAuth, Server, build_app
 
 USER_CATALOG: Final = "models.toml"
+DRAIN_MARGIN_S: Final = 3.0
+"""So that a worker's own end of draining comes before the signal that would cut it short."""
 _BACKENDS: Final[tuple[Backend, ...]] = ("cpu", "cuda", "metal", "scripted")
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  (compared with, not listened on)
 _NOT_IN_POOL_ID: Final = re.compile(r"[^A-Za-z0-9.-]+")
@@ -176,7 +178,7 @@ class Daemon:
             table=ProcessTable(folders.make_private_folder(self._state / "workers")),
             reporter=reporter,
             clock=self._clock,
-            limits=Limits(load_s=settings.load_timeout_s, drain_s=settings.drain_timeout_s),
+            limits=Limits(load_s=settings.load_timeout_s, drain_s=settings.drain_timeout_s + DRAIN_MARGIN_S),
             environ=os.environ,
             new_nonce=lambda: f"{owner}-{self._identities.correlation_id()}",
             new_secret=self._identities.secret,

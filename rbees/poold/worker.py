@@ -242,13 +242,16 @@ class Worker:
         spec = msgspec.structs.replace(self._record.spec, safe_mode=True, nonce=self._around.new_nonce())
         self._log.warning("starting once more in safe mode", action="worker_safe_mode")
         secret = self._around.new_secret()
+        self._secret, self._uri, self._progress, self._adopted = secret, None, 0.0, False
         try:
             record = msgspec.structs.replace(self._record, spec=spec, pid=None, started=None)
             self._record, self._process = await asyncio.to_thread(start, record, secret, self._around)
         except OSError:
             self._advance(lifecycle.Ended(message="The worker could not be started again in safe mode."), tail)
             return False
-        self._secret, self._uri, self._progress, self._adopted = secret, None, 0.0, False
+        if self._life.state == "draining":
+            # A stop that came in between found no process to end.
+            self._ending = asyncio.create_task(self._end_process())
         return True
 
     async def _remember(self, record: ProcessRecord) -> None:
@@ -258,6 +261,8 @@ class Worker:
         except OSError as error:
             # The record on disk is older but true enough to adopt the process.
             self._log.error("cannot write the worker's record", action="record_write_failed", reason=error.strerror)
+        if self._gone.is_set():
+            await asyncio.to_thread(self._around.table.remove, record.spec.worker_id)
 
     def _advance(self, event: lifecycle.Event, tail: tuple[str, ...] = ()) -> tuple[lifecycle.Action, ...]:
         self._life, actions = lifecycle.advance(self._life, event)
