@@ -18,10 +18,11 @@ from datetime import datetime
 from pathlib import Path
 
 PROGRAMS = Path(sys.executable).parent
-UNITS = """
+NUMBERS = """
 zero one two three four five six seven eight nine
 ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen
-""".split()
+"""
+UNITS = NUMBERS.split()
 TENS = {2: "twenty", 3: "thirty", 4: "forty", 5: "fifty"}
 NEXT = """\
 That was orcd, poold and a worker with llama.cpp, on this machine. Where to go next:

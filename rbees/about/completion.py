@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import ShellComplete, get_completion_class
 
-from rbees.cli import CALLED_NAMES
+from rbees.personas import CALLED_NAMES
 
 SHELLS = ("bash", "zsh", "fish")
 
