@@ -99,6 +99,32 @@ async def test_a_full_disk_refuses_new_jobs_and_keeps_everything_else() -> None:
         assert desk.bytes_of(job.number).count(b"\n\n") == 3
 
 
+async def test_what_arrived_during_a_commit_that_failed_comes_after_it() -> None:
+    clock = ManualClock()
+    async with Desk(clock) as desk:
+        job = await desk.running()
+        desk.take(job, 1, 1, started())
+        await settle()
+        desk.database.gate.clear()
+        told: list[int] = []
+        desk.take(job, 1, 2, token(0), lambda: told.append(0))
+        await settle()
+        desk.take(job, 1, 3, token(1), lambda: told.append(1))
+        desk.database.failure = FULL
+        desk.database.gate.set()
+        await settle()
+        desk.database.failure = None
+        await clock.advance(1.0)
+        assert told == [0, 1]
+        assert [frame.split(b"\n")[0] for frame in desk.bytes_of(job.number).split(b"\n\n")[:-1]] == [
+            b"id: 1",
+            b"id: 2",
+            b"id: 3",
+            b"id: 4",
+        ]
+        assert desk.database.rows("SELECT first_seq, last_seq FROM journal ORDER BY first_seq")[-1] == (3, 4)
+
+
 async def test_a_new_job_is_refused_on_a_full_disk_even_if_its_caller_has_gone() -> None:
     async with Desk(ManualClock()) as desk:
         desk.database.failure = FULL
