@@ -89,7 +89,11 @@ class ModelStore:
         return self._index.facts
 
     def problems(self) -> Mapping[str, RbeesError]:
-        """Why files that look like models are not served, by reference."""
+        """Why files that look like models are not served, by reference and alias."""
+        return self._index.problems
+
+    def refused(self) -> Mapping[str, RbeesError]:
+        """The same, each file once, by reference."""
         return self._index.refused
 
     def refresh(self) -> None:

@@ -127,7 +127,7 @@ class Pool:
 
     def list_models(self) -> PoolModels:
         """`GET /models`."""
-        unusable = {name: error.message for name, error in self.store.problems().items()}
+        unusable = {name: error.message for name, error in self.store.refused().items()}
         return PoolModels(models=self.models(), unusable=unusable)
 
     def checks(self) -> dict[str, str | None]:

@@ -115,7 +115,10 @@ def test_missing_truncated_and_foreign_files(models: Path, tiny: Path) -> None:
         error = refusal(store, f"file:{models}/{name}")
         assert (error.code, words in error.message) == (code, True), error.message
     assert refusal(store, "cut").code is ErrorCode.MODEL_INCOMPATIBLE
-    assert f"file:{models}/cut.gguf" in store.problems()
+    assert {"cut", f"file:{models}/cut.gguf"} <= set(store.problems())
+    assert set(store.refused()) == {
+        f"file:{models}/{name}" for name in ("broken.scripted.json", "cut.gguf", "empty.gguf", "zip.gguf")
+    }
 
 
 def test_nothing_outside_the_folders_can_be_named(models: Path, tiny: Path, tmp_path: Path) -> None:
