@@ -1,0 +1,93 @@
+"""Lab mode: a certificate and a token, workers that other hosts can reach, and calls between daemons that trust it."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import ssl
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.support.fake_orcd import FakeOrcd
+from tests.support.home import Home
+from tests.support.pool_host import PoolHost
+
+TOKEN = "rbk_" + "t" * 43
+
+
+@pytest.fixture
+def host(home: Home) -> Iterator[PoolHost]:
+    with FakeOrcd() as orcd:
+        yield PoolHost(home, orcd)
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for localhost and 127.0.0.1, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        .sign(key, hashes.SHA256())
+    )
+    cert_path, key_path = folder / "cert.pem", folder / "key.pem"
+    cert_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    key_path.chmod(0o600)
+    return cert_path, key_path
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_workers_serve_with_the_pools_certificate(host: PoolHost, everywhere: bool) -> None:
+    cert, key = make_certificate(host.home.folder)
+    token = host.home.folder / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    host.script()
+    flags = ["--tls-cert-file", str(cert), "--tls-key-file", str(key), "--tls-ca-file", str(cert), "--token-file", str(token)]
+    if everywhere:
+        flags += ["--bind", "0.0.0.0", "--endpoint", f"https://localhost:{host.port}"]
+    host.serve(*flags)
+    name = "localhost" if everywhere else "127.0.0.1"
+    assert host.orcd.wait("/register")["endpoint"] == f"https://{name}:{host.port}"
+
+    trust = ssl.create_default_context(cafile=str(cert))
+
+    def call(url: str, bearer: str, body: object = None) -> object:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=20, context=trust) as answer:
+            return json.load(answer)
+
+    call(f"https://{name}:{host.port}/workers/spawn", TOKEN, {"model_ref": "bees"})
+    ready = host.orcd.wait("/workers/ready")["ready"]
+    assert ready["uri"].startswith(f"https://{name}:")
+    health = call(f"{ready['uri']}/health", ready["secret"])
+    assert isinstance(health, dict)
+    assert health["state"] == "ready"
+    assert host.daemon is not None
+    host.daemon.kill()
+    registrations = len(host.orcd.of("/register"))
+    host.serve(*flags)
+    again = host.orcd.wait("/register", registrations + 1)
+    assert [found["uri"] for found in again["ready"]] == [ready["uri"]]
