@@ -1,0 +1,194 @@
+"""What orcd has answered for is on the disk: in which order the kernel is asked, and what a kill, a full disk or an I/O error
+leaves behind. strace shows and injects; `make test` installs it.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.home import Daemon, Home, entry_point, free_port, is_alive, wait_until
+from tests.support.raw_http import Answer, request
+
+JOB = {"model": "haiku", "prompt": "hum"}
+SUBMISSIONS = 64
+KILLS = 24
+
+
+def _strace() -> str:
+    found = shutil.which("strace")
+    assert found, "strace is missing; install it with `apt-get install strace`"
+    return found
+
+
+def _traced_orcd(home: Home, *options: str) -> tuple[Daemon, Path]:
+    """orcd under strace, once it answers, and the file with the trace."""
+    trace = home.folder / "trace.txt"
+    port = free_port()
+    logs = (home.folder / "traced-output.txt", home.folder / "traced-errors.txt")
+    with logs[0].open("wb") as output, logs[1].open("wb") as errors:
+        process = subprocess.Popen(
+            [_strace(), "-f", "-q", "-o", str(trace), *options, *entry_point("rbees"), "orcd", "serve", "--port", str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            env=home.environ(),
+            cwd=home.folder,
+        )
+    daemon = Daemon(process, *logs)
+    home._daemons.append(daemon)
+    home.url = daemon.url = f"http://127.0.0.1:{port}"
+    wait_until(lambda: is_alive(daemon.url), daemon, "answer under strace")
+    return daemon, trace
+
+
+def _submit(url: str) -> Answer | None:
+    try:
+        return request("POST", f"{url}/v2/tasks", JOB)
+    except OSError:
+        return None
+
+
+def _end_traced(home: Home, daemon: Daemon) -> int:
+    """Stop orcd itself; strace ends with its exit code."""
+    home.of_role("orcd").send_signal(signal.SIGTERM)
+    return daemon.wait()
+
+
+def test_no_202_is_sent_before_its_job_is_on_the_disk() -> None:
+    with Home() as home:
+        calls = "trace=pwrite64,fdatasync,fsync,write,writev,sendto,sendmsg"
+        daemon, trace = _traced_orcd(home, "-s", "5000", "-e", calls)
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: _submit(daemon.url), range(SUBMISSIONS)))
+        accepted = [answer.json["job_id"] for answer in answers if answer is not None and answer.status == 202]
+        assert len(accepted) == SUBMISSIONS
+        home.of_role("orcd").kill()
+        daemon.wait()
+        lines = trace.read_text(errors="replace").splitlines()
+    synced = [number for number, line in enumerate(lines) if "sync" in line and line.rstrip().endswith("= 0")]
+    early = []
+    for job_id in accepted:
+        written = _first(lines, job_id, "pwrite64(")
+        sent = _first(lines, f"/v2/tasks/{job_id}", "HTTP/1.1 202")
+        if not any(written < number < sent for number in synced):
+            early.append(job_id)
+    print(f"{len(accepted)} answers, {len(synced)} syncs, {len(early)} answers before their sync")
+    assert early == []
+
+
+def _first(lines: list[str], holds: str, call: str) -> int:
+    return next(number for number, line in enumerate(lines) if call in line and holds in line)
+
+
+def test_a_full_disk_refuses_new_jobs_and_loses_none() -> None:
+    with Home() as home:
+        daemon, _ = _traced_orcd(home, "-e", "trace=pwrite64", "-e", "inject=pwrite64:error=ENOSPC:when=200..224")
+        accepted: list[str] = []
+        refused = after = 0
+        for _ in range(200):
+            answer = _submit(daemon.url)
+            assert answer is not None
+            if answer.status == 202:
+                accepted.append(answer.json["job_id"])
+                after += refused > 0
+                if after == 5:
+                    break
+            else:
+                assert (answer.status, answer.error["code"]) == (507, "STORAGE_FULL"), answer.body
+                refused += 1
+                shown = request("GET", f"{daemon.url}/v2/tasks/{accepted[0]}")
+                assert shown.status == 200, "reads go on"
+                assert request("GET", f"{daemon.url}/readyz?verbose").status == 503
+        print(f"{len(accepted)} accepted, {refused} refused while the disk was full, {after} accepted after that")
+        assert refused
+        assert len(accepted) > after == 5
+        listed = {job["job_id"] for job in request("GET", f"{daemon.url}/v2/tasks?limit=1000").json["jobs"]}
+        assert listed == set(accepted), "what was refused does not exist, what was accepted does"
+        assert _end_traced(home, daemon) == 0
+
+
+def test_an_io_error_ends_the_process_with_74_and_keeps_what_was_accepted() -> None:
+    with Home() as home:
+        daemon, _ = _traced_orcd(home, "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=30+")
+        accepted = []
+        while (answer := _submit(daemon.url)) is not None and answer.status == 202:
+            accepted.append(answer.json["job_id"])
+            assert len(accepted) < 200, "no error was injected"
+        assert daemon.wait() == 74
+        assert "storage_broken" in daemon.said
+        home.serve_orcd()
+        listed = {job["job_id"] for job in request("GET", f"{home.url}/v2/tasks?limit=1000").json["jobs"]}
+        print(f"{len(accepted)} accepted before the error, {len(listed)} there after it")
+        assert accepted
+        assert set(accepted) <= listed
+
+
+_MIGRATING = """
+import sqlite3, sys
+from rbees.orcd.store.migrations import Migration, migrate, packaged
+first = packaged()
+more = tuple(
+    Migration(n, f"step_{n}", f"CREATE TABLE step_{n} (x);"
+        f"WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 20000) INSERT INTO step_{n} SELECT x FROM c;"
+        f"CREATE INDEX step_{n}_x ON step_{n} (x);")
+    for n in range(len(first) + 1, 121)
+)
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA journal_mode = WAL")
+connection.execute("PRAGMA synchronous = FULL")
+print("begins", flush=True)
+migrate(connection, first + more)
+print("done", flush=True)
+"""
+
+
+def test_a_migration_killed_at_any_moment_leaves_the_old_schema_or_the_new(tmp_path: Path) -> None:
+    draw = random.Random(7)
+    path = tmp_path / "orcd.db"
+    hits = 0
+    for _ in range(4 * KILLS):
+        child = subprocess.Popen([sys.executable, "-c", _MIGRATING, str(path)], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "begins\n"
+        time.sleep(draw.uniform(0.0, 0.12))
+        child.kill()
+        finished = "done" in child.stdout.read()
+        child.stdout.close()
+        child.wait()
+        version = _check_schema(path)
+        if finished:
+            path.unlink()
+        else:
+            hits += 1
+            print(f"killed while migrating; schema {version} stands")
+        if hits == KILLS:
+            return
+    pytest.fail(f"only {hits} of {4 * KILLS} kills fell into a migration")
+
+
+def _check_schema(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    try:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        version = 0
+        if "schema_versions" in names:
+            (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM schema_versions").fetchone()
+        assert ("jobs" in names) == (version >= 1)
+        steps = sorted(int(name.removeprefix("step_")) for name in names if name.startswith("step_"))
+        assert steps == list(range(2, version + 1))
+        for step in steps:
+            assert connection.execute(f"SELECT count(*), sum(x) FROM step_{step}").fetchone() == (20_000, 200_010_000)
+        return int(version)
+    finally:
+        connection.close()
