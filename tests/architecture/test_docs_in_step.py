@@ -1,0 +1,59 @@
+"""Documentation is made from the code or compared with it, so that neither can fall behind."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rbees.about import cli_page
+from rbees.personas import CALLED_NAMES, PERSONAS
+from rbees.protocol.errors import ERROR_TABLE, ErrorCode, ExitCode
+from rbees.service import docs_pages
+from tests.architecture.sources import ROOT
+
+DOCS = ROOT / "docs"
+MADE = {**docs_pages.PAGES, cli_page.PAGE: cli_page.page}
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s#]+)(?:#[^)]*)?\)")
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_page_that_is_made_from_the_code_is_fresh(name: str) -> None:
+    assert (DOCS / name).read_text(encoding="utf-8") == MADE[name](), "run `make docs`"
+
+
+def test_every_error_code_has_its_row() -> None:
+    assert set(ERROR_TABLE) == set(ErrorCode)
+    page = (DOCS / "errors.md").read_text()
+    assert not [code for code in ErrorCode if f"`{code}`" not in page]
+
+
+def test_every_exit_code_is_explained() -> None:
+    codes = {value for name, value in vars(ExitCode).items() if name.isupper()}
+    page = (DOCS / "cli.md").read_text()
+    assert codes == {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
+    assert {kind.exit_code for kind in ERROR_TABLE.values()} <= codes
+
+
+def test_every_name_of_the_program_is_installed() -> None:
+    import tomllib
+
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert set(scripts) == {"rbees", *CALLED_NAMES}
+    assert set(scripts.values()) == {"rbees.cli:main"}
+    assert set(CALLED_NAMES.values()) <= set(PERSONAS)
+
+
+@pytest.mark.parametrize("page", [*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md"))], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_target_that_the_docs_name_can_be_made() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]:
+        for target in re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8")):
+            assert target in targets, f"{page.name} names `make {target}`"

@@ -1,0 +1,68 @@
+"""Who may import whom, where the contracts of import-linter in pyproject.toml cannot say it."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.architecture.sources import ROOT, imported, modules
+
+PURE = (
+    "rbees.orcd.scheduler",
+    "rbees.host.fit",
+    "rbees.host.lifecycle",
+    "rbees.workerd.engine.sequence",
+    "rbees.workerd.engine.batcher",
+    "rbees.workerd.engine.slots",
+    "rbees.workerd.engine.sampling",
+    "rbees.workerd.engine.text",
+)
+FOR_PURE = {"numpy", "msgspec", "rbees.protocol", *PURE}
+"""What pure files may import beside the harmless part of the standard library."""
+NOT_PURE = {
+    "asyncio",
+    "time",
+    "logging",
+    "random",
+    "os",
+    "secrets",
+    "datetime",
+    "socket",
+    "subprocess",
+    "threading",
+    "pathlib",
+    "io",
+}
+
+
+def is_inside(name: str, packages: set[str] | tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def pure_modules() -> list[str]:
+    return [name for name in modules() if is_inside(name, PURE)]
+
+
+def test_every_pure_file_that_is_named_exists() -> None:
+    for name in PURE:
+        assert name in modules(), f"{name} is gone; correct the list here and in pyproject.toml"
+
+
+@pytest.mark.parametrize("module", pure_modules())
+def test_a_pure_file_imports_the_protocol_and_pure_files(module: str) -> None:
+    for name in imported(modules()[module]):
+        top = name.partition(".")[0]
+        allowed = is_inside(name, FOR_PURE) if top not in sys.stdlib_module_names else top not in NOT_PURE
+        assert allowed or name == "rbees.orcd.scheduler", f"{module} imports {name}"
+
+
+def test_the_program_itself_imports_no_role_by_name() -> None:
+    roles = {"rbees.orcd", "rbees.poold", "rbees.workerd", "rbees.ctl", "rbees.pool", "rbees.about"}
+    assert not [name for name in imported(modules()["rbees.cli"]) if is_inside(name, roles)]
+
+
+def test_no_module_imports_for_type_checking_what_would_be_a_cycle() -> None:
+    """import-linter counts `TYPE_CHECKING` imports, as pyproject.toml says; this holds it to that."""
+    text = (ROOT / "pyproject.toml").read_text()
+    assert "exclude_type_checking_imports = false" in text
