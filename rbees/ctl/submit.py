@@ -53,11 +53,10 @@ def build_job(text: str, *, raw: bool, **options: Any) -> JobRequest:
         RbeesError: INVALID_REQUEST.
     """
     content = {"prompt": text} if raw else {"messages": (ChatMessage(role="user", content=text),)}
-    given = {name: value for name, value in options.items() if value not in (None, (), False)}
     if not text:
-        raise RbeesError(
-            ErrorCode.INVALID_REQUEST, "The prompt is empty; say something after `--prompt` or on stdin.", field="prompt"
-        )
+        raise RbeesError(ErrorCode.INVALID_REQUEST, "The prompt is empty; write it after `--prompt` or to stdin.", field="prompt")
+    # Compared by identity: a temperature or a seed of 0 was given and must arrive.
+    given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
     try:
         job = msgspec.convert({**content, **given}, JobRequest)
     except msgspec.ValidationError as error:

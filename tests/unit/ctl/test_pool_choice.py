@@ -1,0 +1,73 @@
+"""How `--host` finds a pool and what an endpoint may look like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rbees.ctl.pool_actions import complete_endpoint, find_pool
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.pools import PoolView
+
+
+def pool(pool_id: str, endpoint: str) -> PoolView:
+    return PoolView(
+        pool_id=pool_id, endpoint=endpoint, state="live", version="1", last_heartbeat_age_ms=1, devices=(), models=(), workers=()
+    )
+
+
+POOLS = (pool("attic", "http://mac.home.arpa:9200"), pool("cellar", "http://10.0.0.7:9200"), pool("mac", "http://blep:9200"))
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    monkeypatch.setenv("RBEES_HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    return home
+
+
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [("attic", "attic"), ("mac", "mac"), ("mac.home.arpa", "attic"), ("blep", "mac"), ("10.0.0.7", "cellar")],
+)
+def test_a_pool_is_found_by_its_id_and_else_by_its_host(host: str, found: str) -> None:
+    assert find_pool(host, POOLS).pool_id == found
+
+
+def test_a_name_from_the_settings_stands_for_its_url(own_home: Path) -> None:
+    (own_home / "config.toml").write_text('[hosts.small]\nurl = "http://10.0.0.7:9200"\n')
+    assert find_pool("small", POOLS).pool_id == "cellar"
+
+
+def test_an_unknown_host_is_answered_with_those_that_exist() -> None:
+    with pytest.raises(RbeesError, match="attic, cellar, mac") as raised:
+        find_pool("nowhere", POOLS)
+    assert raised.value.code is ErrorCode.POOL_NOT_FOUND
+
+
+def test_a_name_that_fits_two_is_refused() -> None:
+    with pytest.raises(RbeesError) as raised:
+        find_pool("box", (pool("a", "http://box:9200"), pool("b", "http://box:9201")))
+    assert raised.value.code is ErrorCode.INVALID_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("mac", "http://mac:9200"),
+        ("mac:9300", "http://mac:9300"),
+        ("http://mac:9200/", "http://mac:9200"),
+        ("https://mac", "https://mac"),
+        ("[::1]", "http://[::1]:9200"),
+    ],
+)
+def test_a_host_name_is_enough(text: str, endpoint: str) -> None:
+    assert complete_endpoint(text) == endpoint
+
+
+def test_a_port_out_of_range_is_refused() -> None:
+    with pytest.raises(RbeesError):
+        complete_endpoint("mac:99999")

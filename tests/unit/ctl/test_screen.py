@@ -1,0 +1,78 @@
+"""What a followed job looks like to people and to programs."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from rbees.ctl.screen import JsonScreen, PeopleScreen, describe
+from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from rbees.protocol.events import Error, Event, Metrics, Queued, Started, Token
+from rbees.protocol.jobs import JobAccepted
+from rbees.terminal.answer import AnswerWriter
+from rbees.terminal.notes import PlainNotes
+
+RUNNING: list[Event] = [
+    Queued(queue_position=2, created_at_ms=1),
+    Metrics(stage="loading", pool_id="mac", progress=0.0),
+    Metrics(stage="loading", pool_id="mac", progress=0.1),
+    Metrics(stage="loading", pool_id="mac", progress=0.6),
+    Started(epoch=1, worker_id="w", model="m", prompt_tokens=3),
+    Token(text="one ", index=0),
+    Metrics(stage="attempt_failed", epoch=1, pool_id="mac", reason="its worker died"),
+    Token(text="two", index=1),
+]
+
+
+def show(events: list[Event], *, shares_terminal: bool = False) -> tuple[str, str]:
+    answer, said = io.StringIO(), io.StringIO()
+    screen = PeopleScreen(AnswerWriter(answer), PlainNotes(said), shares_terminal=shares_terminal)
+    for seq, event in enumerate(events, 1):
+        screen.show(seq, event)
+    screen.leave()
+    return answer.getvalue(), said.getvalue()
+
+
+def test_the_answer_alone_is_on_stdout() -> None:
+    answer, said = show(RUNNING)
+    assert answer == "one two\n"
+    assert said.splitlines() == [
+        "queued, position 2",
+        "loading the model on mac 0%",
+        "loading the model on mac 60%",
+        "attempt 1 failed on mac: its worker died",
+    ]
+
+
+def test_nothing_falls_into_an_answer_that_runs_on_the_same_terminal() -> None:
+    _, said = show(RUNNING, shares_terminal=True)
+    assert "failed" not in said
+
+
+def test_a_failed_job_is_its_error_and_ends_the_line() -> None:
+    answer = io.StringIO()
+    screen = PeopleScreen(AnswerWriter(answer), PlainNotes(io.StringIO()), shares_terminal=False)
+    screen.show(1, Token(text="half", index=0))
+    with pytest.raises(RbeesError) as raised:
+        screen.show(2, Error(error=ErrorBody(code=ErrorCode.TIMEOUT, message="It took too long.")))
+    assert raised.value.exit_code == 1
+    assert answer.getvalue() == "half\n"
+
+
+def test_programs_get_every_event_as_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = JsonScreen()
+    screen.accepted(JobAccepted(job_id="job-1", status="queued", queue_position=1, events_url="/x", seed=5))
+    for seq, event in enumerate(RUNNING, 1):
+        screen.show(seq, event)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0]["type"] == "accepted"
+    assert lines[0]["job_id"] == "job-1"
+    assert [line["seq"] for line in lines[1:]] == list(range(1, len(RUNNING) + 1))
+    assert [line["text"] for line in lines if line["type"] == "token"] == ["one ", "two"]
+
+
+@pytest.mark.parametrize("stage", ["waiting", "loading", "prefill", "attempt_failed", "attempt_started"])
+def test_every_stage_has_words(stage: str) -> None:
+    assert describe(Metrics(stage=stage))  # type: ignore[arg-type]

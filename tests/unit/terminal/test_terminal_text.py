@@ -1,0 +1,111 @@
+"""Text that cannot drive a terminal, and figures as people read them."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.terminal.answer import AnswerWriter
+from rbees.terminal.errors import error_lines
+from rbees.terminal.notes import PlainNotes
+from rbees.terminal.output import aligned, print_table
+from rbees.terminal.quantities import bytes_text, count_text, duration_text
+from rbees.terminal.text import printable, visible
+
+
+def test_no_control_character_reaches_the_terminal() -> None:
+    every = "".join(chr(code) for code in range(0xA0)) + "\u202e\u2028"
+    shown = visible(every)
+    assert [character for character in shown if ord(character) < 0x20] == ["\t", "\n"]
+    assert not any(0x7F <= ord(character) < 0xA0 for character in shown)
+    assert "\u202e" not in shown
+
+
+def test_a_cell_is_one_line() -> None:
+    assert printable("a\nb\tc\x1b[31m") == "a b c␛[31m"
+
+
+def test_words_of_every_language_stay() -> None:
+    assert visible("naïve 日本 🐝") == "naïve 日本 🐝"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_an_answer_is_made_harmless_on_a_terminal_only() -> None:
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        AnswerWriter(stream).write("a\x1b]0;title\x07b")
+    assert terminal.getvalue() == "a␛]0;title␇b"
+    assert pipe.getvalue() == "a\x1b]0;title\x07b"
+
+
+@pytest.mark.parametrize(("text", "ended"), [("a", "a\n"), ("a\n", "a\n"), ("", "")])
+def test_the_last_line_is_ended_once(text: str, ended: str) -> None:
+    stream = io.StringIO()
+    writer = AnswerWriter(stream)
+    writer.write(text)
+    writer.finish()
+    writer.finish()
+    assert stream.getvalue() == ended
+
+
+def test_notes_do_not_repeat_themselves() -> None:
+    stream = io.StringIO()
+    notes = PlainNotes(stream)
+    for progress in (0.0, 0.1, 0.2, 0.3, 0.31):
+        notes.note("loading", progress)
+    notes.note("waiting")
+    notes.note("waiting")
+    assert stream.getvalue().splitlines() == ["loading 0%", "loading 30%", "waiting"]
+
+
+def test_details_that_the_sentence_holds_are_not_said_twice() -> None:
+    error = RbeesError(
+        ErrorCode.CONFIGURATION, "The file /x is wrong.", path="/x", line=3, log_tail=["one", "two\x1b"], nothing=None
+    )
+    assert error_lines(error, "rbees") == [
+        "rbees: The file /x is wrong. [CONFIGURATION]",
+        "  line: 3",
+        "  log_tail:",
+        "    one",
+        "    two␛",
+    ]
+
+
+def test_columns_are_aligned_and_an_empty_table_leaves_a_pipe_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    assert aligned([["A", "B"], ["long", "x"]]) == ["A     B", "long  x"]
+    print_table(["a"], [], empty="nothing")
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "nothing\n")
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (25 << 30, "25.0 GiB")])
+def test_bytes(count: int, text: str) -> None:
+    assert bytes_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1, "0 ms"), (0.25, "250 ms"), (9.96, "10.0 s"), (90, "1.5 min"), (172800, "2.0 d")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(999, "999"), (1_100_048, "1.1 M"), (8_000_000_000, "8.0 B")])
+def test_counts(count: int, text: str) -> None:
+    assert count_text(count) == text
+
+
+def test_rich_shows_cells_as_they_are() -> None:
+    from rich.console import Console
+
+    from rbees.terminal.rich_views import show_table
+
+    stream = io.StringIO()
+    show_table(["model"], [["[bold]x[/bold]"]], Console(file=stream, width=60, no_color=True))
+    assert "[bold]x[/bold]" in stream.getvalue()

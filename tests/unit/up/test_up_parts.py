@@ -1,0 +1,69 @@
+"""The parts of home mode that need no process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from rbees.protocol.pools import ModelFacts, PoolView, WorkerFacts
+from rbees.up.child import how_it_ended, log_tail
+from rbees.up.first_model import first_model, serves
+from rbees.up.home_mode import child_environment
+
+
+def test_what_a_lab_configured_does_not_reach_the_daemons() -> None:
+    given = {"PATH": "/bin", "RBEES_ORCD_TOKEN_FILE": "/t", "RBEES_HOME": "/old", "NOTIFY_SOCKET": "/run/x", "HF_HOME": "/hf"}
+    assert child_environment(given, Path("/home/x/up")) == {"PATH": "/bin", "HF_HOME": "/hf", "RBEES_HOME": "/home/x/up"}
+
+
+@pytest.mark.parametrize(("status", "words"), [(0, "exit code 0"), (78, "exit code 78"), (-9, "SIGKILL"), (-200, "signal 200")])
+def test_an_end_in_words(status: int, words: str) -> None:
+    assert how_it_ended(status) == words
+
+
+def test_the_end_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "orcd.log"
+    assert log_tail(log) == []
+    log.write_bytes(b"".join(b"%d \xff\n" % number for number in range(5000)))
+    assert log_tail(log)[-1] == "4999 \ufffd"
+    assert len(log_tail(log)) == 8
+
+
+def facts(ref: str, *aliases: str, sha256: str = "a" * 64) -> ModelFacts:
+    sizes = ("size_bytes", "parameters", "context_length", "vocabulary_size", "layers", "embedding_length", "head_count")
+    numbers = dict.fromkeys(sizes, 1)
+    more = {"head_count_kv": 1, "key_length": 1, "value_length": 1, "has_chat_template": True}
+    words = {"ref": ref, "sha256": sha256, "file_name": "x", "architecture": "llama", "quantization": "Q8_0"}
+    return msgspec.convert({**words, "aliases": aliases, **numbers, **more}, ModelFacts)
+
+
+def pool(*models: ModelFacts) -> PoolView:
+    return PoolView(
+        pool_id="p", endpoint="http://x", state="live", version="1", last_heartbeat_age_ms=0, devices=(), models=models, workers=()
+    )
+
+
+def test_the_first_model_is_named_by_its_shortest_name() -> None:
+    assert first_model(pool(facts("small"), facts("file:/x.gguf", "x"))) == "small"
+    assert first_model(pool(facts("file:/x.gguf", "x"))) == "x"
+    assert first_model(pool()) is None
+
+
+def test_a_worker_serves_every_name_of_its_file() -> None:
+    worker = WorkerFacts(
+        worker_id="w",
+        state="ready",
+        model_ref="file:/x.gguf",
+        model_sha256="b" * 64,
+        backend="cpu",
+        devices=("cpu",),
+        slots=1,
+        ctx=64,
+        started_at_ms=1,
+    )
+    here = pool(facts("small"), facts("file:/x.gguf", "x", sha256="b" * 64))
+    assert serves(here, worker, "x")
+    assert serves(here, worker, "file:/x.gguf")
+    assert not serves(here, worker, "small")
