@@ -79,7 +79,8 @@ def trouble(pool: Pool, troubles: LoadTrouble, *, is_open: bool) -> Obstacle:
     """The model did not come up on the pool, which is therefore left alone for a while."""
     failures = len(troubles.failures)
     pause = f"after {failures} failures it is left alone for some minutes" if is_open else "it is tried again after a pause"
-    reason = f"Pool {pool.pool_id} did not bring the model up ({troubles.error.code}: {troubles.error.message}); {pause}."
+    said = troubles.error.message.rstrip(".")
+    reason = f"Pool {pool.pool_id} did not bring the model up ({troubles.error.code}: {said}); {pause}."
     return Obstacle("breaker" if is_open else "load_failed", reason, pool_id=pool.pool_id)
 
 

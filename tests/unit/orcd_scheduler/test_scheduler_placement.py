@@ -176,7 +176,7 @@ def test_a_refused_start_is_tried_again_after_a_pause() -> None:
     drive = Drive(noted=True)
     drive.report()
     spawn = spawned(drive.job("job-1"))
-    reason = "Pool a did not bring the model up (DEVICE_BUSY: No.); it is tried again after a pause."
+    reason = "Pool a did not bring the model up (DEVICE_BUSY: No); it is tried again after a pause."
     assert drive.send(SpawnRefused(spawn.worker_id, refusal(ErrorCode.DEVICE_BUSY))) == [
         Note("job-1", "waiting", reason, pool_id="a")
     ]
