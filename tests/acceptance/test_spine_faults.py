@@ -70,7 +70,7 @@ def _kill_worker_after_tokens(cluster: Home, job_id: str, tokens: int) -> tuple[
 
 
 def test_a_killed_orcd_completes_every_job_that_it_had_accepted(cluster: Home) -> None:
-    jobs = [long_job(cluster.url, seed=seed) for seed in range(12)]
+    jobs = [long_job(cluster.url, seed=seed) for seed in range(9)]
     with stream("GET", events_url(cluster.url, jobs[0])) as frames:
         before = []
         for frame in frames:

@@ -21,7 +21,7 @@ def submit(url: str, prompt: str = "write a haiku with the word honey", model: s
 
 def long_job(url: str, seed: int, model: str = "haiku", **fields: Any) -> str:
     """A job whose answer goes on for hundreds of tokens, so that faults fall into its middle."""
-    return submit(url, model=model, seed=seed, max_tokens=900, ignore_eos=True, **fields)
+    return submit(url, model=model, seed=seed, max_tokens=400, ignore_eos=True, **fields)
 
 
 def show(url: str, job_id: str) -> dict[str, Any]:
