@@ -74,6 +74,10 @@ def asks_orcd(action: Action) -> Callable[..., int | None]:
         async def act() -> int | None:
             return await action(target, **rest)
 
-        return asyncio.run(act())
+        try:
+            return asyncio.run(act())
+        except asyncio.CancelledError:
+            # An action that handles Ctrl-C itself cancels its own task upon the second one.
+            raise KeyboardInterrupt from None
 
     return callback

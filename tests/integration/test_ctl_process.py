@@ -1,0 +1,197 @@
+"""`llorch` as a process against an orcd that misbehaves: streams that break, answers that get lost, Ctrl-C, closed pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from rbees.protocol.errors import ErrorCode
+from tests.support.fake_orcd import JOB_ID, WORDS, FakeOrcd, failed
+
+PROMPT = ("--model", "m", "--prompt", "a pond")
+
+
+@pytest.fixture
+async def orcd() -> AsyncIterator[FakeOrcd]:
+    async with FakeOrcd() as orcd:
+        yield orcd
+
+
+class Llorch:
+    """Starts the command in a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RBEES_")}
+        self.environ = {**kept, "RBEES_HOME": str(home)}
+
+    async def start(self, orcd: FakeOrcd, *words: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", "import sys; from rbees.cli import run; sys.exit(run('llorch', sys.argv[1:]))"),
+            *words,
+            env={**self.environ, "RBEES_CTL_ORCD_URL": orcd.url},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def run(self, orcd: FakeOrcd, *words: str, stdin: bytes = b"") -> tuple[int, str, str]:
+        process = await self.start(orcd, *words)
+        out, err = await process.communicate(stdin)
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+def llorch(tmp_path: Path) -> Llorch:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    return Llorch(home)
+
+
+async def test_an_answer_goes_to_stdout_and_all_else_to_stderr(orcd: FakeOrcd, llorch: Llorch) -> None:
+    code, out, err = await llorch.run(orcd, "jobs", "submit", *PROMPT)
+    assert (code, out) == (0, "".join(WORDS) + "\n")
+    assert JOB_ID in err
+    assert orcd.bodies == [{**orcd.bodies[0], "model": "m", "messages": [{"role": "user", "content": "a pond"}]}]
+
+
+async def test_a_prompt_comes_from_stdin_as_it_is(orcd: FakeOrcd, llorch: Llorch) -> None:
+    code, _, err = await llorch.run(orcd, "jobs", "submit", "--raw", "--model", "m", "--prompt", "-", stdin="a\n日本 ".encode())
+    assert code == 0, err
+    assert orcd.bodies[0]["prompt"] == "a\n日本 "
+
+
+@pytest.mark.parametrize("cuts", [[0], [3], [1, 0, 2, 1]])
+async def test_a_broken_stream_goes_on_where_it_was(orcd: FakeOrcd, llorch: Llorch, cuts: list[int]) -> None:
+    orcd.cuts = list(cuts)
+    code, out, err = await llorch.run(orcd, "jobs", "submit", *PROMPT)
+    assert (code, out) == (0, "".join(WORDS) + "\n"), err
+    assert orcd.asked_after == [sum(cuts[:number]) for number in range(len(cuts) + 1)]
+
+
+async def test_a_lost_answer_does_not_make_a_second_job(orcd: FakeOrcd, llorch: Llorch) -> None:
+    orcd.lost_answers = 1
+    code, out, err = await llorch.run(orcd, "jobs", "submit", *PROMPT)
+    assert (code, out) == (0, "".join(WORDS) + "\n"), err
+    assert len(orcd.keys) == 2
+    assert orcd.keys[0]
+    assert orcd.keys[0] == orcd.keys[1]
+
+
+async def test_detached_it_prints_the_id_alone(orcd: FakeOrcd, llorch: Llorch) -> None:
+    code, out, _ = await llorch.run(orcd, "jobs", "submit", *PROMPT, "--detach", "--idempotency-key", "mine")
+    assert (code, out) == (0, JOB_ID + "\n")
+    assert orcd.keys == ["mine"]
+    assert orcd.asked_after == []
+
+
+async def test_programs_get_the_acceptance_and_every_event(orcd: FakeOrcd, llorch: Llorch) -> None:
+    orcd.cuts = [3]
+    code, out, err = await llorch.run(orcd, "jobs", "submit", *PROMPT, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert lines[0]["job_id"] == JOB_ID
+    assert [line["seq"] for line in lines[1:]] == list(range(1, len(orcd.job) + 1))
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [(ErrorCode.TIMEOUT, 1), (ErrorCode.STORAGE_FULL, 74)])
+async def test_a_failed_job_gives_the_exit_code_of_its_error(
+    orcd: FakeOrcd, llorch: Llorch, code: ErrorCode, exit_code: int
+) -> None:
+    orcd.job = failed(code, "It did not work.")
+    ended, out, err = await llorch.run(orcd, "jobs", "submit", *PROMPT)
+    assert (ended, out) == (exit_code, WORDS[0] + "\n")
+    assert f"llorch: It did not work. [{code}]" in err
+
+
+async def test_an_unknown_job_is_refused_at_once(orcd: FakeOrcd, llorch: Llorch) -> None:
+    code, out, err = await llorch.run(orcd, "jobs", "watch", "job-x")
+    assert (code, out) == (1, "")
+    assert "[JOB_NOT_FOUND]" in err
+
+
+async def until_shown(process: asyncio.subprocess.Process, text: str) -> bytes:
+    assert process.stdout is not None
+    seen = b""
+    while text.encode() not in seen:
+        piece = await process.stdout.read(64)
+        assert piece, f"it ended after {seen!r}"
+        seen += piece
+    return seen
+
+
+async def test_ctrl_c_cancels_the_job(orcd: FakeOrcd, llorch: Llorch) -> None:
+    orcd.holds_after = 4
+    process = await llorch.start(orcd, "jobs", "submit", *PROMPT)
+    await until_shown(process, "quiet")
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert process.returncode == 130
+    assert orcd.cancelled.is_set()
+    assert b"Traceback" not in err
+
+
+async def test_a_second_ctrl_c_does_not_wait_for_the_first(orcd: FakeOrcd, llorch: Llorch) -> None:
+    orcd.holds_after = 4
+    orcd.cancelled = NeverSet()
+    process = await llorch.start(orcd, "jobs", "submit", *PROMPT)
+    await until_shown(process, "quiet")
+    process.send_signal(signal.SIGINT)
+    await until_said(process, b"cancelling")
+    process.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(process.communicate(), 4.0)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+
+
+class NeverSet(asyncio.Event):
+    """A cancellation that takes no effect."""
+
+    def set(self) -> None:
+        """Stay as it is."""
+
+
+async def until_said(process: asyncio.subprocess.Process, text: bytes) -> None:
+    assert process.stderr is not None
+    while text not in (line := await process.stderr.readline()):
+        assert line, "it ended"
+
+
+async def test_ctrl_c_ends_watching_and_not_the_job(orcd: FakeOrcd, llorch: Llorch) -> None:
+    orcd.holds_after = 4
+    process = await llorch.start(orcd, "jobs", "watch", JOB_ID)
+    await until_shown(process, "quiet")
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert process.returncode == 130
+    assert not orcd.cancelled.is_set()
+    assert b"Traceback" not in err
+
+
+async def test_a_reader_that_leaves_cancels_the_job_without_a_word(orcd: FakeOrcd, llorch: Llorch) -> None:
+    orcd.job = [*orcd.job[:2], *[orcd.job[2]] * 2000, orcd.job[-1]]
+    process = await llorch.start(orcd, "jobs", "submit", *PROMPT)
+    await until_shown(process, "the")
+    assert process.stdout is not None
+    process.stdout._transport.close()  # type: ignore[attr-defined]
+    assert process.stderr is not None
+    err = await process.stderr.read()
+    assert await process.wait() == 1
+    assert b"Traceback" not in err
+    assert b"BrokenPipe" not in err
+    assert orcd.cancelled.is_set()
+
+
+async def test_an_orcd_that_is_not_there_is_unavailable(llorch: Llorch, orcd: FakeOrcd) -> None:
+    gone = FakeOrcd(url="http://127.0.0.1:1")
+    for words in (("jobs", "list"), ("jobs", "submit", *PROMPT), ("jobs", "watch", JOB_ID), ("pool", "list"), ("models", "list")):
+        code, out, err = await llorch.run(gone, *words)
+        assert (code, out) == (69, ""), err
+        assert "rbees up" in err
