@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service.answers import error_response
+from rbees.service.clock import SystemClock
+from rbees.service.correlation import HEADER, correlation_id
+from rbees.service.identity import Identities
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,9 @@ class Connection(web.RequestHandler):
             self.logger.error("request failed outside of the application", exc_info=exc)
         code = ErrorCode.INVALID_REQUEST if status < 500 else ErrorCode.INTERNAL
         sentence = "The request is not valid HTTP/1.1." if status < 500 else "A defect of rbees; its log has the details."
-        response = error_response(RbeesError(code, sentence))
+        made = Identities(SystemClock()).correlation_id()
+        correlation_id.set(made)
+        response = error_response(RbeesError(code, sentence), {HEADER: made, "Server": "rbees"})
         response.force_close()
         return response
 
@@ -118,9 +125,14 @@ class Connection(web.RequestHandler):
             self._head_timer = None
 
     def _give_up_writing(self) -> None:
+        if self.transport is None:
+            return
+        connected = self.transport.get_extra_info("socket")
+        if connected is not None:
+            # Otherwise the kernel would keep what it holds for this client, and go on offering it for minutes.
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         # close() would wait for the buffer to empty, which is the very thing that does not happen.
-        if self.transport is not None:
-            self.transport.abort()
+        self.transport.abort()
 
     def _stop_write_timer(self) -> None:
         if self._write_timer is not None:

@@ -1,0 +1,260 @@
+"""Clients that are slow on purpose: each is cut off in time, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web as http
+
+from rbees.service import sse
+from rbees.service.web import Limits, Route, Server, reply
+from tests.support.service_app import ask, serving
+
+FLOOD_BYTES = 32 * 1024 * 1024
+
+
+async def small(_request: http.Request) -> http.Response:
+    return reply({"a": 1})
+
+
+async def large(_request: http.Request) -> http.Response:
+    return http.Response(body=b"a" * FLOOD_BYTES)
+
+
+@asynccontextmanager
+async def connection(server: Server) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+def narrow_socket(server: Server) -> socket.socket:
+    """A connection with the smallest receive buffer that the system gives."""
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+    narrow.connect(("127.0.0.1", server.port))
+    return narrow
+
+
+async def reset_by_the_server(narrow: socket.socket) -> None:
+    """Wait, without reading, until the server has thrown the connection away."""
+    for _ in range(100):
+        if narrow.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("the connection is still there after 5 s")
+
+
+async def seconds_until_closed(reader: asyncio.StreamReader) -> float:
+    begun = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        while await asyncio.wait_for(reader.read(65536), 10):
+            pass
+    return time.monotonic() - begun
+
+
+@pytest.mark.parametrize("first", [b"", b"G", b"GET /small HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
+async def test_a_head_that_does_not_come_is_not_waited_for(first: bytes) -> None:
+    async with serving(limits=Limits(head_s=0.3)) as server, connection(server) as (reader, writer):
+        writer.write(first)
+        assert 0.2 < await seconds_until_closed(reader) < 2
+
+
+async def test_trickling_bytes_win_no_time() -> None:
+    async with serving(limits=Limits(head_s=0.4)) as server, connection(server) as (reader, writer):
+
+        async def trickle() -> None:
+            for byte in b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: b\r\n" * 100:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.05)
+
+        task = asyncio.create_task(trickle())
+        assert 0.3 < await seconds_until_closed(reader) < 2
+        task.cancel()
+
+
+async def test_the_second_head_on_a_connection_has_its_own_time() -> None:
+    request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with serving(limits=Limits(head_s=0.3)) as server, connection(server) as (reader, writer):
+        writer.write(request)
+        assert b"200" in await reader.readuntil(b"}")
+        await asyncio.sleep(0.6)  # Idle between two requests is keep-alive, not a slow head.
+        writer.write(request)
+        assert b"200" in await reader.readuntil(b"}")
+        writer.write(b"GET /li")
+        assert 0.2 < await seconds_until_closed(reader) < 2
+
+
+async def test_an_idle_connection_is_kept_only_so_long() -> None:
+    async with serving(limits=Limits(keep_alive_s=0.3)) as server, connection(server) as (reader, writer):
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200" in await reader.readuntil(b"}")
+        assert 0.2 < await seconds_until_closed(reader) < 2
+
+
+async def test_a_slow_handler_has_all_the_time_it_needs() -> None:
+    async def slow(_request: http.Request) -> http.Response:
+        await asyncio.sleep(0.6)
+        return reply({"late": True})
+
+    async with serving(Route("GET", "/slow", slow, "Slow."), limits=Limits(head_s=0.2, write_s=0.2, body_s=0.2)) as server:
+        assert (await ask(server, "GET", "/slow")).json == {"late": True}
+
+
+async def test_an_answer_that_nobody_reads_is_given_up() -> None:
+    async with serving(Route("GET", "/large", large, "Large."), limits=Limits(write_s=0.3)) as server:
+        with narrow_socket(server) as narrow:
+            narrow.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await ask(server, "GET", "/livez")).status == 200
+            await reset_by_the_server(narrow)
+
+
+async def test_a_large_answer_reaches_a_client_that_reads() -> None:
+    async with serving(Route("GET", "/large", large, "Large."), limits=Limits(write_s=0.5)) as server, connection(server) as (r, w):
+        w.write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await r.readuntil(b"\r\n\r\n")
+        received = 0
+        while received < FLOOD_BYTES:
+            received += len(await asyncio.wait_for(r.read(1 << 22), 5))
+
+
+async def test_two_hundred_trickling_clients_hinder_nobody() -> None:
+    async with serving(Route("GET", "/small", small, "Small."), limits=Limits(head_s=1.0)) as server:
+        slow = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(200)]
+        for _, writer in slow:
+            writer.write(b"GET /small HTTP/1.1\r\nHost: loc")
+        times = []
+        for _ in range(20):
+            begun = time.monotonic()
+            assert (await ask(server, "GET", "/livez")).status == 200
+            times.append(time.monotonic() - begun)
+        assert max(times) < 0.5
+        for reader, writer in slow:
+            await seconds_until_closed(reader)
+            writer.close()
+
+
+class Flood:
+    """A handler that streams without end and remembers how it ended."""
+
+    def __init__(self) -> None:
+        self.written_bytes = 0
+        self.ended_by: BaseException | None = None
+        self.over = asyncio.Event()
+
+    async def handle(self, request: http.Request) -> http.StreamResponse:
+        event = sse.frame(1, "token", b"{" + b" " * 8000 + b"}")
+        try:
+            async with sse.SseWriter(request) as out:
+                while True:
+                    await out.write(event)
+                    self.written_bytes += len(event)
+            return out.response
+        except BaseException as error:
+            self.ended_by = error
+            raise
+        finally:
+            self.over.set()
+
+
+async def test_a_stream_to_a_client_that_never_reads_is_bounded_and_cut() -> None:
+    flood = Flood()
+    async with serving(Route("GET", "/flood", flood.handle, "Flood.", stream=True), limits=Limits(write_s=0.5)) as server:
+        with narrow_socket(server) as narrow:
+            narrow.sendall(b"GET /flood HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            begun = time.monotonic()
+            await asyncio.wait_for(flood.over.wait(), 5)
+            assert 0.3 < time.monotonic() - begun < 3
+            assert flood.written_bytes < 2 * 1024 * 1024
+            assert (await ask(server, "GET", "/livez")).status == 200
+            await reset_by_the_server(narrow)
+
+
+async def test_an_idle_stream_to_a_client_that_left_without_a_word_is_ended() -> None:
+    waiting, ended = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: http.Request) -> http.StreamResponse:
+        try:
+            async with sse.SseWriter(request) as out:
+                waiting.set()
+                await asyncio.Event().wait()
+            return out.response
+        finally:
+            ended.set()
+
+    async with serving(Route("GET", "/wait", wait, "Wait.", stream=True)) as server:
+        async with connection(server) as (_, writer):
+            writer.write(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.wait_for(waiting.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_comments_come_while_nothing_happens() -> None:
+    async def quiet(request: http.Request) -> http.StreamResponse:
+        async with sse.SseWriter(request, headers={"X-Extra": "1"}, comment_every_s=0.1) as out:
+            await out.write(sse.frame(1, "token", b"{}"))
+            await asyncio.sleep(0.35)
+            await out.write(sse.frame(2, "end", b"{}"))
+        return out.response
+
+    async with serving(Route("GET", "/quiet", quiet, "Quiet.", stream=True)) as server, connection(server) as (reader, writer):
+        writer.write(b"GET /quiet HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert b"Content-Type: text/event-stream; charset=utf-8" in head
+        assert b"X-Extra: 1" in head
+        assert b"X-Correlation-Id: " in head
+        assert body.replace(b":\n\n", b"") == b"id: 1\nevent: token\ndata: {}\n\nid: 2\nevent: end\ndata: {}\n\n"
+        assert 2 <= body.count(sse.COMMENT) <= 4
+
+
+async def test_a_failure_in_mid_stream_cuts_the_stream() -> None:
+    async def broken(request: http.Request) -> http.StreamResponse:
+        async with sse.SseWriter(request) as out:
+            await out.write(sse.frame(1, "token", b"{}"))
+            raise ValueError("canary")
+        return out.response
+
+    async with serving(Route("GET", "/broken", broken, "Broken.", stream=True)) as server, connection(server) as (reader, writer):
+        writer.write(b"GET /broken HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            while piece := await asyncio.wait_for(reader.read(65536), 5):
+                received += piece
+        assert b"0\r\n\r\n" not in received  # The last chunk would tell the client that the stream is whole.
+        assert b"canary" not in received
+
+
+async def test_stopping_lets_requests_finish_and_cuts_those_that_do_not() -> None:
+    begun = asyncio.Event()
+
+    async def slow(_request: http.Request) -> http.Response:
+        begun.set()
+        await asyncio.sleep(0.3)
+        return reply({"finished": True})
+
+    async def endless(_request: http.Request) -> http.Response:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    routes = (Route("GET", "/slow", slow, "Slow."), Route("GET", "/endless", endless, "Endless."))
+    for path, finishes in (("/slow", True), ("/endless", False)):
+        begun.clear()
+        async with serving(*routes, drain_timeout_s=0.6) as server:
+            asking = asyncio.create_task(ask(server, "GET", path))
+            await begun.wait()
+            started = time.monotonic()
+        assert time.monotonic() - started < 3
+        if finishes:
+            assert (await asking).json == {"finished": True}
+        else:
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await asking
