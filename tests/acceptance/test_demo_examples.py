@@ -1,0 +1,70 @@
+"""The demonstration and the examples run as they stand, against a real home."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.home import Home
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def example(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run an example from the root of the repository, as its first lines say."""
+    command = [sys.executable] if name.endswith(".py") else ["sh"]
+    return subprocess.run(
+        [*command, f"examples/{name}", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=90, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Home]:
+    with Home() as home:
+        home.up("--port", "0", "--model", "haiku")
+        yield home
+
+
+def test_the_demonstration_shows_three_lines_with_the_word_and_leaves_nothing() -> None:
+    done = example("demo.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    asked = re.search(r"contains the word ([a-z-]+)\.", done.stdout)
+    assert asked is not None
+    answer = done.stdout.partition(asked.group(0))[2].partition("Everything is stopped.")[0].strip("'\n ")
+    assert len(answer.splitlines()) == 3
+    assert asked.group(1) in answer.lower()
+    assert "Where to go next" in done.stdout
+
+
+def test_a_client_goes_on_after_its_connection_was_cut(up: Home) -> None:
+    whole = example("stream_and_resume.py", up.url, "haiku", "write a haiku with the word honey", "--break-after", "6")
+    assert whole.returncode == 0, whole.stderr
+    assert "lost the connection after event 6" in whole.stderr
+    assert len(whole.stdout.strip().splitlines()) == 3
+    assert "honey" in whole.stdout.lower()
+
+
+def test_a_client_says_what_is_wrong(up: Home) -> None:
+    unknown = example("stream_and_resume.py", up.url, "no-such-model", "hello")
+    assert unknown.returncode == 1
+    assert "no-such-model" in unknown.stderr
+    assert example("stream_and_resume.py", "http://127.0.0.1:1", "haiku", "hello").returncode == 69
+
+
+def test_curl_reads_the_same_bytes_twice(up: Home) -> None:
+    assert shutil.which("curl"), "this test needs curl: install it, for example with `apt-get install curl`"
+    done = example("curl_twice.sh", up.url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.rstrip().endswith("the same bytes")
+
+
+def test_every_example_is_run_here() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert not [name for name in os.listdir(ROOT / "examples") if name.endswith((".py", ".sh")) and f'"{name}"' not in text]

@@ -1,0 +1,142 @@
+"""Home mode where things go wrong: daemons that die or cannot start, neighbours, wrong models, an end in a hurry."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.home import Daemon, Home, is_alive, is_ready, wait_until
+from tests.support.jobs import long_job, show, wait_ended
+
+
+def kill(process: psutil.Process) -> None:
+    process.kill()
+    psutil.wait_procs([process], timeout=10)
+
+
+def place_of(home: Home) -> dict[str, str]:
+    """What the runtime file tells."""
+    place: dict[str, str] = json.loads((home.folder / "run" / "up.json").read_text())
+    return place
+
+
+def ended(daemon: Daemon, home: Home, expected: int) -> str:
+    """What it said, once it has ended as expected and nothing of it is left."""
+    assert daemon.wait() == expected, daemon.said
+    wait_until(lambda: not home.processes(), what="be gone", timeout_s=5.0)
+    assert "Traceback" not in daemon.said
+    return daemon.said
+
+
+def test_both_daemons_come_back_whatever_kills_them(home: Home) -> None:
+    up = home.up("--port", "0")
+    job_id = long_job(home.url, seed=3)
+    wait_until(lambda: show(home.url, job_id)["last_seq"] > 5, what="stream")
+    worker = home.workers()[0]
+    for role, place in (("poold", place_of(home)["poold_url"]), ("orcd", home.url)):
+        kill(home.of_role(role))
+        assert not is_alive(place)
+        wait_until(functools.partial(is_ready, place), up, "come back")
+    assert wait_ended(home.url, job_id)["status"] == "completed"
+    assert home.workers() == [worker], "the worker lived through both deaths"
+    assert up.said.count("ended (SIGKILL)") == 2
+    up.send(signal.SIGTERM)
+    ended(up, home, 0)
+
+
+def test_the_runtime_file_tells_its_owner_alone_where_it_is(home: Home) -> None:
+    up = home.start("up", "--json", "--port", "0")
+    told = json.loads(wait_until(lambda: up.stdout if up.stdout.endswith("\n") else "", up, "tell"))
+    file = home.folder / "run" / "up.json"
+    assert json.loads(file.read_text()) == told
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert told["pid"] == up.pid
+    found = home.run("jobs", "list", program="llorch")
+    assert found.returncode == 0, found.said
+    assert home.run("status", program="rbees-pool").returncode == 0
+    up.kill()
+    assert home.run("jobs", "list", program="llorch").returncode == 69, "a file that outlived its writer names nobody"
+
+
+def test_a_model_is_ready_before_the_first_job(home: Home) -> None:
+    home.up("--port", "0", "--model", "haiku")
+    workers = home.llorch("pool", "status", "--json").json["pools"][0]["workers"]
+    assert [(worker["model_ref"], worker["state"]) for worker in workers] == [("haiku", "ready")]
+
+
+def test_a_model_that_is_not_there_ends_it(home: Home) -> None:
+    up = home.start("up", "--port", "0", "--model", "no-such-model")
+    assert "[MODEL_NOT_FOUND]" in ended(up, home, 1)
+
+
+def test_a_file_that_is_no_model_ends_it(home: Home, tmp_path: Path) -> None:
+    up = home.start("up", "--port", "0", "--model", "file:relative")
+    assert "[INVALID_REQUEST]" in ended(up, home, 2)
+
+
+def test_a_port_that_was_asked_for_is_not_exchanged(home: Home) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        up = home.start("up", "--port", str(port))
+        said = ended(up, home, 75)
+    assert "[ADDRESS_IN_USE]" in said
+    assert str(port) in said
+
+
+@pytest.mark.parametrize("role", ["orcd", "poold"])
+def test_it_keeps_out_of_the_way_of_a_configured_service(home: Home, role: str) -> None:
+    service = home.serve_orcd() if role == "orcd" else home.serve_poold()
+    refused = home.run("up", "--port", "0")
+    assert refused.returncode == 75
+    assert "[ALREADY_RUNNING]" in refused.stderr
+    assert service.url in refused.stderr, "it says where"
+    assert service.stop() == 0
+
+
+def test_settings_of_a_lab_are_no_business_of_a_home(home: Home) -> None:
+    (home.folder / "config.toml").write_text('[orcd]\nbind = "0.0.0.0"\nport = 1\n[poold]\norcd_url = "http://192.0.2.1:8080"\n')
+    (home.folder / "rbees.toml").write_text("[orcd]\nqueue_limit = 1\n")
+    up = home.up("--port", "0", environ={"RBEES_ORCD_TOKEN_FILE": "/nowhere", "RBEES_POOLD_POOL_ID": "lab"})
+    assert ":1 " not in up.said
+    assert home.run("jobs", "list", "--orcd-url", home.url, program="llorch").returncode == 0
+
+
+def test_a_daemon_that_cannot_start_is_explained(home: Home) -> None:
+    folder = home.folder / "up" / "orcd"
+    folder.mkdir(parents=True)
+    (home.folder / "up").chmod(0o700)
+    folder.chmod(0o755)
+    said = ended(home.start("up", "--port", "0"), home, 78)
+    assert "orcd cannot start (exit code 78)" in said
+    assert "chmod 700" in said, "the end of its log is shown"
+    assert str(home.folder / "up" / "orcd.log") in said
+
+
+def test_the_second_signal_does_not_wait_for_what_runs(home: Home) -> None:
+    up = home.up("--port", "0")
+    job_id = long_job(home.url, seed=5)
+    wait_until(lambda: show(home.url, job_id)["last_seq"] > 5, what="stream")
+    up.send(signal.SIGINT)
+    wait_until(lambda: up.process.poll() is not None or "Ctrl-C again" in up.said, what="explain the wait")
+    if up.process.poll() is None:
+        up.send(signal.SIGINT)
+    ended(up, home, 0)
+
+
+def test_jobs_that_were_waiting_go_on_with_the_next_start(home: Home) -> None:
+    up = home.up("--port", "0")
+    jobs = [long_job(home.url, seed=seed) for seed in range(3)]
+    wait_until(lambda: show(home.url, jobs[0])["last_seq"] > 5, what="stream")
+    up.kill()
+    wait_until(lambda: not home.processes(), what="be gone", timeout_s=60.0)
+    home.up("--port", "0")
+    assert [wait_ended(home.url, job_id)["status"] for job_id in jobs] == ["completed"] * 3
