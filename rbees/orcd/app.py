@@ -163,9 +163,17 @@ class Orcd:
         self._relay.close()
         await self.server.stop()
         if not self._crew.failed.is_set():
-            await self._journal.drained()
+            await self._commit_the_rest()
         await self._crew.dismiss()
         await self._directory.close()
+
+    async def _commit_the_rest(self) -> None:
+        try:
+            async with asyncio.timeout(LAST_ANSWERS_S):
+                await self._journal.drained()
+        except TimeoutError:
+            # The disk is full. Nobody was told of what is given up here, and workers keep what was not acknowledged.
+            self._log.error("not everything could be written", action="journal_given_up")
 
     def _post(self, event: Event) -> None:
         self._loop.post(event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any
 
 from rbees.service import logs
@@ -16,9 +17,9 @@ class Crew:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.failed = asyncio.Event()
 
-    def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Run `work` beside everything else."""
-        task = asyncio.create_task(work, name=name)
+    def start(self, work: Coroutine[Any, Any, Any], name: str, context: Context | None = None) -> asyncio.Task[Any]:
+        """Run `work` beside everything else; `context` holds the correlation id where another than the caller's is meant."""
+        task = asyncio.create_task(work, name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task

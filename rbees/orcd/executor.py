@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
 from typing import Any, Final, NoReturn, Protocol, assert_never
 
 import msgspec
@@ -40,6 +41,7 @@ from rbees.protocol.pools import SpawnRequest
 from rbees.protocol.workers import ExecuteRequest
 from rbees.service import logs
 from rbees.service.clock import Clock
+from rbees.service.correlation import correlation_id
 
 WATCH_S: Final = 0.5
 """How often attempts are looked at for hangs."""
@@ -168,9 +170,11 @@ class LiveExecutor:
 
     def _begin(self, job: LiveJob, effect: Dispatch | Attach, durable: asyncio.Future[None]) -> None:
         self._starting.add((effect.job_id, effect.epoch))
-        self._start(self._run(job, effect, durable), "attempt")
+        context = copy_context()
+        context.run(correlation_id.set, job.correlation_id)
+        self._crew.start(self._run(job, effect, durable, context), "attempt", context)
 
-    async def _run(self, job: LiveJob, effect: Dispatch | Attach, durable: asyncio.Future[None]) -> None:
+    async def _run(self, job: LiveJob, effect: Dispatch | Attach, durable: asyncio.Future[None], context: Context) -> None:
         key = (effect.job_id, effect.epoch)
         try:
             await durable
@@ -185,7 +189,7 @@ class LiveExecutor:
                 journal=self._journal,
                 clock=self._clock,
                 report=self._report,
-                start=lambda work: self._start(work, "attempt_call"),
+                start=lambda work: self._crew.start(work, "attempt_call", context),
                 hang_after_s=self._hang_after_s,
             )
         except RbeesError as error:

@@ -27,6 +27,7 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import End, Error, Token
 from rbees.protocol.jobs import CancelAnswer, ChoiceOutput, JobAccepted, JobList, JobRequest, JobView, check_job
 from rbees.service.clock import Clock
+from rbees.service.correlation import correlation_id
 from rbees.service.identity import Identities
 
 GONE_AFTER_S: Final = 5.0
@@ -112,6 +113,7 @@ class Jobs:
             idempotency_key=key,
             queue_position=self._journal.counts["queued"] + 1,
             created_at_ms=self._clock.unix_ms(),
+            correlation_id=correlation_id.get(),
         )
         await self._journal.accept(new, lambda job: self._post(JobArrived(_spec(job, new))))
         return _accepted(new.job_id, new.queue_position, seed)

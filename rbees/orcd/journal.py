@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, NoReturn
 
+from msgspec.structs import replace
+
 from rbees.orcd.batch import Acceptance, Batch, Chunk
 from rbees.orcd.figures import Figures
 from rbees.orcd.live import LiveJob, Stream, Verdict, public_event
@@ -52,6 +54,7 @@ class NewJob:
     idempotency_key: str | None
     queue_position: int
     created_at_ms: int
+    correlation_id: str | None = None
 
 
 class Journal:
@@ -95,6 +98,7 @@ class Journal:
         """
         durable: asyncio.Future[LiveJob] = asyncio.get_running_loop().create_future()
         job = LiveJob(self._next_number, new.job_id, new.created_at_ms, new.cancel_on_disconnect, Stream())
+        job.correlation_id = new.correlation_id
         self._next_number += 1
         self.restore(job)
 
@@ -175,7 +179,7 @@ class Journal:
         """End the job without a result. Nothing happens where its `end` was taken already."""
         if job.stream.ended:
             return
-        event = Error(error=error)
+        event = Error(error=replace(error, correlation_id=job.correlation_id))
         self._end(job, status, event, f"{error.code}: {error.message}")
         self._append(job, event)
 
@@ -307,6 +311,7 @@ def _job_row(number: int, new: NewJob) -> Statement:
             "idempotency_key": new.idempotency_key,
             "request_sha256": new.request_sha256,
             "accepted_position": new.queue_position,
+            "correlation_id": new.correlation_id,
             "created_at_ms": new.created_at_ms,
         },
     )

@@ -94,6 +94,7 @@ class LiveJob:
     dispatched_at_ms: int | None = None
     started_at_ms: int | None = None
     cancel_asked: bool = False
+    correlation_id: str | None = None
 
 
 def _shape(stream: Stream, event: Event) -> Event:

@@ -36,6 +36,7 @@ def _live(stored: UnendedJob) -> LiveJob:
         dispatched_at_ms=stored.dispatched_at_ms,
         started_at_ms=stored.started_at_ms,
         cancel_asked=stored.cancel_asked,
+        correlation_id=stored.correlation_id,
     )
 
 

@@ -117,6 +117,20 @@ def test_a_full_disk_refuses_new_jobs_and_loses_none() -> None:
         assert _end_traced(home, daemon) == 0
 
 
+def test_a_disk_that_stays_full_does_not_keep_orcd_from_ending() -> None:
+    with Home() as home:
+        daemon, _ = _traced_orcd(home, "-e", "trace=pwrite64", "-e", "inject=pwrite64:error=ENOSPC:when=200+")
+        accepted = []
+        while (answer := _submit(daemon.url)) is not None and answer.status == 202:
+            accepted.append(answer.json["job_id"])
+        assert answer is not None
+        assert answer.status == 507
+        assert _end_traced(home, daemon) == 0
+        home.serve_orcd()
+        listed = {job["job_id"] for job in request("GET", f"{home.url}/v2/tasks?limit=1000").json["jobs"]}
+        assert listed == set(accepted) != set()
+
+
 def test_an_io_error_ends_the_process_with_74_and_keeps_what_was_accepted() -> None:
     with Home() as home:
         daemon, _ = _traced_orcd(home, "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=30+")

@@ -65,6 +65,22 @@ def test_worker_paused_in_mid_stream_is_fenced() -> None:
         assert follower.longest_gap_s() < 12.0
 
 
+def test_a_pause_that_is_shorter_than_a_hang_costs_nothing() -> None:
+    with cluster() as c:
+        undisturbed = c.text()
+        (worker,) = c.home.workers()
+        follower = _started(c)
+        fault("worker paused for 3 s", follower)
+        worker.suspend()
+        time.sleep(3.0)
+        worker.resume()
+        follower.read()
+        check_stream(follower.frames)
+        assert follower.text == undisturbed
+        assert follower.longest_gap_s() > 2.5, "the pause was felt"
+        assert len(show(c.url, follower.job_id)["attempts"]) == 1
+
+
 def test_orcd_killed_in_mid_stream_with_jobs_queued() -> None:
     with cluster() as c:
         prompts = [f"job {n}" for n in range(10)]

@@ -155,6 +155,17 @@ def test_the_cluster_is_shown(cluster: Cluster) -> None:
     assert any(model["facts"]["ref"] == cluster.model and model["ready_workers"] == 1 for model in models)
 
 
+def test_the_correlation_id_of_a_submission_stands_in_its_error(cluster: Cluster) -> None:
+    job = {"model": cluster.model, "prompt": "long", "seed": 1, "ignore_eos": True, "max_tokens": 1500}
+    accepted = request("POST", f"{cluster.url}/v2/tasks", job, headers={"X-Correlation-Id": "trace-me-7"})
+    assert accepted.headers["x-correlation-id"] == "trace-me-7"
+    follower = Follower(cluster.url, accepted.json["job_id"])
+    follower.read(until_tokens=3)
+    request("DELETE", f"{cluster.url}/v2/tasks/{follower.job_id}")
+    follower.read()
+    assert follower.frames[-1].data["error"]["correlation_id"] == "trace-me-7"
+
+
 def test_figures_are_published(cluster: Cluster) -> None:
     cluster.text(max_tokens=2)
     figures = request("GET", f"{cluster.url}/metrics").body.decode()

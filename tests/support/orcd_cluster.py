@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from tests.support.home import Daemon, Home, free_port, wait_until
@@ -130,7 +131,7 @@ class Follower:
     def longest_gap_s(self) -> float:
         """Between two tokens."""
         moments = [frame.at_s for frame in self.frames if frame.event == "token"]
-        return max((later - earlier for earlier, later in zip(moments, moments[1:], strict=False)), default=0.0)
+        return max((later - earlier for earlier, later in pairwise(moments)), default=0.0)
 
 
 def in_flight(cluster: Cluster, job_id: str) -> int:

@@ -24,6 +24,7 @@ from rbees.protocol.events import ChoiceEnd, End, Event, Started, Timings, Token
 from rbees.protocol.jobs import JobRequest
 from rbees.protocol.workers import Beat, ExecuteRequest
 from rbees.service.clock import Clock
+from rbees.service.correlation import correlation_id
 from rbees.service.metrics import Metrics
 
 T = TypeVar("T")
@@ -159,6 +160,8 @@ class FakeWorker:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []
+        self.correlation_ids: list[str | None] = []
+        """Under which each call was made."""
         self._items: asyncio.Queue[tuple[int | None, Event | Beat] | RbeesError] = asyncio.Queue()
         self.refusals: list[RbeesError] = []
         """Raised by the next connections, first one first."""
@@ -174,28 +177,32 @@ class FakeWorker:
     @asynccontextmanager
     async def execute(self, request: ExecuteRequest) -> AsyncIterator[AsyncIterator[tuple[int | None, Event | Beat]]]:
         """See `WorkerPort`."""
-        self.calls.append(("execute", request))
+        self._called("execute", request)
         self._maybe_refuse()
         yield self._stream()
 
     @asynccontextmanager
     async def attach(self, job_id: str, epoch: int, after: int) -> AsyncIterator[AsyncIterator[tuple[int | None, Event | Beat]]]:
         """See `WorkerPort`."""
-        self.calls.append(("attach", (job_id, epoch, after)))
+        self._called("attach", (job_id, epoch, after))
         self._maybe_refuse()
         yield self._stream()
 
     async def ack(self, job_id: str, epoch: int, seq: int) -> None:
         """See `WorkerPort`."""
-        self.calls.append(("ack", (job_id, epoch, seq)))
+        self._called("ack", (job_id, epoch, seq))
 
     async def cancel(self, job_id: str, epoch: int | None = None) -> None:
         """See `WorkerPort`."""
-        self.calls.append(("cancel", (job_id, epoch)))
+        self._called("cancel", (job_id, epoch))
 
     def named(self, name: str) -> list[Any]:
         """What was said with one kind of call."""
         return [said for called, said in self.calls if called == name]
+
+    def _called(self, name: str, said: Any) -> None:
+        self.calls.append((name, said))
+        self.correlation_ids.append(correlation_id.get())
 
     def _maybe_refuse(self) -> None:
         if self.refusals:

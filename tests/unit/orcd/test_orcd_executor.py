@@ -152,6 +152,17 @@ async def test_a_worker_gets_what_the_client_sent_and_the_recorded_seed(stage: S
     assert (sent.sampling.seed, sent.sampling.temperature, sent.sampling.top_k, sent.sampling.stop) == (77, 0.25, 3, ("x",))
 
 
+async def test_calls_about_a_job_carry_the_id_of_its_submission(stage: Stage) -> None:
+    await stage.desk.job(correlation_id="trace-me")
+    await stage.perform(_dispatch())
+    worker = stage.directory.workers["worker-a"]
+    worker.send(1, started())
+    worker.send(2, end(0))
+    await settle()
+    assert [name for name, _ in worker.calls] == ["execute", "ack"]
+    assert worker.correlation_ids == ["trace-me", "trace-me"]
+
+
 async def test_the_next_attempt_gets_the_tokens_of_the_one_before(stage: Stage) -> None:
     await stage.desk.job()
     await stage.perform(_dispatch())

@@ -7,10 +7,11 @@ SELECT coalesce(max(seq), 0) + 1 AS number FROM sqlite_sequence WHERE name = 'jo
 -- insert_job --
 INSERT INTO jobs (
     number, job_id, status, model, model_sha256, model_ref, priority, session_id, seed, timeout_ms, cancel_on_disconnect,
-    request, idempotency_key, request_sha256, accepted_position, created_at_ms
+    request, idempotency_key, request_sha256, accepted_position, correlation_id, created_at_ms
 ) VALUES (
     :number, :job_id, 'queued', :model, :model_sha256, :model_ref, :priority, :session_id, :seed, :timeout_ms,
-    :cancel_on_disconnect, :request, :idempotency_key, :request_sha256, :accepted_position, :created_at_ms
+    :cancel_on_disconnect, :request, :idempotency_key, :request_sha256, :accepted_position, :correlation_id,
+    :created_at_ms
 );
 
 -- insert_journal --
@@ -69,8 +70,8 @@ ORDER BY number DESC LIMIT :limit;
 -- What a restarted orcd takes up again, oldest first, with the attempt that was current and how far its worker was journaled.
 SELECT
     jobs.number, jobs.job_id, jobs.status, jobs.model, jobs.model_sha256, jobs.model_ref, jobs.priority, jobs.session_id, jobs.seed,
-    jobs.timeout_ms, jobs.cancel_on_disconnect, jobs.cancel_asked, jobs.created_at_ms, jobs.dispatched_at_ms,
-    jobs.started_at_ms,
+    jobs.timeout_ms, jobs.cancel_on_disconnect, jobs.cancel_asked, jobs.correlation_id, jobs.created_at_ms,
+    jobs.dispatched_at_ms, jobs.started_at_ms,
     last.last_seq, last.epoch AS journal_epoch, last.worker_seq,
     attempt.epoch AS epoch, attempt.worker_id, attempt.pool_id,
     (SELECT count(*) FROM attempts WHERE job = jobs.number AND counted = 1) AS failures

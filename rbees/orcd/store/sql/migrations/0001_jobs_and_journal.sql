@@ -21,6 +21,8 @@ CREATE TABLE jobs (
     -- What the 202 said, so that a repeated submission gets the same answer.
     accepted_position INTEGER NOT NULL,
     cancel_asked INTEGER NOT NULL DEFAULT 0,
+    -- Of the request that submitted it; travels with every call and log line about the job.
+    correlation_id TEXT,
     created_at_ms INTEGER NOT NULL,
     dispatched_at_ms INTEGER,
     started_at_ms INTEGER,

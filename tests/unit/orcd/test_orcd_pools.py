@@ -1,0 +1,233 @@
+"""Pools as they register, report, and are called; the scheduler behind is the real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from rbees.orcd.crew import Crew
+from rbees.orcd.directory import Directory
+from rbees.orcd.pools import Pools, url_seen_from
+from rbees.orcd.scheduler.core import Scheduler
+from rbees.orcd.scheduler.events import Event, Moment, PoolForgotten, PoolReported, Ticked, WorkerBecameReady, WorkerEnded
+from rbees.orcd.scheduler.policy import Policy
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.pools import Heartbeat, RegisterRequest, WorkerFacts, WorkerFailedReport, WorkerReadyReport
+from rbees.protocol.workers import WorkerReady, WorkerState
+from rbees.service.clock import ManualClock
+from tests.support.orcd_parts import Desk
+
+
+class Realm:
+    """Pools over a scheduler that hears at once."""
+
+    def __init__(self, desk: Desk, clock: ManualClock) -> None:
+        self.desk = desk
+        self.clock = clock
+        self.scheduler = Scheduler(Policy())
+        self.directory = Directory(token=None, tls=None)
+        self.posted: list[Event] = []
+        self.pools = Pools(self.scheduler, self.directory, desk.store, clock, Crew(), self.hear, 2.0)
+
+    def last(self) -> Event:
+        return self.posted[-1]
+
+    def hear(self, event: Event) -> None:
+        self.posted.append(event)
+        self.scheduler.handle(event, Moment(self.clock.monotonic(), self.clock.unix_ms(), b"e" * 10))
+
+
+@pytest.fixture
+async def realm() -> AsyncIterator[Realm]:
+    clock = ManualClock()
+    async with Desk(clock) as desk:
+        realm = Realm(desk, clock)
+        yield realm
+        await realm.directory.close()
+
+
+def _registration(**fields: Any) -> RegisterRequest:
+    values: dict[str, Any] = {
+        "pool_id": "attic",
+        "endpoint": "http://127.0.0.1:9200",
+        "version": "1",
+        "boot_id": "boot-1",
+        "devices": (),
+        "models": (),
+        "workers": (),
+    }
+    return RegisterRequest(**{**values, **fields})
+
+
+def _beat(workers: tuple[WorkerFacts, ...] = (), boot_id: str = "boot-1") -> Heartbeat:
+    return Heartbeat(sent_at_ms=1, boot_id=boot_id, seq=1, devices=(), models=(), workers=workers)
+
+
+def _facts(state: WorkerState = "ready") -> WorkerFacts:
+    return WorkerFacts(
+        worker_id="worker-a",
+        state=state,
+        model_ref="haiku",
+        model_sha256="ab" * 32,
+        backend="cpu",
+        devices=("cpu",),
+        slots=4,
+        ctx=512,
+        started_at_ms=1,
+    )
+
+
+def _ready() -> WorkerReady:
+    return WorkerReady(
+        worker_id="worker-a",
+        nonce="n",
+        pid=1,
+        model_ref="haiku",
+        model_sha256="ab" * 32,
+        uri="http://127.0.0.1:5",
+        secret="rbk_secret",
+        backend="cpu",
+        memory_bytes=1,
+        memory_architecture="ram",
+        capabilities=(),
+        slots=4,
+        ctx=512,
+        load_ms=1.0,
+    )
+
+
+def _code(caught: pytest.ExceptionInfo[RbeesError]) -> ErrorCode:
+    return caught.value.code
+
+
+async def test_a_registered_pool_is_shown_and_told_how_often_to_report(realm: Realm) -> None:
+    assert realm.pools.register(_registration()).heartbeat_interval_ms == 2000
+    (view,) = realm.pools.views()
+    assert (view.pool_id, view.endpoint, view.state, view.version) == ("attic", "http://127.0.0.1:9200", "live", "1")
+    assert realm.pools.view("attic") == view
+    (reported,) = realm.posted
+    assert isinstance(reported, PoolReported)
+    assert reported.registration
+
+
+async def test_a_live_id_is_taken_and_a_silent_one_is_not(realm: Realm) -> None:
+    realm.pools.register(_registration())
+    rival = _registration(endpoint="http://127.0.0.1:9300", boot_id="boot-2")
+    with pytest.raises(RbeesError) as caught:
+        realm.pools.register(rival)
+    assert _code(caught) is ErrorCode.POOL_ID_TAKEN
+    await realm.clock.advance(7.0)
+    realm.hear(Ticked())
+    realm.pools.register(rival)
+    assert realm.pools.view("attic").endpoint == "http://127.0.0.1:9300"
+
+
+async def test_the_same_pool_may_come_back_at_any_time(realm: Realm) -> None:
+    realm.pools.register(_registration())
+    realm.pools.register(_registration(boot_id="boot-2"))
+    realm.pools.register(_registration(boot_id="boot-2", endpoint="http://127.0.0.1:9400"))
+    assert len(realm.pools.views()) == 1
+
+
+async def test_an_endpoint_that_an_operator_named_stays_in_use(realm: Realm) -> None:
+    realm.pools.register(_registration(), dial="http://10.1.2.3:9200")
+    realm.pools.register(_registration())
+    assert realm.pools.view("attic").endpoint == "http://10.1.2.3:9200"
+
+
+async def test_heartbeats_of_strangers_and_of_another_boot_ask_for_a_registration(realm: Realm) -> None:
+    for boot_id in ("boot-1", "boot-2"):
+        with pytest.raises(RbeesError) as caught:
+            realm.pools.heartbeat("attic", _beat(boot_id=boot_id))
+        assert _code(caught) is ErrorCode.POOL_NOT_FOUND
+        realm.pools.register(_registration(boot_id="boot-1"))
+    realm.pools.heartbeat("attic", _beat())
+
+
+async def test_a_ready_worker_without_a_known_secret_has_its_pool_register_again(realm: Realm) -> None:
+    realm.pools.register(_registration())
+    realm.pools.heartbeat("attic", _beat((_facts("loading"),)))
+    with pytest.raises(RbeesError) as caught:
+        realm.pools.heartbeat("attic", _beat((_facts(),)))
+    assert _code(caught) is ErrorCode.POOL_NOT_FOUND
+    realm.pools.register(_registration(workers=(_facts(),), ready=(_ready(),)))
+    realm.pools.heartbeat("attic", _beat((_facts(),)))
+    assert realm.directory.worker("worker-a").client.url == "http://127.0.0.1:5"
+
+
+async def test_news_of_workers_is_passed_on(realm: Realm) -> None:
+    report = WorkerReadyReport(pool_id="attic", facts=_facts(), ready=_ready())
+    with pytest.raises(RbeesError) as caught:
+        realm.pools.worker_ready(report)
+    assert _code(caught) is ErrorCode.POOL_NOT_FOUND
+    realm.pools.register(_registration())
+    realm.pools.worker_ready(report)
+    assert isinstance(realm.last(), WorkerBecameReady)
+    assert realm.directory.has_worker("worker-a")
+    realm.pools.worker_failed(
+        WorkerFailedReport(
+            pool_id="attic",
+            worker_id="worker-a",
+            model_ref="haiku",
+            model_sha256="ab" * 32,
+            while_loading=False,
+            code=ErrorCode.WORKER_CRASHED,
+            message="It died.",
+            signal="SIGKILL",
+            log_tail=("secret path",),
+        )
+    )
+    ended = realm.last()
+    assert isinstance(ended, WorkerEnded)
+    assert ended.error.details["signal"] == "SIGKILL"
+    assert "secret path" not in str(ended), "log lines may hold paths"
+    assert not realm.directory.has_worker("worker-a")
+
+
+async def test_a_forgotten_pool_is_gone_with_its_workers(realm: Realm) -> None:
+    realm.pools.register(_registration(workers=(_facts(),), ready=(_ready(),)))
+    await realm.pools.forget("attic")
+    assert realm.posted[-1] == PoolForgotten("attic")
+    assert realm.pools.views() == ()
+    assert not realm.directory.has_worker("worker-a")
+    with pytest.raises(RbeesError) as caught:
+        await realm.pools.forget("attic")
+    assert _code(caught) is ErrorCode.POOL_NOT_FOUND
+
+
+async def test_a_named_pool_is_called_until_it_answers(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Door:
+        def __init__(self, endpoint: str) -> None:
+            self.endpoint = self.url = endpoint
+
+        async def announce(self, orcd_url: str) -> RegisterRequest:
+            calls.append(orcd_url)
+            if len(calls) < 3:
+                raise RbeesError(ErrorCode.POOL_UNREACHABLE, "Nobody answers.")
+            return _registration()
+
+    monkeypatch.setattr(realm.directory, "pool_client", Door)
+    # The address is looked up on a thread of its own; here at once, so that the manual clock can go on.
+    monkeypatch.setattr(asyncio, "to_thread", _at_once)
+    calling = asyncio.create_task(realm.pools.keep_calling("http://10.1.2.3:9200", lambda _: "http://me:8080"))
+    await realm.clock.advance(10.0)
+    await calling
+    assert calls == ["http://me:8080"] * 3
+    assert realm.pools.view("attic").endpoint == "http://10.1.2.3:9200"
+
+
+async def _at_once(function: Any, *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def test_a_daemon_on_one_address_tells_that_address() -> None:
+    assert url_seen_from("http://10.1.2.3:9200", "http://127.0.0.1:8080", "127.0.0.1") == "http://127.0.0.1:8080"
+
+
+def test_a_daemon_on_every_address_tells_the_one_that_leads_there() -> None:
+    assert url_seen_from("http://127.0.0.1:9200", "http://127.0.0.1:8080", "0.0.0.0") == "http://127.0.0.1:8080"
