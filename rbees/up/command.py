@@ -10,12 +10,20 @@ from rbees.terminal.output import json_option
 @click.command(name="up")
 @click.option("--model", metavar="REF", help="Make this model ready before the first job.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on. Default: 8080, or a free one where that is taken.")
+@click.option(
+    "--model-dir",
+    "model_dirs",
+    multiple=True,
+    metavar="FOLDER",
+    type=click.Path(exists=True, file_okay=False),
+    help="Look for GGUF files here too; may be given several times.",
+)
 @json_option
-def command(model: str | None, port: int | None, as_json: bool) -> int:
+def command(model: str | None, port: int | None, model_dirs: tuple[str, ...], as_json: bool) -> int:
     """Run everything on this machine: an orchestrator and a pool, on loopback, with no configuration.
 
     It stays in the foreground; Ctrl-C ends all of it, a second Ctrl-C at once.
     """
     from rbees.up.session import run
 
-    return run(model, port, as_json=as_json)
+    return run(model, port, model_dirs, as_json=as_json)

@@ -39,6 +39,8 @@ class Place:
     state_dir: Path
     orcd_port: int
     poold_port: int
+    model_dirs: tuple[Path, ...] = ()
+    """Folders with models beside the home's own."""
 
     @property
     def orcd_url(self) -> str:
@@ -70,7 +72,8 @@ class HomeMode:
 
         self._orcd = child("orcd", "--port", str(place.orcd_port), "--queue-limit", "0")
         own = ("--port", str(place.poold_port), "--orcd-url", place.orcd_url, "--stop-workers-on-exit")
-        self._poold = child("poold", *own)
+        dirs = (word for folder in place.model_dirs for word in ("--model-dirs", str(folder)))
+        self._poold = child("poold", *own, *dirs)
         self._leash = os.pipe()
         self._running: list[asyncio.Task[None]] = []
         self.client = OrcdClient(place.orcd_url, connect_timeout_s=1.0)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import shlex
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from rbees.protocol.errors import ExitCode
+from rbees.protocol.model_ref import FileRef, parse
 from rbees.protocol.pools import PoolView
 from rbees.service.clock import Clock, SystemClock
 from rbees.service.folders import state_folder
@@ -30,17 +32,30 @@ QUIET_STOP_S: Final = 1.5
 """An end that takes longer is explained."""
 
 
-def run(model: str | None, port: int | None, *, as_json: bool) -> int:
+def run(model: str | None, port: int | None, model_dirs: tuple[str, ...], *, as_json: bool) -> int:
     """Run home mode until it is told to end; the exit code.
 
     Raises:
         RbeesError: ALREADY_RUNNING, ADDRESS_IN_USE, or what a daemon or the model says.
     """
     with asyncio.Runner() as runner:
-        return runner.run(_run(model, port, as_json=as_json))
+        return runner.run(_run(model, port, folders_of_models(model, model_dirs), as_json=as_json))
 
 
-async def _run(model: str | None, port: int | None, *, as_json: bool) -> int:
+def folders_of_models(model: str | None, model_dirs: Sequence[str]) -> tuple[Path, ...]:
+    """The folders to look for models in: those that were named, and the one that holds a model named by its file.
+
+    Raises:
+        RbeesError: INVALID_REQUEST, where `model` is no model reference.
+    """
+    named = [Path(folder).expanduser().absolute() for folder in model_dirs]
+    reference = parse(model) if model is not None else None
+    if isinstance(reference, FileRef):
+        named.append(Path(reference.path).parent)
+    return tuple(named)
+
+
+async def _run(model: str | None, port: int | None, model_dirs: tuple[Path, ...], *, as_json: bool) -> int:
     file = HomeFile()
     file.acquire()
     try:
@@ -49,7 +64,7 @@ async def _run(model: str | None, port: int | None, *, as_json: bool) -> int:
         # The runtime folder may be another one for a login without a session; the state is what must not be shared.
         with ProcessLock(state / "lock") as lock:
             orcd_port = choose_port(ORCD_PORT, port)
-            place = Place(state, orcd_port, choose_port(POOLD_PORT, taken=frozenset({orcd_port})))
+            place = Place(state, orcd_port, choose_port(POOLD_PORT, taken=frozenset({orcd_port})), model_dirs)
             lock.describe(f"rbees up at {place.orcd_url}")
             return await _live(place, file, model, as_json=as_json)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import signal
 import socket
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import rbees
 from tests.support.home import Daemon, Home, is_alive, is_ready, wait_until
 from tests.support.jobs import long_job, show, wait_ended
 
@@ -69,6 +71,20 @@ def test_a_model_is_ready_before_the_first_job(home: Home) -> None:
     home.up("--port", "0", "--model", "haiku")
     workers = home.llorch("pool", "status", "--json").json["pools"][0]["workers"]
     assert [(worker["model_ref"], worker["state"]) for worker in workers] == [("haiku", "ready")]
+
+
+def test_models_of_ones_own_are_named_by_file_or_found_in_a_folder(home: Home) -> None:
+    packaged = next((Path(rbees.__file__).parent / "host" / "data" / "models").glob("*.gguf"))
+    for folder in ("one", "two"):
+        (home.folder / folder).mkdir()
+        shutil.copy(packaged, home.folder / folder / f"{folder}.gguf")
+    mine = f"file:{home.folder}/one/one.gguf"
+    home.up("--port", "0", "--model", mine, "--model-dir", str(home.folder / "two"))
+    models = [model["facts"]["ref"] for model in home.llorch("models", "list", "--json").json["models"]]
+    assert len(models) >= 1
+    for model in (mine, f"file:{home.folder}/two/two.gguf"):
+        done = home.llorch("jobs", "submit", "--model", model, "--prompt", "hello")
+        assert done.returncode == 0, done.said
 
 
 def test_a_model_that_is_not_there_ends_it(home: Home) -> None:
