@@ -45,8 +45,8 @@ class HttpClient:
         self._token = token
         self._ssl: SSLContext | bool = ssl if ssl is not None else True
         self._unreachable = unreachable
-        self._owned = None if dialer else Dialer(connect_timeout_s)
-        self._dialer = dialer or self._owned or Dialer(connect_timeout_s)
+        self._dialer = dialer or Dialer(connect_timeout_s)
+        self._owns_dialer = dialer is None
 
     @property
     def url(self) -> str:
@@ -140,8 +140,8 @@ class HttpClient:
 
     async def close(self) -> None:
         """Close this client's own connections; those of a shared dialer stay."""
-        if self._owned is not None:
-            await self._owned.close()
+        if self._owns_dialer:
+            await self._dialer.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -34,7 +34,7 @@ async def read_bytes(request: web.Request) -> bytes:
     """The request's body, refused before it is all read where it is larger than the daemon's limit. Raises as `read`."""
     limit = request.app[MAX_BODY_BYTES]
     if (request.content_length or 0) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     body = bytearray()
     allowed_s = request.app[LIMITS].body_s
     try:
@@ -42,7 +42,7 @@ async def read_bytes(request: web.Request) -> bytes:
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > limit:
-                    raise _too_large(limit)
+                    raise too_large(limit)
     except TimeoutError:
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"The body did not arrive within {allowed_s:g} s; send it faster.") from None
     except web.RequestPayloadError:
@@ -71,5 +71,6 @@ def argument(request: web.Request, parameter: Parameter) -> Any:
         ) from None
 
 
-def _too_large(limit: int) -> RbeesError:
+def too_large(limit: int) -> RbeesError:
+    """The refusal of a body above `limit` bytes."""
     return RbeesError(ErrorCode.REQUEST_TOO_LARGE, f"The body is larger than {limit} bytes; send less.", limit_bytes=limit)

@@ -12,6 +12,7 @@ import logging
 import socket
 import struct
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
@@ -20,6 +21,8 @@ from rbees.service.answers import error_response
 from rbees.service.clock import SystemClock
 from rbees.service.correlation import HEADER, correlation_id
 from rbees.service.identity import Identities
+
+LEAST_PROGRESS_BYTES: Final = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Limits:
     body_s: float = 30.0
     """For the body of a request that a handler reads."""
     write_s: float = 30.0
-    """For taking off enough of what waits to be sent that the next piece fits."""
+    """For taking off `LEAST_PROGRESS_BYTES`, or all, of what waits to be sent."""
     keep_alive_s: float = 75.0
     """Between two requests."""
     linger_s: float = 10.0
@@ -87,9 +90,9 @@ class Connection(web.RequestHandler):
             self._between_requests = True
 
     def pause_writing(self) -> None:
-        """The client reads slower than rbees writes: it has `write_s` to take off the surplus."""
+        """The client reads slower than rbees writes: from now on it must go on reading."""
         super().pause_writing()
-        self._write_timer = asyncio.get_running_loop().call_later(self._limits.write_s, self._give_up_writing)
+        self._watch_writing()
 
     def resume_writing(self) -> None:
         """The surplus has gone."""
@@ -124,8 +127,17 @@ class Connection(web.RequestHandler):
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _give_up_writing(self) -> None:
+    def _watch_writing(self) -> None:
+        if self.transport is not None:
+            waiting_bytes = self.transport.get_write_buffer_size()
+            loop = asyncio.get_running_loop()
+            self._write_timer = loop.call_later(self._limits.write_s, self._judge_writing, waiting_bytes)
+
+    def _judge_writing(self, waited_bytes: int) -> None:
         if self.transport is None:
+            return
+        if waited_bytes - self.transport.get_write_buffer_size() >= LEAST_PROGRESS_BYTES:
+            self._watch_writing()
             return
         connected = self.transport.get_extra_info("socket")
         if connected is not None:

@@ -18,6 +18,7 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service import logs
 from rbees.service.answers import error_response
 from rbees.service.auth import Authenticator
+from rbees.service.bodies import MAX_BODY_BYTES, too_large
 from rbees.service.clock import SystemClock
 from rbees.service.connection import Connection
 from rbees.service.correlation import HEADER, correlation_id
@@ -140,6 +141,8 @@ class Edge:
             allowed = ", ".join(sorted(error.allowed_methods))
             refusal = RbeesError(ErrorCode.METHOD_NOT_ALLOWED, f"This path answers to {allowed} only; see /docs.", allowed=allowed)
             return self._refuse(request, refusal, {"Allow": allowed})
+        if isinstance(error, web.HTTPRequestEntityTooLarge):
+            return self._refuse(request, too_large(request.app[MAX_BODY_BYTES]))
         if error.status == 404:
             return self._refuse(request, RbeesError(ErrorCode.NOT_FOUND, "No route has this path; see /docs for those that exist."))
         return self._refuse(request, RbeesError(ErrorCode.INVALID_REQUEST, "The request's headers ask for something unknown here."))

@@ -76,7 +76,7 @@ def build_app(
     own_name = socket.gethostname().lower()
     hosts = {bind.strip("[]"), *allowed_hosts} | (set() if is_loopback(bind) else {own_name, f"{own_name}.local"})
     edge = Edge(authenticator=authenticator, metrics=metrics, allowed_hosts=hosts, allowed_origins=allowed_origins)
-    app = web.Application(middlewares=[edge.envelope, edge.guard])
+    app = web.Application(middlewares=[edge.envelope, edge.guard], client_max_size=max_body_bytes)
     app[MAX_BODY_BYTES] = max_body_bytes
     app[LIMITS] = limits or Limits()
     app.on_response_prepare.append(edge.finish)
