@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from rbees.protocol.errors import ErrorCode
-from tests.support.fake_orcd import JOB_ID, WORDS, FakeOrcd, failed
+from tests.support.shaky_orcd import JOB_ID, WORDS, ShakyOrcd, failed
 
 PROMPT = ("--model", "m", "--prompt", "a pond")
 
 
 @pytest.fixture
-async def orcd() -> AsyncIterator[FakeOrcd]:
-    async with FakeOrcd() as orcd:
+async def orcd() -> AsyncIterator[ShakyOrcd]:
+    async with ShakyOrcd() as orcd:
         yield orcd
 
 
@@ -31,7 +31,7 @@ class Llorch:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RBEES_")}
         self.environ = {**kept, "RBEES_HOME": str(home)}
 
-    async def start(self, orcd: FakeOrcd, *words: str) -> asyncio.subprocess.Process:
+    async def start(self, orcd: ShakyOrcd, *words: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", "import sys; from rbees.cli import run; sys.exit(run('llorch', sys.argv[1:]))"),
             *words,
@@ -41,7 +41,7 @@ class Llorch:
             stderr=asyncio.subprocess.PIPE,
         )
 
-    async def run(self, orcd: FakeOrcd, *words: str, stdin: bytes = b"") -> tuple[int, str, str]:
+    async def run(self, orcd: ShakyOrcd, *words: str, stdin: bytes = b"") -> tuple[int, str, str]:
         process = await self.start(orcd, *words)
         out, err = await process.communicate(stdin)
         assert process.returncode is not None
@@ -55,28 +55,28 @@ def llorch(tmp_path: Path) -> Llorch:
     return Llorch(home)
 
 
-async def test_an_answer_goes_to_stdout_and_all_else_to_stderr(orcd: FakeOrcd, llorch: Llorch) -> None:
+async def test_an_answer_goes_to_stdout_and_all_else_to_stderr(orcd: ShakyOrcd, llorch: Llorch) -> None:
     code, out, err = await llorch.run(orcd, "jobs", "submit", *PROMPT)
     assert (code, out) == (0, "".join(WORDS) + "\n")
     assert JOB_ID in err
     assert orcd.bodies == [{**orcd.bodies[0], "model": "m", "messages": [{"role": "user", "content": "a pond"}]}]
 
 
-async def test_a_prompt_comes_from_stdin_as_it_is(orcd: FakeOrcd, llorch: Llorch) -> None:
+async def test_a_prompt_comes_from_stdin_as_it_is(orcd: ShakyOrcd, llorch: Llorch) -> None:
     code, _, err = await llorch.run(orcd, "jobs", "submit", "--raw", "--model", "m", "--prompt", "-", stdin="a\n日本 ".encode())
     assert code == 0, err
     assert orcd.bodies[0]["prompt"] == "a\n日本 "
 
 
 @pytest.mark.parametrize("cuts", [[0], [3], [1, 0, 2, 1]])
-async def test_a_broken_stream_goes_on_where_it_was(orcd: FakeOrcd, llorch: Llorch, cuts: list[int]) -> None:
+async def test_a_broken_stream_goes_on_where_it_was(orcd: ShakyOrcd, llorch: Llorch, cuts: list[int]) -> None:
     orcd.cuts = list(cuts)
     code, out, err = await llorch.run(orcd, "jobs", "submit", *PROMPT)
     assert (code, out) == (0, "".join(WORDS) + "\n"), err
     assert orcd.asked_after == [sum(cuts[:number]) for number in range(len(cuts) + 1)]
 
 
-async def test_a_lost_answer_does_not_make_a_second_job(orcd: FakeOrcd, llorch: Llorch) -> None:
+async def test_a_lost_answer_does_not_make_a_second_job(orcd: ShakyOrcd, llorch: Llorch) -> None:
     orcd.lost_answers = 1
     code, out, err = await llorch.run(orcd, "jobs", "submit", *PROMPT)
     assert (code, out) == (0, "".join(WORDS) + "\n"), err
@@ -85,14 +85,14 @@ async def test_a_lost_answer_does_not_make_a_second_job(orcd: FakeOrcd, llorch: 
     assert orcd.keys[0] == orcd.keys[1]
 
 
-async def test_detached_it_prints_the_id_alone(orcd: FakeOrcd, llorch: Llorch) -> None:
+async def test_detached_it_prints_the_id_alone(orcd: ShakyOrcd, llorch: Llorch) -> None:
     code, out, _ = await llorch.run(orcd, "jobs", "submit", *PROMPT, "--detach", "--idempotency-key", "mine")
     assert (code, out) == (0, JOB_ID + "\n")
     assert orcd.keys == ["mine"]
     assert orcd.asked_after == []
 
 
-async def test_programs_get_the_acceptance_and_every_event(orcd: FakeOrcd, llorch: Llorch) -> None:
+async def test_programs_get_the_acceptance_and_every_event(orcd: ShakyOrcd, llorch: Llorch) -> None:
     orcd.cuts = [3]
     code, out, err = await llorch.run(orcd, "jobs", "submit", *PROMPT, "--json")
     lines = [json.loads(line) for line in out.splitlines()]
@@ -103,7 +103,7 @@ async def test_programs_get_the_acceptance_and_every_event(orcd: FakeOrcd, llorc
 
 @pytest.mark.parametrize(("code", "exit_code"), [(ErrorCode.TIMEOUT, 1), (ErrorCode.STORAGE_FULL, 74)])
 async def test_a_failed_job_gives_the_exit_code_of_its_error(
-    orcd: FakeOrcd, llorch: Llorch, code: ErrorCode, exit_code: int
+    orcd: ShakyOrcd, llorch: Llorch, code: ErrorCode, exit_code: int
 ) -> None:
     orcd.job = failed(code, "It did not work.")
     ended, out, err = await llorch.run(orcd, "jobs", "submit", *PROMPT)
@@ -111,7 +111,7 @@ async def test_a_failed_job_gives_the_exit_code_of_its_error(
     assert f"llorch: It did not work. [{code}]" in err
 
 
-async def test_an_unknown_job_is_refused_at_once(orcd: FakeOrcd, llorch: Llorch) -> None:
+async def test_an_unknown_job_is_refused_at_once(orcd: ShakyOrcd, llorch: Llorch) -> None:
     code, out, err = await llorch.run(orcd, "jobs", "watch", "job-x")
     assert (code, out) == (1, "")
     assert "[JOB_NOT_FOUND]" in err
@@ -127,7 +127,7 @@ async def until_shown(process: asyncio.subprocess.Process, text: str) -> bytes:
     return seen
 
 
-async def test_ctrl_c_cancels_the_job(orcd: FakeOrcd, llorch: Llorch) -> None:
+async def test_ctrl_c_cancels_the_job(orcd: ShakyOrcd, llorch: Llorch) -> None:
     orcd.holds_after = 4
     process = await llorch.start(orcd, "jobs", "submit", *PROMPT)
     await until_shown(process, "quiet")
@@ -138,7 +138,7 @@ async def test_ctrl_c_cancels_the_job(orcd: FakeOrcd, llorch: Llorch) -> None:
     assert b"Traceback" not in err
 
 
-async def test_a_second_ctrl_c_does_not_wait_for_the_first(orcd: FakeOrcd, llorch: Llorch) -> None:
+async def test_a_second_ctrl_c_does_not_wait_for_the_first(orcd: ShakyOrcd, llorch: Llorch) -> None:
     orcd.holds_after = 4
     orcd.cancelled = NeverSet()
     process = await llorch.start(orcd, "jobs", "submit", *PROMPT)
@@ -164,7 +164,7 @@ async def until_said(process: asyncio.subprocess.Process, text: bytes) -> None:
         assert line, "it ended"
 
 
-async def test_ctrl_c_ends_watching_and_not_the_job(orcd: FakeOrcd, llorch: Llorch) -> None:
+async def test_ctrl_c_ends_watching_and_not_the_job(orcd: ShakyOrcd, llorch: Llorch) -> None:
     orcd.holds_after = 4
     process = await llorch.start(orcd, "jobs", "watch", JOB_ID)
     await until_shown(process, "quiet")
@@ -175,7 +175,7 @@ async def test_ctrl_c_ends_watching_and_not_the_job(orcd: FakeOrcd, llorch: Llor
     assert b"Traceback" not in err
 
 
-async def test_a_reader_that_leaves_cancels_the_job_without_a_word(orcd: FakeOrcd, llorch: Llorch) -> None:
+async def test_a_reader_that_leaves_cancels_the_job_without_a_word(orcd: ShakyOrcd, llorch: Llorch) -> None:
     orcd.job = [*orcd.job[:2], *[orcd.job[2]] * 2000, orcd.job[-1]]
     process = await llorch.start(orcd, "jobs", "submit", *PROMPT)
     await until_shown(process, "the")
@@ -189,8 +189,8 @@ async def test_a_reader_that_leaves_cancels_the_job_without_a_word(orcd: FakeOrc
     assert orcd.cancelled.is_set()
 
 
-async def test_an_orcd_that_is_not_there_is_unavailable(llorch: Llorch, orcd: FakeOrcd) -> None:
-    gone = FakeOrcd(url="http://127.0.0.1:1")
+async def test_an_orcd_that_is_not_there_is_unavailable(llorch: Llorch, orcd: ShakyOrcd) -> None:
+    gone = ShakyOrcd(url="http://127.0.0.1:1")
     for words in (("jobs", "list"), ("jobs", "submit", *PROMPT), ("jobs", "watch", JOB_ID), ("pool", "list"), ("models", "list")):
         code, out, err = await llorch.run(gone, *words)
         assert (code, out) == (69, ""), err

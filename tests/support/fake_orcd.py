@@ -1,109 +1,77 @@
-"""An orcd for tests of its clients: real HTTP, a fixed job, and every way in which a connection can misbehave."""
+"""An orchestrator that only listens: it takes what pools report and keeps it for the test to look at."""
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
-from typing import Any
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
 
-from aiohttp import web
+from tests.support.home import wait_until
 
-from rbees.protocol import codec
-from rbees.protocol.errors import ErrorBody, ErrorCode, ErrorEnvelope
-from rbees.protocol.events import ChoiceEnd, End, Error, Event, Queued, Started, Timings, Token, Usage, event_name
-from rbees.protocol.jobs import CancelAnswer, JobAccepted
-from rbees.service.sse import frame
-
-JOB_ID = "job-01hzxxxxxxxxxxxxxxxxxxxxxx"
-WORDS = ("the ", "quiet ", "pond, ", "a ", "frog")
+BEAT_MS: Final = 200
 
 
-def finished(words: tuple[str, ...] = WORDS) -> list[Event]:
-    """The events of a job that wrote `words`."""
-    usage = Usage(prompt_tokens=3, cached_tokens=0, completion_tokens=len(words))
-    end = End(choices=(ChoiceEnd(finish_reason="stop"),), usage=usage, timings=Timings(prefill_ms=1, decode_ms=1))
-    return [*_begun(words), end]
-
-
-def failed(code: ErrorCode, message: str) -> list[Event]:
-    """The events of a job that ended in an error after a word."""
-    return [*_begun(WORDS[:1]), Error(error=ErrorBody(code=code, message=message))]
-
-
-def _begun(words: tuple[str, ...]) -> list[Event]:
-    tokens = [Token(text=word, index=index, token_ids=(index,)) for index, word in enumerate(words)]
-    return [Queued(queue_position=1, created_at_ms=1), Started(epoch=1, worker_id="w", model="m", prompt_tokens=3), *tokens]
-
-
-@dataclass
 class FakeOrcd:
-    """Set the attributes, enter it, call `url`, look at what was asked."""
+    """Listens on loopback in a thread. Use it as a context manager."""
 
-    job: list[Event] = field(default_factory=finished)
-    cuts: list[int] = field(default_factory=list)
-    """The first connections to the stream are reset after so many events each."""
-    holds_after: int | None = None
-    """The stream stands still behind this event until the job is cancelled."""
-    lost_answers: int = 0
-    """So many submissions are accepted and their answers lost."""
+    def __init__(self) -> None:
+        self.received: list[tuple[str, dict[str, Any]]] = []
+        self.knows_pools = True
+        self.authorizations: set[str | None] = set()
+        fake = self
 
-    url: str = ""
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-    keys: list[str | None] = field(default_factory=list)
-    asked_after: list[int] = field(default_factory=list)
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
 
-    async def __aenter__(self) -> FakeOrcd:
-        app = web.Application()
-        app.router.add_post("/v2/tasks", self._accept)
-        app.router.add_get("/v2/tasks/{id}/events", self._stream)
-        app.router.add_delete("/v2/tasks/{id}", self._cancel)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                fake.received.append((self.path, body))
+                fake.authorizations.add(self.headers["Authorization"])
+                self._answer(*fake.answer(self.path))
+
+            def _answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def answer(self, path: str) -> tuple[int, bytes]:
+        """What a call gets."""
+        if path.endswith("/register"):
+            self.knows_pools = True
+            return 200, json.dumps({"heartbeat_interval_ms": BEAT_MS}).encode()
+        if path.endswith("/heartbeat") and not self.knows_pools:
+            return 404, b'{"error": {"code": "POOL_NOT_FOUND", "message": "Who?"}}'
+        return 204, b""
+
+    def of(self, ending: str) -> list[dict[str, Any]]:
+        """The bodies that came to paths with this ending."""
+        return [body for path, body in list(self.received) if path.endswith(ending)]
+
+    def wait(self, ending: str, count: int = 1, timeout_s: float = 30.0) -> dict[str, Any]:
+        """The `count`th body on such a path, once it has come."""
+        wait_until(lambda: len(self.of(ending)) >= count, what=f"get {count} × {ending}", timeout_s=timeout_s)
+        return self.of(ending)[count - 1]
+
+    def __enter__(self) -> FakeOrcd:
+        self._thread.start()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
-
-    async def _accept(self, request: web.Request) -> web.Response:
-        self.bodies.append(await request.json())
-        self.keys.append(request.headers.get("Idempotency-Key"))
-        if self.lost_answers:
-            self.lost_answers -= 1
-            _reset(request)
-        accepted = JobAccepted(job_id=JOB_ID, status="queued", queue_position=1, events_url=f"/v2/tasks/{JOB_ID}/events", seed=7)
-        return web.Response(body=codec.encode(accepted), status=202, content_type="application/json")
-
-    async def _stream(self, request: web.Request) -> web.StreamResponse:
-        if request.match_info["id"] != JOB_ID:
-            envelope = ErrorEnvelope(error=ErrorBody(code=ErrorCode.JOB_NOT_FOUND, message="No job has this id."))
-            return web.Response(body=codec.encode(envelope), status=404, content_type="application/json")
-        after = int(request.headers.get("Last-Event-ID", "0"))
-        self.asked_after.append(after)
-        cut = self.cuts.pop(0) if self.cuts else None
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        for seq, event in list(enumerate(self.job, 1))[after:]:
-            if cut is not None and seq > after + cut:
-                _reset(request)
-                return response
-            if self.holds_after is not None and seq > self.holds_after:
-                await self.cancelled.wait()
-                event = Error(error=ErrorBody(code=ErrorCode.CANCELLED, message="The job was cancelled on request."))
-                await response.write(frame(seq, "error", codec.encode(event)))
-                return response
-            await response.write(frame(seq, event_name(event), codec.encode(event)))
-        return response
-
-    async def _cancel(self, request: web.Request) -> web.Response:
-        self.cancelled.set()
-        answer = CancelAnswer(job_id=request.match_info["id"], status="running")
-        return web.Response(body=codec.encode(answer), status=202, content_type="application/json")
-
-
-def _reset(request: web.Request) -> None:
-    assert request.transport is not None
-    request.transport.abort()
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
