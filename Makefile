@@ -10,7 +10,9 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.made
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Programs that tests run and that pip cannot bring.
-TEST_TOOLS := strace:strace
+TEST_TOOLS := strace:strace curl:curl
+
+FAULT_TESTS = $(wildcard tests/*/test_*faults*.py tests/*/test_*restarts*.py tests/*/test_*durability*.py tests/*/test_*supervision*.py)
 
 UV_COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
@@ -56,10 +58,15 @@ bench: $(STAMPS)/dev ## Measure, beside peers of the same run; writes build/benc
 sim: $(STAMPS)/dev ## Run the scheduler in a simulated, faulty cluster; writes build/sim.json.
 	$(BIN)/python -m tests.simulation
 
+.PHONY: faults
+faults: $(STAMPS)/dev test-tools ## Kill, stop and starve daemons under load; writes build/faults.json.
+	$(BIN)/python -m pytest -p tests.support.fault_rows $(FAULT_TESTS)
+
 .PHONY: docs
 docs: $(STAMPS)/dev ## Write the pages of docs/ that are made from the code.
 	$(BIN)/python -m rbees.service.docs_pages docs
-	$(BIN)/python -m rbees.about.cli_page docs
+	$(BIN)/python -m scripts.cli_page docs
+	$(BIN)/python -m scripts.http_page docs
 
 .PHONY: picture
 picture: $(STAMPS)/dev ## Record docs/images/tour.svg from a real run.

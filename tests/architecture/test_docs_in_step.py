@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from rbees.about import cli_page
 from rbees.personas import CALLED_NAMES, PERSONAS
 from rbees.protocol.errors import ERROR_TABLE, ErrorCode, ExitCode
 from rbees.service import docs_pages
+from scripts import cli_page, http_page
 from tests.architecture.sources import ROOT
 
 DOCS = ROOT / "docs"
-MADE = {**docs_pages.PAGES, cli_page.PAGE: cli_page.page}
+MADE = {**docs_pages.PAGES, cli_page.PAGE: cli_page.page, http_page.PAGE: http_page.page}
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s#]+)(?:#[^)]*)?\)")
 
 

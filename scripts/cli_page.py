@@ -1,4 +1,4 @@
-"""Makes docs/cli.md from the click commands of every role: `python -m rbees.about.cli_page docs` writes it.
+"""Makes docs/cli.md from the click commands of every role: `python -m scripts.cli_page docs` writes it.
 
 A test compares the file with what this makes, so the page cannot fall behind the commands.
 """
