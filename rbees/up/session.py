@@ -75,7 +75,13 @@ async def _live(place: Place, file: HomeFile, model: str | None, *, as_json: boo
     stopping, hurry = _on_signals()
     clock = SystemClock()
     with notes(silent=as_json) as said:
-        home = HomeMode(place, clock, said.note)
+
+        def say(text: str) -> None:
+            # A line that stays: what happened to a daemon should still be there when somebody looks.
+            said.clear()
+            click.echo(text, err=True)
+
+        home = HomeMode(place, clock, say)
         said.note("starting orcd and poold")
         home.start()
         try:

@@ -109,3 +109,21 @@ def test_rich_shows_cells_as_they_are() -> None:
     stream = io.StringIO()
     show_table(["model"], [["[bold]x[/bold]"]], Console(file=stream, width=60, no_color=True))
     assert "[bold]x[/bold]" in stream.getvalue()
+
+
+def test_the_live_line_is_gone_when_data_comes_and_shows_a_bar_where_progress_is_known() -> None:
+    from rich.console import Console
+
+    from rbees.terminal.rich_views import LiveNotes
+
+    stream = io.StringIO()
+    with LiveNotes(Console(file=stream, width=70, force_terminal=True, color_system=None)) as live:
+        live.note("waiting for a [pool]")
+        live.note("loading", 0.5)
+        live.clear()
+        shown = stream.getvalue()
+        live.note("again")
+    assert "loading" in shown
+    assert "50%" in shown
+    assert shown.endswith("\x1b[1A\x1b[2K"), "the last thing written takes the line away"
+    assert stream.getvalue().endswith("\x1b[1A\x1b[2K")
