@@ -39,7 +39,8 @@ class Watch:
         self._running: dict[str, str] = {}
         """Worker by job."""
         self._spawned: set[str] = set()
-        self._doubted: dict[str, str] = {}
+        self._announced_at_s: dict[str, float] = {}
+        """Workers that are known only because their start was passed on."""
         self._quiet = False
 
     def is_quiet(self, event: Event) -> bool:
@@ -50,26 +51,24 @@ class Watch:
         """An event is on its way to the scheduler."""
         self._quiet = True
         match event:
-            case PoolReported(pool_id=pool_id):
-                self._heard_at_s[pool_id] = now_s
-                self._quiet = self._last_report.get(pool_id) is event
-                self._last_report[pool_id] = event
-                if not self._quiet:
-                    for worker_id in [key for key, pool in self._pool_of.items() if pool == pool_id]:
-                        self._told.pop(worker_id, None)
-                    self._told.update({worker.worker_id: worker for worker in event.workers})
-                    self._pool_of.update(dict.fromkeys((worker.worker_id for worker in event.workers), pool_id))
+            case PoolReported():
+                self._quiet = self._last_report.get(event.pool_id) is event
+                if not self._quiet or self._announced_at_s:
+                    self._take_over(event, now_s)
+                self._heard_at_s[event.pool_id] = now_s
+                self._last_report[event.pool_id] = event
             case WorkerBecameReady(pool_id=pool_id, facts=facts):
+                if facts.worker_id not in self._told or facts.worker_id in self._announced_at_s:
+                    self._announced_at_s[facts.worker_id] = now_s
                 self._told[facts.worker_id] = facts
                 self._pool_of[facts.worker_id] = pool_id
             case WorkerEnded(worker_id=worker_id):
                 self._told.pop(worker_id, None)
                 self._forget_attempts_on(worker_id)
-            case AttemptCompleted(job_id=job_id):
-                self._running.pop(job_id, None)
-            case AttemptFailed(job_id=job_id):
-                # The scheduler may hold the attempt and take it up again, but it does not fill a slot meanwhile.
-                self._running.pop(job_id, None)
+            case AttemptCompleted(job_id=job_id, epoch=epoch) | AttemptFailed(job_id=job_id, epoch=epoch):
+                # A failed attempt may be held and taken up again, but it does not fill a slot meanwhile.
+                if job_id in self._records and self._records[job_id].epoch == epoch:
+                    self._running.pop(job_id, None)
             case LoopStalled(seconds=seconds):
                 for pool_id in self._heard_at_s:
                     self._heard_at_s[pool_id] += seconds
@@ -79,6 +78,21 @@ class Watch:
                 pass
             case _:
                 pass
+
+    def _take_over(self, event: PoolReported, now_s: float) -> None:
+        """What a report leaves out is gone, except where the report may be older than the news of a worker's start."""
+        before = self._last_report.get(event.pool_id)
+        restarted = before is not None and before.boot_id != event.boot_id
+        listed = {worker.worker_id: worker for worker in event.workers}
+        for worker_id in [key for key, pool_id in self._pool_of.items() if pool_id == event.pool_id and key not in listed]:
+            announced_at_s = self._announced_at_s.get(worker_id, float("-inf"))
+            if restarted or now_s - announced_at_s >= self._policy.quiet_after_s:
+                self._told.pop(worker_id, None)
+                self._announced_at_s.pop(worker_id, None)
+        for worker_id, worker in listed.items():
+            self._told[worker_id] = worker
+            self._pool_of[worker_id] = event.pool_id
+            self._announced_at_s.pop(worker_id, None)
 
     def sees(self, effect: Effect, now_s: float) -> None:
         """The scheduler has decided."""

@@ -113,9 +113,11 @@ def _unseat(turn: Turn, job: Job) -> None:
     del worker.attempts[job.spec.job_id]
     if worker.sole_job == job.spec.job_id:
         worker.sole_job = None
+    turn.touched.add(worker.model_sha256)
     if not worker.attempts:
+        # Now it could also make room for other models.
         worker.idle_since_s = turn.now_s
-    turn.touch_pool(turn.state.pools[worker.pool_id])
+        turn.touch_pool(turn.state.pools[worker.pool_id])
 
 
 def _release(turn: Turn, job: Job) -> None:

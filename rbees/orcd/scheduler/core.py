@@ -295,6 +295,9 @@ class Scheduler:
             del ended[worker_id]
         if self._state.unresolved and self._state.pools:
             self._resolve_waiting(turn)
+        for model_sha256, _ in self._state.troubles:
+            # A pause may be over.
+            self._state.saturated.discard(model_sha256)
         turn.touched.update(self._queue.models())
         turn.touched.update(self._queue.wanted_soon())
 

@@ -36,10 +36,11 @@ def grow(turn: Turn, model_sha256: str) -> Obstacle | None:
 def _consider_replica(turn: Turn, model_sha256: str, serving: list[Worker]) -> Obstacle:
     slots = sum(worker.slots for worker in serving)
     suspects_wait = turn.queue.head(model_sha256, alone=True) is not None
-    if suspects_wait or turn.queue.depth(model_sha256) > slots:
+    if model_sha256 not in turn.state.saturated and (suspects_wait or turn.queue.depth(model_sha256) > slots):
         free = [site for site in sites.find_sites(turn.state, model_sha256, turn.now_s) if site.is_free]
         if free:
             return explain.loading(_start(turn, min(free, key=_cost)))
+        turn.state.saturated.add(model_sha256)
     if turn.queue.head(model_sha256, alone=False) is None:
         return explain.ALONE
     return explain.busy(slots, len(serving))

@@ -36,7 +36,7 @@ def pool_reported(turn: Turn, event: PoolReported) -> bool:
     pool.freed_bytes.clear()
     for facts in event.workers:
         _worker_listed(turn, pool, facts, in_report=True)
-    _miss_absent(turn, pool, {facts.worker_id for facts in event.workers if facts.state not in _OVER}, restarted)
+    _miss_absent(turn, pool, event, restarted)
     return models_changed
 
 
@@ -133,9 +133,9 @@ def _worker_listed(turn: Turn, pool: Pool, facts: WorkerFacts, *, in_report: boo
     if worker is None:
         worker = _meet(turn, pool, facts)
         worker.measured = in_report and facts.state == "ready"
-    # Only the absence from a report that is younger than one with the worker in it means that it is gone.
     worker.listed = worker.listed or in_report
     worker.measured = worker.measured or (in_report and worker.state == "ready")
+    worker.vouched_at_s = turn.now_s
     became_ready = facts.state == "ready" and worker.state != "ready"
     if facts.state != worker.state:
         turn.touched.add(worker.model_sha256)
@@ -192,15 +192,26 @@ def settle_held(turn: Turn, worker: Worker) -> None:
             attempts.fail(turn, job, error, "lost")
 
 
-def _miss_absent(turn: Turn, pool: Pool, listed: set[str], restarted: bool) -> None:
+def _miss_absent(turn: Turn, pool: Pool, event: PoolReported, restarted: bool) -> None:
     """Workers that the pool does not list any more are gone; held attempts on workers that it never knew are, too."""
+    listed = {facts.worker_id for facts in event.workers if facts.state not in _OVER}
+    over = {facts.worker_id for facts in event.workers if facts.state in _OVER}
     for worker in list(pool.workers.values()):
-        if worker.worker_id not in listed and (worker.listed or (restarted and worker.accepted)):
+        if worker.worker_id not in listed and (worker.worker_id in over or _is_missed(turn, worker, restarted)):
             _remove(turn, worker, _gone(worker.worker_id, pool))
     for job in list(turn.state.held_jobs()):
         attempt = job.attempt
         if attempt is not None and attempt.pool_id == pool.pool_id and attempt.worker_id not in listed:
             attempts.fail(turn, job, _gone(attempt.worker_id, pool), "lost", fence=False)
+
+
+def _is_missed(turn: Turn, worker: Worker, restarted: bool) -> bool:
+    """True where the absence of the worker tells that it is gone, because the report must be younger than its beginning."""
+    if worker.listed:
+        return True
+    if worker.facts is None:
+        return restarted and worker.accepted
+    return restarted or turn.now_s - worker.vouched_at_s >= turn.policy.quiet_after_s
 
 
 def _gone(worker_id: str, pool: Pool) -> ErrorBody:

@@ -140,6 +140,8 @@ class Worker:
     measured: bool = False
     """A report has shown it ready: the device's free bytes account for it."""
     asked_at_s: float = 0.0
+    vouched_at_s: float = 0.0
+    """When its pool last spoke of it."""
     idle_since_s: float = 0.0
     attempts: dict[str, int] = field(default_factory=dict)
     """Epoch by job id, of the attempts that run here."""
@@ -221,6 +223,8 @@ class State:
         """Recovered jobs: when waiting for their pool ends."""
         self.unresolved: dict[str, dict[str, None]] = {}
         """Queued jobs by a model reference that no pool could explain yet."""
+        self.saturated: set[str] = set()
+        """Models for which no replica can be started until something changes on a pool that holds them."""
         self.waits: dict[str, str] = {}
         """By model: what its jobs wait for, in one sentence."""
         self.deadlines: list[tuple[float, str]] = []

@@ -30,5 +30,7 @@ class Turn:
 
     def touch_pool(self, pool: Pool) -> None:
         """Room or workers of the pool have changed: every model it could serve is worth a look."""
-        self.touched.update(facts.sha256 for facts in pool.models)
-        self.touched.update(worker.model_sha256 for worker in pool.workers.values())
+        models = {facts.sha256 for facts in pool.models}
+        models.update(worker.model_sha256 for worker in pool.workers.values())
+        self.touched |= models
+        self.state.saturated -= models
