@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -70,6 +71,10 @@ def load(persona: str) -> click.Command:
 def main() -> int:
     """The entry point of every name in `pyproject.toml`."""
     called = Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A model's answer may hold characters that an old locale lacks; a question mark is better than no answer.
+            stream.reconfigure(errors="replace")
     return run(called if called in CALLED_NAMES else "rbees", sys.argv[1:])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -12,6 +13,17 @@ STATUSES = ("queued", "dispatched", "running", "completed", "failed", "cancelled
 PRIORITIES = ("interactive", "batch")
 
 
+def _text(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    """The prompt itself. It is read before the event loop runs, where Ctrl-C would not reach a read that waits."""
+    try:
+        text = sys.stdin.buffer.read().decode() if value == "-" else value
+        # A word of the command line that is not UTF-8 carries surrogates, which no JSON can.
+        text.encode()
+    except UnicodeError:
+        raise click.BadParameter("the text is not valid UTF-8.") from None
+    return text
+
+
 @click.group(no_args_is_help=True)
 def jobs() -> None:
     """Submit jobs, look at them, cancel them."""
@@ -19,7 +31,7 @@ def jobs() -> None:
 
 @jobs.command()
 @click.option("--model", required=True, metavar="REF", help="Alias, `hf:org/repo…` or `file:/path.gguf`.")
-@click.option("--prompt", required=True, metavar="TEXT", help="What to say to the model; `-` reads it from stdin.")
+@click.option("--prompt", required=True, metavar="TEXT", callback=_text, help="What to say; `-` reads it from stdin.")
 @click.option("--raw", is_flag=True, help="Send the text as it is, without the model's chat template.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer. Default: what the context leaves.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 is greedy; higher is more varied. Default: 0.7.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-import sys
 from typing import Any, Final
 
 import click
@@ -31,7 +30,7 @@ async def submit(
     target: Target, *, prompt: str, raw: bool, detach: bool, idempotency_key: str | None, as_json: bool, **options: Any
 ) -> int | None:
     """Submit one job. Returns the exit code; a job that fails raises its error."""
-    job = build_job(sys.stdin.read() if prompt == "-" else prompt, raw=raw, **options)
+    job = build_job(prompt, raw=raw, **options)
     key = idempotency_key or secrets.token_hex(16)
     clock = SystemClock()
     async with target.client() as orcd:

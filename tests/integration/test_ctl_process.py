@@ -68,6 +68,13 @@ async def test_a_prompt_comes_from_stdin_as_it_is(orcd: ShakyOrcd, llorch: Llorc
     assert orcd.bodies[0]["prompt"] == "a\n日本 "
 
 
+async def test_text_that_is_not_utf_8_is_a_usage_error(orcd: ShakyOrcd, llorch: Llorch) -> None:
+    for words, stdin in (((*PROMPT[:3], "a\udcff"), b""), ((*PROMPT[:3], "-"), b"a\xff")):
+        code, out, err = await llorch.run(orcd, "jobs", "submit", *words, stdin=stdin)
+        assert (code, out) == (2, "")
+        assert "not valid UTF-8" in err
+
+
 @pytest.mark.parametrize("cuts", [[0], [3], [1, 0, 2, 1]])
 async def test_a_broken_stream_goes_on_where_it_was(orcd: ShakyOrcd, llorch: Llorch, cuts: list[int]) -> None:
     orcd.cuts = list(cuts)
