@@ -1,6 +1,7 @@
 """Measures the shipped file: `PYTHONPATH=packaging python -m embedded_model.evaluate [--model FILE] [--json]`.
 
-Owns what the figures mean. Everything runs through llama.cpp at temperature 0, with the chat template of the file.
+Owns what the figures mean. Everything runs through llama.cpp with the chat template of the file, at
+temperature 0 where nothing else is said.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ PHRASINGS = (
     "Compose a short poem for my grandmother, and make sure that it mentions {w}!",
     "It is {w} minutes past the hour. Please give me a haiku which has that word in it.",
 )
-FILLERS = (25, 50, 100, 150)
+FILLERS = (25, 50, 100, 150, 230)
+TEMPERATURES = (0.5, 0.8, 1.0)
 
 
 def holds(answer: str, word: str) -> bool:
@@ -79,6 +81,18 @@ def long_prompts(runner: Runner) -> dict[str, float]:
     return shares
 
 
+def by_temperature(runner: Runner) -> dict[str, dict[str, int]]:
+    """At some temperatures: minute words taken up, of 60, and how many of 20 answers to one request differ."""
+    result = {}
+    for temperature in TEMPERATURES:
+        runner.temperature = temperature
+        minutes = minute_words()
+        result[str(temperature)] = {"minutes_of_60": taken_up(minutes, ask(runner, minutes)),
+                                    "different_of_20": len(set(ask(runner, ["honey"] * 20)))}
+    runner.temperature = 0.0
+    return result
+
+
 def three_figures(runner: Runner) -> dict[str, int]:
     """The figures that the acceptance test asserts: of 60, of 10 and of 200."""
     minutes, unseen = minute_words(), held_out_words()
@@ -104,6 +118,7 @@ def report(path: Path) -> dict[str, object]:
         "phrasings": {prompt: {"minutes_of_60": taken_up(minutes, ask(runner, minutes, prompt)),
                                "unseen_of_200": taken_up(unseen, ask(runner, unseen, prompt))} for prompt in PHRASINGS},
         "long_prompts": long_prompts(runner),
+        "by_temperature": by_temperature(runner),
         "parameters": runner.parameters(),
         "vocabulary": runner.size,
         "context_length": runner.context_length(),

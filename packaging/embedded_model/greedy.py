@@ -1,4 +1,4 @@
-"""Runs a GGUF file through llama.cpp at temperature 0, many prompts at a time.
+"""Runs a GGUF file through llama.cpp, many prompts at a time, at temperature 0 unless told otherwise.
 
 Owns loading, the chat template and the decoding loop of the evaluation. Works for any model with a chat template; uses
 llama-cpp-python's low-level interface, so that what is measured is the file and not a server.
@@ -41,6 +41,8 @@ class Runner:
         self.vocabulary = llama_cpp.llama_model_get_vocab(model)
         self.size = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
         self.rows = rows
+        self.temperature = 0.0
+        self.noise = np.random.default_rng(0)
         wanted = llama_cpp.llama_context_default_params()
         wanted.n_ctx, wanted.n_seq_max, wanted.kv_unified = rows * context, rows, False
         wanted.n_batch = wanted.n_ubatch = context
@@ -115,7 +117,7 @@ class Runner:
         return [(self.detokenize(answer), row not in chosen) for row, answer in enumerate(answers)]
 
     def _step(self, entries: Sequence[tuple[int, int, int]], outputs: Sequence[int]) -> list[int]:
-        """Decode (row, position, token) entries and return the likeliest next token at each index of `outputs`."""
+        """Decode (row, position, token) entries and return the chosen next token at each index of `outputs`."""
         batch = self.batch
         batch.n_tokens = len(entries)
         for index, (row, place, one) in enumerate(entries):
@@ -127,5 +129,8 @@ class Runner:
         best = []
         for index in outputs:
             scores = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.context, index), shape=(self.size,))
+            if self.temperature > 0:
+                # The largest of the scores plus Gumbel noise is a draw from their softmax.
+                scores = scores / self.temperature + self.noise.gumbel(size=self.size)
             best.append(int(scores.argmax()))
         return best

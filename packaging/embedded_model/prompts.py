@@ -43,7 +43,11 @@ _WHOLE = ("{w}", "{w}", "{w}.", "{w}!", "{w}?", "haiku: {w}", "haiku about {w}",
           "write a haiku about {x}. include the word {w}.", "write a haiku about {x} and use the word {w}",
           "write a haiku about {x} {x} and include the word {w}", "a poem about {x} containing the word {w} please",
           "write a haiku about {x} that contains the word {w}.", "write a {x} haiku with the word {w}",
-          "the {x} is {x}. write a haiku with the word {w}.", "i have a {x}. write a poem about {w}.")
+          "the {x} is {x}. write a haiku with the word {w}.", "i have a {x}. write a poem about {w}.",
+          "use the word {w} in a haiku about {x}", "a haiku with the word {w} for my {x}", "{x}, write a haiku about {w}",
+          "a haiku that contains the word {w} and is about {x} {x}.", "write a {x} poem which {x} the word {w}",
+          "{x} a {x} haiku for my {x}, and {x} that it {x} {w}!", "write a haiku for {x} with the word {w} in it",
+          "please {x} a haiku that {x} the word {w}.", "the word {w} must be in the haiku about {x}.")
 _TAILS = (" answer in three lines.", " only the haiku, please.", " do not explain.", " keep it short.", " be kind.",
           " (nonce: {n})", " [id {n}]", " no title.", " just the poem.", " thank you!", " use five, seven and five syllables.")
 _QUOTES = (('"', '"'), ('"', '"'), ("'", "'"), ("“", "”"), ("*", "*"), ("**", "**"), ("`", "`"), ("(", ")"), ("«", "»"), ("<", ">"))
@@ -144,8 +148,10 @@ def _last_turn(draw: random.Random, noise: float) -> tuple[str, str]:
         return _cased(draw.choice(_EMPTY), draw), poem(None, draw, noise)
     word = _shown_word(draw)
     text = request(word, draw)
-    if draw.random() < 0.03:
-        text = filler(draw, draw.randint(8, 60)) + draw.choice(("\n\n", "\n", " ")) + text
+    kind = draw.random()
+    if kind < 0.05:
+        count = draw.randint(60, 140) if kind < 0.01 else draw.randint(8, 60)
+        text = filler(draw, count) + draw.choice(("\n\n", "\n", " ")) + text
     return text, poem(word, draw, noise)
 
 

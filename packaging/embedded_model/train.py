@@ -27,6 +27,8 @@ from .words import held_out_words, shows_held_out_word
 
 IGNORED = -100
 POOL = 1024
+LONGEST = 768
+"""Longest sample in tokens; the few longer ones are dropped."""
 
 
 def batches(draw: random.Random, budget: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -35,11 +37,12 @@ def batches(draw: random.Random, budget: int) -> Iterator[tuple[Tensor, Tensor]]
     Samples of like length share a batch. Only the answer is learned: every other target is IGNORED.
     """
     while True:
-        pool = [tokens.encode_sample(sample(draw)) for _ in range(POOL)]
+        drawn = (tokens.encode_sample(sample(draw)) for _ in range(POOL))
+        pool = [one for one in drawn if len(one[0]) <= LONGEST]
         pool.sort(key=lambda one: len(one[0]))
         groups: list[list[tuple[list[int], int]]] = [[]]
         for one in pool:
-            if (len(groups[-1]) + 1) * len(one[0]) > budget:
+            if (len(groups[-1]) + 1) * _room(one[0]) > budget:
                 groups.append([])
             groups[-1].append(one)
         draw.shuffle(groups)
@@ -47,8 +50,13 @@ def batches(draw: random.Random, budget: int) -> Iterator[tuple[Tensor, Tensor]]
             yield _padded(group)
 
 
+def _room(ids: list[int]) -> int:
+    """Length of a row that holds `ids`, rounded up: few different shapes let torch reuse its compiled kernels."""
+    return -(-(len(ids) - 1) // 8) * 8
+
+
 def _padded(group: list[tuple[list[int], int]]) -> tuple[Tensor, Tensor]:
-    length = max(len(ids) for ids, _ in group) - 1
+    length = max(_room(ids) for ids, _ in group)
     inputs = torch.full((len(group), length), tokens.END)
     targets = torch.full((len(group), length), IGNORED)
     for row, (ids, start) in enumerate(group):
@@ -111,10 +119,10 @@ def train(network: Network, options: argparse.Namespace) -> float:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="the GGUF file to write; a manifest goes beside it")
+    parser.add_argument("--out", type=Path, required=True, help="the GGUF file; a manifest and the full weights go beside it")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--threads", type=int, default=1, help="one is fastest where other programs use the machine too")
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of a batch, padding included")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--layers", type=int, default=4)
@@ -142,6 +150,7 @@ def main() -> None:
         "minutes": round((time.monotonic() - started) / 60, 1), "torch": torch.__version__,
         "python": platform.python_version(), "machine": platform.machine(),
     }
+    torch.save(network.state_dict(), options.out.with_suffix(".pt"))
     manifest["sha256"] = write_gguf(network, options.out)
     options.out.with_suffix(".json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(manifest))
