@@ -27,7 +27,8 @@ def main() -> int:
             begun = time.monotonic()
             fresh += measure(options.short)
             print(f"{suite}.{part}: measured in {time.monotonic() - begun:.0f} s", file=sys.stderr)
-    kept = rows.merge(rows.load(rows.RESULTS), fresh)
+    whole = [suite for suite in SUITES if not options.only or suite in options.only]
+    kept = rows.merge(rows.load(rows.RESULTS), fresh, whole)
     rows.save(kept, rows.RESULTS)
     if options.write_docs:
         document.write(kept)

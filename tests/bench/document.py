@@ -13,7 +13,7 @@ from tests.bench.picture import draw
 from tests.bench.rows import Row, cells, suite_of
 
 DOCUMENT: Final = Path("docs/benchmarks.md")
-PICTURE: Final = Path("docs/benchmarks.svg")
+PICTURE: Final = Path("docs/images/benchmarks.svg")
 
 
 def write(rows: Sequence[Row]) -> None:
@@ -22,6 +22,7 @@ def write(rows: Sequence[Row]) -> None:
     for suite in sorted({suite_of(row) for row in rows}):
         text = replace_between(text, suite, markdown([row for row in rows if suite_of(row) == suite]))
     DOCUMENT.write_text(replace_between(text, "machine", machine()))
+    PICTURE.parent.mkdir(exist_ok=True)
     PICTURE.write_text(draw([row for row in rows if row.goal is not None]))
 
 
@@ -43,11 +44,19 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def machine() -> str:
-    """What these figures were taken on."""
+    """What these figures were taken on, and in what company."""
     return (
         f"Measured on {os.cpu_count()} cores of {_processor()}, {_memory_gb():.0f} GB of memory, {platform.system()} "
-        f"{platform.release().split('-')[0]}, Python {platform.python_version()}."
+        f"{platform.release().split('-')[0]}, Python {platform.python_version()}. {_company()}"
     )
+
+
+def _company() -> str:
+    """Figures of a machine that others use as well mean less, and the reader must know."""
+    load = f"The load average at the end was {os.getloadavg()[0]:.1f}"
+    if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        return f"{load}: others used the machine too, so everything measured ran at real-time priority (`chrt -r 1`)."
+    return f"{load}."
 
 
 def _processor() -> str:

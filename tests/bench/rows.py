@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,10 +55,11 @@ def save(rows: Iterable[Row], path: Path) -> None:
     path.write_text(f"[\n{lines}\n]\n")
 
 
-def merge(earlier: Sequence[Row], fresh: Sequence[Row]) -> list[Row]:
-    """The fresh rows in place of the earlier ones of the same suites; other suites are kept."""
-    suites = {suite_of(row) for row in fresh}
-    return sorted([row for row in earlier if suite_of(row) not in suites] + list(fresh), key=suite_of)
+def merge(earlier: Sequence[Row], fresh: Sequence[Row], whole_suites: Collection[str]) -> list[Row]:
+    """The fresh rows in place of the earlier ones of the same names, and of everything that suites which ran whole once had."""
+    names = {row.name for row in fresh}
+    kept = [row for row in earlier if row.name not in names and suite_of(row) not in whole_suites]
+    return sorted([*kept, *fresh], key=suite_of)
 
 
 def suite_of(row: Row) -> str:
