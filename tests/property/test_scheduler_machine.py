@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rbees.orcd.scheduler.effects import Effect, SpawnWorker
 from rbees.orcd.scheduler.events import (
     AttemptCancelled,
+    AttemptCompleted,
     AttemptFailed,
     AttemptStarted,
     CancelAsked,
@@ -217,6 +218,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         record = data.draw(st.sampled_from(self._attempts()))
         self.shell.feed(AttemptCancelled(record.spec.job_id, data.draw(self._an_epoch(record))))
 
+    @precondition(lambda self: self.shell.records)
+    @rule(data=st.data())
+    def an_older_attempt_speaks_up(self, data: st.DataObject) -> None:
+        record = data.draw(st.sampled_from(list(self.shell.records.values())))
+        if record.epoch > 0:
+            self.shell.feed(AttemptCompleted(record.spec.job_id, record.epoch - 1))
+
     def _an_epoch(self, record: Record) -> st.SearchStrategy[int]:
         """Mostly the current one, now and then an older one."""
         return st.sampled_from((record.epoch, record.epoch, record.epoch, max(record.epoch - 1, 0)))
@@ -249,6 +257,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def the_state_is_whole(self) -> None:
         self.shell.scheduler.check_integrity()
+
+    @invariant()
+    def every_job_that_has_not_ended_is_known(self) -> None:
+        assert set(self.shell.scheduler._state.jobs) == {record.spec.job_id for record in self._live()}
 
     @invariant()
     def a_job_waits_or_runs_or_has_ended(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rbees.orcd.scheduler.effects import Attach, Dispatch, Effect, Finish, Requeue, SpawnWorker
+from rbees.orcd.scheduler.effects import Attach, Dispatch, Effect, Finish, Requeue, SpawnWorker, StopWorker
 from rbees.orcd.scheduler.events import (
     AttemptCompleted,
     AttemptFailed,
@@ -116,6 +116,8 @@ class Watch:
             case SpawnWorker(worker_id=worker_id):
                 assert worker_id not in self._spawned, "a worker id is used twice"
                 self._spawned.add(worker_id)
+            case StopWorker(worker_id=worker_id, reason=reason):
+                assert worker_id not in self._running.values() or "idle" not in reason, "a busy worker is pushed out"
             case _:
                 pass
 

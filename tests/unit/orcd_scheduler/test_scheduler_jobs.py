@@ -117,7 +117,7 @@ def test_a_failed_attempt_comes_back_after_a_pause_under_the_next_epoch() -> Non
     assert drive.tick(after_s=0.55) == [Dispatch("job-1", 2, "w1", "a")]
     assert drive.send(AttemptCompleted("job-1", 1)) == [], "the first attempt's end comes too late"
     assert drive.send(AttemptFailed("job-1", 1, INTERNAL, final=True, worker_suspect=True)) == []
-    assert drive.send(AttemptCompleted("job-1", 2)) == []
+    assert kinds(drive.send(CancelAsked("job-1"))) == ["Abandon", "Finish"], "none of that has touched the second attempt"
 
 
 def test_pauses_double_with_jitter_and_the_sixth_failure_is_the_last() -> None:
