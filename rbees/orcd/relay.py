@@ -18,8 +18,6 @@ from rbees.orcd.frames import is_terminal, split
 from rbees.orcd.store.jobs import JobStore
 
 TAIL_BYTES: Final = 64 * 1024
-PIECE_BYTES: Final = 256 * 1024
-"""About how much a watcher is handed at once."""
 
 
 class Tail:
@@ -90,15 +88,19 @@ class Watcher:
             self._news.clear()
             if self._tail.has_news(self._position):
                 piece = self._from_tail() or await self._from_disk()
-            elif self._disk_is_read:
+                if not piece:
+                    # Older than the tail and gone from the disk: retention erased it while this client was reading.
+                    return
+            elif not self._disk_is_read:
+                piece = await self._from_disk()
+            elif self._is_live():
                 await self._news.wait()
                 continue
             else:
-                piece = await self._from_disk()
+                # All that was ever written has been handed over, or lies before the position that the client asked for.
+                return
             if piece:
                 yield piece
-            elif not self._is_live() and not self._tail.has_news(self._position):
-                return
 
     def _from_tail(self) -> bytes | None:
         frames = self._tail.after(self._position)
@@ -112,14 +114,9 @@ class Watcher:
         piece: list[bytes] = []
         rows = await self._store.journal_from(self._number, self._position + 1)
         self._disk_is_read = not rows
-        size = 0
         for row in rows:
-            if size > PIECE_BYTES:
-                break
             frames = split(row.frames)
-            fresh = frames[max(0, self._position + 1 - row.first_seq) :]
-            piece += fresh
-            size += len(row.frames)
+            piece += frames[max(0, self._position + 1 - row.first_seq) :]
             self._position = row.last_seq
             if is_terminal(frames[-1]):
                 self._over = True

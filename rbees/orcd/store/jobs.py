@@ -16,7 +16,8 @@ from rbees.protocol.jobs import AttemptView, JobStatus, Priority
 T = TypeVar("T")
 Row = dict[str, Any]
 
-JOURNAL_ROWS_PER_READ: Final = 128
+JOURNAL_BYTES_PER_READ: Final = 256 * 1024
+"""About how much of a stream is held in memory for one reader at a time."""
 JOBS_PER_SWEEP: Final = 200
 """How many jobs one retention transaction touches, so that the journal never waits long behind it."""
 
@@ -137,8 +138,9 @@ class JobStore:
         return _job(rows[0]) if rows else None
 
     async def jobs(self, *, below: int, status: str | None, model: str | None, limit: int) -> list[JobRow]:
-        """At most `limit` jobs with numbers under `below`, newest first."""
-        return [_job(row) for row in await self._select("list_jobs", below=below, status=status, model=model, limit=limit)]
+        """At most `limit` jobs with numbers under `below`, newest first; a filter that is None lets everything pass."""
+        query = "list_jobs_of_status" if status is not None else "list_jobs_of_model" if model is not None else "list_jobs"
+        return [_job(row) for row in await self._select(query, below=below, status=status, model=model, limit=limit)]
 
     async def submitted(self, idempotency_key: str) -> Submitted | None:
         """The job that was submitted under this key."""
@@ -149,10 +151,9 @@ class JobStore:
         return Submitted(row["job_id"], row["request_sha256"], row["seed"], row["accepted_position"], bool(row["erased"]))
 
     async def request(self, number: int) -> bytes | None:
-        """The job's request as JSON; None once erased."""
+        """The job's request as JSON; None once erased or deleted."""
         rows = await self._select("request_of", job=number)
-        assert rows, "the job exists"
-        return cast("bytes | None", rows[0]["request"])
+        return cast("bytes | None", rows[0]["request"]) if rows else None
 
     async def attempts(self, number: int) -> list[AttemptView]:
         """The job's attempts in order."""
@@ -162,10 +163,19 @@ class JobStore:
         """All jobs that have not ended, oldest first."""
         return [_unended(row) for row in await self._select("unended_jobs")]
 
-    async def journal_from(self, number: int, seq: int, limit: int = JOURNAL_ROWS_PER_READ) -> list[JournalRow]:
-        """Rows from the one that holds event `seq` on; the first may begin before it."""
-        rows = await self._select("journal_from", job=number, seq=seq, limit=limit)
-        return [JournalRow(row["first_seq"], row["last_seq"], row["frames"]) for row in rows]
+    async def journal_from(self, number: int, seq: int) -> list[JournalRow]:
+        """Rows from the one that holds event `seq` on, about `JOURNAL_BYTES_PER_READ` of them; the first may begin before it."""
+
+        def work(connection: sqlite3.Connection) -> list[JournalRow]:
+            taken, size = [], 0
+            for row in connection.execute(self._sql["journal_from"], {"job": number, "seq": seq}):
+                taken.append(JournalRow(row["first_seq"], row["last_seq"], row["frames"]))
+                size += len(row["frames"])
+                if size >= JOURNAL_BYTES_PER_READ:
+                    break
+            return taken
+
+        return await self._database.read(work)
 
     async def delete_ended(self, before_ms: int) -> int:
         """Delete some of the jobs that ended before `before_ms` with all that belongs to them; 0 when none is left."""
@@ -226,7 +236,7 @@ def _job(row: sqlite3.Row) -> JobRow:
         session_id=row["session_id"],
         seed=row["seed"],
         cancel_on_disconnect=bool(row["cancel_on_disconnect"]),
-        erased=row["request"] is None,
+        erased=bool(row["erased"]),
         created_at_ms=row["created_at_ms"],
         dispatched_at_ms=row["dispatched_at_ms"],
         started_at_ms=row["started_at_ms"],

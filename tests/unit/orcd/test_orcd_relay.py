@@ -10,6 +10,7 @@ import pytest
 from rbees.orcd import relay as relay_module
 from rbees.orcd.live import LiveJob
 from rbees.orcd.relay import Relay, Tail
+from rbees.orcd.store import jobs as job_store
 from rbees.protocol.events import Event
 from rbees.service.clock import ManualClock
 from tests.support.orcd_parts import Desk, end, settle, started, token
@@ -129,3 +130,32 @@ def test_a_tail_knows_what_it_no_longer_has() -> None:
     tail = Tail()
     assert tail.after(0) == []
     assert not tail.has_news(0)
+
+
+async def test_a_reader_beyond_the_end_of_a_running_job_is_let_go_when_that_ends(theatre: Theatre) -> None:
+    await theatre.play(1, start=True)
+    reading = theatre.watch(99)
+    await settle()
+    await theatre.play(2, finish=True)
+    async with asyncio.timeout(1):
+        assert await reading == b""
+
+
+async def test_a_slow_reader_whose_job_is_erased_meanwhile_is_let_go(theatre: Theatre, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "TAIL_BYTES", 1)
+    await theatre.play(start=True)
+    async with theatre.relay.watch(theatre.job.number, 0, lambda: False) as pieces:
+        await anext(pieces)
+        await theatre.play(5, finish=True)
+        theatre.desk.database.connection.execute("DELETE FROM journal")
+        async with asyncio.timeout(1):
+            assert [piece async for piece in pieces] == []
+
+
+async def test_a_long_stream_is_read_from_the_disk_in_bounded_pieces(theatre: Theatre, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_store, "JOURNAL_BYTES_PER_READ", 1000)
+    await theatre.play(50, start=True, finish=True)
+    async with theatre.relay.watch(theatre.job.number, 0, lambda: False) as pieces:
+        seen = [piece async for piece in pieces]
+    assert max(map(len, seen)) < 1300
+    assert b"".join(seen) == theatre.stored

@@ -150,3 +150,17 @@ async def test_numbers_are_never_used_twice(database: Database) -> None:
 
     await database.write(fill)
     assert await store.next_number() == 42
+
+
+@pytest.mark.parametrize("name", [name for name in queries.load() if name.startswith(("list_jobs", "job_by"))])
+def test_listings_use_an_index_and_leave_requests_on_the_disk(name: str) -> None:
+    connection = _memory()
+    migrate(connection, packaged())
+    sql = queries.load()[name]
+    parameters = dict.fromkeys(("job_id", "key", "status", "model", "below", "limit"), 1)
+    plan = " / ".join(row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters))
+    assert "SCAN" not in plan, plan
+    assert "TEMP B-TREE" not in plan, plan
+    columns = {column[0] for column in connection.execute(sql, parameters).description}
+    assert "request" not in columns, "it may have megabytes"
+    connection.close()

@@ -49,7 +49,13 @@ UPDATE jobs SET status = :status, outcome = :event, ended_at_ms = :at_ms WHERE n
 UPDATE jobs SET cancel_asked = 1 WHERE number = :job AND ended_at_ms IS NULL;
 
 -- job_by_id --
-SELECT jobs.*, (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq FROM jobs WHERE job_id = :job_id;
+-- Never the request itself: it may have megabytes.
+SELECT
+    number, job_id, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect, request IS NULL AS erased,
+    created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
+FROM jobs
+WHERE job_id = :job_id;
 
 -- job_by_idempotency_key --
 SELECT job_id, request_sha256, seed, accepted_position, request IS NULL AS erased FROM jobs WHERE idempotency_key = :key;
@@ -61,10 +67,31 @@ SELECT request FROM jobs WHERE number = :job;
 SELECT * FROM attempts WHERE job = :job ORDER BY epoch;
 
 -- list_jobs --
--- Newest first, below the cursor; a filter that is NULL lets everything pass.
-SELECT jobs.*, (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq FROM jobs
-WHERE number < :below AND (:status IS NULL OR status = :status) AND (:model IS NULL OR model = :model)
-ORDER BY number DESC LIMIT :limit;
+-- Newest first, below the cursor.
+SELECT
+    number, job_id, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect, request IS NULL AS erased,
+    created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
+FROM jobs
+WHERE number < :below ORDER BY number DESC LIMIT :limit;
+
+-- list_jobs_of_status --
+-- The same by the index on status; each filter has a query of its own, for one that lets everything pass uses no index.
+SELECT
+    number, job_id, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect, request IS NULL AS erased,
+    created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
+FROM jobs
+WHERE status = :status AND number < :below AND (:model IS NULL OR model = :model) ORDER BY number DESC LIMIT :limit;
+
+-- list_jobs_of_model --
+-- The same by the index on the model.
+SELECT
+    number, job_id, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect, request IS NULL AS erased,
+    created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
+FROM jobs
+WHERE model = :model AND number < :below ORDER BY number DESC LIMIT :limit;
 
 -- unended_jobs --
 -- What a restarted orcd takes up again, oldest first, with the attempt that was current and how far its worker was journaled.
@@ -88,7 +115,7 @@ ORDER BY jobs.number;
 SELECT first_seq, last_seq, frames FROM journal
 WHERE job = :job AND last_seq >= :seq
     AND first_seq >= (SELECT coalesce(max(first_seq), 1) FROM journal WHERE job = :job AND first_seq <= :seq)
-ORDER BY first_seq LIMIT :limit;
+ORDER BY first_seq;
 
 -- delete_ended --
 DELETE FROM jobs WHERE number IN (SELECT number FROM jobs WHERE ended_at_ms <= :before_ms LIMIT :limit);
