@@ -63,12 +63,23 @@ def argument(request: web.Request, parameter: Parameter) -> Any:
         return None
     if parameter.type_ is bool and sent == "":
         return True
+    if not _is_text(sent):
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"The parameter `{parameter.name}` is not UTF-8.", field=parameter.name)
     try:
         return msgspec.convert(sent, parameter.type_, strict=False)
     except msgspec.ValidationError as error:
         raise RbeesError(
             ErrorCode.INVALID_REQUEST, f"The parameter `{parameter.name}` does not fit: {error}.", field=parameter.name
         ) from None
+
+
+def _is_text(sent: str) -> bool:
+    """False where a header held bytes that are no UTF-8, which aiohttp keeps as lone surrogates."""
+    try:
+        sent.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def too_large(limit: int) -> RbeesError:

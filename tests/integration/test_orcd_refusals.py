@@ -18,6 +18,8 @@ from tests.support.orcd_cluster import Cluster
 from tests.support.raw_http import Answer, request
 
 JOB = {"model": "haiku", "prompt": "hum"}
+NO_UTF8 = "\xff"
+"""As a header, the one byte 0xff."""
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,7 @@ def test_twenty_megabytes_are_refused(cluster: Cluster) -> None:
         ("GET", "/v2/tasks/job-nope", "JOB_NOT_FOUND"),
         ("DELETE", "/v2/tasks/job-nope", "JOB_NOT_FOUND"),
         ("GET", "/v2/tasks/job-nope/events", "JOB_NOT_FOUND"),
+        ("GET", "/v2/tasks/%ff%00", "JOB_NOT_FOUND"),
         ("GET", "/v2/pools/nope", "POOL_NOT_FOUND"),
         ("DELETE", "/v2/pools/nope", "POOL_NOT_FOUND"),
         ("DELETE", "/v2/workers/worker-nope", "WORKER_NOT_FOUND"),
@@ -106,8 +109,16 @@ def test_a_query_that_makes_no_sense_is_refused(cluster: Cluster, query: str) ->
 
 def test_an_event_id_that_is_no_number_is_refused(cluster: Cluster) -> None:
     job_id = cluster.submit(max_tokens=1)
-    for value in ("x", "-1"):
+    for value in ("x", "-1", "9223372036854775807", "9" * 5000, NO_UTF8):
         answer = request("GET", f"{cluster.url}/v2/tasks/{job_id}/events", headers={"Last-Event-ID": value})
+        _refused(answer, 400, "INVALID_REQUEST")
+
+
+def test_a_key_that_is_no_text_is_refused(cluster: Cluster) -> None:
+    for key in ("", "k" * 201, NO_UTF8):
+        answer = request(
+            "POST", f"{cluster.url}/v2/tasks", {"model": cluster.model, "prompt": "x"}, headers={"Idempotency-Key": key}
+        )
         _refused(answer, 400, "INVALID_REQUEST")
 
 

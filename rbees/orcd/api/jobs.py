@@ -28,7 +28,8 @@ _STATUS = Parameter("status", "Only jobs with this status.", JobStatus)
 _MODEL = Parameter("model", "Only jobs for this model, as it was written.", Annotated[str, msgspec.Meta(max_length=1024)])
 _LIMIT = Parameter("limit", f"Jobs per page, {DEFAULT_PAGE} by default.", Annotated[int, msgspec.Meta(ge=1, le=1000)])
 _CURSOR = Parameter("cursor", "`next_cursor` of the page before.", Annotated[int, msgspec.Meta(ge=1, le=LARGEST_NUMBER)])
-_SEQ = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_NUMBER)]
+# The event after it must still be a number that the store can compare with.
+_SEQ = Annotated[int, msgspec.Meta(ge=0, lt=LARGEST_NUMBER)]
 _LAST_EVENT_ID = Parameter("Last-Event-ID", "Go on after this event; stronger than `after`.", _SEQ, where="header")
 _AFTER = Parameter("after", "Go on after this event.", _SEQ)
 
