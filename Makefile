@@ -55,8 +55,8 @@ bench: $(STAMPS)/dev ## Measure, beside peers of the same run; writes build/benc
 	$(BIN)/python -m tests.bench
 
 .PHONY: sim
-sim: $(STAMPS)/dev ## Run the scheduler in a simulated, faulty cluster; writes build/sim.json.
-	$(BIN)/python -m tests.simulation
+sim: $(STAMPS)/dev ## Run the scheduler in a simulated, faulty cluster (SEEDS=500); writes build/sim.json.
+	$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS))
 
 .PHONY: faults
 faults: $(STAMPS)/dev test-tools ## Kill, stop and starve daemons under load; writes build/faults.json.

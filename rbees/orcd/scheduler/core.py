@@ -298,7 +298,8 @@ class Scheduler:
         for model_sha256, _ in self._state.troubles:
             # A pause may be over.
             self._state.saturated.discard(model_sha256)
-        turn.touched.update(self._queue.models())
+        # For a saturated model nothing changes by time alone.
+        turn.touched.update(model for model in self._queue.models() if model not in self._state.saturated)
         turn.touched.update(self._queue.wanted_soon())
 
     def _give_up_silent_spawns(self, turn: Turn) -> None:
