@@ -133,7 +133,7 @@ class Scheduler:
             self._state.unresolved.setdefault(spec.model, {})[spec.job_id] = None
             self._resolve(turn, job)
         else:
-            self._await_pools(turn, job)
+            turn.touched.add(job.model_sha256)
         return self._state.jobs.get(spec.job_id)
 
     def _recover(self, turn: Turn, event: JobRecovered) -> None:
@@ -164,7 +164,7 @@ class Scheduler:
     def _resolve(self, turn: Turn, job: Job) -> None:
         """Find out which file the job's reference means, over what pools hold at present."""
         if not self._state.pools:
-            explain.tell(turn, job, explain.NO_POOL)
+            self._tell_the_first(turn, job, explain.NO_POOL)
             return
         try:
             facts = self.resolve(job.spec.model)
@@ -172,7 +172,7 @@ class Scheduler:
             if self._state.is_settled(turn.now_s, self._policy.settle_s):
                 attempts.finish(turn, job, "failed", error.body())
             else:
-                explain.tell(turn, job, explain.UNRESOLVED)
+                self._tell_the_first(turn, job, explain.UNRESOLVED)
             return
         assert facts is not None
         self._state.leave_unresolved(job)
@@ -181,16 +181,15 @@ class Scheduler:
         self._queue.refile(job)
         turn.touched.add(facts.sha256)
 
+    def _tell_the_first(self, turn: Turn, job: Job, obstacle: explain.Obstacle) -> None:
+        """Each note is a row on the disk, and after a restart every waiting job comes through here."""
+        if (self._queue.position(job.spec.job_id) or 0) <= self._policy.noted_jobs:
+            explain.tell(turn, job, obstacle)
+
     def _resolve_waiting(self, turn: Turn) -> None:
         for jobs in list(self._state.unresolved.values()):
             for job_id in list(jobs):
                 self._resolve(turn, self._state.jobs[job_id])
-
-    def _await_pools(self, turn: Turn, job: Job) -> None:
-        assert job.model_sha256 is not None
-        if not self._state.pools:
-            explain.tell(turn, job, explain.NO_POOL)
-        turn.touched.add(job.model_sha256)
 
     # --- attempts ---------------------------------------------------------------------------------------------------
 
