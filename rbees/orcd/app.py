@@ -95,7 +95,8 @@ class Orcd:
         self._notifier = Notifier()
         metrics = Metrics("orcd")
         figures = Figures(metrics)
-        scheduler = Scheduler(_policy(settings))
+        self._policy = _policy(settings)
+        scheduler = Scheduler(self._policy)
         self._relay = Relay(store, figures)
         self._directory = Directory(token=security.token, tls=security.client_tls)
         self._journal = Journal(store, clock, figures, self._relay.publish)
@@ -131,8 +132,12 @@ class Orcd:
 
     async def start(self) -> None:
         """Take up what is unfinished and listen. Raises RbeesError ADDRESS_IN_USE, CONFIGURATION."""
-        self._journal.begin_at(await self._store.next_number())
+        number = await self._store.next_number()
+        self._journal.begin_at(number)
         recovered = await recover(self._store, self._journal, self._clock, self._loop.post)
+        named = {*self._settings.pools, *(place.endpoint for place in await self._store.named_endpoints())}
+        if number > 1 or named:
+            self._jobs.settled_at_s = self._clock.monotonic() + self._policy.settle_s
         await self.server.start()
         for work, name in (
             (self._journal.run(), "journal"),
@@ -143,7 +148,7 @@ class Orcd:
             (self._notifier.watchdog(self._clock), "watchdog"),
         ):
             self._crew.start(work, name)
-        named = {*self._settings.pools, *(place.endpoint for place in await self._store.named_endpoints())}
+        self._jobs.expect_watchers()
         for endpoint in sorted(named):
             self._crew.start(self._pools.keep_calling(endpoint, self._own_url), "call_pool")
         self._notifier.ready()

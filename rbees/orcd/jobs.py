@@ -26,12 +26,17 @@ from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import End, Error, Token
 from rbees.protocol.jobs import CancelAnswer, ChoiceOutput, JobAccepted, JobList, JobRequest, JobView, check_job
+from rbees.protocol.pools import ModelFacts
 from rbees.service.clock import Clock
 from rbees.service.correlation import correlation_id
 from rbees.service.identity import Identities
 
 GONE_AFTER_S: Final = 5.0
 """`cancel_on_disconnect` acts when the last watcher has been gone for so long."""
+BACK_AFTER_S: Final = 15.0
+"""... and this long after a restart, which the watchers did not ask for."""
+RESOLVE_AGAIN_S: Final = 0.25
+"""How often a model that nobody has is looked for while pools may still come back."""
 LONGEST_RETRY_AFTER_S: Final = 60
 UNKNOWN_RATE_RETRY_AFTER_S: Final = 10
 
@@ -59,8 +64,10 @@ class Jobs:
         self._post = post
         self._queue_limit = queue_limit
         self._identities = Identities(clock)
-        self._submitting: dict[str, asyncio.Lock] = {}
+        self._submitting: dict[str, asyncio.Task[JobAccepted]] = {}
         self.draining = False
+        self.settled_at_s = -math.inf
+        """Until then (monotonic) pools may still come back, so a model that nobody has is not refused yet."""
 
     # ---- submitting ----------------------------------------------------------------------------------------------------
 
@@ -73,14 +80,21 @@ class Jobs:
         check_job(request)
         if idempotency_key is None:
             return await self._accept(request, None)
-        # Two submissions under one key at the same moment must not both find it unused.
-        lock = self._submitting.setdefault(idempotency_key, asyncio.Lock())
-        try:
-            async with lock:
-                return await self._answer_again(request, idempotency_key) or await self._accept(request, idempotency_key)
-        finally:
-            if not lock.locked():
-                self._submitting.pop(idempotency_key, None)
+        # Two submissions under one key must not both find it unused, also where the first client leaves before its commit.
+        while (under_way := self._submitting.get(idempotency_key)) is not None:
+            await asyncio.wait([under_way])
+        task = asyncio.create_task(self._accept_once(request, idempotency_key))
+        self._submitting[idempotency_key] = task
+        task.add_done_callback(lambda done: self._submitted(idempotency_key, done))
+        return await asyncio.shield(task)
+
+    def _submitted(self, key: str, done: asyncio.Task[JobAccepted]) -> None:
+        del self._submitting[key]
+        if not done.cancelled():
+            done.exception()  # Told to the client, if that is still there.
+
+    async def _accept_once(self, request: JobRequest, key: str) -> JobAccepted:
+        return await self._answer_again(request, key) or await self._accept(request, key)
 
     async def _answer_again(self, request: JobRequest, key: str) -> JobAccepted | None:
         before = await self._store.submitted(key)
@@ -96,7 +110,8 @@ class Jobs:
     async def _accept(self, request: JobRequest, key: str | None) -> JobAccepted:
         self._check_room()
         model_ref.parse(request.model)
-        facts = self._scheduler.resolve(request.model)
+        facts = await self._resolve(request.model)
+        self._check_room()
         seed = request.seed if request.seed is not None else self._identities.seed()
         new = NewJob(
             job_id=self._identities.job_id(),
@@ -117,6 +132,16 @@ class Jobs:
         )
         await self._journal.accept(new, lambda job: self._post(JobArrived(_spec(job, new))))
         return _accepted(new.job_id, new.queue_position, seed)
+
+    async def _resolve(self, reference: str) -> ModelFacts | None:
+        """The model, over what pools hold; None where no pool is known. Raises RbeesError, such as MODEL_NOT_FOUND."""
+        while True:
+            try:
+                return self._scheduler.resolve(reference)
+            except RbeesError as error:
+                if error.code is not ErrorCode.MODEL_NOT_FOUND or self._clock.monotonic() >= self.settled_at_s:
+                    raise
+            await self._clock.sleep(RESOLVE_AGAIN_S)
 
     def _check_room(self) -> None:
         if self.draining:
@@ -216,21 +241,38 @@ class Jobs:
         await self._ask_cancel(job)
         return CancelAnswer(job_id=job_id, status=row.status)
 
+    async def _ask_cancel(self, job: LiveJob) -> None:
+        durable = self._journal.settled() if job.cancel_asked else self._journal.ask_cancel(job)
+        # Not only after the commit: the client may leave before it, and a full disk is no reason to let the job run on.
+        self._post(CancelAsked(job.job_id))
+        await durable
+
+    # ---- watchers ------------------------------------------------------------------------------------------------------
+
+    def joined(self, row: JobRow) -> None:
+        """Somebody begins to watch the job."""
+        job = self._journal.live.get(row.job_id)
+        if job is not None and job.cancel_on_disconnect and not job.watched:
+            self._journal.watched(job)
+
     def left(self, row: JobRow) -> None:
         """A watcher of the job has left."""
         job = self._journal.live.get(row.job_id)
-        if job is not None and job.cancel_on_disconnect and not self.draining:
-            self._crew.start(self._cancel_if_unwatched(job), "cancel_on_disconnect")
+        if job is not None and job.cancel_on_disconnect:
+            self._crew.start(self._cancel_if_unwatched(job, GONE_AFTER_S), "cancel_on_disconnect")
 
-    async def _cancel_if_unwatched(self, job: LiveJob) -> None:
-        await self._clock.sleep(GONE_AFTER_S)
-        if job.job_id in self._journal.live and not self._relay.is_watched(job.number) and not self.draining:
+    def expect_watchers(self) -> None:
+        """After a restart: whoever watched has to come back, or has gone."""
+        for job in self._journal.live.values():
+            if job.cancel_on_disconnect and job.watched:
+                self._crew.start(self._cancel_if_unwatched(job, BACK_AFTER_S), "cancel_on_disconnect")
+
+    async def _cancel_if_unwatched(self, job: LiveJob, patience_s: float) -> None:
+        left_at_s = job.left_at_s = self._clock.monotonic()
+        await self._clock.sleep(patience_s)
+        still_gone = job.left_at_s == left_at_s and not self._relay.is_watched(job.number)
+        if still_gone and job.job_id in self._journal.live and not self.draining:
             await self._ask_cancel(job)
-
-    async def _ask_cancel(self, job: LiveJob) -> None:
-        if not job.cancel_asked:
-            await self._journal.ask_cancel(job)
-        self._post(CancelAsked(job.job_id))
 
 
 def _spec(job: LiveJob, new: NewJob) -> JobSpec:

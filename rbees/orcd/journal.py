@@ -189,6 +189,11 @@ class Journal:
         self._change("ask_cancel", job)
         return self.settled()
 
+    def watched(self, job: LiveJob) -> None:
+        """Record that somebody watches the job, so that a restarted orcd knows whom to expect back."""
+        job.watched = True
+        self._change("watch_job", job)
+
     def settled(self) -> asyncio.Future[None]:
         """A future that is done when everything enqueued so far is durable."""
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -95,6 +95,10 @@ class LiveJob:
     started_at_ms: int | None = None
     cancel_asked: bool = False
     correlation_id: str | None = None
+    watched: bool = False
+    """Somebody watched it at some time; kept only where that matters, for `cancel_on_disconnect`."""
+    left_at_s: float | None = None
+    """When a watcher last left, by the monotonic clock."""
 
 
 def _shape(stream: Stream, event: Event) -> Event:

@@ -37,6 +37,7 @@ def _live(stored: UnendedJob) -> LiveJob:
         started_at_ms=stored.started_at_ms,
         cancel_asked=stored.cancel_asked,
         correlation_id=stored.correlation_id,
+        watched=stored.watched,
     )
 
 

@@ -63,6 +63,7 @@ def routes(jobs: Jobs, relay: Relay) -> list[Route]:
         row = await jobs.row_for_events(request.match_info["job_id"])
         position = last_event_id if last_event_id is not None else after or 0
         writer = SseWriter(request)
+        jobs.joined(row)
         try:
             async with relay.watch(row.number, position, lambda: jobs.is_live(row.job_id)) as pieces, writer as out:
                 async for piece in pieces:

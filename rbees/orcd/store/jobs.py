@@ -68,6 +68,7 @@ class UnendedJob:
     timeout_ms: int
     cancel_on_disconnect: bool
     cancel_asked: bool
+    watched: bool
     correlation_id: str | None
     created_at_ms: int
     dispatched_at_ms: int | None
@@ -260,6 +261,7 @@ def _unended(row: sqlite3.Row) -> UnendedJob:
         timeout_ms=row["timeout_ms"],
         cancel_on_disconnect=bool(row["cancel_on_disconnect"]),
         cancel_asked=bool(row["cancel_asked"]),
+        watched=bool(row["watched"]),
         correlation_id=row["correlation_id"],
         created_at_ms=row["created_at_ms"],
         dispatched_at_ms=row["dispatched_at_ms"],

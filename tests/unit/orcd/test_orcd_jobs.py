@@ -14,15 +14,19 @@ from rbees.orcd.recovery import recover
 from rbees.orcd.relay import Relay
 from rbees.orcd.retention import DAY_MS, Retention
 from rbees.orcd.scheduler.core import Scheduler
-from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived, JobRecovered
+from rbees.orcd.scheduler.effects import Note
+from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived, JobRecovered, Moment, PoolReported
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import StreamState
 from rbees.protocol.jobs import JobRequest
+from rbees.protocol.pools import ModelFacts
 from rbees.service.clock import ManualClock
+from tests.support.host_facts import model
 from tests.support.orcd_parts import Desk, end, settle, started, token
 
 REQUEST = JobRequest(model="bees", prompt="hum")
+BEES = model("bees")
 
 
 class Office:
@@ -34,9 +38,13 @@ class Office:
         self.crew = Crew()
         self.posted: list[Event] = []
         self.relay = Relay(desk.store, desk.figures)
-        self.jobs = Jobs(
-            desk.journal, desk.store, Scheduler(Policy()), self.relay, clock, self.crew, self.posted.append, queue_limit
-        )
+        self.scheduler = Scheduler(Policy())
+        self.jobs = Jobs(desk.journal, desk.store, self.scheduler, self.relay, clock, self.crew, self.posted.append, queue_limit)
+
+    def hear_of_pool(self, name: str = "attic", *models: ModelFacts) -> None:
+        """A pool reports to the scheduler."""
+        report = PoolReported(name, "boot", registration=True, devices=(), models=models, workers=())
+        self.scheduler.handle(report, Moment(self.clock.monotonic(), 0, b"e" * 10))
 
 
 @pytest.fixture
@@ -96,6 +104,49 @@ async def test_an_idempotency_key_gives_the_same_job(office: Office) -> None:
     other = msgspec.structs.replace(REQUEST, prompt="else")
     assert (await _refused(office, other, "k")).code is ErrorCode.IDEMPOTENCY_CONFLICT
     assert office.jobs._submitting == {}
+
+
+async def test_a_client_that_leaves_and_sends_again_gets_the_job_that_it_left(office: Office) -> None:
+    office.desk.database.gate.clear()
+    first = asyncio.create_task(office.jobs.submit(REQUEST, "k"))
+    await settle()
+    first.cancel()
+    await settle()
+    again = [asyncio.create_task(office.jobs.submit(REQUEST, "k")) for _ in range(3)]
+    await settle()
+    office.desk.database.gate.set()
+    answers = await asyncio.gather(*again)
+    assert office.desk.database.rows("SELECT job_id FROM jobs") == [(answers[0].job_id,)]
+    assert len(set(map(str, answers))) == 1
+    assert len(office.posted) == 1
+
+
+async def test_a_submission_that_found_no_room_leaves_its_key_to_the_next_one_alone(office: Office) -> None:
+    office.desk.database.failure = RbeesError(ErrorCode.STORAGE_FULL, "full")
+    tries = [asyncio.create_task(office.jobs.submit(REQUEST, "k")) for _ in range(4)]
+    await asyncio.wait(tries, return_when=asyncio.FIRST_COMPLETED)
+    office.desk.database.failure = None
+    answers = await asyncio.gather(*tries, return_exceptions=True)
+    assert isinstance(answers[0], RbeesError)
+    assert office.desk.database.rows("SELECT count(*) FROM jobs") == [(1,)]
+
+
+async def test_a_model_that_nobody_has_is_waited_for_while_pools_may_still_come_back(office: Office) -> None:
+    office.hear_of_pool()
+    assert (await _refused(office)).code is ErrorCode.MODEL_NOT_FOUND, "orcd runs for long"
+    office.jobs.settled_at_s = office.clock.monotonic() + 10.0
+    waiting = [
+        asyncio.create_task(office.jobs.submit(msgspec.structs.replace(REQUEST, model=model))) for model in ("bees", "wasps")
+    ]
+    await office.clock.advance(5.0)
+    assert not any(task.done() for task in waiting)
+    office.hear_of_pool("cellar", BEES)
+    await office.clock.advance(1.0)
+    assert (await waiting[0]).status == "queued"
+    await office.clock.advance(5.0)
+    with pytest.raises(RbeesError) as caught:
+        await waiting[1]
+    assert caught.value.code is ErrorCode.MODEL_NOT_FOUND
 
 
 async def _ended(office: Office) -> str:
@@ -161,6 +212,27 @@ async def test_a_cancellation_is_durable_before_it_is_answered(office: Office) -
     assert office.desk.database.rows("SELECT cancel_asked FROM jobs") == [(1,)]
 
 
+async def test_a_second_cancellation_is_no_sooner_answered_than_the_first(office: Office) -> None:
+    accepted = await office.jobs.submit(REQUEST)
+    office.desk.database.gate.clear()
+    cancelling = [asyncio.create_task(office.jobs.cancel(accepted.job_id)) for _ in range(2)]
+    await settle()
+    assert not any(task.done() for task in cancelling)
+    office.desk.database.gate.set()
+    assert [answer.status for answer in await asyncio.gather(*cancelling)] == ["queued", "queued"]
+
+
+async def test_a_cancellation_takes_effect_though_its_client_leaves_before_the_commit(office: Office) -> None:
+    accepted = await office.jobs.submit(REQUEST)
+    office.desk.database.gate.clear()
+    cancelling = asyncio.create_task(office.jobs.cancel(accepted.job_id))
+    await settle()
+    cancelling.cancel()
+    await settle()
+    assert office.posted[-1] == CancelAsked(accepted.job_id)
+    office.desk.database.gate.set()
+
+
 async def test_cancelling_an_ended_job_tells_how_it_ended(office: Office) -> None:
     assert (await office.jobs.cancel(await _ended(office))).status == "completed"
 
@@ -177,6 +249,49 @@ async def test_a_job_without_watchers_is_cancelled_after_five_seconds(office: Of
     assert len(office.posted) == 1
     await office.clock.advance(0.2)
     assert office.posted[1:] == [CancelAsked(accepted.job_id)]
+
+
+async def test_the_five_seconds_begin_anew_with_each_watcher_that_leaves(office: Office) -> None:
+    accepted = await office.jobs.submit(msgspec.structs.replace(REQUEST, cancel_on_disconnect=True))
+    row = await office.jobs.row(accepted.job_id)
+    office.jobs.left(row)
+    await office.clock.advance(4.0)
+    async with office.relay.watch(row.number, 0, lambda: True):
+        await office.clock.advance(0.5)
+    office.jobs.left(row)
+    await office.clock.advance(4.0)
+    assert len(office.posted) == 1, "gone for 4 s only"
+    await office.clock.advance(1.1)
+    assert office.posted[1:] == [CancelAsked(accepted.job_id)]
+
+
+async def test_after_a_restart_watchers_have_a_while_to_come_back(office: Office) -> None:
+    asking = msgspec.structs.replace(REQUEST, cancel_on_disconnect=True)
+    back, gone, never = [(await office.jobs.submit(asking)).job_id for _ in range(3)]
+    for job_id in (back, gone):
+        office.jobs.joined(await office.jobs.row(job_id))
+    await settle()
+    office.desk.journal.live.clear()
+    office.posted.clear()
+    await recover(office.desk.store, office.desk.journal, office.clock, office.posted.append)
+    office.posted.clear()
+    office.jobs.expect_watchers()
+    await office.clock.advance(5.1)
+    async with office.relay.watch((await office.jobs.row(back)).number, 0, lambda: True):
+        await office.clock.advance(10.0)
+    assert office.posted == [CancelAsked(gone)]
+    assert not office.desk.journal.live[never].watched
+
+
+async def test_a_restart_with_many_waiting_jobs_tells_only_the_first_of_them_again(office: Office) -> None:
+    for number in range(200):
+        await office.desk.job(f"n{number}", model_sha256=BEES.sha256 if number % 2 else None)
+    office.desk.journal.live.clear()
+    office.posted.clear()
+    await recover(office.desk.store, office.desk.journal, office.clock, office.posted.append)
+    moment = Moment(0.0, 0, b"e" * 10)
+    notes = [effect for event in office.posted for effect in office.scheduler.handle(event, moment) if isinstance(effect, Note)]
+    assert 0 < len(notes) <= 2 * Policy().noted_jobs, "of each of the two models"
 
 
 async def test_a_restart_takes_up_what_has_not_ended() -> None:

@@ -48,6 +48,9 @@ UPDATE jobs SET status = :status, outcome = :event, ended_at_ms = :at_ms WHERE n
 -- ask_cancel --
 UPDATE jobs SET cancel_asked = 1 WHERE number = :job AND ended_at_ms IS NULL;
 
+-- watch_job --
+UPDATE jobs SET watched = 1 WHERE number = :job;
+
 -- job_by_id --
 -- Never the request itself: it may have megabytes.
 SELECT
@@ -97,7 +100,7 @@ WHERE model = :model AND number < :below ORDER BY number DESC LIMIT :limit;
 -- What a restarted orcd takes up again, oldest first, with the attempt that was current and how far its worker was journaled.
 SELECT
     jobs.number, jobs.job_id, jobs.status, jobs.model, jobs.model_sha256, jobs.model_ref, jobs.priority, jobs.session_id, jobs.seed,
-    jobs.timeout_ms, jobs.cancel_on_disconnect, jobs.cancel_asked, jobs.correlation_id, jobs.created_at_ms,
+    jobs.timeout_ms, jobs.cancel_on_disconnect, jobs.cancel_asked, jobs.watched, jobs.correlation_id, jobs.created_at_ms,
     jobs.dispatched_at_ms, jobs.started_at_ms,
     last.last_seq, last.epoch AS journal_epoch, last.worker_seq,
     attempt.epoch AS epoch, attempt.worker_id, attempt.pool_id,
