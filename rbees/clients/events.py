@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Final
 
 from rbees.clients.failures import not_understood
 from rbees.protocol import codec
@@ -11,6 +12,8 @@ from rbees.protocol.events import Event
 from rbees.protocol.workers import Beat
 from rbees.service.sse_parser import SseFrame
 
+LONGEST_NUMBER: Final = 18
+"""Digits; a stream that could reach a number beyond is none of ours."""
 EVENT_NAMES = frozenset({"queued", "started", "token", "metrics", "end", "error"})
 
 
@@ -32,7 +35,7 @@ async def worker_events(url: str, frames: AsyncIterator[SseFrame]) -> AsyncItera
 
 def number(url: str, frame: SseFrame) -> int:
     """The frame's number, from 1. Raises INTERNAL where it has none."""
-    if frame.id is None or not frame.id.isascii() or not frame.id.isdigit():
+    if frame.id is None or not frame.id.isascii() or not frame.id.isdigit() or len(frame.id) > LONGEST_NUMBER:
         raise not_understood(url)
     return int(frame.id)
 

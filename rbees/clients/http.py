@@ -239,12 +239,16 @@ async def _read_bounded(answer: aiohttp.ClientResponse) -> bytes:
     return bytes(content)
 
 
-def _checked_base(base_url: str) -> str:
+def is_base_url(url: str) -> bool:
+    """Whether `url` has the form `http://host:port`, so that a client can be made for it."""
     try:
-        parsed = URL(base_url)
-        usable = parsed.scheme in {"http", "https"} and bool(parsed.host) and not parsed.query_string and parsed.user is None
+        parsed = URL(url)
     except ValueError:
-        usable = False
-    if not usable:
+        return False
+    return parsed.scheme in {"http", "https"} and bool(parsed.host) and not parsed.query_string and parsed.user is None
+
+
+def _checked_base(base_url: str) -> str:
+    if not is_base_url(base_url):
         raise RbeesError(ErrorCode.CONFIGURATION, "The url of a daemon must look like `http://host:port`.", url=base_url)
     return base_url.rstrip("/")

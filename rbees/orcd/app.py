@@ -132,6 +132,8 @@ class Orcd:
 
     async def start(self) -> None:
         """Take up what is unfinished and listen. Raises RbeesError ADDRESS_IN_USE, CONFIGURATION."""
+        for endpoint in self._settings.pools:
+            self._directory.pool_client(endpoint)  # A name that cannot be called is told now and not tried for ever.
         number = await self._store.next_number()
         self._journal.begin_at(number)
         recovered = await recover(self._store, self._journal, self._clock, self._loop.post)
@@ -150,7 +152,7 @@ class Orcd:
             self._crew.start(work, name)
         self._jobs.expect_watchers()
         for endpoint in sorted(named):
-            self._crew.start(self._pools.keep_calling(endpoint, self._own_url), "call_pool")
+            self._pools.start_calling(endpoint, self._own_url)
         self._notifier.ready()
         self._log.info("listening", action="listening", url=self.server.url, recovered_jobs=recovered)
 

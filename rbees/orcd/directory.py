@@ -5,12 +5,11 @@ This holds addresses and clients; what pools report of themselves is the schedul
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import urlsplit
 
+from rbees.clients import dialer
 from rbees.clients.dialer import Dialer
 from rbees.clients.poold import PooldClient
 from rbees.clients.workerd import WorkerClient
@@ -29,15 +28,8 @@ class WorkerAddress:
     client: WorkerClient
 
     async def answers(self) -> bool:
-        """Whether its port takes a connection within `PROBE_S`. The kernel does that even for a process that stands still."""
-        parts = urlsplit(self.client.url)
-        try:
-            async with asyncio.timeout(PROBE_S):
-                _, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        except OSError:
-            return False
-        writer.close()
-        return True
+        """Whether its port takes a connection within `PROBE_S`; it does even where the process stands still."""
+        return await dialer.answers(self.client.url, PROBE_S)
 
 
 @dataclass(slots=True)
@@ -115,6 +107,11 @@ class Directory:
         address = self._workers.pop(worker_id, None)
         if address is not None and address.pool_id in self._pools:
             self._pools[address.pool_id].workers.discard(worker_id)
+
+    def keep_workers(self, pool_id: str, present: set[str]) -> None:
+        """Forget the workers of a pool but those `present`, which a report of the pool lists."""
+        for worker_id in self.pool(pool_id).workers - present:
+            self.drop_worker(worker_id)
 
     async def close(self) -> None:
         """End all connections."""

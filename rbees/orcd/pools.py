@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
+from rbees.clients.http import is_base_url
 from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
 from rbees.orcd.scheduler.core import PoolFacts, Scheduler
@@ -55,6 +56,7 @@ class Pools:
         self._post = post
         self._heartbeat_interval_ms = round(heartbeat_interval_s * 1000)
         self._log = logs.logger()
+        self._calling: dict[str, asyncio.Task[None]] = {}
 
     # ---- what pools say ------------------------------------------------------------------------------------------------
 
@@ -69,6 +71,7 @@ class Pools:
         )
         for ready in request.ready:
             self._directory.put_worker(request.pool_id, ready)
+        self._directory.keep_workers(request.pool_id, _present(request.workers) | {ready.worker_id for ready in request.ready})
         self._log.info("pool registered", action="pool_register", pool_id=request.pool_id, workers=len(request.workers))
         self._post(_reported(request.pool_id, request, registration=True))
         return RegisterAnswer(heartbeat_interval_ms=self._heartbeat_interval_ms)
@@ -82,13 +85,15 @@ class Pools:
         address = self._directory.find_pool(pool_id)
         if address is None or address.boot_id != beat.boot_id:
             raise RbeesError(ErrorCode.POOL_NOT_FOUND, "This pool is not registered; register first.", pool_id=pool_id)
+        self._directory.keep_workers(pool_id, _present(beat.workers))
         self._post(_reported(pool_id, beat, registration=False))
         if any(worker.state == "ready" and not self._directory.has_worker(worker.worker_id) for worker in beat.workers):
             raise RbeesError(ErrorCode.POOL_NOT_FOUND, "A ready worker has not introduced itself; register again.", pool_id=pool_id)
 
     def worker_ready(self, report: WorkerReadyReport) -> None:
-        """A worker has loaded its model. Raises RbeesError POOL_NOT_FOUND."""
+        """A worker has loaded its model. Raises RbeesError POOL_NOT_FOUND, INVALID_REQUEST."""
         self._directory.pool(report.pool_id)
+        _check_url(report.ready.uri, "ready.uri")
         self._directory.put_worker(report.pool_id, report.ready)
         self._log.info("worker ready", action="worker_ready", pool_id=report.pool_id, worker_id=report.ready.worker_id)
         self._post(WorkerBecameReady(report.pool_id, report.facts))
@@ -115,6 +120,9 @@ class Pools:
         if not ids.is_pool_id(request.pool_id):
             message = "`pool_id` must look like a host name: letters, digits, `-` and `.`, at most 63."
             raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="pool_id")
+        _check_url(request.endpoint, "endpoint")
+        for ready in request.ready:
+            _check_url(ready.uri, "ready.uri")
         known = self._directory.find_pool(request.pool_id)
         if known is None or known.endpoint == request.endpoint or known.boot_id == request.boot_id:
             return
@@ -143,8 +151,11 @@ class Pools:
             workers=registration.workers,
         )
 
-    async def keep_calling(self, endpoint: str, own_url: Callable[[str], str]) -> None:
-        """Call a pool that an operator named before, until it answers."""
+    def start_calling(self, endpoint: str, own_url: Callable[[str], str]) -> None:
+        """Call a pool that an operator named before, until it answers or is forgotten."""
+        self._calling[endpoint] = self._crew.start(self._keep_calling(endpoint, own_url), "call_pool")
+
+    async def _keep_calling(self, endpoint: str, own_url: Callable[[str], str]) -> None:
         pause_s = FIRST_REDIAL_S
         while True:
             try:
@@ -157,11 +168,17 @@ class Pools:
                 return
 
     async def forget(self, pool_id: str) -> None:
-        """Forget a pool and go on without it. Raises RbeesError POOL_NOT_FOUND."""
-        self._directory.pool(pool_id)
+        """Forget a pool, also one that was named and has not answered yet, and go on without it. Raises POOL_NOT_FOUND."""
+        named = [place.endpoint for place in await self._store.named_endpoints() if place.pool_id == pool_id]
+        if not named:
+            self._directory.pool(pool_id)
+        for endpoint in named:
+            if endpoint in self._calling:
+                self._calling.pop(endpoint).cancel()
         await self._store.forget_endpoints(pool_id)
-        self._directory.drop_pool(pool_id)
-        self._post(PoolForgotten(pool_id))
+        if self._directory.find_pool(pool_id) is not None:
+            self._directory.drop_pool(pool_id)
+            self._post(PoolForgotten(pool_id))
 
     async def spawn(self, pool_id: str, request: SpawnRequest) -> SpawnAnswer:
         """Have a pool start a worker. Raises RbeesError POOL_NOT_FOUND, or what the pool answers."""
@@ -223,6 +240,15 @@ class Pools:
 
     def _all_facts(self) -> tuple[PoolFacts, ...]:
         return self._scheduler.pools(self._clock.monotonic())
+
+
+def _present(workers: tuple[WorkerFacts, ...]) -> set[str]:
+    return {worker.worker_id for worker in workers if worker.state not in {"stopped", "failed"}}
+
+
+def _check_url(url: str, field: str) -> None:
+    if not is_base_url(url):
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"`{field}` must look like `http://host:port`.", field=field)
 
 
 def _reported(pool_id: str, report: RegisterRequest | Heartbeat, *, registration: bool) -> PoolReported:

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web as http
 
+from rbees.clients import dialer
 from rbees.clients.control import read_control
 from rbees.clients.dialer import Dialer
 from rbees.clients.http import HttpClient
@@ -124,6 +125,19 @@ async def test_redirects_are_not_followed() -> None:
         error = await failure(client(server))
         assert error.code is ErrorCode.ORCD_UNREACHABLE
         assert error.details["http_status"] == 302
+
+
+async def test_a_port_is_asked_whether_anybody_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    assert await dialer.answers(url, 1.0)
+    server.close()
+    await server.wait_closed()
+    assert not await dialer.answers(url, 1.0)
+    dialled: list[object] = []
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", lambda _socket, address: dialled.append(address))
+    assert not await dialer.answers("http://169.254.169.254:80", 1.0)
+    assert dialled == []
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "[fd00:ec2::254]", "100.100.100.200"])

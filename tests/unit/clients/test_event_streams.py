@@ -43,6 +43,7 @@ async def test_orcd_s_events() -> None:
         SseFrame(None, "token", codec.encode(TOKEN)),
         SseFrame("one", "token", codec.encode(TOKEN)),
         SseFrame("²", "token", codec.encode(TOKEN)),
+        SseFrame("9" * 5000, "token", codec.encode(TOKEN)),
         SseFrame("1", "token", b'{"type": "token", "text": 4}'),
         SseFrame("1", "token", b"canary"),
     ],

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from rbees.orcd.crew import Crew
@@ -14,6 +15,7 @@ from rbees.orcd.pools import Pools, url_seen_from
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.events import Event, Moment, PoolForgotten, PoolReported, Ticked, WorkerBecameReady, WorkerEnded
 from rbees.orcd.scheduler.policy import Policy
+from rbees.orcd.store.jobs import NamedEndpoint
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import Heartbeat, RegisterRequest, WorkerFacts, WorkerFailedReport, WorkerReadyReport
 from rbees.protocol.workers import WorkerReady, WorkerState
@@ -30,7 +32,8 @@ class Realm:
         self.scheduler = Scheduler(Policy())
         self.directory = Directory(token=None, tls=None)
         self.posted: list[Event] = []
-        self.pools = Pools(self.scheduler, self.directory, desk.store, clock, Crew(), self.hear, 2.0)
+        self.crew = Crew()
+        self.pools = Pools(self.scheduler, self.directory, desk.store, clock, self.crew, self.hear, 2.0)
 
     def last(self) -> Event:
         return self.posted[-1]
@@ -46,6 +49,7 @@ async def realm() -> AsyncIterator[Realm]:
     async with Desk(clock) as desk:
         realm = Realm(desk, clock)
         yield realm
+        await realm.crew.dismiss()
         await realm.directory.close()
 
 
@@ -198,27 +202,72 @@ async def test_a_forgotten_pool_is_gone_with_its_workers(realm: Realm) -> None:
     assert _code(caught) is ErrorCode.POOL_NOT_FOUND
 
 
-async def test_a_named_pool_is_called_until_it_answers(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
+class Door:
+    """A pool daemon that answers from its third call on."""
 
-    class Door:
-        def __init__(self, endpoint: str) -> None:
-            self.endpoint = self.url = endpoint
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+        self.url = ""
 
-        async def announce(self, orcd_url: str) -> RegisterRequest:
-            calls.append(orcd_url)
-            if len(calls) < 3:
-                raise RbeesError(ErrorCode.POOL_UNREACHABLE, "Nobody answers.")
-            return _registration()
+    def __call__(self, endpoint: str) -> Door:
+        self.url = endpoint
+        return self
 
-    monkeypatch.setattr(realm.directory, "pool_client", Door)
+    async def announce(self, orcd_url: str) -> RegisterRequest:
+        self.calls.append(orcd_url)
+        if len(self.calls) < 3:
+            raise RbeesError(ErrorCode.POOL_UNREACHABLE, "Nobody answers.")
+        return _registration()
+
+
+@pytest.fixture
+def calls(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What pools are called with."""
+    made: list[str] = []
+    monkeypatch.setattr(realm.directory, "pool_client", Door(made))
     # The address is looked up on a thread of its own; here at once, so that the manual clock can go on.
     monkeypatch.setattr(asyncio, "to_thread", _at_once)
-    calling = asyncio.create_task(realm.pools.keep_calling("http://10.1.2.3:9200", lambda _: "http://me:8080"))
-    await realm.clock.advance(10.0)
-    await calling
+    return made
+
+
+async def test_a_named_pool_is_called_until_it_answers(realm: Realm, calls: list[str]) -> None:
+    realm.pools.start_calling("http://10.1.2.3:9200", lambda _: "http://me:8080")
+    await realm.clock.advance(100.0)
     assert calls == ["http://me:8080"] * 3
     assert realm.pools.view("attic").endpoint == "http://10.1.2.3:9200"
+
+
+async def test_a_named_pool_can_be_forgotten_before_it_has_answered(realm: Realm, calls: list[str]) -> None:
+    await realm.desk.store.name_endpoint(NamedEndpoint("http://10.1.2.3:9200", "attic"), 1)
+    realm.pools.start_calling("http://10.1.2.3:9200", lambda _: "http://me:8080")
+    await realm.clock.advance(0.1)
+    await realm.pools.forget("attic")
+    await realm.clock.advance(100.0)
+    assert calls == ["http://me:8080"]
+    assert await realm.desk.store.named_endpoints() == []
+    assert realm.pools.views() == ()
+
+
+async def test_a_worker_that_its_pool_lists_no_more_is_forgotten(realm: Realm) -> None:
+    realm.pools.register(_registration(workers=(_facts(),), ready=(_ready(),)))
+    realm.pools.heartbeat("attic", _beat((_facts(),)))
+    assert realm.directory.has_worker("worker-a")
+    realm.pools.heartbeat("attic", _beat((_facts("stopped"),)))
+    assert not realm.directory.has_worker("worker-a"), "secrets and addresses do not pile up"
+
+
+@pytest.mark.parametrize("url", ["", "x", "http://h:99999", "ftp://h:1", "http://user@h:1", "http://[::1"])
+async def test_a_pool_that_names_no_url_is_not_taken_in_by_halves(realm: Realm, url: str) -> None:
+    ready = msgspec.structs.replace(_ready(), uri=url)
+    for request in (_registration(endpoint=url), _registration(workers=(_facts(),), ready=(ready,))):
+        with pytest.raises(RbeesError) as caught:
+            realm.pools.register(request)
+        assert _code(caught) is ErrorCode.INVALID_REQUEST
+    assert realm.directory.find_pool("attic") is None
+    realm.pools.register(_registration())
+    with pytest.raises(RbeesError) as caught:
+        realm.pools.worker_ready(WorkerReadyReport(pool_id="attic", facts=_facts(), ready=ready))
+    assert _code(caught) is ErrorCode.INVALID_REQUEST
 
 
 async def _at_once(function: Any, *arguments: Any) -> Any:
