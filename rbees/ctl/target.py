@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from rbees.terminal.output import json_option
 
 if TYPE_CHECKING:
     from rbees.clients.orcd import OrcdClient
+    from rbees.service.home import Home
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
@@ -36,18 +38,17 @@ class Target:
         return OrcdClient(self.url, token=self.token, ssl=self.tls)
 
 
-def find_target(orcd_url: str | None, token_file: str | None) -> Target:
-    """The orchestrator that flags, settings or a running `rbees up` name, in this order.
+def find_target(orcd_url: str | None, token_file: str | None, on_wait: Callable[[], None] = lambda: None) -> Target:
+    """The orchestrator that flags, settings or a running `rbees up` name, in this order. `on_wait` hears of one that is starting.
 
     Raises:
-        RbeesError: CONFIGURATION, for settings or a token file that cannot be used.
+        RbeesError: CONFIGURATION, for settings or a token file that cannot be used; ORCD_UNREACHABLE, where `rbees up` takes long.
     """
     from rbees.service import auth, settings
-    from rbees.service.home import read_home
     from rbees.service.role_settings import CtlSettings
 
     chosen = settings.load("ctl", CtlSettings, {"orcd_url": orcd_url, "token_file": token_file}).values
-    home = read_home() if chosen.orcd_url is None else None
+    home = _find_home(on_wait) if chosen.orcd_url is None else None
     if home is not None:
         # A configured token belongs to the configured orchestrator; home mode asks for none.
         return Target(home.orcd_url, is_home=True)
@@ -56,6 +57,18 @@ def find_target(orcd_url: str | None, token_file: str | None) -> Target:
         token=auth.read_secret(chosen.token_file) if chosen.token_file else None,
         tls=auth.tls_client_context(chosen.tls_ca_file),
     )
+
+
+def _find_home(on_wait: Callable[[], None]) -> Home | None:
+    from rbees.service.home import wait_for_home
+
+    home = wait_for_home(on_wait=on_wait)
+    if home is None:
+        # `rbees up &` may stand on the line before this command. The import that every command needs takes longer than
+        # `rbees up` takes to make itself known, so a second look behind it finds one that was started first.
+        importlib.import_module("rbees.clients.orcd")
+        home = wait_for_home(on_wait=on_wait)
+    return home
 
 
 Action = Callable[..., Awaitable[int | None]]
@@ -69,7 +82,11 @@ def asks_orcd(action: Action) -> Callable[..., int | None]:
     @json_option
     @functools.wraps(action)
     def callback(*, orcd_url: str | None, token_file: str | None, **rest: Any) -> int | None:
-        target = find_target(orcd_url, token_file)
+        def on_wait() -> None:
+            if not rest.get("as_json"):
+                click.echo("waiting for `rbees up`, which is starting", err=True)
+
+        target = find_target(orcd_url, token_file, on_wait)
 
         async def act() -> int | None:
             return await action(target, **rest)

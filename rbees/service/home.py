@@ -9,8 +9,10 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from rbees.protocol import codec
 from rbees.protocol.codec import Message
@@ -18,6 +20,9 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service.folders import runtime_folder
 
 FILE_NAME: Final = "up.json"
+START_PATIENCE_S: Final = 20.0
+"""How long a home that is starting is waited for; it takes a second or two where the machine is not busy."""
+_LOOK_S: Final = 0.05
 _MAX_BYTES: Final = 65_536
 
 
@@ -65,21 +70,57 @@ class HomeFile:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
 
 def read_home(path: Path | None = None) -> Home | None:
     """The `rbees up` that runs now, or None where none runs or it is not ready yet."""
+    return _look(path)[1]
+
+
+def wait_for_home(
+    path: Path | None = None, *, patience_s: float = START_PATIENCE_S, on_wait: Callable[[], None] = lambda: None
+) -> Home | None:
+    """The `rbees up` that runs here; None where none does. One that is about to be ready is waited for, after `on_wait`.
+
+    Whoever looked elsewhere meanwhile could reach the orchestrator of a stranger.
+
+    Raises:
+        RbeesError: ORCD_UNREACHABLE, where it is still not ready after `patience_s`.
+    """
+    is_held, home = _look(path)
+    if not is_held or home is not None:
+        return home
+    on_wait()
+    until = time.monotonic() + patience_s
+    while is_held and home is None:
+        if time.monotonic() >= until:
+            message = "`rbees up` is starting here and not ready yet; try again when it has told its address."
+            raise RbeesError(ErrorCode.ORCD_UNREACHABLE, message)
+        time.sleep(_LOOK_S)
+        is_held, home = _look(path)
+    return home
+
+
+def _look(path: Path | None) -> tuple[bool, Home | None]:
+    """Whether somebody holds the file, and what the holder tells."""
     try:
         descriptor = os.open(path or runtime_folder() / FILE_NAME, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
-        return None
+        return False, None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _decode(descriptor)
+        return True, _decode(descriptor)
     finally:
         # Closing also gives back the shared lock that only a file without a writer lets us have.
         os.close(descriptor)
-    return None
+    return False, None
 
 
 def _lock(descriptor: int) -> bool:

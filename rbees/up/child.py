@@ -26,8 +26,8 @@ MAX_EARLY_DEATHS: Final = 3
 MAX_LOG_BYTES: Final = 16 * 1024 * 1024
 LOG_TAIL_LINES: Final = 8
 
-_HOPELESS: Final = frozenset({ExitCode.USAGE, ExitCode.PERMISSION, ExitCode.CONFIGURATION})
-"""Exit codes after which the same start would end the same way."""
+_HOPELESS: Final = frozenset({ExitCode.USAGE, ExitCode.BUSY, ExitCode.PERMISSION, ExitCode.CONFIGURATION})
+"""Exit codes after which the same start would end the same way; a taken port stays taken."""
 _CODES: Final[dict[int, ErrorCode]] = {
     ExitCode.IO_ERROR: ErrorCode.STORAGE_FULL,
     ExitCode.BUSY: ErrorCode.ADDRESS_IN_USE,
@@ -128,6 +128,7 @@ class Child:
         return RbeesError(
             _CODES.get(status, ErrorCode.INTERNAL),
             f"{self.role} cannot start ({how_it_ended(status)}); the whole log is {self.log_path}.",
+            role=self.role,
             log=str(self.log_path),
             log_tail=tail,
         )

@@ -24,6 +24,10 @@ def command(model: str | None, port: int | None, model_dirs: tuple[str, ...], as
 
     It stays in the foreground; Ctrl-C ends all of it, a second Ctrl-C at once.
     """
-    from rbees.up.session import run
+    from rbees.service.home import HomeFile
 
-    return run(model, port, model_dirs, as_json=as_json)
+    # Taken before anything heavy is imported: a command on the next line of a script should find that a home is starting.
+    with HomeFile() as file:
+        from rbees.up.session import run
+
+        return run(file, model, port, model_dirs, as_json=as_json)

@@ -15,19 +15,31 @@ REPORT_S: Final = 6.0
 """How long a worker that was asked for may be missing from what its pool reports."""
 
 
-async def make_ready(orcd: OrcdClient, pool: PoolView, model: str, clock: Clock, note: Callable[[str, float | None], None]) -> None:
+async def make_ready(
+    orcd: OrcdClient,
+    pool: PoolView,
+    model: str,
+    clock: Clock,
+    note: Callable[[str, float | None], None],
+    on_known: Callable[[], None],
+) -> None:
     """Have the pool start a worker for `model` and return once it is ready. A worker that is ready already will do.
+
+    `on_known` is called as soon as orcd knows the worker, so that a job which comes from then on makes it start no second one.
 
     Raises:
         RbeesError: what the pool answers (MODEL_NOT_FOUND, INSUFFICIENT_VRAM, …), or WORKER_CRASHED.
     """
     if any(worker.state == "ready" and serves(pool, worker, model) for worker in pool.workers):
+        on_known()
         return
     note(f"starting {model}", None)
     worker_id = (await orcd.spawn(pool.pool_id, SpawnRequest(model_ref=model))).worker_id
     seen_at = clock.monotonic()
     while True:
         worker = next((one for one in (await orcd.workers()).workers if one.worker_id == worker_id), None)
+        if worker is not None:
+            on_known()
         if worker is not None and worker.state == "ready":
             return
         if worker is not None and worker.state not in {"failed", "stopped"}:

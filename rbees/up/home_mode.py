@@ -17,6 +17,7 @@ from typing import Final
 from rbees.clients.orcd import OrcdClient
 from rbees.host import process
 from rbees.host.process_table import ProcessTable
+from rbees.host.worker_spec import owner_of
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import PoolView
 from rbees.service.clock import Clock
@@ -88,16 +89,19 @@ class HomeMode:
         Raises:
             RbeesError: what a daemon that cannot start says, or TIMEOUT.
         """
-        until = self._clock.monotonic() + READY_TIMEOUT_S
-        while self._clock.monotonic() < until:
+        looking = asyncio.create_task(self._look_for_pool())
+        try:
+            # A daemon that fails is heard at once, also while whoever took its port keeps our question unanswered.
+            await asyncio.wait({looking, *self._running}, timeout=READY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
             self._raise_failure()
-            pool = await self._live_pool()
-            if pool is not None:
-                self._orcd.is_proven = self._poold.is_proven = True
-                return pool
-            await self._clock.sleep(LOOK_S)
-        message = f"The daemons did not get ready within {READY_TIMEOUT_S:.0f} s; their logs are in {self._place.state_dir}."
-        raise RbeesError(ErrorCode.TIMEOUT, message, logs=str(self._place.state_dir))
+            if not looking.done():
+                message = (
+                    f"The daemons did not get ready within {READY_TIMEOUT_S:.0f} s; their logs are in {self._place.state_dir}."
+                )
+                raise RbeesError(ErrorCode.TIMEOUT, message, logs=str(self._place.state_dir))
+            return looking.result()
+        finally:
+            looking.cancel()
 
     async def wait_end(self, stopping: asyncio.Event) -> None:
         """Until `stopping` is set. Raises what a daemon that cannot go on says."""
@@ -120,13 +124,18 @@ class HomeMode:
         for descriptor in self._leash:
             os.close(descriptor)
 
+    async def _look_for_pool(self) -> PoolView:
+        while (pool := await self._live_pool()) is None:
+            await self._clock.sleep(LOOK_S)
+        self._orcd.is_proven = self._poold.is_proven = True
+        return pool
+
     async def _live_pool(self) -> PoolView | None:
         try:
             pools = (await self.client.pools()).pools
-        except RbeesError as error:
-            if error.code is ErrorCode.ORCD_UNREACHABLE:
-                return None
-            raise
+        except RbeesError:
+            # Nobody, or somebody else who took the port: what is wrong with our own daemon it says itself.
+            return None
         return next((pool for pool in pools if pool.state == "live" and pool.endpoint == self._place.poold_url), None)
 
     def _raise_failure(self) -> None:
@@ -143,14 +152,18 @@ def child_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
 
 async def end_workers(home: Path, clock: Clock, patience_s: float = 3.0) -> None:
     """End the workers of a home whose poold could not: it was killed, or did not finish in time."""
-    table = ProcessTable(home / "poold" / "workers")
-    found = [
-        process.Identity(record.pid, record.started)
-        for record in table.load()
-        if record.pid is not None and record.started is not None
-    ]
+    found = await asyncio.to_thread(_workers_of, home)
     for number in (signal.SIGTERM, signal.SIGKILL):
         alive = [identity for identity in found if process.send_signal(identity, number)]
         until = clock.monotonic() + patience_s
         while any(process.is_running(identity) for identity in alive) and clock.monotonic() < until:
             await clock.sleep(LOOK_S)
+
+
+def _workers_of(home: Path) -> list[process.Identity]:
+    """The home's workers: by its process table, and by the mark on their command lines where poold ended before it noted which
+    process it had started."""
+    records = ProcessTable(home / "poold" / "workers").load()
+    noted = {process.Identity(one.pid, one.started) for one in records if one.pid is not None and one.started is not None}
+    marked = {who for owner in {owner_of(one.spec.nonce) for one in records} for who, _ in process.find_workers(owner)}
+    return list(noted | marked)

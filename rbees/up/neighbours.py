@@ -5,16 +5,20 @@ Two orchestrators side by side would be a trap: what is typed next would reach t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service import settings
+from rbees.service.clock import Clock
 from rbees.service.lock import ProcessLock
 from rbees.service.role_settings import ROLES
+from rbees.up.leash import GRACE_S
 
 LOCKS: Final[dict[str, str]] = {"orcd": "orcd.lock", "poold": "lock"}
 """The file that a daemon locks in the state folder of its role."""
+LOOK_S: Final = 0.1
 
 
 def refuse_beside_service(base: Path) -> None:
@@ -31,6 +35,22 @@ def refuse_beside_service(base: Path) -> None:
                     f"`rbees {role} serve` already runs here ({holder}); use it (`llorch --help`), or stop it before `rbees up`."
                 )
                 raise RbeesError(ErrorCode.ALREADY_RUNNING, message, role=role, holder=holder)
+
+
+async def wait_for_predecessors(home: Path, clock: Clock, note: Callable[[str], None]) -> None:
+    """Until the daemons of an earlier `rbees up` on this home have ended: where that one was killed, they drain on their own.
+
+    Raises:
+        RbeesError: ALREADY_RUNNING, where one does not end although its leash must have ended it.
+    """
+    until = clock.monotonic() + GRACE_S + LOOK_S
+    for role, name in LOCKS.items():
+        while holder := lock_holder(home / role / name):
+            if clock.monotonic() >= until:
+                message = f"{role} of an earlier `rbees up` does not end ({holder}); end that process first."
+                raise RbeesError(ErrorCode.ALREADY_RUNNING, message, role=role, holder=holder)
+            note("waiting for the daemons of an earlier `rbees up` to end")
+            await clock.sleep(LOOK_S)
 
 
 def lock_holder(path: Path) -> str | None:

@@ -7,14 +7,14 @@ import shlex
 import signal
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
-from rbees.protocol.errors import ExitCode
+from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
 from rbees.protocol.model_ref import FileRef, parse
 from rbees.protocol.pools import PoolView
-from rbees.service.clock import Clock, SystemClock
+from rbees.service.clock import SystemClock
 from rbees.service.folders import state_folder
 from rbees.service.home import HomeFile
 from rbees.service.lock import ProcessLock
@@ -22,24 +22,28 @@ from rbees.terminal.notes import Notes, notes
 from rbees.terminal.output import print_json
 from rbees.up.first_model import first_model, make_ready
 from rbees.up.home_mode import HomeMode, Place
-from rbees.up.neighbours import refuse_beside_service
-from rbees.up.ports import choose_port
+from rbees.up.neighbours import refuse_beside_service, wait_for_predecessors
+from rbees.up.ports import choose_port, taken_port
 
 ORCD_PORT: Final = 8080
 POOLD_PORT: Final = 9200
+PLACE_TRIES: Final = 4
+"""So often are ports chosen: between the choice and the daemon's listening another program may take one."""
 EXAMPLE_PROMPT: Final = "write a haiku with the word honey"
 QUIET_STOP_S: Final = 1.5
 """An end that takes longer is explained."""
 
+T = TypeVar("T")
 
-def run(model: str | None, port: int | None, model_dirs: tuple[str, ...], *, as_json: bool) -> int:
-    """Run home mode until it is told to end; the exit code.
+
+def run(file: HomeFile, model: str | None, port: int | None, model_dirs: tuple[str, ...], *, as_json: bool) -> int:
+    """Run home mode until it is told to end; the exit code. `file` is held by the caller.
 
     Raises:
         RbeesError: ALREADY_RUNNING, ADDRESS_IN_USE, or what a daemon or the model says.
     """
     with asyncio.Runner() as runner:
-        return runner.run(_run(model, port, folders_of_models(model, model_dirs), as_json=as_json))
+        return runner.run(_run(file, model, port, folders_of_models(model, model_dirs), as_json=as_json))
 
 
 def folders_of_models(model: str | None, model_dirs: Sequence[str]) -> tuple[Path, ...]:
@@ -55,63 +59,92 @@ def folders_of_models(model: str | None, model_dirs: Sequence[str]) -> tuple[Pat
     return tuple(named)
 
 
-async def _run(model: str | None, port: int | None, model_dirs: tuple[Path, ...], *, as_json: bool) -> int:
-    file = HomeFile()
-    file.acquire()
-    try:
-        state = state_folder("up")
-        refuse_beside_service(state.parent)
-        # The runtime folder may be another one for a login without a session; the state is what must not be shared.
-        with ProcessLock(state / "lock") as lock:
-            orcd_port = choose_port(ORCD_PORT, port)
-            place = Place(state, orcd_port, choose_port(POOLD_PORT, taken=frozenset({orcd_port})), model_dirs)
-            lock.describe(f"rbees up at {place.orcd_url}")
-            return await _live(place, file, model, as_json=as_json)
-    finally:
-        file.release()
+async def _run(file: HomeFile, model: str | None, port: int | None, model_dirs: tuple[Path, ...], *, as_json: bool) -> int:
+    state = state_folder("up")
+    refuse_beside_service(state.parent)
+    # The runtime folder may be another one for a login without a session; the state is what must not be shared.
+    with ProcessLock(state / "lock") as lock:
+        return await Session(state, port, model_dirs, file, lock, as_json=as_json).live(model)
 
 
-async def _live(place: Place, file: HomeFile, model: str | None, *, as_json: bool) -> int:
-    stopping, hurry = _on_signals()
-    clock = SystemClock()
-    with notes(silent=as_json) as said:
+class Session:
+    """Home mode from its start to its end, at a place that is chosen again where its ports are lost to others."""
 
+    def __init__(
+        self, state: Path, port: int | None, model_dirs: tuple[Path, ...], file: HomeFile, lock: ProcessLock, *, as_json: bool
+    ) -> None:
+        self._state = state
+        self._port = port
+        self._model_dirs = model_dirs
+        self._file = file
+        self._lock = lock
+        self._as_json = as_json
+        self._clock = SystemClock()
+        self._stopping, self._hurry = _on_signals()
+
+    async def live(self, model: str | None) -> int:
+        """Run until told to end; the exit code. Raises what `run` raises."""
+        with notes(silent=self._as_json) as said:
+            await self._until(wait_for_predecessors(self._state, self._clock, said.note))
+            for tries_left in reversed(range(PLACE_TRIES)):
+                place = self._choose_place()
+                try:
+                    await self._live_at(place, model, said)
+                    break
+                except RbeesError as error:
+                    if error.code is not ErrorCode.ADDRESS_IN_USE or not tries_left:
+                        raise
+                    if self._port and error.details.get("role") == "orcd":
+                        raise taken_port(self._port) from None
+        return ExitCode.OK
+
+    def _choose_place(self) -> Place:
+        orcd_port = choose_port(ORCD_PORT, self._port)
+        place = Place(self._state, orcd_port, choose_port(POOLD_PORT, taken=frozenset({orcd_port})), self._model_dirs)
+        self._lock.describe(f"rbees up at {place.orcd_url}")
+        return place
+
+    async def _live_at(self, place: Place, model: str | None, said: Notes) -> None:
         def say(text: str) -> None:
             # A line that stays: what happened to a daemon should still be there when somebody looks.
             said.clear()
             click.echo(text, err=True)
 
-        home = HomeMode(place, clock, say)
+        if self._stopping.is_set():
+            return
+        home = HomeMode(place, self._clock, say)
         said.note("starting orcd and poold")
         home.start()
         try:
-            pool = await _until(stopping, _get_ready(home, model, clock, said))
+            pool = await self._until(self._get_ready(home, place, model, said))
             if pool is not None:
-                file.write(place.home())
                 said.clear()
-                _announce(place, pool, model, as_json=as_json)
-                await home.wait_end(stopping)
+                _announce(place, pool, model, as_json=self._as_json)
+                await home.wait_end(self._stopping)
         finally:
-            await _end(home, hurry, said)
-    return ExitCode.OK
+            await _end(home, self._hurry, said)
 
+    async def _get_ready(self, home: HomeMode, place: Place, model: str | None, said: Notes) -> PoolView:
+        def tell() -> None:
+            self._file.write(place.home())
 
-async def _get_ready(home: HomeMode, model: str | None, clock: Clock, said: Notes) -> PoolView:
-    pool = await home.wait_ready()
-    if model is not None:
-        await make_ready(home.client, pool, model, clock, said.note)
-    return pool
+        pool = await home.wait_ready()
+        if model is None:
+            tell()
+        else:
+            # A job may come while the model still loads; it waits for the same worker.
+            await make_ready(home.client, pool, model, self._clock, said.note, on_known=tell)
+        return pool
 
-
-async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, PoolView]) -> PoolView | None:
-    """What `work` gives, or None where the end came first."""
-    doing, told = asyncio.create_task(work), asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait({doing, told}, return_when=asyncio.FIRST_COMPLETED)
-        return doing.result() if doing.done() else None
-    finally:
-        doing.cancel()
-        told.cancel()
+    async def _until(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What `work` gives, or None where the end came first."""
+        doing, told = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({doing, told}, return_when=asyncio.FIRST_COMPLETED)
+            return doing.result() if doing.done() else None
+        finally:
+            doing.cancel()
+            told.cancel()
 
 
 async def _end(home: HomeMode, hurry: asyncio.Event, said: Notes) -> None:

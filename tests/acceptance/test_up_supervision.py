@@ -6,16 +6,17 @@ import functools
 import json
 import shutil
 import signal
-import socket
 import stat
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 import rbees
-from tests.support.home import Daemon, Home, is_alive, is_ready, wait_until
+from tests.support.home import Daemon, Home, free_port, is_alive, is_ready, taken_port, wait_until
 from tests.support.jobs import long_job, show, wait_ended
+from tests.support.scripted_models import write_script
 
 
 def kill(process: psutil.Process) -> None:
@@ -98,14 +99,74 @@ def test_a_file_that_is_no_model_ends_it(home: Home, tmp_path: Path) -> None:
 
 
 def test_a_port_that_was_asked_for_is_not_exchanged(home: Home) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with taken_port() as port:
         up = home.start("up", "--port", str(port))
         said = ended(up, home, 75)
     assert "[ADDRESS_IN_USE]" in said
     assert str(port) in said
+
+
+LATE = """
+import sys
+from rbees import cli
+from rbees.up import session
+choose, lost = session.choose_port, {ports}
+session.choose_port = lambda *given, **more: lost.pop(0) if lost else choose(*given, **more)
+sys.exit(cli.run("rbees", sys.argv[1:]))
+"""
+"""`rbees up` for which the ports of its first choice are free when it looks and taken when its daemons listen."""
+
+
+@pytest.mark.parametrize("lost", [("orcd",), ("poold",), ("orcd", "poold")], ids="+".join)
+def test_a_port_that_is_lost_to_another_program_is_chosen_anew(home: Home, lost: tuple[str, ...]) -> None:
+    with taken_port() as taken, taken_port() as also_taken:
+        first = [taken if "orcd" in lost else free_port(), also_taken if "poold" in lost else free_port()]
+        up = home.start("-c", LATE.format(ports=first), "up", program=sys.executable)
+        line = wait_until(lambda: up.stdout if up.stdout.endswith("\n") else "", up, "tell its address")
+        assert home.run("jobs", "list", program="llorch").returncode == 0
+        place = place_of(home)
+        assert place["orcd_url"] in line
+        assert not {taken, also_taken} & {int(place[key].rpartition(":")[2]) for key in ("orcd_url", "poold_url")}
+    up.send(signal.SIGINT)
+    ended(up, home, 0)
+
+
+def test_a_port_that_was_asked_for_and_lost_is_not_exchanged(home: Home) -> None:
+    with taken_port() as port:
+        up = home.start("-c", LATE.format(ports=[port]), "up", "--port", str(port), program=sys.executable)
+        said = ended(up, home, 75)
+    assert "[ADDRESS_IN_USE]" in said
+    assert f"port {port}" in said
+    assert said.count("cannot start") == 0, "nothing was tried again"
+
+
+def test_a_command_waits_for_a_home_that_is_starting(home: Home) -> None:
+    up = home.start("up", "--port", "0")
+    wait_until((home.folder / "run" / "up.json").exists, up, "make itself known")
+    found = home.run("models", "list", "--json", program="llorch")
+    assert found.returncode == 0, found.said
+    assert [model["facts"]["ref"] for model in found.json["models"]] == ["haiku"]
+    assert place_of(home)["orcd_url"] in wait_until(lambda: up.stdout, up, "tell its address")
+
+
+def test_a_job_may_come_while_the_first_model_is_made_ready(home: Home) -> None:
+    slow = write_script(home.folder / "models", load_seconds=3.0)
+    up = home.start("up", "--port", "0", "--model", f"file:{slow}")
+    done = home.run("jobs", "submit", "--model", f"file:{slow}", "--prompt", "hello", program="llorch")
+    assert done.returncode == 0, done.said
+    assert len(home.workers()) == 1, "both wait for one worker"
+    wait_until(lambda: up.stdout, up, "tell its address")
+
+
+def test_a_worker_whose_process_was_never_noted_is_ended_too(home: Home) -> None:
+    up = home.up("--port", "0", "--model", "haiku")
+    (record,) = (home.folder / "up" / "poold" / "workers").glob("*.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "pid": None, "started": None}))
+    home.of_role("poold").suspend()  # It cannot end its worker any more, and is killed in its turn.
+    up.send(signal.SIGTERM)
+    wait_until(lambda: not is_alive(home.url), what="begin to end")
+    up.send(signal.SIGTERM)
+    ended(up, home, 0)
 
 
 @pytest.mark.parametrize("role", ["orcd", "poold"])
@@ -153,6 +214,5 @@ def test_jobs_that_were_waiting_go_on_with_the_next_start(home: Home) -> None:
     jobs = [long_job(home.url, seed=seed) for seed in range(3)]
     wait_until(lambda: show(home.url, jobs[0])["last_seq"] > 5, what="stream")
     up.kill()
-    wait_until(lambda: not home.processes(), what="be gone", timeout_s=60.0)
-    home.up("--port", "0")
+    home.up("--port", "0")  # At once: the daemons of the first one may still be at their end.
     assert [wait_ended(home.url, job_id)["status"] for job_id in jobs] == ["completed"] * 3
