@@ -12,6 +12,7 @@ import pytest
 from tests.support.home import Home, taken_port, wait_until
 from tests.support.jobs import bytes_of, check_stream, events_url, long_job, read_frames, show, submit
 from tests.support.raw_http import read_events, request
+from tests.support.scripted_models import write_script
 
 UNITS = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen
@@ -23,7 +24,8 @@ TENS = {2: "twenty", 3: "thirty", 4: "forty", 5: "fifty"}
 def up() -> Iterator[Home]:
     """One running `rbees up` for the tests that leave it as it is."""
     with Home() as home:
-        home.up()
+        write_script(home.folder / "models", "slow", tokens_per_second=20, answer_tokens=2000)
+        home.up("--model-dir", str(home.folder / "models"))
         yield home
 
 
@@ -75,13 +77,15 @@ def test_the_same_seed_gives_the_same_poem(up: Home) -> None:
 
 
 def test_a_running_job_can_be_cancelled(up: Home) -> None:
-    job_id = long_job(up.url, seed=12)
-    wait_until(lambda: show(up.url, job_id)["status"] == "running", what="start")
+    # It would go on for 100 s, so it is still running when the cancellation comes, however busy the machine is.
+    job_id = submit(up.url, model=f"file:{up.folder}/models/slow.scripted.json")
+    wait_until(lambda: show(up.url, job_id)["last_seq"] > 3, what="stream")
     cancelled = up.llorch("jobs", "cancel", job_id)
     assert cancelled.returncode == 0, cancelled.said
     frames = read_frames(up.url, job_id)
     check_stream(frames)
     assert frames[-1].data["error"]["code"] == "CANCELLED"
+    assert 0 < len([frame for frame in frames if frame.event == "token"]) < 2000
     assert show(up.url, job_id)["status"] == "cancelled"
     assert request("DELETE", f"{up.url}/v2/tasks/{job_id}").status == 200, "cancelling again changes nothing"
 

@@ -248,6 +248,8 @@ def free_port() -> int:
 def taken_port(port: int = 0) -> Iterator[int]:
     """A port that a foreign program listens on: a given one, which may be taken already, or a free one."""
     with socket.socket() as listener:
+        # As daemons do: what an earlier one left in TIME_WAIT does not count as taken.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
         except OSError:
