@@ -112,6 +112,7 @@ class Daemon:
         finally:
             self._store.close()
             self._monitor.stop()
+            self._pool.supervisor.leave()
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
@@ -144,8 +145,19 @@ class Daemon:
         return Server(app, bind=settings.bind, port=settings.port, ssl=tls, drain_timeout_s=settings.drain_timeout_s)
 
     def _make_link(self, facts: PoolFacts) -> OrcdLink:
-        url = self._settings.orcd_url or _remembered_url(self._state)
-        return OrcdLink(self._member, facts, self._connect, self._clock, url)
+        url = self._settings.orcd_url
+        if url is not None:
+            self._connect(url)  # Only to refuse one that nobody can call before anything has started.
+        return OrcdLink(self._member, facts, self._connect, self._clock, url or self._remembered_url())
+
+    def _remembered_url(self) -> str | None:
+        """Whom the pool belonged to before a restart; a damaged note is as good as none."""
+        try:
+            url = (self._state / ORCD_URL_FILE).read_text(encoding="utf-8").strip()
+            self._connect(url)
+        except (OSError, UnicodeDecodeError, RbeesError):
+            return None
+        return url
 
     def _connect(self, url: str) -> OrcdClient:
         return OrcdClient(url, token=self._token, ssl=self._client_tls)
@@ -257,13 +269,6 @@ def _public_host(settings: PooldSettings) -> str | None:
 def _owner(state: Path) -> str:
     """The mark of this pool's workers: the same after its state was deleted, another for every other pool of the host."""
     return hashlib.sha256(os.fsencode(os.path.realpath(state))).hexdigest()[:12]
-
-
-def _remembered_url(state: Path) -> str | None:
-    try:
-        return (state / ORCD_URL_FILE).read_text(encoding="utf-8").strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def _absolute(path: str | None) -> str | None:

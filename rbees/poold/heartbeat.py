@@ -167,10 +167,15 @@ class OrcdLink:
         )
 
     async def announce(self, orcd_url: str) -> RegisterRequest:
-        """The orchestrator at `orcd_url` called: belong to it, and hand over the registration as the answer."""
+        """The orchestrator at `orcd_url` called: belong to it, and hand over the registration as the answer.
+
+        Raises:
+            RbeesError: CONFIGURATION: no call can go to such a url; then everything stays as it was.
+        """
         if orcd_url != self._url:
+            orcd = self._connect(orcd_url)
             await self._disconnect()
-            self._url = orcd_url
+            self._url, self._orcd = orcd_url, orcd
         self._registered.set()
         self._wake.set()
         self._called.set()
@@ -259,7 +264,8 @@ class OrcdLink:
         try:
             async with asyncio.timeout(CALL_LIMIT_S):
                 await call(self._orcd)  # type: ignore[misc]
-        except TimeoutError:
+        except (TimeoutError, UnicodeError):
+            # The resolver raises the second for a name with a part of more than 63 letters: nobody answers there either.
             self._failed(RbeesError(ErrorCode.ORCD_UNREACHABLE, f"The orchestrator at {self._url} did not answer in time."))
             return False
         except RbeesError as error:

@@ -139,13 +139,16 @@ class Pool:
         """An orchestrator called: belong to it, now and after a restart.
 
         Raises:
-            RbeesError: FORBIDDEN: the settings name another one.
+            RbeesError: FORBIDDEN: the settings name another one. INVALID_REQUEST: nobody can be called at this url.
         """
         if self._configured_orcd_url not in (None, orcd_url):
             raise RbeesError(
                 ErrorCode.FORBIDDEN, "This pool's settings name another orchestrator; change `orcd_url` there or leave it out."
             )
-        registration = await self.link.announce(orcd_url)
+        try:
+            registration = await self.link.announce(orcd_url)
+        except RbeesError as error:
+            raise RbeesError(ErrorCode.INVALID_REQUEST, error.message, field="orcd_url") from None
         try:
             await asyncio.to_thread(self._orcd_url_file.write_text, orcd_url, encoding="utf-8")
         except OSError as error:

@@ -121,7 +121,7 @@ class _Handlers:
             return web.Response(body=await asyncio.to_thread(worker_log.read_all, path), content_type="text/plain", charset="utf-8")
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8", "X-Accel-Buffering": "no"})
         await response.prepare(request)
-        async for chunk in worker_log.follow(path, lambda: not supervisor.is_living(worker_id)):
+        async for chunk in worker_log.follow(path, lambda: supervisor.leaving or not supervisor.is_living(worker_id)):
             await response.write(chunk)
         return response
 

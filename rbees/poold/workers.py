@@ -83,6 +83,7 @@ class Supervisor:
         self._one_spawn = asyncio.Lock()
         self._adopted = asyncio.Event()
         self._draining = False
+        self._leaving = False
         self._log = logs.logger()
 
     @property
@@ -191,9 +192,18 @@ class Supervisor:
             worker.stop()
         await asyncio.gather(*(worker.wait_gone() for worker in workers))
 
+    @property
+    def leaving(self) -> bool:
+        """True once the daemon ends: whoever follows something here should let go."""
+        return self._leaving
+
+    def leave(self) -> None:
+        """Refuse new workers and let followers go, so that none of them holds the end of the daemon up."""
+        self._draining = self._leaving = True
+
     async def detach(self) -> None:
         """Leave the processes that still run to a later daemon."""
-        self._draining = True
+        self.leave()
         for worker in tuple(self._workers.values()):
             await worker.detach()
         for task in self._tasks:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -279,7 +280,9 @@ def test_a_second_daemon_on_the_same_state_is_refused(host: PoolHost) -> None:
     assert f"http://127.0.0.1:{host.port}" in done.stderr
 
 
-@pytest.mark.parametrize("flags", [("--bind", "0.0.0.0"), ("--pool-id", "a/b"), ("--tls-cert-file", "/x")])
+@pytest.mark.parametrize(
+    "flags", [("--bind", "0.0.0.0"), ("--pool-id", "a/b"), ("--tls-cert-file", "/x"), ("--orcd-url", "localhost:8080")]
+)
 def test_unsafe_or_senseless_settings_end_with_78(home: Home, flags: tuple[str, ...]) -> None:
     done = home.run("poold", "serve", "--port", "0", *flags)
     assert (done.returncode, "Traceback" in done.stderr) == (78, False), done.stderr
@@ -320,6 +323,37 @@ def test_an_orchestrator_can_call_first(host: PoolHost) -> None:
     daemon = host.home.start("poold", "serve", "--port", str(host.port), "--model-dirs", str(host.models), "--pool-id", "host")
     again = host.orcd.wait("/register", count + 1)
     assert [ready["worker_id"] for ready in again["ready"]] == [worker_id]
+
+
+@pytest.mark.parametrize("note", ["garbage", "http://:1"])
+def test_a_url_that_nobody_can_call_does_not_harm_the_daemon(home: Home, note: str) -> None:
+    with FakeOrcd() as orcd:
+        host = PoolHost(home, orcd)
+        host.state.mkdir(mode=0o700)
+        (host.state / "orcd_url").write_text(note)
+        daemon = home.start("poold", "serve", "--port", str(host.port))
+        wait_until(lambda: "daemon_ready" in daemon.said, daemon)
+        for url in ("http://:1", "http://a:99999", "http://[::1"):
+            answer = host.call("POST", "/register-with", {"orcd_url": url})
+            assert (answer.status, answer.error["code"]) == (400, "INVALID_REQUEST"), url
+        assert host.call("GET", "/status").json["orcd_url"] is None
+        # The form is right and the resolver refuses it in a way of its own.
+        assert host.call("POST", "/register-with", {"orcd_url": f"http://{'a' * 80}.x:1"}).status == 200
+        wait_until(lambda: "orcd_call_failed" in daemon.said, daemon)
+        assert host.call("POST", "/register-with", {"orcd_url": orcd.url}).status == 200
+        orcd.wait("/heartbeat")
+
+
+def test_sigterm_is_not_held_up_by_someone_who_follows_a_log(host: PoolHost) -> None:
+    host.script()
+    daemon = host.serve()
+    facts = host.ready()
+    with socket.create_connection(("127.0.0.1", host.port)) as follower:
+        path = f"/workers/{facts['worker_id']}/logs?follow=true"
+        follower.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert follower.recv(100).startswith(b"HTTP/1.1 200")
+        assert daemon.stop(timeout_s=10) == 0
+    assert not is_gone(facts["pid"])
 
 
 def test_a_configured_orchestrator_stays_the_only_one(host: PoolHost) -> None:
