@@ -5,6 +5,7 @@ The cache is only a saving: one that is missing, damaged or stale costs time and
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -72,7 +73,8 @@ class Checksums:
             os.replace(draft, self._cache)
         except OSError:
             # A full disk or a read-only folder: the sums are computed again next time.
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
         self._changed = False
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ SCRIPTED_SUFFIX: Final = ".scripted.json"
 SUFFIXES: Final = (".gguf", SCRIPTED_SUFFIX)
 MAX_DEPTH: Final = 6
 MAX_FILES: Final = 10_000
+MAX_FOLDERS: Final = 10_000
 
 
 def is_scripted(path: Path) -> bool:
@@ -55,17 +57,11 @@ class ModelFolders:
 
     def files(self) -> Iterator[Path]:
         """Every file that looks like a model and can be named by a reference, in a stable order."""
-        left = MAX_FILES
-        for root in self.roots:
-            for path in _walk(root):
-                if left == 0:
-                    return
-                left -= 1
-                yield path
+        return islice((path for root in self.roots for path in _walk(root)), MAX_FILES)
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    for folder, subfolders, names in os.walk(root):
+    for folder, subfolders, names in islice(os.walk(root), MAX_FOLDERS):
         depth = len(Path(folder).relative_to(root).parts)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith(".")) if depth < MAX_DEPTH else []
         for name in sorted(names):
@@ -80,4 +76,12 @@ def _can_be_named(path: Path) -> bool:
         model_ref.parse(f"file:{path}")
     except (RbeesError, UnicodeEncodeError):
         return False
-    return path.is_file()
+    return is_file(path)
+
+
+def is_file(path: Path) -> bool:
+    """As `Path.is_file`, and False also where the system will not say (a folder that may not be entered, a name too long)."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

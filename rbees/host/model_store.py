@@ -19,14 +19,14 @@ from rbees.host.catalog import Catalog
 from rbees.host.checksums import Checksums, Fingerprint, fingerprint
 from rbees.host.gguf import read_header, refusal
 from rbees.host.model_facts import MAX_SCRIPTED_BYTES, Shape, facts, scripted_shape, shape_of
-from rbees.host.model_files import ModelFolders, alias_of, is_scripted
+from rbees.host.model_files import ModelFolders, alias_of, is_file, is_scripted
 from rbees.protocol import model_ref
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.model_ref import AliasRef, FileRef, HubRef
 from rbees.protocol.pools import ModelFacts
 
 HASH_AT_ONCE_BYTES: Final = 64 << 20
-"""Smaller files are summed while the folders are searched; larger ones one by one afterwards."""
+"""So much is summed while the folders are searched, because whoever starts waits for that; the rest one by one afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,18 @@ class _Examined:
 
 
 @dataclass(frozen=True, slots=True)
+class _Unsummed:
+    """A file that can be served once its checksum is known."""
+
+    name: str
+    size_bytes: int
+
+    def error(self) -> RbeesError:
+        message = f"The checksum of {self.name} is still being computed; try again."
+        return RbeesError(ErrorCode.MODEL_LOADING, message, retry_after_s=5)
+
+
+@dataclass(frozen=True, slots=True)
 class _Index:
     """One consistent view of all models; replaced as a whole."""
 
@@ -81,6 +93,7 @@ class ModelStore:
         self._folders = folders
         self._checksums = checksums
         self._examined: dict[Path, _Examined] = {}
+        self._failed_to_sum: set[Path] = set()
         self._index = _Index()
         self._writing = threading.Lock()
 
@@ -107,12 +120,14 @@ class ModelStore:
 
     def sum_next(self) -> bool:
         """Compute one checksum that `refresh` left; False when none is left. May take minutes."""
-        waiting = self._index.unsummed
-        if not waiting:
-            return False
-        summed = self._checksums.compute(waiting[0])
-        self.refresh()
-        return summed is not None
+        # A file that cannot be read, or is just being written, must not keep the others waiting: it is tried last.
+        for path in sorted(self._index.unsummed, key=self._failed_to_sum.__contains__):
+            if self._checksums.compute(path) is not None:
+                self._failed_to_sum.discard(path)
+                self.refresh()
+                return True
+            self._failed_to_sum.add(path)
+        return False
 
     def close(self) -> None:
         """Let a running checksum end at once."""
@@ -171,7 +186,7 @@ class ModelStore:
     def _explain_file(self, path: Path) -> RbeesError:
         if not self._folders.contains(path):
             return _not_found("The file lies outside the folders that this pool serves; add its folder to `model_dirs`.")
-        if not path.is_file():
+        if not is_file(path):
             return _not_found(f"There is no file {path.name} at this place; check the path.")
         return refusal("has a name that does not end in `.gguf`, so it is not taken for a model")
 
@@ -197,8 +212,16 @@ class ModelStore:
         problems: dict[str, RbeesError] = {}
         refused: dict[str, RbeesError] = {}
         unsummed: list[Path] = []
+        left_bytes = HASH_AT_ONCE_BYTES
         for candidate in candidates:
-            found = self._examine(candidate, unsummed)
+            found = self._examine(candidate)
+            if isinstance(found, _Unsummed) and found.size_bytes <= left_bytes:
+                left_bytes -= found.size_bytes
+                self._checksums.compute(candidate.path)
+                found = self._examine(candidate)
+            if isinstance(found, _Unsummed):
+                unsummed.append(candidate.path)
+                found = found.error()
             if isinstance(found, RbeesError):
                 problems |= dict.fromkeys(candidate.names, found)
                 refused[candidate.ref] = found
@@ -207,7 +230,7 @@ class ModelStore:
         unique = {model.facts.ref: model.facts for model in stored.values()}
         return _Index(stored, problems, refused, tuple(unique[ref] for ref in sorted(unique)), tuple(unsummed))
 
-    def _examine(self, candidate: _Candidate, unsummed: list[Path]) -> StoredModel | RbeesError:
+    def _examine(self, candidate: _Candidate) -> StoredModel | _Unsummed | RbeesError:
         path = candidate.path
         print_ = fingerprint(path)
         seen = self._examined.get(path)
@@ -218,12 +241,8 @@ class ModelStore:
         assert seen.shape is not None
         assert print_ is not None
         sha256 = self._checksums.known(path)
-        if sha256 is None and print_.size_bytes <= HASH_AT_ONCE_BYTES:
-            sha256 = self._checksums.compute(path)
         if sha256 is None:
-            unsummed.append(path)
-            message = f"The checksum of {path.name} is still being computed; try again."
-            return RbeesError(ErrorCode.MODEL_LOADING, message, retry_after_s=5)
+            return _Unsummed(path.name, print_.size_bytes)
         made = facts(
             seen.shape,
             ref=candidate.ref,
@@ -236,7 +255,7 @@ class ModelStore:
 
     def _problem_of_place(self, candidate: _Candidate) -> RbeesError | None:
         if candidate.ref in self._catalog:
-            return None if candidate.path.is_file() else _not_found(f"The file of {candidate.ref} is missing; install rbees again.")
+            return None if is_file(candidate.path) else _not_found(f"The file of {candidate.ref} is missing; install rbees again.")
         if not self._folders.contains(candidate.path):
             return _not_found(f"{candidate.path.name} leads outside the folders that this pool serves; add them to `model_dirs`.")
         return None
@@ -254,7 +273,8 @@ def _look_at(path: Path, print_: Fingerprint | None, problem: RbeesError | None)
     except RbeesError as error:
         return _Examined(print_, problem=error)
     except OSError as error:
-        return _Examined(print_, problem=_not_found(f"The file {path.name} cannot be read ({error.strerror})."))
+        # Valid for no fingerprint: a permission that is given later does not change one.
+        return _Examined(None, problem=_not_found(f"The file {path.name} cannot be read ({error.strerror}); check who may."))
 
 
 def _read_scripted(path: Path) -> Shape:

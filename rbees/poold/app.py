@@ -229,9 +229,19 @@ async def _first_of(stopping: asyncio.Event, background: list[asyncio.Task[None]
 
 def _model_store(settings: PooldSettings, state: Path) -> ModelStore:
     own = folders.make_private_folder(state / "models")
-    roots = [Path(folder).expanduser().absolute() for folder in settings.model_dirs]
+    roots = [_model_folder(folder) for folder in settings.model_dirs]
     user_catalog = folders.config_files()[1].parent / USER_CATALOG
     return ModelStore(load_catalog(user_catalog), ModelFolders((*roots, own)), Checksums(state / "checksums.json"))
+
+
+def _model_folder(named: str) -> Path:
+    """The folder as the operator wrote it, since references repeat that; without `..`, which no reference may hold."""
+    folder = Path(named).expanduser().absolute()
+    if ".." in folder.parts:
+        folder = folder.resolve()
+    if not folder.is_dir():
+        logs.logger().warning("no such model folder", action="model_dir_missing", folder=str(folder))
+    return folder
 
 
 def _metrics(pool: Pool) -> Metrics:

@@ -264,6 +264,13 @@ def test_new_files_are_served_without_a_restart(host: PoolHost) -> None:
     assert any("bees" in model["aliases"] for model in host.call("GET", "/models").json["models"])
 
 
+def test_model_folders_may_be_named_by_way_of_others(host: PoolHost) -> None:
+    host.script()
+    daemon = host.serve("--model-dirs", f"{host.models}/../models", "--model-dirs", "/no/such/folder")
+    assert any("bees" in model["aliases"] for model in host.call("GET", "/models").json["models"])
+    assert "model_dir_missing" in daemon.said
+
+
 def test_a_taken_port_ends_the_daemon_with_a_sentence(home: Home) -> None:
     with taken_port() as port:
         done = home.run("poold", "serve", "--port", str(port))

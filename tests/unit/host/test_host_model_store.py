@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from rbees.host import model_store
+from rbees.host import model_files, model_store
 from rbees.host.catalog import CatalogEntry
 from rbees.host.checksums import Checksums
 from rbees.host.model_files import ModelFolders
@@ -228,3 +230,91 @@ def test_names_that_no_reference_can_spell_are_left_out(models: Path, tiny: Path
     (facts,) = store_of(models).models()
     assert facts.ref == f"file:{models}/two words.gguf"
     assert facts.aliases == ()
+
+
+def test_a_file_that_cannot_be_summed_holds_up_no_other(models: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_store, "HASH_AT_ONCE_BYTES", 10)
+    for name in ("a", "b", "c"):
+        shutil.copy(tiny, models / f"{name}.gguf")
+    tried: list[str] = []
+    compute = Checksums.compute
+
+    def being_written(self: Checksums, path: Path) -> str | None:
+        tried.append(path.stem)
+        return None if path.stem == "a" else compute(self, path)
+
+    monkeypatch.setattr(Checksums, "compute", being_written)
+    store = store_of(models)
+    while store.sum_next():
+        pass
+    assert [facts.file_name for facts in store.models()] == ["b.gguf", "c.gguf"]
+    assert tried == ["a", "b", "c", "a"]
+
+
+def test_a_search_sums_a_bounded_amount_at_once(models: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_store, "HASH_AT_ONCE_BYTES", 2 * tiny.stat().st_size)
+    for name in ("a", "b", "c"):
+        shutil.copy(tiny, models / f"{name}.gguf")
+    store = store_of(models)
+    assert [facts.file_name for facts in store.models()] == ["a.gguf", "b.gguf"]
+    store.refresh()
+    assert len(store.models()) == 3
+
+
+def test_a_name_that_the_system_refuses_is_not_found(models: Path, tiny: Path) -> None:
+    shutil.copy(tiny, models / "x.gguf")
+    for path in (models / f"{'a' * 300}.gguf", models / "x.gguf" / "y.gguf"):
+        assert refusal(store_of(models), f"file:{path}").code is ErrorCode.MODEL_NOT_FOUND
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """Permissions hold for this process, also where root runs the tests."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_permission_given_later_is_noticed(tiny: Path, nobody: None) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        models = Path(place, "models")
+        models.mkdir()
+        (models / "x.gguf").write_bytes(write_tiny_gguf(Path(place, "tiny.gguf")).read_bytes())
+        (models / "x.gguf").chmod(0)
+        store = store_of(models)
+        assert "Permission denied" in refusal(store, "x").message
+        (models / "x.gguf").chmod(0o400)
+        assert store.resolve("x").facts.file_name == "x.gguf"
+
+
+def test_a_folder_that_may_be_listed_but_not_entered_is_passed_over(nobody: None) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        models = Path(place, "models")
+        (models / "closed").mkdir(parents=True)
+        (models / "closed" / "x.gguf").write_bytes(b"")
+        (models / "closed").chmod(0o400)
+        try:
+            assert store_of(models).models() == ()
+        finally:
+            (models / "closed").chmod(0o700)
+
+
+def test_a_search_looks_into_a_bounded_number_of_folders(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_files, "MAX_FOLDERS", 3)
+    for number in range(5):
+        (models / str(number)).mkdir()
+        write_script(models / str(number), f"m{number}")
+    # The root itself is one of the three.
+    assert [path.parent.name for path in ModelFolders((models,)).files()] == ["0", "1"]
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(models: Path, tiny: Path) -> None:
+    shutil.copy(tiny, models / "x.gguf")
+    # Neither written to nor removed, as on a file system that is read-only.
+    (models.parent / "checksums.new").mkdir()
+    assert len(store_of(models).models()) == 1
