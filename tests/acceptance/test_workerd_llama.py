@@ -20,7 +20,7 @@ from rbees.protocol.sampling import Sampling
 from rbees.protocol.workers import ExecuteRequest
 from rbees.workerd.engine.backend import Backend, Interrupted, LoadAbandoned, LoadSpec, Rows
 from rbees.workerd.engine.engine import Engine
-from rbees.workerd.engine.outputs import Finished, Output
+from rbees.workerd.engine.outputs import Failed, Finished, Output
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.loading import load_backend
 from tests.support.scripted_models import ending_of, ids_of, run_out
@@ -263,12 +263,23 @@ def bad_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
             write_tiny_gguf(path, architecture="beehive")
         case "no tokenizer":
             write_tiny_gguf(path, tokenizer=False)
+        case "no context":
+            write_tiny_gguf(path, context_length=1)
     return path
 
 
 @pytest.mark.parametrize(
     "bad_file",
-    ["cut in the weights", "cut in the header", "only the magic", "not gguf", "empty", "unknown architecture", "no tokenizer"],
+    [
+        "cut in the weights",
+        "cut in the header",
+        "only the magic",
+        "not gguf",
+        "empty",
+        "unknown architecture",
+        "no tokenizer",
+        "no context",
+    ],
     indirect=True,
 )
 def test_bad_files_are_refused_with_a_code(bad_file: Path) -> None:
@@ -276,6 +287,26 @@ def test_bad_files_are_refused_with_a_code(bad_file: Path) -> None:
         open_model(bad_file)
     assert caught.value.code == ErrorCode.MODEL_INCOMPATIBLE
     assert str(bad_file) not in caught.value.message
+
+
+@pytest.mark.parametrize("status", [-2, -3])
+def test_a_model_that_cannot_compute_is_refused_and_a_failing_call_ends_its_job(
+    models: dict[str, Path], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = open_model(models["tiny"])
+    monkeypatch.setattr(ll, "llama_decode", lambda *_: status)
+    engine = engine_over(backend)
+    engine.submit(greedy("a", [1, 2, 3], 4))
+    ending = ending_of(run_out(engine), "a")
+    assert isinstance(ending, Failed)
+    assert ending.error.code == ErrorCode.INTERNAL
+    with pytest.raises(RbeesError) as caught:
+        open_model(models["tiny"])
+    assert caught.value.code == ErrorCode.MODEL_INCOMPATIBLE
+    monkeypatch.undo()
+    engine.submit(greedy("b", [1, 2, 3], 4))
+    assert len(ids_of(run_out(engine), "b")) == 4, "the context is as good as before"
+    backend.close()
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:

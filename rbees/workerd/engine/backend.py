@@ -1,4 +1,4 @@
-"""What the engine asks of whatever computes the model: a small protocol, its facts and its three ways to stop short.
+"""What the engine asks of whatever computes the model: a small protocol, its facts and its ways to stop short.
 
 Implemented by `llama.py` and `scripted.py`. Nothing here knows of jobs, sampling or HTTP.
 """
@@ -85,6 +85,10 @@ class CellsExhausted(Exception):
     """No KV cells for the rows; nothing was computed."""
 
 
+class DecodeFailed(Exception):
+    """The rows could not be computed, for instance because memory for it was not to be had. Their slots may hold anything."""
+
+
 class LoadAbandoned(Exception):
     """The progress callback gave the load up."""
 
@@ -109,7 +113,7 @@ class Backend(Protocol):
             float32 (number of wanted rows, vocabulary), in the order of the rows; writable, valid until the next call.
 
         Raises:
-            Interrupted, CellsExhausted
+            Interrupted, CellsExhausted, DecodeFailed
         """
 
     def remove(self, slot: int, start: int) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import FinishReason, Timings, Usage
 from rbees.workerd.engine import batcher, sampling
-from rbees.workerd.engine.backend import Backend, CellsExhausted, Interrupted, Logits, Rows
+from rbees.workerd.engine.backend import Backend, CellsExhausted, DecodeFailed, Interrupted, Logits, Rows
 from rbees.workerd.engine.batcher import Demand, Share
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Output
 from rbees.workerd.engine.pace import Pace
@@ -26,6 +27,9 @@ from rbees.workerd.engine.slots import Slots
 
 STEADY_CHUNK = 512
 """Prompt tokens per call in the deterministic lane: llama.cpp's own default, so that sums are the same."""
+
+FAILURES_TO_GIVE_UP: Final = 3
+"""Failed calls in a row after which the backend itself must be broken, and not what it was asked to compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Engine:
         self._running: dict[str, Sequence] = {}
         self._arrivals = 0
         self._after_preemption = False
+        self._failures = 0
         self._out: list[Output] = []
         self.prefilling: frozenset[str] = frozenset()
         """Keys whose prompts are in the decode call that runs; other threads may read it."""
@@ -102,7 +107,11 @@ class Engine:
             sequence.paused = paused
 
     def step(self) -> bool:
-        """One turn; False if there was nothing to compute. What came of it waits in `take_outputs`."""
+        """One turn; False if there was nothing to compute. What came of it waits in `take_outputs`.
+
+        Raises:
+            DecodeFailed: again and again; this engine is of no more use.
+        """
         self._admit()
         shares = self._batch()
         if not shares:
@@ -201,10 +210,20 @@ class Engine:
             self._salvage(shares)
             return None
         except CellsExhausted:
-            self._preempt_youngest()
+            if len(self._running) > 1:
+                self._preempt_youngest()
+            else:
+                self._fail_all(shares)
+            return None
+        except DecodeFailed:
+            self._failures += 1
+            if self._failures >= FAILURES_TO_GIVE_UP:
+                raise
+            self._fail_all(shares)
             return None
         finally:
             self.prefilling = frozenset()
+        self._failures = 0
         decoding = sum(1 for share in shares if share.count == 1)
         self._pace.observe(decoding=decoding, prefilled=len(rows) - decoding, seconds=self._now() - began)
         for share in shares:
@@ -281,6 +300,11 @@ class Engine:
         self._leave(sequence)
         self._out.append(Failed(sequence.key, error.body()))
 
+    def _fail_all(self, shares: list[Share]) -> None:
+        """End those whose rows could not be computed; the others never noticed."""
+        for share in shares:
+            self._fail(self._running[share.key], _not_computed())
+
     def _timings(self, sequence: Sequence) -> Timings:
         now = self._now()
         admitted = now if sequence.admitted_s is None else sequence.admitted_s
@@ -330,6 +354,10 @@ def check_fits(work: Work, ctx: int) -> None:
         max_tokens=work.max_tokens,
         ctx_tokens=ctx,
     )
+
+
+def _not_computed() -> RbeesError:
+    return RbeesError(ErrorCode.INTERNAL, "The worker could not compute a step of this job; its log has the reason.")
 
 
 def _not_finite() -> RbeesError:

@@ -22,6 +22,7 @@ from rbees.workerd.engine.abort_flag import make_flag
 from rbees.workerd.engine.backend import (
     BackendFacts,
     CellsExhausted,
+    DecodeFailed,
     Interrupted,
     LoadAbandoned,
     LoadSpec,
@@ -40,6 +41,7 @@ except (ImportError, OSError, RuntimeError):  # Also a shared library that this 
 
 MAX_ROWS: Final = 512
 _WARM_UP_ROWS: Final = 64
+_SMALLEST_CONTEXT: Final = 16
 _LARGEST_PIECE_BYTES: Final = 1024
 _ALL_LAYERS: Final = 10_000
 _OUT_OF_MEMORY: Final = re.compile(r"(failed|unable) to allocate|out of memory|insufficient memory", re.IGNORECASE)
@@ -101,7 +103,10 @@ class LlamaBackend:
             raise CellsExhausted
         if status == 2:
             raise Interrupted
-        assert status == 0, f"llama_decode failed with {status}"
+        if status < -1:
+            logs.logger().error("llama_decode failed", action="decode_failed", status=status, rows=len(rows))
+            raise DecodeFailed
+        assert status == 0, f"llama_decode refused the batch with {status}"
         width = self._facts.vocabulary_size
         if not outputs:
             return np.empty((0, width), dtype=np.float32)
@@ -248,7 +253,11 @@ def load(spec: LoadSpec, progress: ProgressCallback) -> LlamaBackend:
     except RbeesError:
         ll.llama_model_free(model)
         raise
-    backend.warm_up()
+    try:
+        backend.warm_up()
+    except (DecodeFailed, CellsExhausted):
+        backend.close()
+        raise log.refusal("llama.cpp loads this model but cannot compute with it.") from None
     return backend
 
 
@@ -289,6 +298,11 @@ def _check_kind(model: Any) -> None:
     vocab = ll.llama_model_get_vocab(model)
     if ll.llama_vocab_type(vocab) == ll.LLAMA_VOCAB_TYPE_NONE or ll.llama_vocab_n_tokens(vocab) == 0:
         raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, "The file holds no tokenizer; convert the model again with one.")
+    if 0 < ll.llama_model_n_ctx_train(model) < _SMALLEST_CONTEXT:
+        raise RbeesError(
+            ErrorCode.MODEL_INCOMPATIBLE,
+            "The file's header gives the model no usable context length; convert the model again.",
+        )
     if ll.llama_model_has_encoder(model) or not ll.llama_model_has_decoder(model):
         raise RbeesError(
             ErrorCode.MODEL_INCOMPATIBLE, "The model does not generate text from text alone; choose a decoder-only model."

@@ -20,6 +20,7 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.engine.backend import (
     BackendFacts,
     CellsExhausted,
+    DecodeFailed,
     Interrupted,
     LoadAbandoned,
     LoadSpec,
@@ -58,6 +59,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     crash_on: str | None = None
     """A prompt that holds this kills the process at its first decode."""
     crash_signal: SignalName = "SIGKILL"
+    fail_on: str | None = None
+    """A prompt that holds this makes its decode call fail."""
     hang_on: str | None = None
     """A prompt that holds this makes its first decode never return, with no progress."""
     crash_at_load: SignalName | None = None
@@ -200,15 +203,18 @@ class ScriptedBackend:
                 logits[_opening(state, self._script.vocabulary_size, room)] = 3.0 - 0.25 * rank
 
     def _misbehave(self, slots: set[int]) -> None:
-        """Die or hang if the script names a text that one of these slots holds."""
-        if self._script.crash_on is None and self._script.hang_on is None:
+        """Die, fail or hang if the script names a text that one of these slots holds."""
+        script = self._script
+        if script.crash_on is None and script.hang_on is None and script.fail_on is None:
             return
         for slot in slots:
             text = bytes(t for t in self._prefixes[slot].tokens if t < _BYTES)
-            if self._script.crash_on and self._script.crash_on.encode() in text:
-                os.kill(os.getpid(), signal.Signals[self._script.crash_signal])
+            if script.crash_on and script.crash_on.encode() in text:
+                os.kill(os.getpid(), signal.Signals[script.crash_signal])
                 time.sleep(60)
-            if self._script.hang_on and self._script.hang_on.encode() in text:
+            if script.fail_on and script.fail_on.encode() in text:
+                raise DecodeFailed
+            if script.hang_on and script.hang_on.encode() in text:
                 threading.Event().wait()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.sampling import Sampling
-from rbees.workerd.engine.backend import Rows
+from rbees.workerd.engine.backend import CellsExhausted, DecodeFailed, Rows
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
@@ -207,6 +207,42 @@ def test_an_interrupted_call_is_done_again() -> None:
         calls.engine.check_integrity()
         outputs += calls.engine.take_outputs()
     assert text_of(outputs, "a") == expected
+
+
+def test_a_failed_call_ends_only_those_it_computed() -> None:
+    engine = scripted_engine(slots=2, fail_on="poison")
+    for key, text in (("a", b"some poison"), ("b", b"also poison"), ("c", PROMPT)):
+        engine.submit(work(key, tuple(text), seed=1, max_tokens=5))
+    outputs = run_out(engine)
+    for key in ("a", "b"):
+        ending = ending_of(outputs, key)
+        assert isinstance(ending, Failed)
+        assert ending.error.code == ErrorCode.INTERNAL
+    assert text_of(outputs, "c") == undisturbed(seed=1, max_tokens=5)[0]
+
+
+def test_an_engine_whose_calls_fail_again_and_again_gives_up() -> None:
+    engine = scripted_engine(slots=1, fail_on="poison")
+    for key in ("bad1", "bad2", "good", "bad3", "bad4"):
+        engine.submit(work(key, tuple(b"poison") if key.startswith("bad") else PROMPT, max_tokens=1))
+    outputs = run_out(engine)
+    assert isinstance(ending_of(outputs, "bad4"), Failed), "a call that succeeds begins the count anew"
+    engine.submit(work("bad5", tuple(b"poison")))
+    with pytest.raises(DecodeFailed):
+        run_out(engine)
+
+
+def test_a_sequence_that_finds_no_cells_though_it_is_alone_fails() -> None:
+    calls = RecordingEngine()
+
+    def exhausted(_rows: Rows):  # type: ignore[no-untyped-def]
+        raise CellsExhausted
+
+    calls.backend.decode = exhausted  # type: ignore[method-assign]
+    calls.engine.submit(work("a"))
+    calls.engine.submit(work("b"))
+    outputs = run_out(calls.engine)
+    assert all(isinstance(ending_of(outputs, key), Failed) for key in ("a", "b"))
 
 
 def test_long_prompts_do_not_stop_streams() -> None:
