@@ -7,6 +7,7 @@ How a role's own commands look is that role's business; what an error looks like
 from __future__ import annotations
 
 import copy
+import errno
 import importlib
 import io
 import os
@@ -22,6 +23,8 @@ from rbees.personas import CALLED_NAMES, PERSONAS
 
 _INTERRUPTED: Final = 130
 _FAILED: Final = 1
+_UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What an output that cannot take more answers; everything else that the system refuses is translated where it happens."""
 
 
 @dataclass
@@ -71,6 +74,7 @@ def load(persona: str) -> click.Command:
 def main() -> int:
     """The entry point of every name in `pyproject.toml`."""
     called = Path(sys.argv[0]).name
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A model's answer may hold characters that an old locale lacks; a question mark is better than no answer.
@@ -90,7 +94,13 @@ def run(called: str, arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
     except BrokenPipeError:
-        return _reader_is_gone()
+        _drop_output()
+        return _FAILED
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        _drop_output()
+        return _report(_unwritable(error), called, invocation)
     except Exception as error:  # The edge of the program; what is not an RbeesError is raised again.
         return _report(error, called, invocation)
     return result if isinstance(result, int) else 0
@@ -180,9 +190,23 @@ def _report(error: Exception, called: str, invocation: Invocation) -> int:
     return error.exit_code
 
 
-def _reader_is_gone() -> int:
+def _unwritable(error: OSError) -> Exception:
+    from rbees.protocol.errors import ErrorCode, RbeesError
+
+    reason = os.strerror(error.errno or 0)
+    return RbeesError(ErrorCode.STORAGE_FULL, f"The output cannot be written: {reason}; free some space or write elsewhere.")
+
+
+def _drop_output() -> None:
     # What is still buffered would fail again when the interpreter flushes it; it goes nowhere instead.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
-    return _FAILED
+
+
+def _open_closed_streams() -> None:
+    """Give a process that was started with a closed standard stream an empty one: else the next file opened, such as a database,
+    would get its number, and whoever prints would write into that."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (it lives as long as the process)

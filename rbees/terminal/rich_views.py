@@ -23,6 +23,13 @@ def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], console: C
     (console or Console()).print(table)
 
 
+class _CursorStays(Console):
+    """A console that never hides the cursor: a command that is killed could not bring it back."""
+
+    def show_cursor(self, show: bool = True) -> bool:  # noqa: ARG002
+        return False
+
+
 class LiveNotes:
     """One line on stderr that is rewritten while something is awaited and gone afterwards."""
 
@@ -33,7 +40,7 @@ class LiveNotes:
             _BarWhereKnown(bar_width=24),
             _ShareWhereKnown(),
             TimeElapsedColumn(),
-            console=console or Console(stderr=True),
+            console=console or _CursorStays(stderr=True),
             transient=True,
         )
         self._task = self._progress.add_task("", total=None, start=True)

@@ -142,3 +142,22 @@ def test_a_pipe_that_closes_is_no_failure_worth_a_word() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 1
+
+
+@pytest.mark.parametrize("words", [["--help"], ["version", "--json"], ["completion", "zsh"]], ids=lambda words: words[0])
+def test_an_output_that_is_full_is_an_input_output_error(words: list[str]) -> None:
+    program = "import sys; from rbees import cli; sys.exit(cli.run('rbees', sys.argv[1:]))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", program, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 74
+    assert "Traceback" not in done.stderr
+    assert "The output cannot be written: No space left on device" in done.stderr
+    assert "[STORAGE_FULL]" in done.stderr or "--json" in words
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_stream_that_is_closed_from_the_start_is_an_empty_one(closed: int) -> None:
+    command = ["sh", "-c", f'exec "$0" -m rbees version {closed}>&-', sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("rbees" in done.stdout) is (closed != 1)

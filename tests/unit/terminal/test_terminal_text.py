@@ -127,3 +127,16 @@ def test_the_live_line_is_gone_when_data_comes_and_shows_a_bar_where_progress_is
     assert "50%" in shown
     assert shown.endswith("\x1b[1A\x1b[2K"), "the last thing written takes the line away"
     assert stream.getvalue().endswith("\x1b[1A\x1b[2K")
+
+
+def test_the_cursor_is_never_hidden(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that is killed while it waits could not bring it back."""
+    from rbees.terminal.rich_views import LiveNotes
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with LiveNotes() as live:
+        live.note("loading", 0.5)
+    shown = capsys.readouterr().err
+    assert "loading" in shown
+    assert "\x1b[?25l" not in shown
