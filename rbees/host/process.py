@@ -62,24 +62,20 @@ def is_running(identity: Identity) -> bool:
 
 def send_signal(identity: Identity, number: signal.Signals) -> bool:
     """Signal the process if it still lives; False if it does not."""
-    if not hasattr(signal, "pidfd_send_signal"):
-        if is_running(identity):
-            os.kill(identity.pid, number)
-            return True
-        return False
+    descriptor = _open_descriptor(identity.pid)
     try:
-        descriptor = os.pidfd_open(identity.pid)
-    except OSError:
-        return False
-    try:
-        # The descriptor is bound to one process: once that is known to be ours, no other can be hit.
         if not is_running(identity):
             return False
-        signal.pidfd_send_signal(descriptor, number)
+        if descriptor is None:
+            os.kill(identity.pid, number)
+        else:
+            # The descriptor is bound to one process: now that it is known to be ours, no other can be hit.
+            signal.pidfd_send_signal(descriptor, number)
     except ProcessLookupError:
         return False
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
     return True
 
 
@@ -113,14 +109,27 @@ class WorkerProcess:
 
     async def wait(self) -> Exit:
         """Until the process has ended, and how. A child is reaped."""
-        if hasattr(os, "pidfd_open"):
-            await _wait_by_descriptor(self.identity)
-        else:
-            while is_running(self.identity):  # noqa: ASYNC110
+        descriptor = _open_descriptor(self.identity.pid)
+        try:
+            if descriptor is not None and not self._has_ended():
+                await _readable(descriptor)
+            # Without a descriptor this is how the end is noticed; with one, it has come.
+            while not self._has_ended():  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
-        if self._child is None:
-            return Exit()
-        return as_exit(self._child.wait())
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+        return Exit() if self._child is None else as_exit(self._child.returncode)
+
+    def _has_ended(self) -> bool:
+        """Of a child the system keeps the status until it is asked for, so it cannot be taken for another process."""
+        if self._child is not None:
+            return self._child.poll() is not None
+        try:
+            return not is_running(self.identity)
+        except OSError:
+            # No descriptor was left to look with: what cannot be seen is not gone.
+            return False
 
 
 def launch(spec: WorkerSpec, secret: str, log: Path, environ: Mapping[str, str]) -> WorkerProcess:
@@ -174,7 +183,7 @@ def _identify_by_proc(pid: int) -> Identity | None:
     try:
         status = Path(f"/proc/{pid}/stat").read_bytes()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     # The name in parentheses may hold anything; the numbered fields of proc(5) follow the last parenthesis: 3 is the state.
     fields = status[status.rindex(b")") + 2 :].split()
@@ -183,20 +192,25 @@ def _identify_by_proc(pid: int) -> Identity | None:
     return Identity(pid, f"{boot}/{fields[19].decode()}")
 
 
-async def _wait_by_descriptor(identity: Identity) -> None:
+def _open_descriptor(pid: int) -> int | None:
+    """A descriptor of the process; None where the system has none (macOS, old kernels, some sandboxes) or the process ended."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+async def _readable(descriptor: int) -> None:
+    """Until the process of the descriptor has ended."""
     loop = asyncio.get_running_loop()
-    try:
-        descriptor = os.pidfd_open(identity.pid)
-    except ProcessLookupError:
-        return
     ended: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(descriptor, _resolve, ended)
     try:
-        if is_running(identity):
-            loop.add_reader(descriptor, _resolve, ended)
-            await ended
+        await ended
     finally:
         loop.remove_reader(descriptor)
-        os.close(descriptor)
 
 
 def _resolve(ended: asyncio.Future[None]) -> None:

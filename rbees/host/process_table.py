@@ -5,6 +5,7 @@ A record without a process id means that the start was under way when this host'
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,7 @@ from rbees.protocol.codec import Message
 
 _SUFFIX: Final = ".json"
 KEPT_LOGS: Final = 50
-"""Logs of ended workers that are kept; older ones are deleted when the pool starts."""
+"""Logs of ended workers that are kept; older ones are deleted whenever a worker ends, and when the pool starts."""
 
 
 class ProcessRecord(Message, frozen=True, kw_only=True):
@@ -49,11 +50,16 @@ class ProcessTable:
         """
         path = self._path(record.spec.worker_id)
         draft = path.with_suffix(".new")
-        with draft.open("wb") as file:
-            file.write(msgspec.json.encode(record))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        try:
+            with open(draft, "wb", opener=_private) as file:
+                file.write(msgspec.json.encode(record))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise
         self._sync_folder()
 
     def remove(self, worker_id: str) -> None:
@@ -66,6 +72,8 @@ class ProcessTable:
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
             try:
                 records.append(msgspec.json.decode(path.read_bytes(), type=ProcessRecord))
+            except OSError:
+                continue
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 path.unlink(missing_ok=True)
         return tuple(records)
@@ -73,7 +81,7 @@ class ProcessTable:
     def drop_old_logs(self) -> None:
         """Delete the oldest logs of workers that have no record any more."""
         logs = [path for path in self._folder.glob("*.log") if not self._path(path.stem).exists()]
-        for path in sorted(logs, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT_LOGS:]:
+        for path in sorted(logs, key=_modified_s, reverse=True)[KEPT_LOGS:]:
             path.unlink(missing_ok=True)
 
     def _path(self, worker_id: str) -> Path:
@@ -85,3 +93,15 @@ class ProcessTable:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _modified_s(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        # Another worker that ended at the same moment had it deleted.
+        return 0.0
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

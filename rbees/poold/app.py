@@ -7,6 +7,7 @@ On SIGTERM the workers stay: whoever restarts the daemon must not interrupt work
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
@@ -56,10 +57,16 @@ def serve(settings: PooldSettings, stop_workers_on_exit: bool) -> int:
     Raises:
         RbeesError: CONFIGURATION, ADDRESS_IN_USE, ALREADY_RUNNING.
     """
+    # All that the daemon writes is for its user alone, whatever library writes it.
+    os.umask(0o077)
     state = folders.state_folder("poold", settings.state_dir)
 
     async def main(stopping: asyncio.Event) -> int:
-        with ProcessLock(state / "lock") as lock:
+        with contextlib.ExitStack() as held:
+            try:
+                lock = held.enter_context(ProcessLock(state / "lock"))
+            except OSError as error:
+                raise _unusable(state, error) from None
             return await Daemon(settings, state, lock, SystemClock()).run(stopping, stop_workers_on_exit)
 
     return run_daemon(main)
@@ -279,6 +286,14 @@ def _public_host(settings: PooldSettings) -> str | None:
 def _owner(state: Path) -> str:
     """The mark of this pool's workers: the same after its state was deleted, another for every other pool of the host."""
     return hashlib.sha256(os.fsencode(os.path.realpath(state))).hexdigest()[:12]
+
+
+def _unusable(state: Path, error: OSError) -> RbeesError:
+    reason = os.strerror(error.errno or 0)
+    return RbeesError(
+        ErrorCode.CONFIGURATION,
+        f"The state folder {state} cannot be written: {reason}; mend it or name another with `--state-dir`.",
+    )
 
 
 def _absolute(path: str | None) -> str | None:

@@ -139,7 +139,8 @@ class Worker:
                 watch.cancel()
                 await asyncio.gather(watch, return_exceptions=True)
             tail = await asyncio.to_thread(worker_log.tail, self._log_path)
-            await asyncio.to_thread(self._socket.unlink, missing_ok=True)
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self._socket.unlink, missing_ok=True)
             if not await self._end(exit_, tail):
                 return
 
@@ -234,9 +235,18 @@ class Worker:
         actions = self._advance(ended, tail)
         if any(isinstance(action, lifecycle.StartInSafeMode) for action in actions) and await self._start_again(tail):
             return True
-        await asyncio.to_thread(self._around.table.remove, self._record.spec.worker_id)
+        await self._forget()
         self._gone.set()
         return False
+
+    async def _forget(self) -> None:
+        """Delete the record, and logs of ended workers beyond those that are kept."""
+        try:
+            await asyncio.to_thread(self._around.table.remove, self._record.spec.worker_id)
+            await asyncio.to_thread(self._around.table.drop_old_logs)
+        except OSError as error:
+            # The next daemon finds that the process is gone and tries again.
+            self._log.error("cannot remove the worker's record", action="record_remove_failed", reason=error.strerror)
 
     async def _start_again(self, tail: tuple[str, ...]) -> bool:
         spec = msgspec.structs.replace(self._record.spec, safe_mode=True, nonce=self._around.new_nonce())
@@ -262,7 +272,7 @@ class Worker:
             # The record on disk is older but true enough to adopt the process.
             self._log.error("cannot write the worker's record", action="record_write_failed", reason=error.strerror)
         if self._gone.is_set():
-            await asyncio.to_thread(self._around.table.remove, record.spec.worker_id)
+            await self._forget()
 
     def _advance(self, event: lifecycle.Event, tail: tuple[str, ...] = ()) -> tuple[lifecycle.Action, ...]:
         self._life, actions = lifecycle.advance(self._life, event)

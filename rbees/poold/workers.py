@@ -334,14 +334,17 @@ class Supervisor:
         """The process died while no daemon ran: nobody knows how."""
         tail = worker_log.tail(self._around.table.log_path(record.spec.worker_id))
         named = worker_log.last_error(tail)
-        state = lifecycle.Life("ready" if record.was_ready else "loading", safe_mode=True)
+        state = lifecycle.Life("ready" if record.was_ready else "loading", safe_mode=record.spec.safe_mode)
         ended = lifecycle.Ended(code=named.code if named else None, message=named.message if named else None)
         _, actions = lifecycle.advance(state, ended)
         for action in actions:
             if isinstance(action, lifecycle.ReportFailed):
                 self._around.reporter.has_failed(record.spec, action, tail)
-        self._around.table.remove(record.spec.worker_id)
-        Path(record.spec.runtime_dir, "workers", f"{record.spec.worker_id}.sock").unlink(missing_ok=True)
+        try:
+            self._around.table.remove(record.spec.worker_id)
+            Path(record.spec.runtime_dir, "workers", f"{record.spec.worker_id}.sock").unlink(missing_ok=True)
+        except OSError as error:
+            self._log.error("cannot remove the worker's record", action="record_remove_failed", reason=error.strerror)
 
 
 def _checked_id(worker_id: str | None) -> str | None:

@@ -157,7 +157,7 @@ def test_no_secret_where_others_can_look(host: PoolHost) -> None:
     assert host.daemon is not None
     assert secret not in host.daemon.said + host.log_of(facts["worker_id"])
     for path in host.state.rglob("*"):
-        assert path.stat().st_mode & 0o077 == 0 or path.is_file(), path
+        assert path.stat().st_mode & 0o077 == 0, path
         assert not path.is_file() or secret.encode() not in path.read_bytes(), path
     assert secret not in host.call("GET", "/status").body.decode()
 
@@ -294,6 +294,14 @@ def test_unsafe_or_senseless_settings_end_with_78(home: Home, flags: tuple[str, 
     done = home.run("poold", "serve", "--port", "0", *flags)
     assert (done.returncode, "Traceback" in done.stderr) == (78, False), done.stderr
     assert "CONFIGURATION" in done.stderr
+
+
+def test_a_state_folder_that_cannot_be_used_ends_with_78(home: Home) -> None:
+    (home.folder / "poold" / "lock").mkdir(parents=True)
+    (home.folder / "poold").chmod(0o700)
+    done = home.run("poold", "serve", "--port", "0")
+    assert (done.returncode, "Traceback" in done.stderr) == (78, False), done.stderr
+    assert "--state-dir" in done.stderr
 
 
 def test_a_token_is_asked_for_and_sent(host: PoolHost) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import msgspec
+import pytest
 
-from rbees.host import process_table, worker_log
-from rbees.host.process import Exit, Identity, as_exit, identify, is_running, send_signal
+from rbees.host import process, process_table, worker_log
+from rbees.host.process import Exit, Identity, WorkerProcess, as_exit, identify, is_running, send_signal
 from rbees.host.process_table import KEPT_LOGS, ProcessRecord, ProcessTable
 from rbees.protocol.errors import ErrorCode
 from tests.unit.host.test_host_worker_spec import SPEC
@@ -105,3 +108,45 @@ def test_only_the_last_part_of_a_long_log_is_shown(tmp_path: Path) -> None:
     assert len(shown) <= 1 << 20
     assert shown.startswith(b"line ")
     assert shown.endswith(b"line 0199999\n")
+
+
+def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    table = ProcessTable(tmp_path)
+    (tmp_path / f"{SPEC.worker_id}.json").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        table.write(RECORD)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{SPEC.worker_id}.json"]
+    assert table.load() == ()
+
+
+def test_records_are_private(tmp_path: Path) -> None:
+    table = ProcessTable(tmp_path)
+    table.write(RECORD)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.glob("*.json")] == [0o600]
+
+
+def _start_child() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
+
+
+def _no_descriptor(pid: int) -> None:
+    """As on macOS, on kernels before 5.3, and where a sandbox forbids the call."""
+
+
+@pytest.mark.parametrize("with_descriptors", [True, False])
+async def test_processes_are_signalled_and_awaited(monkeypatch: pytest.MonkeyPatch, with_descriptors: bool) -> None:
+    if not with_descriptors:
+        monkeypatch.setattr(process, "_open_descriptor", _no_descriptor)
+    monkeypatch.setattr(process, "POLL_S", 0.001)
+    child = _start_child()
+    identity = identify(child.pid)
+    assert identity is not None
+    own, adopted = WorkerProcess(identity, child), WorkerProcess(identity)
+    waits = [asyncio.create_task(adopted.wait()), asyncio.create_task(own.wait())]
+    await asyncio.wait(waits, timeout=0.01)
+    assert not any(wait.done() for wait in waits)
+    assert own.signal(signal.SIGTERM)
+    assert [await wait for wait in waits] == [Exit(), Exit(signal="SIGTERM")]
+    assert not own.signal(signal.SIGTERM)
+    assert child.stdin is not None
+    child.stdin.close()
