@@ -23,17 +23,24 @@ BATCHES_UNDER_WAY: Final = 64
 IDLE_TURN_S: Final = 0.5
 """An engine with nothing to compute turns this often, so that its step counter tells it from one that hangs."""
 EXIT_ENGINE_DIED: Final = 70
+STOP_PATIENCE_S: Final = 5.0
+"""A decode call that is interrupted ends within milliseconds; one that has not ended by then never will."""
 
 Command = Callable[[Engine], None]
 Deliver = Callable[[list[Output]], None]
+EndProcess = Callable[[int], object]
 
 
 class EngineThread:
     """Runs an engine. All methods are called from the event loop's thread."""
 
-    def __init__(self, engine: Engine, backend: Backend) -> None:
+    def __init__(
+        self, engine: Engine, backend: Backend, *, end_process: EndProcess = os._exit, stop_patience_s: float = STOP_PATIENCE_S
+    ) -> None:
         self._engine = engine
         self._backend = backend
+        self._end_process = end_process
+        self._stop_patience_s = stop_patience_s
         self._deliver: Deliver | None = None
         self._loop = asyncio.get_running_loop()
         self._log = logs.logger()
@@ -51,12 +58,18 @@ class EngineThread:
         self._thread.start()
 
     async def stop(self) -> None:
-        """End the thread after its current step; sequences that still run are dropped."""
-        self._backend.interrupt()
+        """End the thread, breaking off its current step; sequences that still run are dropped.
+
+        A thread that does not come back takes the process with it.
+        """
         with self._wakeup:
             self._stopping = True
             self._wakeup.notify()
-        await asyncio.to_thread(self._thread.join)
+        # Only now: an interrupt before the word would be taken back by a turn that did not see the word yet.
+        self._backend.interrupt()
+        await asyncio.to_thread(self._thread.join, self._stop_patience_s)
+        if self._thread.is_alive():
+            self._die("the engine does not come back from a decode call", None)
 
     def submit(self, work: Work) -> None:
         """Hand an attempt to the engine. It must fit the context (`check_fits`)."""
@@ -92,9 +105,7 @@ class EngineThread:
             while self._turn():
                 pass
         except BaseException as error:
-            # Whatever the engine holds is unknown now. Orcd sees the connection break and goes on elsewhere.
-            self._log.critical("the engine died", action="engine_death", exc_info=error)
-            os._exit(EXIT_ENGINE_DIED)
+            self._die("the engine died", error)
 
     def _turn(self) -> bool:
         # The order matters: an interrupt that comes after `rearm` either is seen as a command or breaks off the step.
@@ -129,4 +140,13 @@ class EngineThread:
     def _receive(self, outputs: list[Output]) -> None:
         self._room.release()
         assert self._deliver is not None
-        self._deliver(outputs)
+        try:
+            self._deliver(outputs)
+        except BaseException as error:
+            # The loop would only log it, and jobs whose events are lost would wait for their end for ever.
+            self._die("what the engine made could not be delivered", error)
+
+    def _die(self, what: str, error: BaseException | None) -> None:
+        """End the process: what it holds is unknown now. Orcd sees the connection break and goes on elsewhere."""
+        self._log.critical(what, action="engine_death", exc_info=error)
+        self._end_process(EXIT_ENGINE_DIED)

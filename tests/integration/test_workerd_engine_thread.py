@@ -1,0 +1,117 @@
+"""The engine's thread when things go wrong: an engine that fails, one that hangs, events that nobody can take."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from rbees.protocol.sampling import Sampling
+from rbees.workerd.engine.backend import Rows
+from rbees.workerd.engine.engine import Engine
+from rbees.workerd.engine.outputs import Finished, Output
+from rbees.workerd.engine.scripted import Script, ScriptedBackend
+from rbees.workerd.engine.sequence import Work
+from rbees.workerd.engine_thread import EXIT_ENGINE_DIED, EngineThread
+from tests.support.scripted_models import Ticks
+
+WORK = Work("a", tuple(b"of bees"), (), 4, Sampling(seed=1))
+
+
+class Bench:
+    """An engine thread whose process ends only in a list."""
+
+    def __init__(self, patience_s: float = 0.2, **script: Any) -> None:
+        self.backend = ScriptedBackend(Script(**script), slots=2, ctx=64, cells=128)
+        self.exits: asyncio.Queue[int] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        self.thread = EngineThread(
+            Engine(self.backend, slots=2, now=Ticks()),
+            self.backend,
+            end_process=lambda code: loop.call_soon_threadsafe(self.exits.put_nowait, code),
+            stop_patience_s=patience_s,
+        )
+        self.outputs: list[Output] = []
+        self.finished = asyncio.Event()
+
+    def take(self, outputs: list[Output]) -> None:
+        self.outputs += outputs
+        if any(isinstance(output, Finished) for output in outputs):
+            self.finished.set()
+
+
+@asynccontextmanager
+async def held_decode(bench: Bench) -> AsyncIterator[threading.Event]:
+    """The backend's decode call stands, deaf to interrupts, until the context is left; the event tells that it was called."""
+    entered, leave = threading.Event(), threading.Event()
+    decode = bench.backend.decode
+
+    def standing(rows: Rows) -> Any:
+        entered.set()
+        leave.wait()
+        return decode(rows)
+
+    bench.backend.decode = standing  # type: ignore[method-assign]
+    try:
+        yield entered
+    finally:
+        leave.set()
+
+
+async def test_stopping_ends_the_thread_and_nothing_else() -> None:
+    bench = Bench(patience_s=20, prefill_tokens_per_second=0.01)
+    bench.thread.start(bench.take)
+    bench.thread.submit(WORK)
+    async with asyncio.timeout(5):
+        await bench.thread.stop()
+    assert bench.exits.empty()
+
+
+async def test_an_engine_that_hangs_is_not_waited_for() -> None:
+    bench = Bench()
+    async with asyncio.timeout(5), held_decode(bench) as entered:
+        bench.thread.start(bench.take)
+        bench.thread.submit(WORK)
+        await asyncio.to_thread(entered.wait)
+        await bench.thread.stop()
+        assert await bench.exits.get() == EXIT_ENGINE_DIED
+
+
+async def test_an_engine_that_fails_ends_the_process() -> None:
+    bench = Bench()
+
+    def failing(_rows: Rows) -> Any:
+        raise AssertionError("broken")
+
+    bench.backend.decode = failing  # type: ignore[method-assign]
+    bench.thread.start(bench.take)
+    bench.thread.submit(WORK)
+    async with asyncio.timeout(5):
+        assert await bench.exits.get() == EXIT_ENGINE_DIED
+
+
+async def test_events_that_cannot_be_delivered_end_the_process() -> None:
+    bench = Bench()
+
+    def refuse(_outputs: list[Output]) -> None:
+        raise AssertionError("broken")
+
+    bench.thread.start(refuse)
+    bench.thread.submit(WORK)
+    async with asyncio.timeout(5):
+        assert await bench.exits.get() == EXIT_ENGINE_DIED
+        await bench.thread.stop()
+
+
+async def test_the_counter_moves_while_there_is_nothing_to_do() -> None:
+    bench = Bench()
+    bench.thread.start(bench.take)
+    bench.thread.submit(WORK)
+    async with asyncio.timeout(5):
+        await bench.finished.wait()
+        before = bench.thread.step
+        while bench.thread.step == before:  # noqa: ASYNC110 - another thread's counter
+            await asyncio.sleep(0.05)
+        await bench.thread.stop()
