@@ -1,4 +1,4 @@
-"""A worker's log file: its last lines, the error it named before it ended, and following it while it grows."""
+"""A worker's log file: its last lines, the error it named before it ended, following it while it grows, and its bound."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _CHUNK_BYTES: Final = 64 << 10
 _MAX_FOLLOWED_BYTES: Final = 1 << 20
 """How much of the past is shown before the log is followed."""
 _FOLLOW_POLL_S: Final = 0.25
+MAX_LOG_BYTES: Final = 32 << 20
+"""A log that grows beyond this loses all but its last MiB."""
 
 
 def tail(log: Path, lines: int = TAIL_LINES, limit_bytes: int = TAIL_BYTES) -> tuple[str, ...]:
@@ -50,6 +52,8 @@ async def follow(log: Path, is_over: Callable[[], bool]) -> AsyncIterator[bytes]
     start = await asyncio.to_thread(_start_of_view, log)
     while True:
         over = is_over()
+        # A log that was shortened meanwhile is shown from its new beginning.
+        start = await asyncio.to_thread(_within, log, start)
         chunk = await asyncio.to_thread(_read_at, log, start)
         if chunk:
             start += len(chunk)
@@ -61,12 +65,25 @@ async def follow(log: Path, is_over: Callable[[], bool]) -> AsyncIterator[bytes]
 
 
 def read_all(log: Path) -> bytes:
-    """The log's last MiB, from the beginning of a line. Blocks."""
-    start, parts = _start_of_view(log), []
-    while chunk := _read_at(log, start):
-        start += len(chunk)
-        parts.append(chunk)
-    return b"".join(parts)
+    """The log's last MiB, from the beginning of a line; no more, however fast it grows. Blocks."""
+    return _read_at(log, _start_of_view(log), _MAX_FOLLOWED_BYTES)
+
+
+def shorten(log: Path, limit_bytes: int = MAX_LOG_BYTES) -> bool:
+    """Cut a log that is longer than `limit_bytes` down to its last MiB; True if that was done. Blocks.
+
+    The worker's descriptor appends, so it goes on behind what is left. What it writes at this very moment may be lost.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    if not log.is_file() or log.stat().st_size <= limit_bytes:
+        return False
+    kept = read_all(log)
+    os.truncate(log, 0)
+    with log.open("ab") as file:
+        file.write(kept)
+    return True
 
 
 def _start_of_view(log: Path) -> int:
@@ -82,10 +99,17 @@ def _start_of_view(log: Path) -> int:
         return 0
 
 
-def _read_at(log: Path, start: int) -> bytes:
+def _within(log: Path, start: int) -> int:
+    try:
+        return start if start <= log.stat().st_size else 0
+    except OSError:
+        return start
+
+
+def _read_at(log: Path, start: int, limit_bytes: int = _CHUNK_BYTES) -> bytes:
     try:
         with log.open("rb") as file:
             file.seek(start)
-            return file.read(_CHUNK_BYTES)
+            return file.read(limit_bytes)
     except OSError:
         return b""

@@ -109,6 +109,7 @@ class Daemon:
         try:
             await self._take_stock()
             background.append(asyncio.create_task(self._pool.keep_searching_models(self._clock)))
+            background.append(asyncio.create_task(self._pool.supervisor.keep_logs_short(self._clock)))
             background.append(asyncio.create_task(self._pool.link.run()))
             logs.logger().info("serving", action="daemon_ready", url=self._server.url, pool_id=self._member.pool_id)
             notifier.ready()

@@ -29,10 +29,12 @@ from rbees.protocol.ids import WORKER_ID_PATTERN
 from rbees.protocol.pools import Device, SpawnRequest, WorkerFacts
 from rbees.protocol.workers import Backend, WorkerReady
 from rbees.service import logs
+from rbees.service.clock import Clock
 
 REMEMBERED: Final = 100
 """Ended workers that can still be asked about."""
 FIRST_LOOK_S: Final = 2.0
+SHORTEN_LOGS_EVERY_S: Final = 10.0
 _WORKER_ID = re.compile(WORKER_ID_PATTERN)
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -182,6 +184,17 @@ class Supervisor:
             await asyncio.wait(looks, timeout=FIRST_LOOK_S)
         await asyncio.to_thread(table.drop_old_logs)
         self._adopted.set()
+
+    async def keep_logs_short(self, clock: Clock) -> None:
+        """Bound the log of every living worker, so that one that complains without end does not fill the disk, until cancelled."""
+        while True:
+            await clock.sleep(SHORTEN_LOGS_EVERY_S)
+            for worker_id in tuple(self._workers):
+                try:
+                    if await asyncio.to_thread(worker_log.shorten, self._around.table.log_path(worker_id)):
+                        self._log.warning("shortened a worker's log", action="worker_log_shortened", worker_id=worker_id)
+                except OSError as error:
+                    self._log.error("cannot shorten a worker's log", action="log_shorten_failed", reason=error.strerror)
 
     async def stop_all(self) -> None:
         """Refuse new workers, drain and end all there are."""

@@ -150,3 +150,22 @@ async def test_processes_are_signalled_and_awaited(monkeypatch: pytest.MonkeyPat
     assert not own.signal(signal.SIGTERM)
     assert child.stdin is not None
     child.stdin.close()
+
+
+async def test_a_flood_is_cut_down_to_its_last_lines(tmp_path: Path) -> None:
+    log = tmp_path / "w.log"
+    with log.open("ab", buffering=0) as worker:
+        worker.write(b"short\n")
+        assert not worker_log.shorten(log)
+        worker.write(b"".join(b"line %07d\n" % number for number in range(300_000)))
+        follower = worker_log.follow(log, lambda: True)
+        assert (await anext(follower)).startswith(b"line 0")
+        assert worker_log.shorten(log, limit_bytes=3 << 20)
+        assert log.stat().st_size <= 1 << 20
+        worker.write(b"after\n")
+    # Who follows goes on with what there is now instead of waiting for the old length.
+    rest = b"".join([chunk async for chunk in follower])
+    assert rest.endswith(b"line 0299999\nafter\n")
+    assert log.read_bytes().startswith(b"line 0")
+    assert len(worker_log.read_all(log)) <= 1 << 20
+    assert not worker_log.shorten(tmp_path / "none.log")
