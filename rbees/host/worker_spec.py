@@ -68,6 +68,8 @@ class WorkerSpec(Message, frozen=True, kw_only=True):
     runtime_dir: str
     safe_mode: bool = False
     insecure_lan: bool = False
+    allowed_host: str | None = None
+    """The name by which other hosts call the worker, where that is not its address."""
     tls_cert_file: str | None = None
     tls_key_file: str | None = None
     tls_ca_file: str | None = None
@@ -87,6 +89,7 @@ _VALUES: Final = {
     "port": "--port",
     "callback_url": "--callback-url",
     "runtime_dir": "--runtime-dir",
+    "allowed_host": "--allowed-host",
     "tls_cert_file": "--tls-cert-file",
     "tls_key_file": "--tls-key-file",
     "tls_ca_file": "--tls-ca-file",

@@ -288,6 +288,7 @@ class Supervisor:
             callback_url=f"{policy.own_url()}/internal/workers/{worker_id}/ready",
             runtime_dir=str(policy.runtime_dir),
             insecure_lan=policy.insecure_lan,
+            allowed_host=self._around.public_host,
             tls_cert_file=policy.tls_cert_file,
             tls_key_file=policy.tls_key_file,
             tls_ca_file=policy.tls_ca_file,

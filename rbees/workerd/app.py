@@ -285,6 +285,7 @@ class Worker:
             readiness=lambda: {"model": None if self._state == "ready" else f"The worker is {self._state}."},
             max_body_bytes=MAX_BODY_BYTES,
             bind=config.bind,
+            allowed_hosts=(config.allowed_host,) if config.allowed_host else (),
         )
         return Server(app, bind=config.bind, port=config.port, ssl=tls, drain_timeout_s=_LAST_WRITES_S)
 

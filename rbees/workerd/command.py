@@ -52,6 +52,7 @@ def command(context: click.Context) -> None:
 @click.option("--callback-url", help="Where to report that the model is loaded.")
 @click.option("--secret-fd", type=click.IntRange(0), help="Inherited descriptor with the bearer token.  [default: a new token]")
 @click.option("--runtime-dir", type=click.Path(path_type=Path), help="Folder of the control socket.")
+@click.option("--allowed-host", help="A further name under which other hosts may call this worker.")
 @click.option("--tls-cert-file", help="PEM certificate chain, to be reached from other hosts.")
 @click.option("--tls-key-file", help="PEM private key (mode 0600).")
 @click.option("--tls-ca-file", help="PEM certificates to trust when calling back.")

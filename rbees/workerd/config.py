@@ -34,3 +34,4 @@ class WorkerConfig:
     tls_key_file: str | None
     tls_ca_file: str | None
     insecure_lan: bool
+    allowed_host: str | None = None

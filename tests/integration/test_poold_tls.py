@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from tests.support.fake_orcd import FakeOrcd
 from tests.support.home import Home
 from tests.support.pool_host import PoolHost
+from tests.support.raw_http import request
 
 TOKEN = "rbk_" + "t" * 43
 
@@ -91,3 +92,23 @@ def test_workers_serve_with_the_pools_certificate(host: PoolHost, everywhere: bo
     host.serve(*flags)
     again = host.orcd.wait("/register", registrations + 1)
     assert [found["uri"] for found in again["ready"]] == [ready["uri"]]
+
+
+def test_a_worker_answers_to_the_name_its_pool_is_known_by(host: PoolHost) -> None:
+    token = host.home.folder / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    host.script()
+    endpoint = f"http://mac.home.arpa:{host.port}"
+    host.serve("--bind", "0.0.0.0", "--insecure-lan", "--endpoint", endpoint, "--token-file", str(token))
+    bearer = {"Authorization": f"Bearer {TOKEN}", "Host": f"mac.home.arpa:{host.port}"}
+    assert request("POST", f"http://127.0.0.1:{host.port}/workers/spawn", {"model_ref": "bees"}, headers=bearer).status == 202
+    ready = host.orcd.wait("/workers/ready")["ready"]
+    port = int(ready["uri"].removeprefix("http://mac.home.arpa:"))
+
+    def health(name: str) -> int:
+        headers = {"Authorization": f"Bearer {ready['secret']}", "Host": f"{name}:{port}"}
+        return request("GET", f"http://127.0.0.1:{port}/health", headers=headers).status
+
+    assert health("mac.home.arpa") == 200
+    assert health("rebound.example") == 403
