@@ -39,6 +39,8 @@ Tables are plain where the output is no terminal; `NO_COLOR` is honoured.
 | 77 | not allowed |
 | 78 | a setting is wrong |
 | 130 | interrupted |
+
+`rbees workerd serve` alone also ends with 65, where its model cannot be loaded: starting it again would end the same way.
 """
 
 
