@@ -88,6 +88,7 @@ class Worker:
         self._life = Life(safe_mode=record.spec.safe_mode)
         self._ready: WorkerReady | None = None
         self._uri: str | None = None
+        self._called_at: str | None = None
         self._progress = 0.0
         self._gone = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
@@ -152,7 +153,7 @@ class Worker:
             return
         if info.nonce != self._record.spec.nonce or info.pid != self._process.identity.pid:
             return
-        self._uri, self._secret = self._reachable(info.uri), info.secret
+        self._uri, self._called_at, self._secret = self._reachable(info.uri), self._dialled(info.uri), info.secret
         await self._take(info)
 
     async def call_back(self, authorization: str | None, ready: WorkerReady) -> None:
@@ -221,7 +222,7 @@ class Worker:
     async def _accept(self, ready: WorkerReady) -> None:
         if self._ready is None:
             self._ready = msgspec.structs.replace(ready, uri=self._reachable(ready.uri))
-            self._uri, self._progress = self._ready.uri, 1.0
+            self._uri, self._called_at, self._progress = self._ready.uri, self._dialled(ready.uri), 1.0
             await self._remember(msgspec.structs.replace(self._record, was_ready=True))
         self._advance(lifecycle.BecameReady())
 
@@ -252,7 +253,7 @@ class Worker:
         spec = msgspec.structs.replace(self._record.spec, safe_mode=True, nonce=self._around.new_nonce())
         self._log.warning("starting once more in safe mode", action="worker_safe_mode")
         secret = self._around.new_secret()
-        self._secret, self._uri, self._progress, self._adopted = secret, None, 0.0, False
+        self._secret, self._uri, self._called_at, self._progress, self._adopted = secret, None, None, 0.0, False
         try:
             record = msgspec.structs.replace(self._record, spec=spec, pid=None, started=None)
             self._record, self._process = await asyncio.to_thread(start, record, secret, self._around)
@@ -299,7 +300,7 @@ class Worker:
                 return
 
     async def _ask_to_shut_down(self) -> bool:
-        if self._uri is None or self._life.timed_out_s is not None:
+        if self._called_at is None or self._life.timed_out_s is not None:
             return False
         try:
             async with self._client() as client:
@@ -316,8 +317,12 @@ class Worker:
         return True
 
     def _client(self) -> WorkerClient:
-        assert self._uri is not None
-        return WorkerClient(self._uri, self._secret, self._around.tls)
+        assert self._called_at is not None
+        return WorkerClient(self._called_at, self._secret, self._around.tls)
+
+    def _dialled(self, uri: str) -> str:
+        """Where this daemon itself calls the worker: this host may not know the name that others know it by."""
+        return self._reachable(uri) if uri.startswith("https:") else uri
 
     def _reachable(self, uri: str) -> str:
         """The worker's address as the orchestrator can use it: it knows its port, the pool knows the host's name."""

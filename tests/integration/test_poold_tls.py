@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.support.fake_orcd import FakeOrcd
-from tests.support.home import Home
+from tests.support.home import Home, wait_until
 from tests.support.pool_host import PoolHost
 from tests.support.raw_http import request
 
@@ -112,3 +112,8 @@ def test_a_worker_answers_to_the_name_its_pool_is_known_by(host: PoolHost) -> No
 
     assert health("mac.home.arpa") == 200
     assert health("rebound.example") == 403
+    # The pool's own calls need not know that name: the worker is asked to drain before any signal is sent.
+    stop = f"http://127.0.0.1:{host.port}/workers/{ready['worker_id']}"
+    assert request("DELETE", stop, headers=bearer).status == 202
+    wait_until(lambda: request("GET", stop, headers=bearer).json["state"] == "stopped")
+    assert "SIGTERM" not in host.log_of(ready["worker_id"])
