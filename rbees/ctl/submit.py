@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import click
@@ -37,7 +38,10 @@ async def submit(
         with notes(silent=as_json) as said:
             shown = screen(as_json=as_json, notes=said)
             interrupted = _on_interrupt()
-            accepted = await hand_over(orcd, job, key, clock, RESTART_PATIENCE_S if target.is_home else 0.0)
+            handing_over = hand_over(orcd, job, key, clock, RESTART_PATIENCE_S if target.is_home else 0.0)
+            accepted = await _unless_interrupted(handing_over, interrupted, shown)
+            if accepted is None:
+                return ExitCode.INTERRUPTED
             if detach and not interrupted.is_set():
                 _tell_detached(accepted, said, as_json=as_json)
                 return None
@@ -76,6 +80,26 @@ async def hand_over(orcd: OrcdClient, job: JobRequest, key: str, clock: Clock, p
                 raise
         await clock.sleep(delay_s)
         delay_s = min(max(0.05, delay_s * 2), 1.0)
+
+
+async def _unless_interrupted(
+    work: Coroutine[Any, Any, JobAccepted], interrupted: asyncio.Event, shown: Screen
+) -> JobAccepted | None:
+    """What `work` gives. After Ctrl-C it has a little longer, because a job whose id is known can be cancelled; then None."""
+    handing_over, waiting = asyncio.create_task(work), asyncio.create_task(interrupted.wait())
+    try:
+        await asyncio.wait({handing_over, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not handing_over.done():
+            shown.note("cancelling as soon as the orchestrator answers; Ctrl-C again ends this at once")
+            await asyncio.wait({handing_over}, timeout=CANCEL_PATIENCE_S)
+        if not handing_over.done():
+            shown.leave()
+            shown.note("the orchestrator did not answer and may have the job all the same; see `llorch jobs list`")
+            return None
+        return handing_over.result()
+    finally:
+        waiting.cancel()
+        handing_over.cancel()
 
 
 async def _stream(orcd: OrcdClient, job_id: str, shown: Screen, interrupted: asyncio.Event, clock: Clock) -> int | None:

@@ -158,6 +158,31 @@ async def test_a_second_ctrl_c_does_not_wait_for_the_first(orcd: ShakyOrcd, llor
     assert b"Traceback" not in err
 
 
+async def test_ctrl_c_before_the_job_is_accepted_cancels_it_as_soon_as_it_is(orcd: ShakyOrcd, llorch: Llorch) -> None:
+    orcd.answering.clear()
+    orcd.holds_after = 1
+    process = await llorch.start(orcd, "jobs", "submit", *PROMPT)
+    await orcd.asked.wait()
+    process.send_signal(signal.SIGINT)
+    await until_said(process, b"as soon as the orchestrator answers")
+    orcd.answering.set()
+    out, err = await process.communicate()
+    assert (process.returncode, out) == (130, b"")
+    assert orcd.cancelled.is_set()
+    assert b"Traceback" not in err
+
+
+async def test_ctrl_c_does_not_wait_for_an_orcd_that_never_answers(orcd: ShakyOrcd, llorch: Llorch) -> None:
+    orcd.answering.clear()
+    process = await llorch.start(orcd, "jobs", "submit", *PROMPT)
+    await orcd.asked.wait()
+    process.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(process.communicate(), 15.0)
+    assert process.returncode == 130
+    assert b"may have the job all the same" in err
+    assert b"Traceback" not in err
+
+
 class NeverSet(asyncio.Event):
     """A cancellation that takes no effect."""
 

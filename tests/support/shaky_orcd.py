@@ -46,14 +46,19 @@ class ShakyOrcd:
     """The stream stands still behind this event until the job is cancelled."""
     lost_answers: int = 0
     """So many submissions are accepted and their answers lost."""
+    answering: asyncio.Event = field(default_factory=asyncio.Event)
+    """A submission is answered once this is set, which it is unless a test clears it."""
 
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set with the first submission."""
     asked_after: list[int] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aenter__(self) -> ShakyOrcd:
+        self.answering.set()
         app = web.Application()
         app.router.add_post("/v2/tasks", self._accept)
         app.router.add_get("/v2/tasks/{id}/events", self._stream)
@@ -71,6 +76,8 @@ class ShakyOrcd:
     async def _accept(self, request: web.Request) -> web.Response:
         self.bodies.append(await request.json())
         self.keys.append(request.headers.get("Idempotency-Key"))
+        self.asked.set()
+        await self.answering.wait()
         if self.lost_answers:
             self.lost_answers -= 1
             _reset(request)
