@@ -126,7 +126,7 @@ def test_a_model_that_does_not_load_is_reported_with_the_workers_own_words(host:
 
 
 def test_a_worker_that_loads_for_too_long_is_ended(host: PoolHost) -> None:
-    host.script(load_seconds=120)
+    host.script(load_seconds=11)
     host.serve("--load-timeout-s", "1.5")
     worker_id = host.spawn()
     report = host.orcd.wait("/workers/failed")
