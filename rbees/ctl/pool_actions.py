@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,6 +20,8 @@ DEVICE_HEADERS: Final = ("pool", "device", "name", "memory", "free", "total", "h
 WORKER_HEADERS: Final = ("pool", "worker", "state", "model", "backend", "slots", "context", "memory")
 MODEL_HEADERS: Final = ("model", "architecture", "parameters", "quantisation", "context", "size", "pools", "ready workers")
 DEFAULT_POOL_PORT: Final = 9200
+_ENDPOINT: Final = re.compile(r"https?://[^/\s?#@]+")
+"""What orcd takes; said here in words."""
 
 
 async def list_pools(target: Target, *, as_json: bool) -> None:
@@ -89,18 +92,27 @@ def find_pool(host: str, pools: tuple[PoolView, ...]) -> PoolView:
 
 
 def complete_endpoint(text: str) -> str:
-    """`mac` as `http://mac:9200`; what is already a URL stays."""
-    url = text if "://" in text else f"http://{text}"
-    parts = urlsplit(url)
+    """`mac` as `http://mac:9200`; what is already a URL stays.
+
+    Raises:
+        RbeesError: INVALID_REQUEST.
+    """
+    url = text.rstrip("/") if "://" in text else f"http://{text.rstrip('/')}"
+    if not _ENDPOINT.fullmatch(url):
+        message = "An endpoint is a host name, or a URL like `http://mac.home.arpa:9200` without a path, user or password."
+        raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="endpoint")
     try:
+        parts = urlsplit(url)
         has_port = parts.port is not None
     except ValueError:
         raise RbeesError(
-            ErrorCode.INVALID_REQUEST, "The port of the endpoint is not a number from 1 to 65535.", field="endpoint"
+            ErrorCode.INVALID_REQUEST,
+            "The endpoint's address is malformed, or its port is no number from 1 to 65535.",
+            field="endpoint",
         ) from None
-    if parts.hostname and not has_port and "://" not in text:
+    if not has_port and "://" not in text:
         url = f"http://{parts.netloc}:{DEFAULT_POOL_PORT}"
-    return url.rstrip("/")
+    return url
 
 
 def _host_names(pool: PoolView) -> set[str]:

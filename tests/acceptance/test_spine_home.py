@@ -128,8 +128,8 @@ def test_the_end_of_up_is_the_end_of_everything(home: Home, whole_group: bool) -
         os.killpg(daemon.pid, signal.SIGINT)
     else:
         daemon.send(signal.SIGTERM)
-    assert daemon.wait() in ({0, 130} if whole_group else {0}), daemon.said
-    assert home.processes() == []
+    assert daemon.wait(60.0) in ({0, 130} if whole_group else {0}), daemon.said
+    assert [process.as_dict(["pid", "ppid", "status", "cmdline"]) for process in home.processes()] == []
     assert "Traceback" not in daemon.said
 
 

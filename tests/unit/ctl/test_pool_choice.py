@@ -68,6 +68,18 @@ def test_a_host_name_is_enough(text: str, endpoint: str) -> None:
     assert complete_endpoint(text) == endpoint
 
 
-def test_a_port_out_of_range_is_refused() -> None:
-    with pytest.raises(RbeesError):
-        complete_endpoint("mac:99999")
+@pytest.mark.parametrize("text", ["mac:99999", "mac:many", "[::1", "http://[::1"])
+def test_a_port_or_an_address_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(RbeesError) as refused:
+        complete_endpoint(text)
+    assert refused.value.code is ErrorCode.INVALID_REQUEST
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "ftp://mac", "http://", "http://me:hunter@mac:9200", "mac/status", "http://mac:9200/status?x"]
+)
+def test_what_is_no_endpoint_is_refused_in_words(text: str) -> None:
+    with pytest.raises(RbeesError, match="like `http://") as refused:
+        complete_endpoint(text)
+    assert refused.value.code is ErrorCode.INVALID_REQUEST
+    assert "hunter" not in f"{refused.value.message}{refused.value.details}"
