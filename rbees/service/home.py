@@ -98,13 +98,14 @@ def wait_for_home(
         return home
     on_wait()
     until = time.monotonic() + patience_s
-    while is_held and home is None:
+    while True:
+        is_held, home = _look(path)
+        if not is_held or home is not None:
+            return home
         if time.monotonic() >= until:
             message = "`rbees up` is starting here and not ready yet; try again when it has told its address."
             raise RbeesError(ErrorCode.ORCD_UNREACHABLE, message)
         time.sleep(_LOOK_S)
-        is_held, home = _look(path)
-    return home
 
 
 def _look(path: Path | None) -> tuple[bool, Home | None]:
