@@ -20,10 +20,10 @@ from rbees.orcd.relay import Relay
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import End, Error, Event, Metrics, Queued, Started, StreamState, Token, advance, is_terminal
 from rbees.service.clock import ManualClock
-from tests.support.orcd_parts import Desk, end, started, token
+from tests.support.orcd_parts import Desk, end, settle, started, token
 
 BROKE = ErrorBody(code=ErrorCode.WORKER_CRASHED, message="It broke.")
-KINDS = ("worker",) * 6 + ("begin", "late", "requeue") * 2 + ("note", "finish", "commit", "hold", "full", "room", "restart")
+KINDS = ("worker",) * 6 + ("begin", "late", "requeue") * 2 + ("note", "finish", "commit", "hold", "full", "room", "restart", "torn")
 STEPS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 1), st.integers(0, 9)), max_size=60)
 
 
@@ -70,7 +70,26 @@ class World:
                 await self.release()
             case "restart":
                 await self.restart()
+            case "torn":
+                await self.tear(salt)
             case _ if job is not None:
+                self.happen(kind, actor, job, salt)
+
+    async def tear(self, salt: int) -> None:
+        """A commit finds the disk full after more has arrived; and more arrives before there is room."""
+        self.desk.database.gate.clear()
+        self.all_happen("worker", 0)
+        await settle(5)
+        self.all_happen(("worker", "requeue", "begin", "finish", "note")[salt % 5], 0)
+        self.all_happen("worker", 0)
+        await self.step("full", 0, 0)
+        await settle(5)
+        self.all_happen(("begin", "worker")[salt % 2], 0)
+
+    def all_happen(self, kind: str, salt: int) -> None:
+        for actor in self.actors:
+            job = self.live(actor)
+            if job is not None:
                 self.happen(kind, actor, job, salt)
 
     def happen(self, kind: str, actor: Actor, job: LiveJob, salt: int) -> None:
@@ -109,11 +128,14 @@ class World:
             event = token(job.stream.tokens + 1)
         current = epoch == job.stream.epoch and job.stream.listening and not job.stream.ended
         before = job.stream.last_seq
+        repeated = current and seq <= job.stream.worker_seq
         try:
             verdict = self.desk.take(job, epoch, seq, event)
         except RbeesError:
+            assert not repeated, "what was taken before is no defect of the worker"
             assert job.stream.last_seq == before
             return
+        assert repeated == (verdict is Verdict.REPEATED)
         if current and salt < 6:
             assert verdict is Verdict.TAKE, "the next event of the attempt that counts was refused"
         if verdict is not Verdict.TAKE:
@@ -142,7 +164,8 @@ class World:
             if job is not None:
                 job.stream.tokens = sum(len(event.token_ids) for event in actor.accepted if isinstance(event, Token))
                 job.stream.listening = job.stream.epoch > 0
-                actor.sent[job.stream.epoch] = job.stream.worker_seq
+                sent = actor.sent.get(job.stream.epoch, 0)
+                assert job.stream.worker_seq == sent, "the worker would be asked for something else than what comes next"
 
 
 @settings(max_examples=150, deadline=None)
