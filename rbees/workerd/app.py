@@ -264,6 +264,7 @@ class Worker:
         await self._control.stop()
         await self._server.stop()
         if self._model is not None:
+            await self._model.attempts.close()
             await self._model.thread.stop()
             if self._model.template is not None:
                 await self._model.template.close()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
 from typing import Any, Final, get_args
+from urllib.parse import urlsplit
 
 import click
 
@@ -21,6 +23,7 @@ from rbees.service.identity import Identities
 from rbees.workerd.config import WorkerConfig
 
 EXIT_MODEL_NOT_LOADABLE: Final = 65
+_WORKER_ID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _LOAD_FAILURES: Final = frozenset(
     {ErrorCode.MODEL_NOT_FOUND, ErrorCode.MODEL_INCOMPATIBLE, ErrorCode.INSUFFICIENT_VRAM, ErrorCode.BACKEND_UNAVAILABLE}
 )
@@ -92,6 +95,9 @@ def _config(flags: dict[str, Any]) -> WorkerConfig:
     backend = flags["backend"]
     if flags["kv_cells"] is not None and flags["kv_cells"] < flags["ctx"]:
         raise RbeesError(ErrorCode.CONFIGURATION, "`--kv-cells` must be at least `--ctx`, or no sequence could fill its context.")
+    if flags["worker_id"] is not None and not _WORKER_ID.fullmatch(flags["worker_id"]):
+        raise RbeesError(ErrorCode.CONFIGURATION, "`--worker-id` names files: use up to 64 letters, digits, `.`, `_` and `-`.")
+    _check_callback_url(flags["callback_url"])
     defaults: dict[str, Any] = {
         "model": model,
         "model_ref": flags["model_ref"] or f"file:{model}",
@@ -101,6 +107,23 @@ def _config(flags: dict[str, Any]) -> WorkerConfig:
         "runtime_dir": folders.make_private_folder(flags["runtime_dir"]) if flags["runtime_dir"] else folders.runtime_folder(),
     }
     return WorkerConfig(**{**flags, **defaults})
+
+
+def _check_callback_url(url: str | None) -> None:
+    """Before the model is loaded, which may take minutes.
+
+    Raises:
+        RbeesError: CONFIGURATION
+    """
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise RbeesError(ErrorCode.CONFIGURATION, "`--callback-url` must look like `http://host:port/path`.")
 
 
 def _secret(descriptor: int | None) -> str:

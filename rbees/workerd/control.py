@@ -6,6 +6,7 @@ A restarted pool daemon, or `rbees-pool`, connects, gets one JSON line (`Control
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -29,17 +30,23 @@ class ControlSocket:
         self._path = runtime_dir / "workers" / f"{worker_id}.sock"
         self._describe = describe
         self._server: asyncio.Server | None = None
+        self._inode: int | None = None
 
     async def start(self) -> None:
         """Listen.
 
         Raises:
-            RbeesError: CONFIGURATION where the folder is open to others or the path is too long for a socket.
+            RbeesError: CONFIGURATION where the folder is open to others or the path is too long for a socket; ALREADY_RUNNING
+            where a worker of this id answers there.
         """
         if len(os.fsencode(self._path)) > _LONGEST_PATH:
             sentence = "The path of the control socket is too long; choose a shorter `--runtime-dir`."
             raise RbeesError(ErrorCode.CONFIGURATION, sentence)
         make_private_folder(self._path.parent)
+        if _somebody_listens(self._path):
+            sentence = "A worker with this id already runs on this machine; stop it or give this one another `--worker-id`."
+            raise RbeesError(ErrorCode.ALREADY_RUNNING, sentence)
+        # What a worker that was killed left behind.
         self._path.unlink(missing_ok=True)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         previous = os.umask(0o177)
@@ -47,13 +54,16 @@ class ControlSocket:
             listening.bind(str(self._path))
         finally:
             os.umask(previous)
+        self._inode = self._path.stat().st_ino
         self._server = await asyncio.start_unix_server(self._answer, sock=listening)
 
     async def stop(self) -> None:
         """Stop listening and remove the socket."""
         if self._server is not None:
             self._server.close()
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if self._path.stat().st_ino == self._inode:
+                    self._path.unlink()
 
     async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -66,3 +76,16 @@ class ControlSocket:
             pass
         finally:
             writer.close()
+
+
+def _somebody_listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # Only a full backlog could make it wait, and then somebody does listen.
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True

@@ -189,6 +189,13 @@ class Attempts:
             await self._clock.sleep(SWEEP_EVERY_S)
             self.sweep()
 
+    async def close(self) -> None:
+        """Stop making prompts: nobody will compute them, and their tokenizer is about to go."""
+        preparing = [attempt.preparing for attempt in self._attempts.values() if attempt.preparing is not None]
+        for task in preparing:
+            task.cancel()
+        await asyncio.gather(*preparing, return_exceptions=True)
+
     async def _prepare(self, attempt: Attempt, request: ExecuteRequest) -> None:
         """Make token ids and hand the work over; a request that cannot be computed ends the stream with its error."""
         try:
@@ -205,7 +212,8 @@ class Attempts:
         if task.cancelled() or task.exception() is None or attempt.events.ended:
             return
         logs.logger().error("preparing failed", action="prepare_defect", job_id=attempt.job_id, exc_info=task.exception())
-        attempt.add(Error(error=RbeesError(ErrorCode.INTERNAL, "A defect of rbees; the worker's log has the details.").body()))
+        defect = RbeesError(ErrorCode.INTERNAL, "A defect of rbees; the worker's log has the details.")
+        attempt.add(Error(error=defect.body(attempt.correlation_id)))
 
     async def _work(self, attempt: Attempt, request: ExecuteRequest) -> Work:
         generated = self._prompts.checked(request.generated_token_ids) if request.generated_token_ids else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import Final
 
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -36,6 +37,9 @@ def check_file(path: str) -> None:
         RbeesError: MODEL_NOT_FOUND, MODEL_INCOMPATIBLE
     """
     try:
+        # Asked before it is opened: opening a pipe would wait for its other end.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise RbeesError(ErrorCode.MODEL_NOT_FOUND, "The model's path does not name a file; check it.")
         with open(path, "rb") as file:
             head = file.read(len(_MAGIC))
     except OSError as error:

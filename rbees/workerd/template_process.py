@@ -55,15 +55,26 @@ class TemplateProcess:
             await self._kill()
 
     async def _ask(self, request: bytes) -> _Answer:
-        finished = False
+        reused = self._child is not None
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await self._exchange(await self._running_child(), request)
-            finished = True
-            return answer
+                try:
+                    return await self._try(request)
+                except (asyncio.IncompleteReadError, ConnectionError):
+                    if not reused:
+                        raise
+                # It may have died before it was asked, of something that this conversation has no part in.
+                return await self._try(request)
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
             logs.logger().warning("the chat template was stopped", action="template_stopped", timeout_s=self._timeout_s)
             return _Answer(problem="stopped")
+
+    async def _try(self, request: bytes) -> _Answer:
+        finished = False
+        try:
+            answer = await self._exchange(await self._running_child(), request)
+            finished = True
+            return answer
         finally:
             if not finished:
                 # Also when the caller was cancelled: an answer that nobody read would be taken for the next one.
@@ -88,6 +99,8 @@ class TemplateProcess:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
+                # A Ctrl-C in the terminal is for the worker, which still has prompts to render while it drains.
+                start_new_session=True,
                 env={name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ},
             )
         return self._child

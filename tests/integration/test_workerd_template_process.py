@@ -53,6 +53,28 @@ async def test_a_killed_child_is_replaced() -> None:
     await template.close()
 
 
+async def test_a_child_that_died_unnoticed_is_no_fault_of_the_next_conversation() -> None:
+    template = process("1")
+    await template.render(HI)
+    child = template._child
+    assert child is not None
+    os.kill(child.pid, signal.SIGKILL)
+    # Nothing was awaited since, so the loop cannot know yet.
+    assert child.returncode is None
+    assert await template.render(HI) == "<s>hi"
+    await template.close()
+
+
+async def test_a_child_that_dies_of_a_conversation_is_not_asked_without_end() -> None:
+    template = process("1", timeout_s=20)
+    await template.render(HI)
+    template._template = "{{ 'x' * 2 ** 24 * 40 }}" * 2
+    with pytest.raises(RbeesError) as caught:
+        await template.render(HI)
+    assert caught.value.code == ErrorCode.MODEL_INCOMPATIBLE
+    await template.close()
+
+
 async def test_a_cancelled_call_leaves_no_answer_behind() -> None:
     template = process("range(10**5) | list | string | length")
     await template.render(HI)
