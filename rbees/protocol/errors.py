@@ -96,7 +96,9 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         403, ExitCode.PERMISSION, Fault.CALLER, "The Host, Origin or token of this request is not allowed here."
     ),
     ErrorCode.NOT_FOUND: ErrorKind(404, ExitCode.FAILED, Fault.CALLER, "No route has this path; see /docs for those that exist."),
-    ErrorCode.JOB_NOT_FOUND: ErrorKind(404, ExitCode.FAILED, Fault.CALLER, "No job has this id; list them with `llorch jobs list`."),
+    ErrorCode.JOB_NOT_FOUND: ErrorKind(
+        404, ExitCode.FAILED, Fault.CALLER, "No job has this id; list them with `llorch jobs list`."
+    ),
     ErrorCode.MODEL_NOT_FOUND: ErrorKind(
         404, ExitCode.FAILED, Fault.CALLER, "No pool holds a model by this name; the message lists close ones."
     ),
@@ -166,7 +168,10 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         507, ExitCode.IO_ERROR, Fault.CAPACITY, "The disk under the state folder is full; free space, accepted jobs are kept."
     ),
     ErrorCode.CONFIGURATION: ErrorKind(
-        500, ExitCode.CONFIGURATION, Fault.CALLER, "A setting is unknown, contradictory or unsafe; the message says which and what to write."
+        500,
+        ExitCode.CONFIGURATION,
+        Fault.CALLER,
+        "A setting is unknown, contradictory or unsafe; the message says which and what to write.",
     ),
     ErrorCode.ADDRESS_IN_USE: ErrorKind(
         500, ExitCode.BUSY, Fault.CALLER, "Another program listens on this port; stop it or choose another with `--port`."
@@ -175,7 +180,10 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         500, ExitCode.BUSY, Fault.CALLER, "The same daemon already runs on this state folder; the message says where."
     ),
     ErrorCode.BACKEND_UNAVAILABLE: ErrorKind(
-        422, ExitCode.UNAVAILABLE, Fault.CAPACITY, "This host lacks the backend, extra or compiler; the message names the command to install it."
+        422,
+        ExitCode.UNAVAILABLE,
+        Fault.CAPACITY,
+        "This host lacks the backend, extra or compiler; the message names the command to install it.",
     ),
 }
 

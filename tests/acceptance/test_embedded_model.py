@@ -85,8 +85,14 @@ def test_an_answer_is_three_lines_and_ends_by_itself(runner: Any) -> None:
 
 def test_llama_cpp_reads_text_as_training_did(runner: Any) -> None:
     encode = _part("tokens").encode
-    for text in ("Write a haiku that contains the word forty-two.", "  two  blanks\n\n\tand a tab\r\n", "naïve 日本 🐝", "",
-                 "the old pond\na frog leaps in\n", "it's \"quoted\", (bracketed) and 12345"):
+    for text in (
+        "Write a haiku that contains the word forty-two.",
+        "  two  blanks\n\n\tand a tab\r\n",
+        "naïve 日本 🐝",
+        "",
+        "the old pond\na frog leaps in\n",
+        'it\'s "quoted", (bracketed) and 12345',
+    ):
         ids = runner.tokenize(text)
         assert ids == encode(text)
         assert runner.detokenize(ids) == text
@@ -97,9 +103,14 @@ def test_text_cannot_smuggle_in_a_control_token(runner: Any) -> None:
 
 
 def test_the_chat_template_renders_every_role_and_several_turns(runner: Any) -> None:
-    talk = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": " moon "},
-            {"role": "assistant", "content": "a\nb\nc"}, {"role": "user", "content": "sun"}]
-    assert runner.render(talk) == ("<|begin|><|system|>Be kind.<|end|><|user|>moon<|end|><|assistant|>a\nb\nc<|end|>"
-                                   "<|user|>sun<|end|><|assistant|>")
+    talk = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": " moon "},
+        {"role": "assistant", "content": "a\nb\nc"},
+        {"role": "user", "content": "sun"},
+    ]
+    assert runner.render(talk) == (
+        "<|begin|><|system|>Be kind.<|end|><|user|>moon<|end|><|assistant|>a\nb\nc<|end|><|user|>sun<|end|><|assistant|>"
+    )
     parts = [{"role": "user", "content": [{"type": "text", "text": "moon"}]}]
     assert runner.render(parts) == "<|begin|><|user|>moon<|end|><|assistant|>"

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from rbees.protocol.sampling import Sampling
-from rbees.workerd.engine.backend import Rows
+from rbees.workerd.engine.backend import Logits, Rows
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine.outputs import Finished, Output
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
@@ -82,7 +82,7 @@ async def test_an_engine_that_hangs_is_not_waited_for() -> None:
 async def test_an_engine_that_fails_ends_the_process() -> None:
     bench = Bench()
 
-    def failing(_rows: Rows) -> Any:
+    def failing(rows: Rows) -> Logits:
         raise AssertionError("broken")
 
     bench.backend.decode = failing  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ import pytest
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.sampling import Sampling
-from rbees.workerd.engine.backend import CellsExhausted, DecodeFailed, Rows
+from rbees.workerd.engine.backend import CellsExhausted, DecodeFailed, Logits, Rows
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
@@ -235,7 +235,7 @@ def test_an_engine_whose_calls_fail_again_and_again_gives_up() -> None:
 def test_a_sequence_that_finds_no_cells_though_it_is_alone_fails() -> None:
     calls = RecordingEngine()
 
-    def exhausted(_rows: Rows):  # type: ignore[no-untyped-def]
+    def exhausted(rows: Rows) -> Logits:
         raise CellsExhausted
 
     calls.backend.decode = exhausted  # type: ignore[method-assign]
