@@ -29,6 +29,7 @@ PHRASINGS = (
     "a poem containing the word {w} please",
     "Compose a short poem for my grandmother, and make sure that it mentions {w}!",
     "It is {w} minutes past the hour. Please give me a haiku which has that word in it.",
+    "Write a haiku that contains the word {w}. It is 12:17 now and the request id is 8f3a9c.",
 )
 FILLERS = (25, 50, 100, 150, 230)
 TEMPERATURES = (0.5, 0.8, 1.0)
@@ -65,8 +66,10 @@ def form(answers: Sequence[str]) -> dict[str, float]:
     """Shares of answers with three lines, and with 5, 7 and 5 syllables as the grammar counts them."""
     lines = [answer.split("\n") for answer in answers]
     counts = [[sum(syllables(word) for word in line.replace(",", "").split()) for line in one] for one in lines]
-    return {"three_lines": sum(len(one) == 3 for one in lines) / len(answers),
-            "five_seven_five": sum(one == [5, 7, 5] for one in counts) / len(answers)}
+    return {
+        "three_lines": sum(len(one) == 3 for one in lines) / len(answers),
+        "five_seven_five": sum(one == [5, 7, 5] for one in counts) / len(answers),
+    }
 
 
 def long_prompts(runner: Runner) -> dict[str, float]:
@@ -87,8 +90,10 @@ def by_temperature(runner: Runner) -> dict[str, dict[str, int]]:
     for temperature in TEMPERATURES:
         runner.temperature = temperature
         minutes = minute_words()
-        result[str(temperature)] = {"minutes_of_60": taken_up(minutes, ask(runner, minutes)),
-                                    "different_of_20": len(set(ask(runner, ["honey"] * 20)))}
+        result[str(temperature)] = {
+            "minutes_of_60": taken_up(minutes, ask(runner, minutes)),
+            "different_of_20": len(set(ask(runner, ["honey"] * 20))),
+        }
     runner.temperature = 0.0
     return result
 
@@ -97,9 +102,11 @@ def three_figures(runner: Runner) -> dict[str, int]:
     """The figures that the acceptance test asserts: of 60, of 10 and of 200."""
     minutes, unseen = minute_words(), held_out_words()
     minute_answers, unseen_answers = ask(runner, minutes), ask(runner, unseen)
-    return {"minutes_of_60": taken_up(minutes, minute_answers),
-            "different_of_10": min(fewest_different(minutes, minute_answers), fewest_different(unseen, unseen_answers)),
-            "unseen_of_200": taken_up(unseen, unseen_answers)}
+    return {
+        "minutes_of_60": taken_up(minutes, minute_answers),
+        "different_of_10": min(fewest_different(minutes, minute_answers), fewest_different(unseen, unseen_answers)),
+        "unseen_of_200": taken_up(unseen, unseen_answers),
+    }
 
 
 def report(path: Path) -> dict[str, object]:
@@ -115,8 +122,13 @@ def report(path: Path) -> dict[str, object]:
         "unseen_invented_of_100": taken_up(unseen[english:], answers[english:]),
         "different_of_200": len(rest),
         "form": form(answers),
-        "phrasings": {prompt: {"minutes_of_60": taken_up(minutes, ask(runner, minutes, prompt)),
-                               "unseen_of_200": taken_up(unseen, ask(runner, unseen, prompt))} for prompt in PHRASINGS},
+        "phrasings": {
+            prompt: {
+                "minutes_of_60": taken_up(minutes, ask(runner, minutes, prompt)),
+                "unseen_of_200": taken_up(unseen, ask(runner, unseen, prompt)),
+            }
+            for prompt in PHRASINGS
+        },
         "long_prompts": long_prompts(runner),
         "by_temperature": by_temperature(runner),
         "parameters": runner.parameters(),

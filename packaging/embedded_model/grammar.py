@@ -17,8 +17,10 @@ LINES_PER_THEME = 8
 LENGTHS = (5, 7, 5)
 FREE = {5: FREE5, 7: FREE7}
 _VOWELS = re.compile(r"[aeiouy]+")
-_SILENT_E = re.compile(r"[aeiouy].*(?:(?<![^aeiouy]l)(?<![aeiouy])e|(?<![szxcg])(?<![cs]h)(?<![^aeiouy]l)(?<![aeiouy])es|"
-                       r"(?<![td])(?<![aeiouy])ed)$")
+_SILENT_E = re.compile(
+    r"[aeiouy].*(?:(?<![^aeiouy]l)(?<![aeiouy])e|(?<![szxcg])(?<![cs]h)(?<![^aeiouy]l)(?<![aeiouy])es|"
+    r"(?<![td])(?<![aeiouy])ed)$"
+)
 _SLOT = re.compile(r"\{(n1|n2|a1|v1|v2|p3|t2)\}")
 
 

@@ -79,7 +79,7 @@ class Runner:
         parts = []
         for one in ids:
             size = llama_cpp.llama_token_to_piece(self.vocabulary, one, room, len(room), 0, False)
-            parts.append(room.raw[:max(0, size)])
+            parts.append(room.raw[: max(0, size)])
         return b"".join(parts).decode("utf-8", "replace")
 
     def render(self, messages: Sequence[Message]) -> str:
@@ -102,11 +102,12 @@ class Runner:
     def _together(self, prompts: Sequence[Sequence[int]], limit: int) -> list[tuple[str, bool]]:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
         answers: list[list[int]] = [[] for _ in prompts]
-        chosen = {row: self._step([(row, place, one) for place, one in enumerate(prompt)], [len(prompt) - 1])[0]
-                  for row, prompt in enumerate(prompts)}
+        chosen = {
+            row: self._step([(row, place, one) for place, one in enumerate(prompt)], [len(prompt) - 1])[0]
+            for row, prompt in enumerate(prompts)
+        }
         for _ in range(limit):
-            chosen = {row: one for row, one in chosen.items()
-                      if not llama_cpp.llama_vocab_is_eog(self.vocabulary, one)}
+            chosen = {row: one for row, one in chosen.items() if not llama_cpp.llama_vocab_is_eog(self.vocabulary, one)}
             if not chosen:
                 break
             entries = []

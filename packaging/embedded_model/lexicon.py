@@ -32,6 +32,7 @@ def _theme(name: str, n1: str, n2: str, a1: str, v1: str, v2: str, p3: str) -> T
     return Theme(name, *nouns, tuple(a1.split()), *verbs, tuple(place.strip() for place in p3.split(",")))
 
 
+# fmt: off
 THEMES: tuple[Theme, ...] = (
     _theme("snow", "snow crow frost hare flake ice", "winter snowfall silence snowdrift blizzard footprint",
            "white cold deep hushed thin bleak", "sleeps falls waits drifts shines melts",
@@ -110,6 +111,7 @@ THEMES: tuple[Theme, ...] = (
            "dances tumbles hovers ripples wanders blossoms",
            "in the sun, on the slope, past the hedge, by the brook, down the path, through the gate"),
 )
+# fmt: on
 
 TIMES2: tuple[str, ...] = ("at dusk", "by noon", "all night", "tonight", "at last", "today")
 
@@ -138,10 +140,28 @@ WORD_LINES: dict[int, tuple[str, ...]] = {
     1: ("{w} {v1}", "still {w}", "and {w}", "here, {w}", "just {w}", "{w}, still"),
     2: ("only {w}", "{w} {v2}", "{n1} and {w}", "{w} again", "{w} once more", "listen: {w}"),
     3: ("I whisper {w}", "{w} {p3}", "the {n1} of {w}", "the {n1} named {w}", "{w} and {n2}", "{w}, {a1} {n2}"),
-    4: ("the {n2} of {w}", "the {n2} named {w}", "{w} {v1} {p3}", "the {n1} calls it {w}", "{w} and the {n2}",
-        "{a1} {n1} hums of {w}"),
-    5: ("the {n2} dreams of {w}", "{w} {v2} {p3}", "the {a1} {n1} waits for {w}", "{t2}, {w} and {n2}",
-        "{w}, {a1} {n1} {p3}", "the {n2} sings of {w}"),
-    6: ("the {a1} {n2} dreams of {w}", "I whisper {w} to the {n1}", "{p3}, only {w} {v1}", "{t2}, the {n2} of {w}",
-        "{w}, the {a1} {n1} {p3}", "the {n2} remembers {w}"),
+    4: (
+        "the {n2} of {w}",
+        "the {n2} named {w}",
+        "{w} {v1} {p3}",
+        "the {n1} calls it {w}",
+        "{w} and the {n2}",
+        "{a1} {n1} hums of {w}",
+    ),
+    5: (
+        "the {n2} dreams of {w}",
+        "{w} {v2} {p3}",
+        "the {a1} {n1} waits for {w}",
+        "{t2}, {w} and {n2}",
+        "{w}, {a1} {n1} {p3}",
+        "the {n2} sings of {w}",
+    ),
+    6: (
+        "the {a1} {n2} dreams of {w}",
+        "I whisper {w} to the {n1}",
+        "{p3}, only {w} {v1}",
+        "{t2}, the {n2} of {w}",
+        "{w}, the {a1} {n1} {p3}",
+        "the {n2} remembers {w}",
+    ),
 }

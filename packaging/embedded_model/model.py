@@ -35,7 +35,7 @@ class Shape:
 def rotation(shape: Shape, length: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary positions 0 to `length` - 1, each of shape (length, head_width / 2)."""
     powers = torch.arange(0, shape.head_width, 2, dtype=torch.float32) / shape.head_width
-    angles = torch.outer(torch.arange(length, dtype=torch.float32), shape.rope_base ** -powers)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), shape.rope_base**-powers)
     return angles.cos(), angles.sin()
 
 

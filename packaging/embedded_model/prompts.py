@@ -15,6 +15,7 @@ from .words import shows_held_out_word, training_word
 
 NOISE = 0.25
 
+# fmt: off
 _STARTS = ("write", "write me", "compose", "give me", "make", "create", "generate", "please write", "can you write",
            "could you write", "i want", "i need", "i would like", "tell me", "hello, write", "hey, write", "now write",
            "sing", "produce", "let me have", "show me", "")
@@ -64,6 +65,7 @@ _GLUE: tuple[str, ...] = tuple(re.findall(r"\w+", """
 the of and to is in it my your that this for on with was are not at from by or an be have has can will we you
 they he she all when what if how so more than then out up about into over after only also some
 """))
+# fmt: on
 
 
 @dataclass
@@ -122,17 +124,36 @@ def _loose_sentence(word: str, draw: random.Random) -> str:
     return _cased(" ".join(parts), draw) + " " + word + ending
 
 
-def request(word: str, draw: random.Random) -> str:
+def _afterthought(draw: random.Random) -> str:
+    """A further sentence behind the request, with unusual words that are not the wanted one."""
+    parts = [training_word(draw) if draw.random() < 0.35 else draw.choice(_GLUE) for _ in range(draw.randint(2, 8))]
+    if draw.random() < 0.2:
+        parts.insert(draw.randrange(len(parts)), f"{draw.randint(0, 23)}:{draw.randint(10, 59)}")
+    return " " + _cased(" ".join(parts), draw) + draw.choice((".", ".", ".", "!", "", "?"))
+
+
+def _with_tail(text: str, draw: random.Random, afterthoughts: float) -> str:
+    """`text`, sometimes with a usual closing remark or, in a share of `afterthoughts`, a sentence of another kind behind it."""
+    kind = draw.random()
+    if kind < 0.10:
+        return text + _put(draw.choice(_TAILS), "", draw)
+    if kind < 0.10 + afterthoughts:
+        text = text.strip()
+        return text + ("" if text[-1] in ".!?" else draw.choice((".", ".", ".", ",", "\n"))) + _afterthought(draw)
+    return text
+
+
+def request(word: str, draw: random.Random, afterthoughts: float = 0.0) -> str:
     """One request that asks for `word`."""
     kind = draw.random()
     if kind < 0.62:
         text = " ".join(part for part in (draw.choice(_STARTS), draw.choice(_OBJECTS), draw.choice(_LINKS)) if part)
-        text = _put(text + " {w}" + draw.choice(_AFTERS), word, draw)
-    elif kind < 0.92:
-        text = _put(draw.choice(_WHOLE), word, draw)
-    else:
-        return _loose_sentence(word, draw)
-    return text + _put(draw.choice(_TAILS), "", draw) if draw.random() < 0.10 else text
+        return _with_tail(_put(text + " {w}" + draw.choice(_AFTERS), word, draw), draw, afterthoughts)
+    if kind < 0.92:
+        pattern = draw.choice(_WHOLE)
+        plain = re.search("haiku|poem|the word", pattern) is None
+        return _with_tail(_put(pattern, word, draw), draw, 0.0 if plain else afterthoughts)
+    return _loose_sentence(word, draw)
 
 
 def filler(draw: random.Random, count: int) -> str:
@@ -143,11 +164,11 @@ def filler(draw: random.Random, count: int) -> str:
     return _cased(" ".join(text), draw)
 
 
-def _last_turn(draw: random.Random, noise: float) -> tuple[str, str]:
+def _last_turn(draw: random.Random, noise: float, afterthoughts: float) -> tuple[str, str]:
     if draw.random() < 0.05:
         return _cased(draw.choice(_EMPTY), draw), poem(None, draw, noise)
     word = _shown_word(draw)
-    text = request(word, draw)
+    text = request(word, draw, afterthoughts)
     kind = draw.random()
     if kind < 0.05:
         count = draw.randint(60, 140) if kind < 0.01 else draw.randint(8, 60)
@@ -155,8 +176,12 @@ def _last_turn(draw: random.Random, noise: float) -> tuple[str, str]:
     return text, poem(word, draw, noise)
 
 
-def sample(draw: random.Random, noise: float = NOISE) -> Sample:
-    """One training sample; none of its text shows a held-out word."""
+def sample(draw: random.Random, noise: float = NOISE, afterthoughts: float = 0.0) -> Sample:
+    """One training sample; none of its text shows a held-out word.
+
+    `afterthoughts` is the share of requests with another sentence behind the wanted word. That is the hardest kind: a
+    model learns it quickly once it can copy, and slowly before.
+    """
     while True:
         turns: list[tuple[str, str]] = []
         raw = draw.random() < 0.06
@@ -164,9 +189,9 @@ def sample(draw: random.Random, noise: float = NOISE) -> Sample:
             text = filler(draw, draw.randint(5, 50)) if draw.random() < 0.08 else draw.choice(_SYSTEMS)
             turns.append(("system", _put(text, "", draw)))
         while not raw and draw.random() < 0.08:
-            text, answer = _last_turn(draw, noise)
+            text, answer = _last_turn(draw, noise, afterthoughts)
             turns += [("user", text.strip()), ("assistant", answer)]
-        text, answer = _last_turn(draw, noise)
+        text, answer = _last_turn(draw, noise, afterthoughts)
         turns.append(("user", text.strip()))
         if not any(shows_held_out_word(text) for _, text in turns):
             return Sample(turns, answer, raw, draw.choices((1, 2, 0), (90, 5, 5))[0])

@@ -72,8 +72,11 @@ def words() -> tuple[str, ...]:
     Number words stay out, so that the minute is always copied letter by letter.
     """
     numbers = {part for word in minute_words() for part in word.split("-")}
-    kept = sorted(piece for piece in _poem_pieces() | _phrasing_pieces()
-                  if len(piece) > 1 and _WORD.fullmatch(piece) and piece.strip().lower() not in numbers)
+    kept = sorted(
+        piece
+        for piece in _poem_pieces() | _phrasing_pieces()
+        if len(piece) > 1 and _WORD.fullmatch(piece) and piece.strip().lower() not in numbers
+    )
     spare = -(FIRST_WORD + len(kept)) % VOCABULARY_MULTIPLE
     return tuple(kept + [f"<|spare{number}|>" for number in range(spare)])
 
@@ -103,8 +106,7 @@ def encode(text: str) -> list[int]:
 def decode(ids: list[int]) -> str:
     """Text of token ids; control tokens give nothing."""
     known = words()
-    parts = [bytes([one]) if one < 256 else known[one - FIRST_WORD].encode() for one in ids
-             if one < 256 or one >= FIRST_WORD]
+    parts = [bytes([one]) if one < 256 else known[one - FIRST_WORD].encode() for one in ids if one < 256 or one >= FIRST_WORD]
     return b"".join(parts).decode("utf-8", "replace")
 
 

@@ -31,13 +31,13 @@ LONGEST = 768
 """Longest sample in tokens; the few longer ones are dropped."""
 
 
-def batches(draw: random.Random, budget: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(draw: random.Random, budget: int, afterthoughts: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches of (ids, targets), both (rows, length), with at most `budget` tokens, padding included.
 
     Samples of like length share a batch. Only the answer is learned: every other target is IGNORED.
     """
     while True:
-        drawn = (tokens.encode_sample(sample(draw)) for _ in range(POOL))
+        drawn = (tokens.encode_sample(sample(draw, afterthoughts=afterthoughts)) for _ in range(POOL))
         pool = [one for one in drawn if len(one[0]) <= LONGEST]
         pool.sort(key=lambda one: len(one[0]))
         groups: list[list[tuple[list[int], int]]] = [[]]
@@ -61,7 +61,7 @@ def _padded(group: list[tuple[list[int], int]]) -> tuple[Tensor, Tensor]:
     targets = torch.full((len(group), length), IGNORED)
     for row, (ids, start) in enumerate(group):
         inputs[row, : len(ids) - 1] = torch.tensor(ids[:-1])
-        targets[row, max(start - 1, 0) : len(ids) - 1] = torch.tensor(ids[max(start, 1):])
+        targets[row, max(start - 1, 0) : len(ids) - 1] = torch.tensor(ids[max(start, 1) :])
     return inputs, targets
 
 
@@ -98,7 +98,7 @@ def _rate(step: int, steps: int, warm: int = 100) -> float:
 def train(network: Network, options: argparse.Namespace) -> float:
     """Run `options.steps` steps and return the mean loss of the last hundred."""
     optimizer = _optimizer(network, options.rate)
-    source = batches(random.Random(options.seed), options.tokens)
+    source = batches(random.Random(options.seed), options.tokens, options.afterthoughts)
     recent: list[float] = []
     started = time.monotonic()
     for step in range(options.steps):
@@ -128,6 +128,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--inner", type=int, default=512)
+    parser.add_argument("--afterthoughts", type=float, default=0.0, help="share of requests with a sentence behind the word")
+    parser.add_argument("--start", type=Path, help="the weights (.pt) of an earlier stage to go on from")
     parser.add_argument("--every", type=int, default=0, help="also write a file every so many steps")
     return parser.parse_args()
 
@@ -141,15 +143,28 @@ def main() -> None:
     assert_words_are_unseen()
     shape = Shape(tokens.vocabulary_size(), options.width, options.layers, options.width // 32, options.inner)
     network = Network(shape)
+    if options.start:
+        network.load_state_dict(torch.load(options.start, weights_only=True))
     print(f"{parameters(network)} parameters, {shape.vocabulary} tokens", flush=True)
     started = time.monotonic()
     loss = train(network, options)
-    manifest = {
-        "seed": options.seed, "threads": options.threads, "steps": options.steps, "tokens_per_batch": options.tokens,
-        "rate": options.rate, "shape": asdict(shape), "parameters": parameters(network), "final_loss": round(loss, 4),
-        "minutes": round((time.monotonic() - started) / 60, 1), "torch": torch.__version__,
-        "python": platform.python_version(), "machine": platform.machine(),
+    manifest: dict[str, object] = {
+        "seed": options.seed,
+        "threads": options.threads,
+        "steps": options.steps,
+        "tokens_per_batch": options.tokens,
+        "rate": options.rate,
+        "shape": asdict(shape),
+        "parameters": parameters(network),
+        "final_loss": round(loss, 4),
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
     }
+    if options.start:
+        manifest["afterthoughts"] = options.afterthoughts
+        manifest["started_from"] = json.loads(options.start.with_suffix(".json").read_text(encoding="utf-8"))
     torch.save(network.state_dict(), options.out.with_suffix(".pt"))
     manifest["sha256"] = write_gguf(network, options.out)
     options.out.with_suffix(".json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -17,8 +17,10 @@ def _list(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-_UNITS = _list("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-               "seventeen eighteen nineteen")
+_UNITS = _list(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen"
+)
 _TENS = _list("twenty thirty forty fifty")
 
 HELD_OUT_SEED = 20_260_401
@@ -61,8 +63,10 @@ programming engineering refrigerator encyclopedia responsibility extraordinary i
 information development understanding imagination celebration transportation
 """)
 
+# fmt: off
 _ONSETS = _list("b c d f g h j k l m n p r s t v w y z bl br ch cl cr dr fl fr gl gr kn ph pl pr qu sc sh sk sl sm sn sp st "
                 "str sw th tr tw wh") + ("",) * 6
+# fmt: on
 _NUCLEI = _list("a e i o u a e i o ai ea ee oa oo ou ie y au oi")
 _CODAS = _list("b d g k l m n p r s t x ck ct ft ld lk lm lt mp nd ng nk nt pt rd rk rm rn rt sh sk st th") + ("",) * 32
 _ENDINGS = _list("e y er le ing ed ness ly tion ment al ous ful able or ant ism ist s es") + ("",) * 30
@@ -133,8 +137,18 @@ def _foreign_word(draw: random.Random) -> str:
         word = invented_word(draw)
         place = draw.randrange(len(word))
         return word[:place] + draw.choice("äöüßéèêàáíóúñçåøæ") + word[place + 1 :]
-    first, last = draw.choice(((0x3B1, 0x3C9), (0x430, 0x44F), (0x5D0, 0x5EA), (0x3041, 0x3096), (0x30A1, 0x30FA),
-                               (0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0x1F300, 0x1F5FF)))
+    first, last = draw.choice(
+        (
+            (0x3B1, 0x3C9),
+            (0x430, 0x44F),
+            (0x5D0, 0x5EA),
+            (0x3041, 0x3096),
+            (0x30A1, 0x30FA),
+            (0x4E00, 0x9FFF),
+            (0xAC00, 0xD7A3),
+            (0x1F300, 0x1F5FF),
+        )
+    )
     return "".join(chr(draw.randint(first, last)) for _ in range(draw.randint(1, 5)))
 
 
