@@ -267,26 +267,26 @@ class Engine:
 
     # --- sample ---
 
-    def _sample(self, logits: Logits, shares: list[Share]) -> list[tuple[Sequence, int | None]]:
+    def _sample(self, logits: Logits, shares: list[Share]) -> list[tuple[Sequence, sampling.Drawn | None]]:
         """The next token of every sequence whose tokens are all computed now."""
         ripe = [s for s in (self._running[share.key] for share in shares) if s.pending == 0]
         assert logits.shape == (len(ripe), self._facts.vocabulary_size)
         if not ripe:
             return []
-        draws = [sampling.Draw(s.work.sampling, s.choice, s.answered) for s in ripe]
+        draws = [sampling.Draw(s.work.sampling, s.choice, s.tokens, len(s.work.prompt)) for s in ripe]
         return list(zip(ripe, sampling.sample(logits, draws, self._eog), strict=True))
 
     # --- emit ---
 
-    def _emit(self, drawn: list[tuple[Sequence, int | None]]) -> None:
+    def _emit(self, drawn: list[tuple[Sequence, sampling.Drawn | None]]) -> None:
         now = self._now()
-        for sequence, token in drawn:
-            if token is None:
+        for sequence, outcome in drawn:
+            if outcome is None:
                 self._fail(sequence, _not_finite())
                 continue
             if sequence.first_token_s is None:
                 sequence.first_token_s = now
-            pieces, reason = sequence.accept(token, self._backend.piece(token), self._facts.eog_ids)
+            pieces, reason = sequence.accept(outcome.token, self._backend.piece(outcome.token), self._facts.eog_ids)
             self._out += [Grown(sequence.key, sequence.choice, piece) for piece in pieces]
             if reason is not None:
                 self._finish(sequence, reason)

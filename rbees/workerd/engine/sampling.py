@@ -31,24 +31,41 @@ class Draw:
 
     sampling: Sampling
     choice: int
-    position: int
-    """Index of the token within the choice's answer."""
+    tokens: Sequence[int]
+    """The prompt and the choice's answer so far; read, never kept."""
+    prompt_length: int
+    mask: NDArray[np.uint32] | None = None
+    """Bit i of word i // 32 is set where token i is allowed; tokens beyond the last word are not. None allows all."""
+
+    @property
+    def position(self) -> int:
+        """Index of the token within the choice's answer."""
+        return len(self.tokens) - self.prompt_length
 
 
-def sample(logits: NDArray[np.float32], draws: Sequence[Draw], eog_ids: NDArray[np.int64]) -> list[int | None]:
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The next token of one row."""
+
+    token: int
+
+
+def sample(logits: NDArray[np.float32], draws: Sequence[Draw], eog_ids: NDArray[np.int64]) -> list[Drawn | None]:
     """The next token of each row of `logits` (rows, vocabulary), which may be written to.
 
-    None for a row in which the model computed no finite maximum; such a row has no next token.
+    None for a row without a finite maximum, because the model computed none or the mask left none; it has no next token.
     """
     for row, draw in enumerate(draws):
         if draw.sampling.ignore_eos:
             logits[row, eog_ids] = -np.inf
+        if draw.mask is not None:
+            _forbid(logits[row], draw.mask)
     greedy = np.argmax(logits, axis=1)
     usable = np.isfinite(logits[np.arange(len(draws)), greedy])
-    chosen: list[int | None] = [int(token) if ok else None for token, ok in zip(greedy, usable, strict=True)]
+    chosen = [Drawn(int(token)) if ok else None for token, ok in zip(greedy, usable, strict=True)]
     drawn = [row for row, draw in enumerate(draws) if usable[row] and draw.sampling.temperature > 0 and draw.sampling.top_k != 1]
     for row, (ids, values) in zip(drawn, _candidates(logits, drawn, draws), strict=True):
-        chosen[row] = _pick(ids, values, draws[row])
+        chosen[row] = Drawn(_pick(ids, values, draws[row]))
     return chosen
 
 
@@ -65,6 +82,12 @@ def _mix(value: int) -> int:
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
     return value ^ (value >> 31)
+
+
+def _forbid(row: NDArray[np.float32], mask: NDArray[np.uint32]) -> None:
+    """Give every token that `mask` does not allow no chance at all."""
+    allowed = np.unpackbits(mask.astype("<u4", copy=False).view(np.uint8), count=len(row), bitorder="little")
+    np.putmask(row, allowed == 0, -np.inf)
 
 
 _Candidates = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -88,7 +111,7 @@ def _candidates(logits: NDArray[np.float32], rows: list[int], draws: Sequence[Dr
 
 
 def top_k(logits: NDArray[np.float32], k: int) -> list[NDArray[np.int64]]:
-    """The `k` ids with the largest logits of each row, largest first, ties by the lowest id."""
+    """The `k` ids with the largest logits of each row, largest first, ties by the lowest id; fewer if fewer have a chance."""
     rows, width = logits.shape
     columns = width // _BLOCK
     if k * 4 >= columns:
@@ -109,16 +132,15 @@ def top_k(logits: NDArray[np.float32], k: int) -> list[NDArray[np.int64]]:
 def _is_clear(maxima: NDArray[np.float32], best: NDArray[np.int64]) -> bool:
     """No column that was left out ties with one that was taken, so none can hold a lower id of equal value."""
     smallest = maxima[best].min()
-    return int(np.count_nonzero(maxima >= smallest)) == len(best)
+    return bool(smallest == -np.inf) or int(np.count_nonzero(maxima >= smallest)) == len(best)
 
 
 def _first_k(row: NDArray[np.float32], ids: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """The `k` best of `ids`, largest logit first, ties by the lowest id."""
+    """The `k` best of `ids`, largest logit first, ties by the lowest id; only those with a chance."""
     values = row[ids]
-    if k < len(ids):
-        threshold = np.partition(values, len(ids) - k)[len(ids) - k]
-        ids = ids[values >= threshold]
-        values = row[ids]
+    threshold = np.partition(values, len(ids) - k)[len(ids) - k] if k < len(ids) else -np.inf
+    ids = ids[(values >= threshold) & (values > -np.inf)]
+    values = row[ids]
     return ids[np.lexsort((ids, -values))][:k]
 
 
