@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -38,13 +39,14 @@ def main() -> int:
     home = Path(tempfile.mkdtemp(prefix="rbees-", dir="/tmp"))
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RBEES_")} | {"RBEES_HOME": str(home)}
     say("$ rbees up")
-    up = subprocess.Popen([PROGRAMS / "rbees", "up", "--port", "0"], env=environ, stdout=subprocess.PIPE, text=True)
+    # Both of its streams in one, or the address and what it says beside it would come out in any order.
+    up = subprocess.Popen(
+        [PROGRAMS / "rbees", "up", "--port", "0"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
-        assert up.stdout is not None
-        line = up.stdout.readline()
-        if "is up at" not in line:
+        if not shown_until("llorch jobs submit", up):
             return fail("rbees up did not start; what it says stands above", up.wait())
-        say(line.rstrip())
+        threading.Thread(target=shown_until, args=(None, up), daemon=True).start()
         code = submit(environ, spelled(datetime.now().minute))
     finally:
         ended = stop(up)
@@ -58,6 +60,16 @@ def main() -> int:
         say("Everything is stopped.\n")
         say(NEXT)
     return code
+
+
+def shown_until(mark: str | None, up: subprocess.Popen[str]) -> bool:
+    """Show what `rbees up` says, to the line that holds `mark`; False where its output ends before."""
+    assert up.stdout is not None
+    for line in up.stdout:
+        say(line.rstrip())
+        if mark is not None and mark in line:
+            return True
+    return False
 
 
 def submit(environ: dict[str, str], word: str) -> int:
