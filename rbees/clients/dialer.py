@@ -68,7 +68,8 @@ async def answers(url: str, within_s: float) -> bool:
             found = (await loop.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM))[0]
             with _guarded_socket(found) as probe:
                 await loop.sock_connect(probe, found[4])
-    except OSError:
+    except (OSError, ValueError):
+        # ValueError is what the resolver raises for a name that can be no host's.
         return False
     return True
 

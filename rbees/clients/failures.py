@@ -11,7 +11,8 @@ import aiohttp
 import msgspec
 
 from rbees.clients.dialer import ForbiddenAddress
-from rbees.protocol.errors import ErrorCode, ErrorEnvelope, RbeesError
+from rbees.protocol import codec
+from rbees.protocol.errors import ErrorBody, ErrorCode, ErrorEnvelope, RbeesError
 
 _WHAT_TO_DO: dict[ErrorCode, str] = {
     ErrorCode.ORCD_UNREACHABLE: "Start it with `rbees up` or `rbees orcd serve`, or name its url with `--orcd-url`.",
@@ -31,6 +32,7 @@ class _LooseError(msgspec.Struct, frozen=True):
     code: str
     message: str
     details: dict[str, Any] = {}
+    correlation_id: str | None = None
 
 
 class _LooseEnvelope(msgspec.Struct, frozen=True):
@@ -47,17 +49,20 @@ def unreachable(code: ErrorCode, url: str, error: BaseException) -> RbeesError:
 def refused(unreachable_code: ErrorCode, url: str, status: int, body: bytes) -> RbeesError:
     """The error that a peer answered with. Codes of a newer version keep their message under the nearest code of ours."""
     try:
-        return RbeesError.from_body(msgspec.json.decode(body, type=ErrorEnvelope).error)
-    except msgspec.MsgspecError:
+        return RbeesError.from_body(codec.decode(body, ErrorEnvelope).error)
+    except RbeesError:
         pass
     try:
-        newer = msgspec.json.decode(body, type=_LooseEnvelope).error
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        newer = codec.decode(body, _LooseEnvelope).error
+    except RbeesError:
         what = f"What answers at {url} with HTTP status {status} is not rbees."
         what_to_do = _WHAT_TO_DO.get(unreachable_code, "Check the url.")
         return RbeesError(unreachable_code, f"{what} {what_to_do}", url=url, http_status=status)
     nearest = ErrorCode.INVALID_REQUEST if status < HTTPStatus.INTERNAL_SERVER_ERROR else ErrorCode.INTERNAL
-    return RbeesError(nearest, newer.message, **{**newer.details, "peer_code": newer.code})
+    details = {**newer.details, "peer_code": newer.code}
+    return RbeesError.from_body(
+        ErrorBody(code=nearest, message=newer.message, details=details, correlation_id=newer.correlation_id)
+    )
 
 
 def not_understood(url: str) -> RbeesError:
@@ -74,6 +79,8 @@ def _reason(error: BaseException) -> str:
         return "TLS could not be agreed on (http instead of https?)"
     if isinstance(error, asyncio.TimeoutError):
         return "no answer in time"
+    if isinstance(error, UnicodeError):
+        return "the name can be no host's"
     if isinstance(error, aiohttp.ClientConnectorError):
         return _connect_reason(error.os_error)
     return "the connection broke off"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from ssl import SSLContext
@@ -23,6 +24,8 @@ MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 WHOLE_BODY_BYTES: Final = 512 * 1024
 STREAM_IDLE_S: Final = 30.0
 """Three times the interval in which a silent stream shows a comment."""
+
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 T = TypeVar("T")
 Query = Mapping[str, str | int]
@@ -160,17 +163,19 @@ class HttpClient:
         timeout: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A success of the peer, its body not yet read."""
+        payload, sent_headers = _payload(body), self._headers(body is not None, headers)
         try:
             answer = await self._dialer.session().request(
                 method,
                 URL(self._base + path, encoded=True).update_query(query or {}),
-                data=_payload(body),
-                headers=self._headers(body is not None, headers),
+                data=payload,
+                headers=sent_headers,
                 ssl=self._ssl,
                 timeout=timeout,
                 allow_redirects=False,
             )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            # ValueError is what resolvers and url libraries raise for a name that can be no host's.
             raise unreachable(self._unreachable, self._base, error) from None
         try:
             if not 200 <= answer.status < 300:
@@ -212,6 +217,9 @@ class HttpClient:
 
     def _headers(self, has_body: bool, extra: Mapping[str, str] | None) -> dict[str, str]:
         headers = dict(extra or {})
+        for name, value in headers.items():
+            if _CONTROLS.search(value):
+                raise RbeesError(ErrorCode.INVALID_REQUEST, f"`{name}` must not hold control characters.", field=name)
         if has_body:
             headers["Content-Type"] = "application/json"
         if self._token is not None:
@@ -243,12 +251,17 @@ def is_base_url(url: str) -> bool:
     """Whether `url` has the form `http://host:port`, so that a client can be made for it."""
     try:
         parsed = URL(url)
+        # What the resolver will do: it refuses empty labels, labels above 63 characters, and what IDNA does not know.
+        (parsed.host or "").encode("idna")
     except ValueError:
         return False
-    return parsed.scheme in {"http", "https"} and bool(parsed.host) and not parsed.query_string and parsed.user is None
+    is_named = bool(parsed.host) and not _CONTROLS.search(url) and " " not in url
+    return parsed.scheme in {"http", "https"} and is_named and not parsed.query_string and parsed.user is None
 
 
 def _checked_base(base_url: str) -> str:
     if not is_base_url(base_url):
-        raise RbeesError(ErrorCode.CONFIGURATION, "The url of a daemon must look like `http://host:port`.", url=base_url)
+        # What makes a url unfit may be a password in it, which is then not repeated.
+        shown = {} if "@" in base_url else {"url": base_url}
+        raise RbeesError(ErrorCode.CONFIGURATION, "The url of a daemon must look like `http://host:port`.", **shown)
     return base_url.rstrip("/")

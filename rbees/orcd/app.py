@@ -7,7 +7,7 @@ import os
 import ssl
 import sys
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 from rbees import __version__
@@ -54,7 +54,7 @@ class Security:
     authenticator: web.Authenticator
     server_tls: ssl.SSLContext | None
     client_tls: ssl.SSLContext | None
-    token: str | None
+    token: str | None = field(repr=False)
 
 
 async def serve(settings: OrcdSettings, stopping: asyncio.Event) -> int:
@@ -185,8 +185,8 @@ class Orcd:
     def _post(self, event: Event) -> None:
         self._loop.post(event)
 
-    def _own_url(self, endpoint: str) -> str:
-        return url_seen_from(endpoint, self.server.url, self._settings.bind)
+    async def _own_url(self, endpoint: str) -> str:
+        return await asyncio.to_thread(url_seen_from, endpoint, self.server.url, self._settings.bind)
 
     def _readiness(self) -> dict[str, str | None]:
         return {

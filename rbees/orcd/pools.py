@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -33,6 +33,9 @@ from rbees.service.clock import Clock
 
 FIRST_REDIAL_S: Final = 0.5
 LONGEST_REDIAL_S: Final = 30.0
+
+OwnUrl = Callable[[str], Awaitable[str]]
+"""This daemon's url as the host behind an endpoint can reach it; finding that out may ask a resolver."""
 
 
 class Pools:
@@ -133,11 +136,12 @@ class Pools:
 
     # ---- what operators ask --------------------------------------------------------------------------------------------
 
-    async def add(self, endpoint: str, own_url: Callable[[str], str]) -> PoolView:
+    async def add(self, endpoint: str, own_url: OwnUrl) -> PoolView:
         """Call the pool at `endpoint`, take it in and remember the endpoint.
 
-        Raises RbeesError POOL_UNREACHABLE, POOL_ID_TAKEN, or what the pool answers.
+        Raises RbeesError INVALID_REQUEST where it can be no endpoint, POOL_UNREACHABLE, POOL_ID_TAKEN, or what the pool answers.
         """
+        _check_url(endpoint, "endpoint")
         registration = await self._call(endpoint, own_url)
         await self._store.name_endpoint(NamedEndpoint(endpoint, registration.pool_id), self._clock.unix_ms())
         return PoolView(
@@ -151,11 +155,11 @@ class Pools:
             workers=registration.workers,
         )
 
-    def start_calling(self, endpoint: str, own_url: Callable[[str], str]) -> None:
+    def start_calling(self, endpoint: str, own_url: OwnUrl) -> None:
         """Call a pool that an operator named before, until it answers or is forgotten."""
         self._calling[endpoint] = self._crew.start(self._keep_calling(endpoint, own_url), "call_pool")
 
-    async def _keep_calling(self, endpoint: str, own_url: Callable[[str], str]) -> None:
+    async def _keep_calling(self, endpoint: str, own_url: OwnUrl) -> None:
         pause_s = FIRST_REDIAL_S
         while True:
             try:
@@ -192,8 +196,8 @@ class Pools:
             raise RbeesError(ErrorCode.WORKER_NOT_FOUND, message, worker_id=worker_id)
         await self._directory.pool(pool_id).client.stop_worker(worker_id)
 
-    async def _call(self, endpoint: str, own_url: Callable[[str], str]) -> RegisterRequest:
-        registration = await self._directory.pool_client(endpoint).announce(await asyncio.to_thread(own_url, endpoint))
+    async def _call(self, endpoint: str, own_url: OwnUrl) -> RegisterRequest:
+        registration = await self._directory.pool_client(endpoint).announce(await own_url(endpoint))
         self.register(registration, dial=endpoint)
         return registration
 
@@ -274,7 +278,7 @@ def url_seen_from(endpoint: str, url: str, bind: str) -> str:
             # Connecting a datagram socket sends nothing; it only picks the address that would be used.
             probe.connect(address)
             own = probe.getsockname()[0]
-    except OSError:
+    except (OSError, UnicodeError):
         return url
     parts = urlsplit(url)
     return f"{parts.scheme}://{f'[{own}]' if ':' in own else own}:{parts.port}"

@@ -215,6 +215,8 @@ class RbeesError(Exception):
         self.code = code
         self.message = message
         self.details = details
+        self.correlation_id: str | None = None
+        """Of the call in which a peer answered with this error; None for one that was made here."""
 
     @property
     def kind(self) -> ErrorKind:
@@ -232,13 +234,17 @@ class RbeesError(Exception):
         return self.kind.exit_code
 
     def body(self, correlation_id: str | None = None) -> ErrorBody:
-        """This error as it goes over the wire."""
-        return ErrorBody(code=self.code, message=self.message, details=self.details, correlation_id=correlation_id)
+        """This error as it goes over the wire: under the id of the call it answers, where there is one, else of the peer's call."""
+        stands_under = correlation_id or self.correlation_id
+        return ErrorBody(code=self.code, message=self.message, details=self.details, correlation_id=stands_under)
 
     @classmethod
     def from_body(cls, body: ErrorBody) -> RbeesError:
-        """The error that a peer sent."""
-        return cls(body.code, body.message, **body.details)
+        """The error that a peer sent. Its details may have any keys, so they never become arguments."""
+        error = cls(body.code, body.message)
+        error.details = body.details
+        error.correlation_id = body.correlation_id
+        return error
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

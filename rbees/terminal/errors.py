@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rbees.protocol import codec
-from rbees.protocol.errors import ErrorEnvelope, RbeesError
+from rbees.protocol.errors import ErrorCode, ErrorEnvelope, RbeesError
 from rbees.terminal.text import printable
 
 
@@ -27,4 +27,7 @@ def error_lines(error: RbeesError, name: str) -> list[str]:
             lines += [f"  {key}:", *(f"    {printable(part)}" for part in value)] if value else []
         elif isinstance(value, str | int | float) and printable(str(value)) not in sentence:
             lines.append(f"  {key}: {printable(str(value))}")
+    if error.code is ErrorCode.INTERNAL and error.correlation_id is not None:
+        # The daemon's log has the rest under this id.
+        lines.append(f"  correlation_id: {printable(error.correlation_id)}")
     return lines

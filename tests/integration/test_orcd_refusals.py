@@ -130,7 +130,7 @@ def test_a_pool_nobody_can_or_may_call_is_refused(cluster: Cluster, endpoint: st
     assert ("never dialled" in error["message"]) is ("127.0.0.1" not in endpoint)
 
 
-@pytest.mark.parametrize("endpoint", ["ftp://x:1", "http://user@x:1", "http://x:1/path", "x"])
+@pytest.mark.parametrize("endpoint", ["ftp://x:1", "http://user@x:1", "http://x:1/path", "x", "http://a..b:9200"])
 def test_an_endpoint_that_is_none_is_refused(cluster: Cluster, endpoint: str) -> None:
     _refused(request("POST", f"{cluster.url}/v2/pools", {"endpoint": endpoint}), 400, "INVALID_REQUEST")
 

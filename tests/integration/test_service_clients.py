@@ -100,6 +100,39 @@ async def test_nobody_there() -> None:
     assert (error.code, error.details["reason"]) == (ErrorCode.POOL_UNREACHABLE, "the name is unknown")
 
 
+@pytest.mark.parametrize("host", ["a..b", ".a", "a" * 64, "a b", "a\n", "xn--\u00ff", "\u00fc" * 63])
+async def test_a_name_that_can_be_no_host_s_is_refused_at_once(host: str) -> None:
+    with pytest.raises(RbeesError) as caught:
+        HttpClient(f"http://{host}:9200", unreachable=ErrorCode.POOL_UNREACHABLE)
+    assert caught.value.code is ErrorCode.CONFIGURATION
+    assert not await dialer.answers("http://a..b:9200", 1.0)
+
+
+def test_a_password_in_a_url_is_not_repeated() -> None:
+    with pytest.raises(RbeesError) as caught:
+        HttpClient("http://me:hunter2@host:1", unreachable=ErrorCode.ORCD_UNREACHABLE)
+    assert "hunter2" not in f"{caught.value}{caught.value.details}"
+
+
+class Refusing(Dialer):
+    """As where a resolver takes offence at a name that looked well."""
+
+    def session(self) -> aiohttp.ClientSession:
+        raise UnicodeError("label empty or too long")
+
+
+async def test_what_the_resolver_takes_offence_at_is_a_host_that_cannot_be_reached() -> None:
+    error = await failure(HttpClient("http://host:1", unreachable=ErrorCode.POOL_UNREACHABLE, dialer=Refusing()))
+    assert error.code is ErrorCode.POOL_UNREACHABLE
+    assert error.details["reason"] == "the name can be no host's"
+
+
+async def test_a_header_with_a_line_break_is_refused_by_name() -> None:
+    error = await failure(HttpClient("http://127.0.0.1:1", unreachable=ErrorCode.ORCD_UNREACHABLE), headers={"X-Key": "a\nb"})
+    assert error.code is ErrorCode.INVALID_REQUEST
+    assert "X-Key" in error.message
+
+
 async def test_nobody_answers() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from aiohttp import web
 
-from rbees.orcd.pools import Pools
+from rbees.orcd.pools import OwnUrl, Pools
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.pools import AddPoolRequest, ModelList, PoolList, PoolView, SpawnAnswer, SpawnRequest, WorkerList
 from rbees.service.web import Route, read, reply
 
 
-def routes(pools: Pools, own_url: Callable[[str], str]) -> list[Route]:
+def routes(pools: Pools, own_url: OwnUrl) -> list[Route]:
     """The routes about pools; `own_url(endpoint)` is this daemon's url as seen from there."""
 
     async def list_pools(_request: web.Request) -> web.Response:

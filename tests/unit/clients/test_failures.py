@@ -28,7 +28,30 @@ def test_a_code_of_a_newer_version_keeps_its_message(status: int, code: ErrorCod
     assert refused(status, json.dumps(body).encode()) == (code, "Short and stout.", {"peer_code": "TEAPOT"})
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>secret</html>", b'{"error": "no"}', b"\xff", b"[]"])
+def test_details_may_have_any_names() -> None:
+    details = {"code": "x", "message": "m", "self": 1, "details": {}}
+    for code, expected in (("INTERNAL", {}), ("TEAPOT", {"peer_code": "TEAPOT"})):
+        body = {"error": {"code": code, "message": "m", "details": details}}
+        assert refused(500, json.dumps(body).encode()) == (ErrorCode.INTERNAL, "m", {**details, **expected})
+
+
+@pytest.mark.parametrize("code", ["INTERNAL", "TEAPOT"])
+def test_the_id_under_which_the_peer_logged_is_kept(code: str) -> None:
+    body = {"error": {"code": code, "message": "m", "correlation_id": "c-1"}}
+    error = failures.refused(ErrorCode.ORCD_UNREACHABLE, URL, 500, json.dumps(body).encode())
+    assert error.body().correlation_id == "c-1"
+    assert error.body("mine").correlation_id == "mine", "an answer stands under the id of its own call"
+
+
+DEEP = b'{"error": {"code": "INTERNAL", "message": "m", "details": {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}}"
+NO_UTF8 = b'{"error": {"code": "INTERNAL", "message": "\xff"}}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>secret</html>", b'{"error": "no"}', b"\xff", b"[]", NO_UTF8, DEEP],
+    ids=["empty", "html", "text", "byte", "list", "no-utf8", "deep"],
+)
 def test_what_is_not_rbees_is_called_so(body: bytes) -> None:
     code, message, details = refused(502, body)
     assert code is ErrorCode.ORCD_UNREACHABLE
@@ -42,6 +65,7 @@ def test_what_is_not_rbees_is_called_so(body: bytes) -> None:
     [
         (TimeoutError("secret"), "no answer in time"),
         (ConnectionResetError("secret"), "the connection broke off"),
+        (UnicodeError("secret"), "the name can be no host's"),
     ],
 )
 def test_failures_on_the_way(error: Exception, reason: str) -> None:

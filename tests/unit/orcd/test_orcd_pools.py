@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 import pytest
 
+from rbees.clients.poold import PooldClient
 from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
 from rbees.orcd.pools import Pools, url_seen_from
@@ -26,11 +27,11 @@ from tests.support.orcd_parts import Desk
 class Realm:
     """Pools over a scheduler that hears at once."""
 
-    def __init__(self, desk: Desk, clock: ManualClock) -> None:
+    def __init__(self, desk: Desk, clock: ManualClock, directory: Directory) -> None:
         self.desk = desk
         self.clock = clock
         self.scheduler = Scheduler(Policy())
-        self.directory = Directory(token=None, tls=None)
+        self.directory = directory
         self.posted: list[Event] = []
         self.crew = Crew()
         self.pools = Pools(self.scheduler, self.directory, desk.store, clock, self.crew, self.hear, 2.0)
@@ -43,14 +44,20 @@ class Realm:
         self.scheduler.handle(event, Moment(self.clock.monotonic(), self.clock.unix_ms(), b"e" * 10))
 
 
-@pytest.fixture
-async def realm() -> AsyncIterator[Realm]:
+@asynccontextmanager
+async def _realm(directory: Directory) -> AsyncIterator[Realm]:
     clock = ManualClock()
     async with Desk(clock) as desk:
-        realm = Realm(desk, clock)
+        realm = Realm(desk, clock, directory)
         yield realm
         await realm.crew.dismiss()
-        await realm.directory.close()
+        await directory.close()
+
+
+@pytest.fixture
+async def realm() -> AsyncIterator[Realm]:
+    async with _realm(Directory(token=None, tls=None)) as realm:
+        yield realm
 
 
 def _registration(**fields: Any) -> RegisterRequest:
@@ -202,16 +209,12 @@ async def test_a_forgotten_pool_is_gone_with_its_workers(realm: Realm) -> None:
     assert _code(caught) is ErrorCode.POOL_NOT_FOUND
 
 
-class Door:
+class Door(PooldClient):
     """A pool daemon that answers from its third call on."""
 
-    def __init__(self, calls: list[str]) -> None:
+    def __init__(self, endpoint: str, calls: list[str]) -> None:
+        super().__init__(endpoint)
         self.calls = calls
-        self.url = ""
-
-    def __call__(self, endpoint: str) -> Door:
-        self.url = endpoint
-        return self
 
     async def announce(self, orcd_url: str) -> RegisterRequest:
         self.calls.append(orcd_url)
@@ -220,32 +223,47 @@ class Door:
         return _registration()
 
 
-@pytest.fixture
-def calls(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What pools are called with."""
-    made: list[str] = []
-    monkeypatch.setattr(realm.directory, "pool_client", Door(made))
-    # The address is looked up on a thread of its own; here at once, so that the manual clock can go on.
-    monkeypatch.setattr(asyncio, "to_thread", _at_once)
-    return made
+class Street(Directory):
+    """Behind every endpoint there is a door; `calls` is what was said at them."""
+
+    def __init__(self) -> None:
+        super().__init__(token=None, tls=None)
+        self.calls: list[str] = []
+
+    def pool_client(self, endpoint: str) -> PooldClient:
+        return Door(endpoint, self.calls)
 
 
-async def test_a_named_pool_is_called_until_it_answers(realm: Realm, calls: list[str]) -> None:
-    realm.pools.start_calling("http://10.1.2.3:9200", lambda _: "http://me:8080")
-    await realm.clock.advance(100.0)
-    assert calls == ["http://me:8080"] * 3
-    assert realm.pools.view("attic").endpoint == "http://10.1.2.3:9200"
+async def _own_url(_endpoint: str) -> str:
+    return "http://me:8080"
 
 
-async def test_a_named_pool_can_be_forgotten_before_it_has_answered(realm: Realm, calls: list[str]) -> None:
-    await realm.desk.store.name_endpoint(NamedEndpoint("http://10.1.2.3:9200", "attic"), 1)
-    realm.pools.start_calling("http://10.1.2.3:9200", lambda _: "http://me:8080")
-    await realm.clock.advance(0.1)
-    await realm.pools.forget("attic")
-    await realm.clock.advance(100.0)
-    assert calls == ["http://me:8080"]
-    assert await realm.desk.store.named_endpoints() == []
-    assert realm.pools.views() == ()
+async def test_a_named_pool_is_called_until_it_answers() -> None:
+    street = Street()
+    async with _realm(street) as realm:
+        realm.pools.start_calling("http://10.1.2.3:9200", _own_url)
+        await realm.clock.advance(100.0)
+        assert street.calls == ["http://me:8080"] * 3
+        assert realm.pools.view("attic").endpoint == "http://10.1.2.3:9200"
+
+
+async def test_a_named_pool_can_be_forgotten_before_it_has_answered() -> None:
+    street = Street()
+    async with _realm(street) as realm:
+        await realm.desk.store.name_endpoint(NamedEndpoint("http://10.1.2.3:9200", "attic"), 1)
+        realm.pools.start_calling("http://10.1.2.3:9200", _own_url)
+        await realm.clock.advance(0.1)
+        await realm.pools.forget("attic")
+        await realm.clock.advance(100.0)
+        assert street.calls == ["http://me:8080"]
+        assert await realm.desk.store.named_endpoints() == []
+        assert realm.pools.views() == ()
+
+
+async def test_a_host_name_that_cannot_be_one_is_refused_before_it_is_called(realm: Realm) -> None:
+    with pytest.raises(RbeesError) as caught:
+        await realm.pools.add("http://a..b:9200", _own_url)
+    assert _code(caught) is ErrorCode.INVALID_REQUEST
 
 
 async def test_a_worker_that_its_pool_lists_no_more_is_forgotten(realm: Realm) -> None:
@@ -256,7 +274,20 @@ async def test_a_worker_that_its_pool_lists_no_more_is_forgotten(realm: Realm) -
     assert not realm.directory.has_worker("worker-a"), "secrets and addresses do not pile up"
 
 
-@pytest.mark.parametrize("url", ["", "x", "http://h:99999", "ftp://h:1", "http://user@h:1", "http://[::1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "x",
+        "http://h:99999",
+        "ftp://h:1",
+        "http://user@h:1",
+        "http://[::1",
+        "http://a..b:1",
+        f"http://{'a' * 64}:1",
+        "http://a b:1",
+    ],
+)
 async def test_a_pool_that_names_no_url_is_not_taken_in_by_halves(realm: Realm, url: str) -> None:
     ready = msgspec.structs.replace(_ready(), uri=url)
     for request in (_registration(endpoint=url), _registration(workers=(_facts(),), ready=(ready,))):
@@ -270,13 +301,13 @@ async def test_a_pool_that_names_no_url_is_not_taken_in_by_halves(realm: Realm, 
     assert _code(caught) is ErrorCode.INVALID_REQUEST
 
 
-async def _at_once(function: Any, *arguments: Any) -> Any:
-    return function(*arguments)
-
-
 def test_a_daemon_on_one_address_tells_that_address() -> None:
     assert url_seen_from("http://10.1.2.3:9200", "http://127.0.0.1:8080", "127.0.0.1") == "http://127.0.0.1:8080"
 
 
 def test_a_daemon_on_every_address_tells_the_one_that_leads_there() -> None:
     assert url_seen_from("http://127.0.0.1:9200", "http://127.0.0.1:8080", "0.0.0.0") == "http://127.0.0.1:8080"
+
+
+def test_an_endpoint_that_no_resolver_takes_changes_nothing() -> None:
+    assert url_seen_from("http://a..b:9200", "http://127.0.0.1:8080", "0.0.0.0") == "http://127.0.0.1:8080"

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.terminal.answer import AnswerWriter
 from rbees.terminal.errors import error_lines
 from rbees.terminal.notes import PlainNotes
@@ -140,3 +140,9 @@ def test_the_cursor_is_never_hidden(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     shown = capsys.readouterr().err
     assert "loading" in shown
     assert "\x1b[?25l" not in shown
+
+
+def test_a_defect_is_shown_with_the_id_that_finds_it_in_the_log() -> None:
+    for code, shown in ((ErrorCode.INTERNAL, True), (ErrorCode.QUEUE_FULL, False)):
+        error = RbeesError.from_body(ErrorBody(code=code, message="A defect.", correlation_id="c-1"))
+        assert ("  correlation_id: c-1" in error_lines(error, "llorch")) is shown
