@@ -1,7 +1,8 @@
 """Following a job to its end: one unbroken run of numbered events, whatever happens to the connection or to orcd.
 
 orcd numbers the events and replays them, so going on means asking for what comes behind the last one seen. A connection that
-breaks, a stream that ends without a last event, an orcd that drains or is gone: each is tried again with growing delay.
+breaks, a stream that ends without a last event, an orcd that drains or is gone: each is tried again with growing delay. A
+stream in which nothing came at all may be that of a job whose last event was seen before; orcd is asked whether it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final, Protocol
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import Event, is_terminal
+from rbees.protocol.jobs import TERMINAL_STATUSES, JobView
 from rbees.service.clock import Clock
 
 FIRST_DELAY_S: Final = 0.1
@@ -23,10 +25,14 @@ _WORTH_ANOTHER_TRY: Final = frozenset({ErrorCode.ORCD_UNREACHABLE, ErrorCode.DRA
 
 
 class EventSource(Protocol):
-    """The one method of `OrcdClient` that following needs."""
+    """The methods of `OrcdClient` that following needs."""
 
     def events(self, job_id: str, after: int = 0) -> AbstractAsyncContextManager[AsyncIterator[tuple[int, Event]]]:
         """The job's events behind `after`."""
+        ...
+
+    async def job(self, job_id: str) -> JobView:
+        """How far the job is."""
         ...
 
 
@@ -46,10 +52,12 @@ async def follow(
     hears the delay before each further try.
 
     Raises:
-        RbeesError: what orcd answers (such as JOB_NOT_FOUND), or ORCD_UNREACHABLE after so much silence.
+        RbeesError: what orcd answers (such as JOB_NOT_FOUND), ORCD_UNREACHABLE after so much silence, or the error in which the
+            job ended where that lies before `after`.
     """
     delay_s, heard_at, allowed_s = FIRST_DELAY_S, clock.monotonic(), first_patience_s
     while True:
+        before = after
         try:
             async with orcd.events(job_id, after) as events:
                 async for seq, event in events:
@@ -59,6 +67,8 @@ async def follow(
                     yield seq, event
                     if is_terminal(event):
                         return
+            if after == before and _has_nothing_left(await orcd.job(job_id), after):
+                return
         except RbeesError as error:
             if error.code not in _WORTH_ANOTHER_TRY:
                 raise
@@ -68,6 +78,15 @@ async def follow(
             on_break(delay_s)
         await clock.sleep(delay_s)
         delay_s = min(delay_s * 2, LONGEST_DELAY_S)
+
+
+def _has_nothing_left(job: JobView, after: int) -> bool:
+    """True where the job has ended and all its events were seen. Raises the error in which it ended, as its last event would."""
+    if job.status not in TERMINAL_STATUSES or job.last_seq > after:
+        return False
+    if job.error is not None:
+        raise RbeesError.from_body(job.error)
+    return True
 
 
 def _given_up(error: RbeesError, job_id: str) -> RbeesError:

@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from rbees.ctl.follow import follow
-from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.events import ChoiceEnd, End, Event, Queued, Started, Timings, Token, Usage
+from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from rbees.protocol.events import ChoiceEnd, End, Error, Event, Queued, Started, Timings, Token, Usage
+
+from rbees.protocol.jobs import JobStatus, JobView
 
 
 class InstantClock:
@@ -56,6 +58,21 @@ class Script:
                 raise GONE
             yield seq, event
 
+    async def job(self, job_id: str) -> JobView:
+        assert job_id == "job-1"
+        last = self.events_held[-1]
+        status: JobStatus = "completed" if isinstance(last, End) else "failed" if isinstance(last, Error) else "running"
+        return JobView(
+            job_id=job_id,
+            status=status,
+            model="m",
+            priority="interactive",
+            seed=1,
+            created_at_ms=1,
+            last_seq=len(self.events_held),
+            error=last.error if isinstance(last, Error) else None,
+        )
+
 
 GONE = RbeesError(ErrorCode.ORCD_UNREACHABLE, "Nobody answers.", url="http://x")
 JOB: list[Event] = [
@@ -85,6 +102,26 @@ async def test_it_asks_for_what_comes_behind_the_last_event_seen() -> None:
     script = Script(JOB, [3, 2, None])
     await collect(script, InstantClock(), after=1)
     assert script.asked_after == [1, 4, 6]
+
+
+@pytest.mark.parametrize("after", [len(JOB), len(JOB) + 7])
+async def test_a_job_whose_last_event_was_seen_before_is_not_waited_for(after: int) -> None:
+    clock = InstantClock()
+    assert await collect(Script(JOB, [None]), clock, after=after) == []
+    assert clock.slept == []
+
+
+async def test_a_failed_job_whose_last_event_was_seen_before_fails_again() -> None:
+    failed = [*JOB[:-1], Error(error=ErrorBody(code=ErrorCode.TIMEOUT, message="Too long."))]
+    with pytest.raises(RbeesError, match="Too long") as raised:
+        await collect(Script(failed, [None]), InstantClock(), after=len(failed))
+    assert raised.value.code is ErrorCode.TIMEOUT
+
+
+async def test_a_job_that_has_not_ended_is_followed_on_when_its_stream_ends_empty() -> None:
+    script = Script(JOB, [0, 0, None], quietly=True)
+    assert await collect(script, InstantClock(), after=len(JOB) - 1) == [(len(JOB), JOB[-1])]
+    assert script.asked_after == [len(JOB) - 1] * 3
 
 
 async def test_a_draining_orcd_is_waited_for() -> None:
