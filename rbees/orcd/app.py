@@ -26,7 +26,7 @@ from rbees.orcd.recovery import recover
 from rbees.orcd.relay import Relay
 from rbees.orcd.retention import Retention
 from rbees.orcd.scheduler.core import Scheduler
-from rbees.orcd.scheduler.events import Event
+from rbees.orcd.scheduler.events import DrainBegan, Event
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.store import queries
 from rbees.orcd.store.jobs import JobStore
@@ -159,9 +159,11 @@ class Orcd:
     async def drain(self) -> None:
         """Take nothing new; let what runs finish within the drain timeout. What is left is durable and goes on after a restart."""
         self._notifier.stopping()
-        self._jobs.draining = self._executor.draining = True
+        self._jobs.draining = True
+        self._loop.post(DrainBegan())
         until_s = self._clock.monotonic() + self._settings.drain_timeout_s
-        while self._executor.running and self._clock.monotonic() < until_s:
+        # What came in before the drain may still be dispatched and is then let finish as well.
+        while (self._loop.has_work or self._executor.running) and self._clock.monotonic() < until_s:
             await self._clock.sleep(DRAIN_LOOK_S)
         self._log.info("drained", action="drained", left_running=self._executor.running)
 

@@ -94,8 +94,6 @@ class LiveExecutor:
         self._log = logs.logger()
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._starting: set[tuple[str, int]] = set()
-        self.draining = False
-        """Nothing new is dispatched: the process is about to end, and what waits is durable."""
 
     def perform(self, effect: Effect) -> None:
         """See `Executor`."""
@@ -143,8 +141,6 @@ class LiveExecutor:
     # ---- attempts ------------------------------------------------------------------------------------------------------
 
     def _dispatch(self, effect: Dispatch) -> None:
-        if self.draining:
-            return
         job = self._job_for(effect)
         if job is not None:
             durable = self._journal.begin_attempt(job, effect.epoch, effect.worker_id, effect.pool_id)

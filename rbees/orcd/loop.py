@@ -58,6 +58,11 @@ class SchedulerLoop:
         self._inbox.append(event)
         self._arrived.set()
 
+    @property
+    def has_work(self) -> bool:
+        """Whether an event waits to be dealt with."""
+        return bool(self._inbox)
+
     def step(self) -> bool:
         """Deal with the oldest event; False if there is none."""
         if not self._inbox:

@@ -22,6 +22,7 @@ from rbees.orcd.scheduler.events import (
     AttemptFailed,
     AttemptStarted,
     CancelAsked,
+    DrainBegan,
     Event,
     JobArrived,
     JobRecovered,
@@ -74,7 +75,7 @@ class Scheduler:
             self._state.started_at_s = moment.monotonic_s
         self._take_over(turn, event)
         self._let_time_pass(turn)
-        if turn.touched and len(self._queue):
+        if turn.touched and len(self._queue) and not self._state.draining:
             placement.place(turn)
         return turn.effects
 
@@ -112,6 +113,8 @@ class Scheduler:
                 self._stopped_by_worker(turn, job_id, epoch)
             case LoopStalled(seconds=seconds):
                 leases.extend(turn, seconds)
+            case DrainBegan():
+                self._state.draining = True
             case Ticked():
                 self._tick(turn)
             case _:

@@ -171,6 +171,11 @@ class LoopStalled:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainBegan:
+    """orcd is about to end: what runs may finish, and what waits is durable and waits for the next process."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ticked:
     """Time has passed: leases, retries, deadlines and idle workers are looked at."""
 
@@ -190,5 +195,6 @@ Event = (
     | AttemptFailed
     | AttemptCancelled
     | LoopStalled
+    | DrainBegan
     | Ticked
 )

@@ -238,6 +238,8 @@ class State:
         self.newest_pool_at_s: float = float("-inf")
         self.hold_until_s: float | None = None
         """While most pools are silent at once."""
+        self.draining = False
+        """No job is placed and no worker started any more, so that no job's time begins to run in vain."""
 
     def is_sound(self, worker: Worker) -> bool:
         """True where nothing speaks against the worker itself; it may be full or kept for somebody."""

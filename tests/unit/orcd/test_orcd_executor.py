@@ -243,14 +243,6 @@ async def test_a_worker_nobody_introduced_fails_the_attempt(stage: Stage) -> Non
     assert (failure.error.code, failure.worker_suspect) == (ErrorCode.WORKER_NOT_FOUND, False)
 
 
-async def test_nothing_is_dispatched_while_draining(stage: Stage) -> None:
-    await stage.desk.job()
-    stage.executor.draining = True
-    await stage.perform(_dispatch())
-    assert stage.executor.running == 0
-    assert stage.desk.database.rows("SELECT status FROM jobs") == [("queued",)]
-
-
 async def test_workers_are_started_and_stopped_by_their_pool(stage: Stage) -> None:
     spawn = SpawnWorker("pool", "worker-n", "file:/m", "ab" * 32, "cpu", ("cpu",))
     await stage.perform(spawn, StopWorker("pool", "worker-a", "idle"))

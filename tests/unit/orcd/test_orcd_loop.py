@@ -38,6 +38,10 @@ def _loop(clock: ManualClock) -> tuple[SchedulerLoop, Echo, RecordingExecutor]:
     return SchedulerLoop(echo, executor, clock, Figures(Metrics("orcd")), lambda size: b"e" * size), echo, executor
 
 
+def _has_work(loop: SchedulerLoop) -> bool:
+    return loop.has_work
+
+
 async def test_events_are_dealt_with_in_the_order_they_came() -> None:
     loop, echo, executor = _loop(ManualClock(monotonic=3.0, unix_ms=7))
     running = asyncio.create_task(loop.run())
@@ -54,7 +58,9 @@ def test_a_step_deals_with_one_event() -> None:
     loop, echo, _ = _loop(ManualClock())
     assert not loop.step()
     loop.post(Ticked())
+    assert _has_work(loop)
     assert loop.step()
+    assert not _has_work(loop)
     assert [event for event, _ in echo.heard] == [Ticked()]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from rbees.orcd.scheduler.effects import Abandon, Attach, Dispatch, Finish, Requeue
-from rbees.orcd.scheduler.events import AttemptCompleted, CancelAsked, JobRecovered, SpawnAccepted
+from rbees.orcd.scheduler.events import AttemptCompleted, CancelAsked, DrainBegan, JobRecovered, SpawnAccepted
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from tests.simulation import facts
 from tests.unit.orcd_scheduler.driver import HAIKU, Drive, kinds, spawned
+
+OTHER = facts.model("other", 4 << 20)
 
 
 def recovered(
@@ -49,6 +51,27 @@ def test_a_recovered_attempt_keeps_its_deadline() -> None:
     assert abandon == Abandon("job-1", 1, "w1")
     assert isinstance(finish, Finish)
     assert finish.error.code is ErrorCode.TIMEOUT
+
+
+def test_a_drain_places_nothing_so_no_job_times_out_that_never_ran() -> None:
+    drive = Drive()
+    worker = facts.worker("w1", HAIKU, slots=1)
+    drive.report("a", worker)
+    drive.job("job-1")
+    drive.job("job-2", timeout_ms=1_000)
+    drive.job("job-3", OTHER)
+    assert drive.send(DrainBegan()) == []
+    assert drive.send(AttemptCompleted("job-1", 1)) == [], "the slot stays free"
+    assert drive.report("a", worker, models=(HAIKU, OTHER)) == [], "no worker is started"
+    assert drive.ticks(5) == []
+    assert drive.scheduler.queue_position("job-2") == 1
+
+
+def test_a_drain_lets_attempts_be_taken_up_again() -> None:
+    drive = Drive()
+    drive.send(recovered(drive, "job-1"))
+    drive.send(DrainBegan())
+    assert drive.report("a", facts.worker("w1", HAIKU)) == [Attach("job-1", 3, "w1", "a")]
 
 
 def test_a_held_job_can_be_cancelled() -> None:
