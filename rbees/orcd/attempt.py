@@ -103,6 +103,8 @@ class Attempt:
         self._abandoned = False
         self._hung: str | None = None
         self._connected = False
+        self._waits_for_commit = False
+        """Nothing is read meanwhile, so no sign of life can be seen."""
         self._progress_at = clock.monotonic()
         self._step: int | None = None
         self._beat_at = self._progress_at
@@ -137,7 +139,9 @@ class Attempt:
 
     def check(self, now_s: float) -> None:
         """Notice a hang."""
-        if not self._connected or self._hung or self._reader is None or now_s - self._progress_at < self._hang_after_s:
+        if not self._connected or self._waits_for_commit or self._hung or self._reader is None:
+            return
+        if now_s - self._progress_at < self._hang_after_s:
             return
         self._hung = "its step counter stands still" if self._step_is_fresh(now_s) else "it shows no sign of life"
         self._reader.cancel()
@@ -190,8 +194,17 @@ class Attempt:
             if outcome is not None:
                 return outcome
             if self._seen_seq - self._committed_seq > MOST_UNCOMMITTED:
-                await self._journal.settled()
+                await self._wait_for_commit()
         return None
+
+    async def _wait_for_commit(self) -> None:
+        """A disk that is slow, or full, is no silence of the worker."""
+        self._waits_for_commit = True
+        try:
+            await self._journal.settled()
+        finally:
+            self._waits_for_commit = False
+            self._progressed()
 
     def _take(self, seq: int, event: Event) -> Over | None:
         verdict = self._journal.take(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rbees.orcd.attempt import Attempt, Seat
+from rbees.orcd.attempt import MOST_UNCOMMITTED, Attempt, Seat
 from rbees.orcd.live import LiveJob
 from rbees.orcd.scheduler.events import AttemptCancelled, AttemptCompleted, AttemptFailed, AttemptStarted, Event
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
@@ -188,6 +188,20 @@ async def test_a_stall_of_this_process_is_no_hang(scene: Scene) -> None:
     scene.attempt.check(scene.clock.monotonic())
     await settle()
     assert len(scene.reports) == 1
+
+
+async def test_a_slow_commit_is_no_hang(scene: Scene) -> None:
+    await scene.stream(1)
+    scene.desk.database.gate.clear()
+    for index in range(1, MOST_UNCOMMITTED + 2):
+        scene.worker.send(index + 2, token(index))
+    await scene.pass_time(20.0)
+    assert len(scene.reports) == 1, "the events wait for the disk, and beats behind them are not read"
+    scene.desk.database.gate.set()
+    await scene.pass_time(4.5)
+    assert len(scene.reports) == 1, "what the worker is borne begins anew"
+    await scene.pass_time(1.0)
+    assert isinstance(scene.reports[-1], AttemptFailed), "and from then on a hang is seen"
 
 
 async def test_a_gap_in_the_workers_numbers_ends_the_attempt(scene: Scene) -> None:
