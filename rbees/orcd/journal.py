@@ -4,7 +4,8 @@ Commits run back to back: each takes all that has arrived while the one before w
 only writer of a job's course, so it is also the place of the fence: what an attempt that counts no more sends in is dropped
 here. Callers enqueue without waiting; order of enqueueing is order of numbers and order of commits.
 
-A full disk refuses new jobs and keeps everything else until there is room. A broken one ends the process (`app`).
+A full disk refuses new jobs and keeps everything else until there is room; where nothing is kept, it is tried for room all the
+same, so that `full` tells the truth. A broken one ends the process (`app`).
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Journal:
         self.ended_at: deque[float] = deque(maxlen=64)
         """When the latest jobs ended, by the monotonic clock."""
         self.full = False
-        """The last commit found no room on the disk."""
+        """The last write found no room on the disk."""
 
     # ---- what can happen to a job --------------------------------------------------------------------------------------
 
@@ -207,6 +208,7 @@ class Journal:
         """Commit for ever."""
         while True:
             self._idle.set()
+            await self._look_for_room()
             await self._arrived.wait()
             self._idle.clear()
             self._arrived.clear()
@@ -220,16 +222,27 @@ class Journal:
             await self.settled()
             await self._idle.wait()
 
+    async def _look_for_room(self) -> None:
+        """While the disk is full and nothing waits to be written, find out whether it still is."""
+        while self.full and not self._arrived.is_set():
+            waits = [asyncio.ensure_future(wait) for wait in (self._clock.sleep(FULL_RETRY_S), self._arrived.wait())]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+            if not self._arrived.is_set():
+                self._told_full(full=not await self._store.has_room())
+
     async def _commit(self, batch: Batch) -> None:
         begun = self._clock.monotonic()
         try:
-            await self._store.apply(batch.statements())
+            await self._write(batch.statements())
         except RbeesError as error:
             if error.code is not ErrorCode.STORAGE_FULL:
                 raise
             await self._wait_for_room(batch, error)
             return
-        self._told_full(full=False)
         self._figures.commit_seconds.observe(self._clock.monotonic() - begun)
         events = 0
         for chunk in batch.chunks():
@@ -240,6 +253,12 @@ class Journal:
             new.then()
         for then in batch.then:
             then()
+
+    async def _write(self, statements: list[Statement]) -> None:
+        # Nothing to write needs no room, and says nothing about whether there is any.
+        if statements:
+            await self._store.apply(statements)
+            self._told_full(full=False)
 
     async def _wait_for_room(self, batch: Batch, error: RbeesError) -> None:
         self._told_full(full=True)

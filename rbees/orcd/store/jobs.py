@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 from rbees.orcd.store.sqlite import Database
+from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import AttemptView, JobStatus, Priority
 
 T = TypeVar("T")
@@ -127,6 +128,22 @@ class JobStore:
                 connection.executemany(self._sql[query], values)
 
         await self._database.write(work)
+
+    async def has_room(self) -> bool:
+        """Whether the disk takes a commit, found out by one that changes nothing. Raises StorageBroken."""
+        try:
+            # Written and taken back in one transaction: the page goes to the disk, which a transaction without a change spares.
+            await self.apply(
+                [
+                    Statement("name_endpoint", {"endpoint": "", "pool_id": "", "at_ms": 0}),
+                    Statement("forget_endpoints", {"pool_id": ""}),
+                ]
+            )
+        except RbeesError as error:
+            if error.code is not ErrorCode.STORAGE_FULL:
+                raise
+            return False
+        return True
 
     async def next_number(self) -> int:
         """The number that the next accepted job gets."""

@@ -10,7 +10,6 @@ import pytest
 from rbees.ctl.follow import follow
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, End, Error, Event, Queued, Started, Timings, Token, Usage
-
 from rbees.protocol.jobs import JobStatus, JobView
 
 

@@ -99,6 +99,24 @@ async def test_a_full_disk_refuses_new_jobs_and_keeps_everything_else() -> None:
         assert desk.bytes_of(job.number).count(b"\n\n") == 3
 
 
+async def test_a_disk_that_was_full_is_known_to_have_room_again_though_nothing_is_written() -> None:
+    clock = ManualClock()
+    async with Desk(clock) as desk:
+        desk.database.failure = FULL
+        with pytest.raises(RbeesError):
+            await desk.job("new")
+        await clock.advance(5.0)
+        assert _is_full(desk)
+        await desk.journal.settled()
+        assert _is_full(desk), "where nothing was to be written nothing was learnt"
+        desk.database.failure = None
+        await clock.advance(1.0)
+        assert not _is_full(desk)
+        commits = desk.database.commits
+        await clock.advance(5.0)
+        assert desk.database.commits == commits, "and nothing is tried any more"
+
+
 async def test_what_arrived_during_a_commit_that_failed_comes_after_it() -> None:
     clock = ManualClock()
     async with Desk(clock) as desk:

@@ -117,6 +117,15 @@ async def test_a_full_disk_refuses_writing_and_goes_on_reading(database: Databas
     await store.name_endpoint(NamedEndpoint("http://" + "x" * 100_000, "q"), 1)
 
 
+async def test_looking_for_room_really_writes_and_leaves_nothing(database: Database, tmp_path: Path) -> None:
+    store = JobStore(database, queries.load())
+    for _ in range(2):
+        before = (tmp_path / "orcd.db-wal").stat().st_size
+        assert await store.has_room()
+        assert (tmp_path / "orcd.db-wal").stat().st_size > before, "a commit that writes nothing would find room on a full disk"
+    assert await store.named_endpoints() == []
+
+
 async def test_a_broken_file_is_told_before_anybody_goes_on(tmp_path: Path) -> None:
     broken: list[StorageBroken] = []
     database = await Database.open(tmp_path / "orcd.db", packaged(), broken.append)
