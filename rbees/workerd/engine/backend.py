@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ from rbees.protocol.workers import MemoryArchitecture
 
 Logits: TypeAlias = NDArray[np.float32]
 Ids: TypeAlias = NDArray[np.int32]
+
+MAX_SLOTS: Final = 256
+"""llama.cpp's own limit of sequence ids."""
+_LEAST_KEPT: Final = 16
 
 ProgressCallback: TypeAlias = Callable[[float], bool]
 """Told the loaded share, 0 to 1; answering False gives the load up."""
@@ -41,6 +45,11 @@ class LoadSpec:
     """Avoid the fast kernels that are known to kill the process on some virtual machines."""
 
 
+def slots_for(running: int) -> int:
+    """How many slots serve `running` sequences at once where those that keep finished ones cost next to nothing."""
+    return min(MAX_SLOTS, running + max(_LEAST_KEPT, running))
+
+
 @dataclass(frozen=True, slots=True)
 class BackendFacts:
     """What is known once the model is loaded."""
@@ -50,6 +59,10 @@ class BackendFacts:
     vocabulary_size: int
     ctx: int
     cells: int
+    slots: int
+    """KV sequence ids: those that run at once and those that keep what finished ones computed."""
+    divisible: bool
+    """Memory can be cut anywhere and shared by slots, which is not so where a recurrent state is part of it."""
     max_rows: int
     """Most rows of one decode call."""
     memory_architecture: MemoryArchitecture
@@ -119,8 +132,11 @@ class Backend(Protocol):
     def remove(self, slot: int, start: int) -> bool:
         """Forget positions `start` and after. False where the model's memory cannot be cut there; removing all always works."""
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Share the first `length` positions of `source` with the empty slot `target`."""
+    def share(self, source: int, target: int, start: int, stop: int) -> None:
+        """Positions `start` to `stop` of `target` become the very cells of `source`; what `target` had there is forgotten.
+
+        Only where memory is divisible, both begin with the same tokens, and `target` reaches to `start`.
+        """
 
     def clear(self) -> None:
         """Forget all slots and begin with the first cell again, as in a fresh context."""

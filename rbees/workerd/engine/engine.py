@@ -1,8 +1,10 @@
 """The engine's loop body: admit, batch, decode, sample, emit. One thread owns an engine; nothing here waits or does I/O.
 
-A sequence holds a slot while it runs. When KV cells run out the youngest gives its slot back and is computed again later;
-its tokens, and so its text and its draws, stay as they were. A deterministic sequence runs with no other in the context and
-with its cells from the first one on, because attention sums round differently beside other cells.
+A sequence takes a slot when its first tokens are to be computed; what others have computed of its beginning it shares, and
+where an older one is just computing that, it waits for it. When KV cells run out, what finished sequences left goes first, then
+the youngest gives its slot back and is computed again later; its tokens, and so its text and its draws, stay as they were. A
+deterministic sequence runs with no other in the context and with its cells from the first one on, because attention sums
+round differently beside other cells.
 """
 
 from __future__ import annotations
@@ -22,11 +24,15 @@ from rbees.workerd.engine.backend import Backend, CellsExhausted, DecodeFailed, 
 from rbees.workerd.engine.batcher import Demand, Share
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Output
 from rbees.workerd.engine.pace import Pace
+from rbees.workerd.engine.prefix_cache import common_length
 from rbees.workerd.engine.sequence import Sequence, Work
 from rbees.workerd.engine.slots import Slots
 
 STEADY_CHUNK = 512
 """Prompt tokens per call in the deterministic lane: llama.cpp's own default, so that sums are the same."""
+
+WORTH_WAITING_FOR: Final = 32
+"""Tokens that an older sequence must be about to compute for a younger one to wait for them instead of computing them too."""
 
 FAILURES_TO_GIVE_UP: Final = 3
 """Failed calls in a row after which the backend itself must be broken, and not what it was asked to compute."""
@@ -41,6 +47,9 @@ class Load:
     waiting: int
     cells_total: int
     cells_used: int
+    """Held by sequences that run."""
+    cells_kept: int
+    """Held only for prompts that may come; given up whenever others need them."""
     prefill_tokens_per_second: float | None
     decode_tokens_per_second: float | None
 
@@ -54,7 +63,8 @@ class Engine:
         self._backend = backend
         self._facts = facts
         self._now = now
-        self._slots = Slots(slots, facts.cells)
+        self._most = slots
+        self._slots = Slots(backend, count=facts.slots, cells=facts.cells, divisible=facts.divisible)
         self._pace = Pace(facts.max_rows)
         self._eog = np.array(sorted(facts.eog_ids), dtype=np.int64)
         self._waiting: list[Sequence] = []
@@ -68,12 +78,14 @@ class Engine:
 
     def load(self) -> Load:
         """How full the engine is."""
+        kept = self._slots.cells_kept
         return Load(
-            slots_total=self._slots.total,
-            slots_used=self._slots.used,
+            slots_total=self._most,
+            slots_used=len(self._running),
             waiting=len(self._waiting),
             cells_total=self._slots.cells_total,
-            cells_used=self._slots.cells_used,
+            cells_used=self._slots.cells_used - kept,
+            cells_kept=kept,
             prefill_tokens_per_second=self._pace.prefill_tokens_per_second,
             decode_tokens_per_second=self._pace.decode_tokens_per_second,
         )
@@ -98,7 +110,7 @@ class Engine:
         """End an attempt with CANCELLED; unknown keys have ended already."""
         sequence = self._find(key)
         if sequence is not None:
-            self._fail(sequence, RbeesError(ErrorCode.CANCELLED, "The job was cancelled."))
+            self._fail(sequence, RbeesError(ErrorCode.CANCELLED, "The job was cancelled."), keep=True)
 
     def pause(self, key: str, paused: bool) -> None:
         """Let an attempt's stream stand while its reader is behind, or go on."""
@@ -129,38 +141,47 @@ class Engine:
     def check_integrity(self) -> None:
         """AssertionError if ledger, sequences and backend contradict each other."""
         self._slots.check_integrity()
-        assert {s.slot: key for key, s in self._running.items()} == self._slots.owners()
-        assert all(s.slot is None for s in self._waiting)
+        assert {s.slot: key for key, s in self._running.items() if s.slot is not None} == self._slots.owners()
+        assert all(s.slot is None and s.computed == 0 for s in self._waiting)
+        assert len(self._running) <= self._most
         assert [s.order for s in self._waiting] == sorted(s.order for s in self._waiting), "first come, first served"
+        for slot in range(self._facts.slots):
+            assert self._backend.length(slot) == self._slots.length(slot)
         for sequence in self._running.values():
-            assert sequence.slot is not None
-            assert self._slots.length(sequence.slot) == sequence.computed == self._backend.length(sequence.slot)
+            assert sequence.computed == (0 if sequence.slot is None else self._slots.length(sequence.slot))
 
     # --- admit ---
 
     def _admit(self) -> None:
         """Give slots to those who wait, in order of arrival; nobody overtakes."""
-        while self._waiting and not self._after_preemption:
+        while self._waiting and len(self._running) < self._most and not self._after_preemption:
             sequence = self._waiting[0]
             if not self._fits_now(sequence):
                 return
-            slot = self._slots.acquire(sequence.key)
-            if slot is None:
-                return
             self._waiting.pop(0)
-            self._start(sequence, slot)
+            self._start(sequence)
 
     def _fits_now(self, sequence: Sequence) -> bool:
-        if self._running and (sequence.work.deterministic or any(s.work.deterministic for s in self._running.values())):
+        """Whether its tokens find cells beside those that run and have yet to compute; cells they have in common count once."""
+        running = self._running.values()
+        if not running:
+            return True
+        if sequence.work.deterministic or any(s.work.deterministic for s in running):
             return False
-        promised = sum(s.pending for s in self._running.values())
-        return not self._running or len(sequence.tokens) + 1 <= self._slots.cells_free - promised
+        sequence.shared = self._shared(sequence) if self._facts.divisible else 0
+        promised = sum(s.pending if s.slot is not None else s.pending - s.shared for s in running)
+        free = self._slots.cells_free + self._slots.cells_kept
+        return len(sequence.tokens) + 1 - sequence.shared <= free - promised
 
-    def _start(self, sequence: Sequence, slot: int) -> None:
+    def _shared(self, sequence: Sequence) -> int:
+        """How many tokens it has in common with one that runs, all but the last at most."""
+        limit = len(sequence.tokens) - 1
+        return min(limit, max(common_length(sequence.tokens, s.tokens) for s in self._running.values()))
+
+    def _start(self, sequence: Sequence) -> None:
         if sequence.work.deterministic:
-            self._backend.clear()
-        sequence.slot = slot
-        self._running[sequence.key] = sequence
+            self._slots.clear()
+        self._running[sequence.name] = sequence
         if sequence.admitted_s is None:
             self._announce(sequence)
 
@@ -171,20 +192,54 @@ class Engine:
     # --- batch ---
 
     def _batch(self) -> list[Share]:
-        """The next call's shares; preempts the youngest until its rows find cells."""
+        """The next call's shares; forgets what is kept and then preempts the youngest until its rows find cells."""
         while True:
-            shares = self._plan()
-            if sum(share.count for share in shares) <= self._slots.cells_free:
+            shares = self._plan(self._riders())
+            if self._slots.make_room(sum(share.count for share in shares)):
                 return shares
             self._preempt_youngest()
 
-    def _plan(self) -> list[Share]:
-        riders = sorted((s for s in self._running.values() if not s.paused), key=lambda s: s.order)
+    def _riders(self) -> list[Sequence]:
+        """Those that may compute now, oldest first, each with a slot."""
+        riders: list[Sequence] = []
+        older: list[Sequence] = []
+        for sequence in sorted(self._running.values(), key=lambda s: s.order):
+            if sequence.paused:
+                continue
+            if sequence.slot is not None or not self._waits_for_any(sequence, older):
+                self._begin(sequence)
+                riders.append(sequence)
+            older.append(sequence)
+        return riders
+
+    def _waits_for_any(self, sequence: Sequence, older: list[Sequence]) -> bool:
+        """Whether an older one is about to compute a good part of its beginning, which it can then share.
+
+        The oldest of those that wait for each other waits for none, and what it computes is finite, so nobody starves.
+        """
+        if not self._facts.divisible or not older:
+            return False
+        limit, known = len(sequence.tokens) - 1, self._slots.known(sequence.tokens)
+        for other in older:
+            common = min(limit, common_length(sequence.tokens, other.tokens))
+            if other.computed < common and common - known >= WORTH_WAITING_FOR:
+                return True
+        return False
+
+    def _begin(self, sequence: Sequence) -> None:
+        """Give it a slot and what is known of its beginning, unless it has one."""
+        if sequence.slot is not None:
+            return
+        sequence.slot, sequence.computed = self._slots.begin(sequence.name, sequence.tokens)
+        if sequence.cached is None:
+            sequence.cached = min(sequence.computed, len(sequence.work.prompt))
+
+    def _plan(self, riders: list[Sequence]) -> list[Share]:
         if len(riders) == 1 and riders[0].work.deterministic:
-            return [Share(riders[0].key, min(riders[0].steady_pending, STEADY_CHUNK, self._facts.max_rows))]
+            return [Share(riders[0].name, min(riders[0].steady_pending, STEADY_CHUNK, self._facts.max_rows))]
         decoding = sum(1 for s in riders if s.pending == 1)
         return batcher.plan(
-            (Demand(s.key, s.pending) for s in riders),
+            (Demand(s.name, s.pending) for s in riders),
             prefill_budget=self._pace.prefill_budget(decoding),
             max_rows=self._facts.max_rows,
         )
@@ -192,7 +247,7 @@ class Engine:
     def _preempt_youngest(self) -> None:
         youngest = max(self._running.values(), key=lambda s: s.order)
         assert len(self._running) > 1, "a sequence alone always fits"
-        self._leave_slot(youngest)
+        self._leave_slot(youngest, keep=True)
         insort(self._waiting, youngest, key=lambda s: s.order)
         # Admitting it at once would only preempt it again; the next one to end makes room.
         self._after_preemption = True
@@ -202,7 +257,7 @@ class Engine:
     def _decode(self, shares: list[Share]) -> Logits | None:
         """Compute the shares; None if the call was stopped short, then the next step tries what is left."""
         rows = self._rows(shares)
-        self.prefilling = frozenset(share.key for share in shares if share.count > 1)
+        self.prefilling = frozenset(self._running[share.key].key for share in shares if share.count > 1)
         began = self._now()
         try:
             logits = self._backend.decode(rows)
@@ -210,10 +265,7 @@ class Engine:
             self._salvage(shares)
             return None
         except CellsExhausted:
-            if len(self._running) > 1:
-                self._preempt_youngest()
-            else:
-                self._fail_all(shares)
+            self._give_way(shares)
             return None
         except DecodeFailed:
             self._failures += 1
@@ -227,8 +279,22 @@ class Engine:
         decoding = sum(1 for share in shares if share.count == 1)
         self._pace.observe(decoding=decoding, prefilled=len(rows) - decoding, seconds=self._now() - began)
         for share in shares:
-            self._set_computed(self._running[share.key], self._running[share.key].computed + share.count)
+            sequence = self._running[share.key]
+            self._set_computed(sequence, sequence.computed + share.count)
+            if share.count > 1:
+                assert sequence.slot is not None
+                self._slots.publish(sequence.slot, sequence.tokens)
         return logits
+
+    def _give_way(self, shares: list[Share]) -> None:
+        """The backend found no cells though the ledger has some: one after the other forget what is kept, preempt, give up."""
+        kept = self._slots.cells_kept
+        if kept:
+            self._slots.make_room(self._slots.cells_free + kept)
+        elif len(self._running) > 1:
+            self._preempt_youngest()
+        else:
+            self._fail_all(shares)
 
     def _rows(self, shares: list[Share]) -> Rows:
         slots: list[int] = []
@@ -253,12 +319,9 @@ class Engine:
         for share in shares:
             sequence = self._running[share.key]
             assert sequence.slot is not None
-            done = min(self._backend.length(sequence.slot), len(sequence.tokens) - 1)
-            done = sequence.computed if sequence.work.deterministic else done
-            if done < self._backend.length(sequence.slot) and not self._backend.remove(sequence.slot, done):
-                self._backend.remove(sequence.slot, 0)
-                done = 0
-            self._set_computed(sequence, done)
+            there = self._backend.length(sequence.slot)
+            done = sequence.computed if sequence.work.deterministic else min(there, len(sequence.tokens) - 1)
+            self._set_computed(sequence, done if done >= there else self._slots.cut(sequence.slot, done))
 
     def _set_computed(self, sequence: Sequence, computed: int) -> None:
         assert sequence.slot is not None
@@ -293,11 +356,13 @@ class Engine:
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self._leave(sequence)
-        usage = Usage(prompt_tokens=len(sequence.work.prompt), cached_tokens=0, completion_tokens=sequence.answered)
+        usage = Usage(
+            prompt_tokens=len(sequence.work.prompt), cached_tokens=sequence.cached or 0, completion_tokens=sequence.answered
+        )
         self._out.append(Finished(sequence.key, sequence.choice, reason, usage, self._timings(sequence)))
 
-    def _fail(self, sequence: Sequence, error: RbeesError) -> None:
-        self._leave(sequence)
+    def _fail(self, sequence: Sequence, error: RbeesError, *, keep: bool = False) -> None:
+        self._leave(sequence, keep=keep)
         self._out.append(Failed(sequence.key, error.body()))
 
     def _fail_all(self, shares: list[Share]) -> None:
@@ -318,23 +383,25 @@ class Engine:
 
     # --- leaving ---
 
-    def _leave(self, sequence: Sequence) -> None:
-        if sequence.slot is None:
+    def _leave(self, sequence: Sequence, *, keep: bool = True) -> None:
+        if sequence.name not in self._running:
             self._waiting.remove(sequence)
             return
-        self._leave_slot(sequence)
+        self._leave_slot(sequence, keep=keep)
         self._after_preemption = False
 
-    def _leave_slot(self, sequence: Sequence) -> None:
-        assert sequence.slot is not None
-        self._backend.remove(sequence.slot, 0)
-        self._slots.release(sequence.slot)
-        del self._running[sequence.key]
+    def _leave_slot(self, sequence: Sequence, *, keep: bool) -> None:
+        """Run no more; with `keep` others may share what it computed."""
+        if sequence.slot is not None and keep:
+            self._slots.keep(sequence.slot, sequence.tokens)
+        elif sequence.slot is not None:
+            self._slots.drop(sequence.slot)
+        del self._running[sequence.name]
         sequence.slot = None
         sequence.computed = 0
 
     def _find(self, key: str) -> Sequence | None:
-        return self._running.get(key) or next((s for s in self._waiting if s.key == key), None)
+        return next((s for s in (*self._running.values(), *self._waiting) if s.key == key), None)
 
 
 def check_fits(work: Work, ctx: int) -> None:

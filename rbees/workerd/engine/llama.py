@@ -29,6 +29,7 @@ from rbees.workerd.engine.backend import (
     Logits,
     ProgressCallback,
     Rows,
+    slots_for,
 )
 
 try:
@@ -95,7 +96,7 @@ class LlamaBackend:
         outputs = int(rows.wants_logits.sum())
         assert 0 < len(rows) <= self._facts.max_rows
         assert outputs <= self._max_outputs
-        assert rows.slots.min() >= 0 and rows.slots.max() < self._spec.slots  # noqa: PT018 - one condition
+        assert rows.slots.min() >= 0 and rows.slots.max() < self._facts.slots  # noqa: PT018 - one condition
         assert rows.tokens.min() >= 0 and rows.tokens.max() < self._facts.vocabulary_size  # noqa: PT018
         assert rows.positions.min() >= 0 and rows.positions.max() < self._facts.ctx  # noqa: PT018
         status = ll.llama_decode(self._context, self._batch.fill(rows))
@@ -114,15 +115,20 @@ class LlamaBackend:
 
     def remove(self, slot: int, start: int) -> bool:
         """As `Backend.remove`."""
-        assert 0 <= slot < self._spec.slots
+        assert 0 <= slot < self._facts.slots
         return bool(ll.llama_memory_seq_rm(self._memory, slot, start, -1))
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """As `Backend.copy`."""
-        assert 0 <= source < self._spec.slots
-        assert 0 <= target < self._spec.slots
-        assert self.length(target) == 0, "copying onto an occupied slot would mix both"
-        ll.llama_memory_seq_cp(self._memory, source, target, 0, length)
+    def share(self, source: int, target: int, start: int, stop: int) -> None:
+        """As `Backend.share`."""
+        assert self._facts.divisible
+        assert 0 <= source < self._facts.slots
+        assert 0 <= target < self._facts.slots
+        assert source != target
+        assert 0 <= start < stop <= self.length(source)
+        assert start <= self.length(target), "no gap may be left"
+        # Copying onto positions that are occupied would mix both.
+        ll.llama_memory_seq_rm(self._memory, target, start, stop)
+        ll.llama_memory_seq_cp(self._memory, source, target, start, stop)
 
     def clear(self) -> None:
         """As `Backend.clear`."""
@@ -130,7 +136,7 @@ class LlamaBackend:
 
     def length(self, slot: int) -> int:
         """As `Backend.length`."""
-        assert 0 <= slot < self._spec.slots
+        assert 0 <= slot < self._facts.slots
         return int(ll.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
     def interrupt(self) -> None:
@@ -178,6 +184,8 @@ class LlamaBackend:
             vocabulary_size=size,
             ctx=ctx,
             cells=self._spec.cells or ctx * self._spec.slots,
+            slots=ll.llama_n_seq_max(self._context),
+            divisible=_is_divisible(self._model),
             max_rows=ll.llama_n_batch(self._context),
             memory_architecture=_MEMORY.get(self._spec.backend, "ram"),
             chat_template=template.decode("utf-8", "replace") if template else None,
@@ -317,9 +325,10 @@ def _make_context(spec: LoadSpec, model: Any, log: _LibraryLog) -> LlamaBackend:
     params = ll.llama_context_default_params()
     params.n_ctx = spec.cells or ctx * spec.slots
     params.n_batch = params.n_ubatch = max(MAX_ROWS, spec.slots)
-    params.n_seq_max = spec.slots
-    # Without this the compute buffers are sized for logits of every row of a batch.
-    params.n_outputs_max = spec.slots
+    # A recurrent state takes memory for every slot; of other memory a slot is nothing but a number.
+    params.n_seq_max = slots_for(spec.slots) if _is_divisible(model) else spec.slots
+    # Without this the compute buffers are sized for logits of every row of a batch. The library wants one for each slot.
+    params.n_outputs_max = params.n_seq_max
     params.n_threads = params.n_threads_batch = spec.threads or _physical_cores()
     params.kv_unified = True
     params.no_perf = True
@@ -369,6 +378,16 @@ def _metadata(model: Any, key: str) -> str | None:
     buffer = ctypes.create_string_buffer(256)
     length = ll.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
     return buffer.value.decode("utf-8", "replace") if length >= 0 else None
+
+
+def _is_divisible(model: Any) -> bool:
+    """Whether each token has cells of its own that stay.
+
+    A recurrent state cannot be cut back, although `llama_memory_can_shift` says so of some. With a sliding window the
+    library overwrites cells that fell out of their own sequence's window, but another that shares them may still need them.
+    """
+    recurrent = ll.llama_model_is_recurrent(model) or ll.llama_model_is_hybrid(model)
+    return not recurrent and ll.llama_model_n_swa(model) == 0
 
 
 def _quantization(model: Any) -> str:

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -27,6 +28,7 @@ from rbees.workerd.engine.backend import (
     Logits,
     ProgressCallback,
     Rows,
+    slots_for,
 )
 
 _BYTES: Final = 256
@@ -55,6 +57,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     candidates: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
     """How many tokens are likely at each position, so that a draw by another seed shows."""
     chat_template: str | None = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
+    divisible: bool = True
+    """Whether its memory can be cut and shared, as that of a recurrent model cannot."""
     memory_bytes: int = 64 * 1024 * 1024
     crash_on: str | None = None
     """A prompt that holds this kills the process at its first decode."""
@@ -76,8 +80,9 @@ class ScriptedBackend:
     def __init__(self, script: Script, *, slots: int, ctx: int, cells: int) -> None:
         self._script = script
         self._pieces = _vocabulary(script.vocabulary_size)
-        self._slots = slots
-        self._prefixes: dict[int, _Prefix] = {slot: _Prefix() for slot in range(slots)}
+        self._cells_used = 0
+        self._slots = slots_for(slots) if script.divisible else slots
+        self.clear()
         self._interrupted = threading.Event()
         self._progress = 0
         self._facts = BackendFacts(
@@ -86,6 +91,8 @@ class ScriptedBackend:
             vocabulary_size=script.vocabulary_size,
             ctx=ctx,
             cells=cells,
+            slots=self._slots,
+            divisible=script.divisible,
             max_rows=max(512, slots),
             memory_architecture="ram",
             chat_template=script.chat_template,
@@ -117,16 +124,16 @@ class ScriptedBackend:
         assert 0 < len(rows) <= self._facts.max_rows
         wanted = rows.slots[rows.wants_logits].tolist()
         assert len(set(wanted)) == len(wanted), "one output row per slot"
-        if sum(len(p.tokens) for p in self._prefixes.values()) + len(rows) > self._facts.cells:
+        if self._cells_used + len(rows) > self._facts.cells:
             raise CellsExhausted
         self._spend(rows)
         logits = np.full((len(wanted), self._script.vocabulary_size), _SUNK, dtype=np.float32)
         filled = 0
         for slot, position, token, wants in zip(*(column.tolist() for column in _columns(rows)), strict=True):
             prefix = self._prefixes[slot]
-            assert position == len(prefix.tokens) < self._facts.ctx, "positions are contiguous and within the context"
+            assert position == len(prefix) < self._facts.ctx, "positions are contiguous and within the context"
             assert 0 <= token < self._script.vocabulary_size
-            prefix.append(token)
+            self._append(prefix, token)
             if wants:
                 self._fill(logits[filled], prefix)
                 filled += 1
@@ -136,22 +143,38 @@ class ScriptedBackend:
 
     def remove(self, slot: int, start: int) -> bool:
         """As `Backend.remove`."""
-        self._prefixes[slot].cut(start)
+        cells = self._prefixes[slot]
+        if not self._script.divisible and 0 < start < len(cells):
+            return False
+        self._free(cells[start:])
+        del cells[start:]
         return True
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """As `Backend.copy`."""
-        assert not self._prefixes[target].tokens, "copying onto an occupied slot would mix both"
-        for token in self._prefixes[source].tokens[:length]:
-            self._prefixes[target].append(token)
+    def share(self, source: int, target: int, start: int, stop: int) -> None:
+        """As `Backend.share`. The cells keep the hash of what was before them when they were computed."""
+        assert self._script.divisible
+        given, own = self._prefixes[source], self._prefixes[target]
+        assert source != target
+        assert start <= len(own), "no gap may be left"
+        assert stop <= len(given), "only what is computed can be shared"
+        assert all(old.hash == new.hash for old, new in zip(own[start:stop], given[start:stop], strict=False)), "of other tokens"
+        self._free(own[start:stop])
+        own[start:stop] = given[start:stop]
+        self._hold(own[start:stop])
 
     def clear(self) -> None:
         """As `Backend.clear`."""
-        self._prefixes = {slot: _Prefix() for slot in range(self._slots)}
+        self._prefixes: dict[int, list[_Cell]] = {slot: [] for slot in range(self._slots)}
+        self._cells_used = 0
 
     def length(self, slot: int) -> int:
         """As `Backend.length`."""
-        return len(self._prefixes[slot].tokens)
+        return len(self._prefixes[slot])
+
+    @property
+    def cells_used(self) -> int:
+        """Cells that some slot holds."""
+        return self._cells_used
 
     def interrupt(self) -> None:
         """As `Backend.interrupt`."""
@@ -188,19 +211,35 @@ class ScriptedBackend:
             self._interrupted.clear()
             raise Interrupted
 
-    def _fill(self, logits: np.ndarray[tuple[int, ...], np.dtype[np.float32]], prefix: _Prefix) -> None:
+    def _fill(self, logits: np.ndarray[tuple[int, ...], np.dtype[np.float32]], prefix: list[_Cell]) -> None:
         """A few likely tokens, chosen by the hash of everything before."""
-        follower = _follower(self._pieces[prefix.tokens[-1]]) if prefix.tokens[-1] >= _FIRST_PIECE else None
+        last, answered = prefix[-1].token, _answered(prefix)
+        follower = _follower(self._pieces[last]) if last >= _FIRST_PIECE else None
         if follower is not None:
             logits[follower] = 20.0
-        elif prefix.answered >= self._script.answer_tokens:
+        elif answered >= self._script.answer_tokens:
             logits[_EOG] = 20.0
             logits[_FIRST_PIECE] = 0.0
         else:
-            state, room = prefix.hashes[-1], self._script.answer_tokens - prefix.answered
+            state, room = prefix[-1].hash, self._script.answer_tokens - answered
             for rank in range(self._script.candidates):
                 state = _mix(state + rank + 1)
                 logits[_opening(state, self._script.vocabulary_size, room)] = 3.0 - 0.25 * rank
+
+    def _append(self, prefix: list[_Cell], token: int) -> None:
+        before = prefix[-1].hash if prefix else len(_SYLLABLES)
+        prefix.append(_Cell(token, _mix(before * 31 + token + 1)))
+        self._cells_used += 1
+
+    def _hold(self, cells: list[_Cell]) -> None:
+        for cell in cells:
+            self._cells_used += cell.slots == 0
+            cell.slots += 1
+
+    def _free(self, cells: list[_Cell]) -> None:
+        for cell in cells:
+            cell.slots -= 1
+            self._cells_used -= cell.slots == 0
 
     def _misbehave(self, slots: set[int]) -> None:
         """Die, fail or hang if the script names a text that one of these slots holds."""
@@ -208,7 +247,7 @@ class ScriptedBackend:
         if script.crash_on is None and script.hang_on is None and script.fail_on is None:
             return
         for slot in slots:
-            text = bytes(t for t in self._prefixes[slot].tokens if t < _BYTES)
+            text = bytes(cell.token for cell in self._prefixes[slot] if cell.token < _BYTES)
             if script.crash_on and script.crash_on.encode() in text:
                 os.kill(os.getpid(), signal.Signals[script.crash_signal])
                 time.sleep(60)
@@ -218,25 +257,14 @@ class ScriptedBackend:
                 threading.Event().wait()
 
 
-class _Prefix:
-    """The tokens of one slot, with a running hash at each position."""
+@dataclass(slots=True, eq=False)
+class _Cell:
+    """One position: its token, and a hash of it and of all before it."""
 
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.hashes: list[int] = []
-
-    @property
-    def answered(self) -> int:
-        """Tokens since the last that only prompts hold."""
-        return next((i for i, token in enumerate(reversed(self.tokens)) if token <= _EOG), len(self.tokens))
-
-    def append(self, token: int) -> None:
-        before = self.hashes[-1] if self.hashes else len(_SYLLABLES)
-        self.tokens.append(token)
-        self.hashes.append(_mix(before * 31 + token + 1))
-
-    def cut(self, start: int) -> None:
-        del self.tokens[start:], self.hashes[start:]
+    token: int
+    hash: int
+    slots: int = 1
+    """How many slots hold it."""
 
 
 def load(spec: LoadSpec, progress: ProgressCallback) -> ScriptedBackend:
@@ -304,6 +332,11 @@ def _follower(piece: bytes) -> int | None:
                 return None if part is parts[-1] else token + 1
             token += 1
     return None
+
+
+def _answered(prefix: list[_Cell]) -> int:
+    """Tokens since the last that only prompts hold."""
+    return next((i for i, cell in enumerate(reversed(prefix)) if cell.token <= _EOG), len(prefix))
 
 
 def _columns(rows: Rows) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.generic]], ...]:

@@ -40,6 +40,10 @@ class Sequence:
     computed: int = 0
     """How many of `tokens` the KV memory holds."""
     slot: int | None = None
+    shared: int = 0
+    """When it was admitted, so many of `tokens` it had in common with one that ran."""
+    cached: int | None = None
+    """Tokens of the prompt that need not be computed when its turn first came."""
     paused: bool = False
     admitted_s: float | None = None
     first_token_s: float | None = None
@@ -53,6 +57,11 @@ class Sequence:
     def key(self) -> str:
         """The attempt this sequence belongs to."""
         return self.work.key
+
+    @property
+    def name(self) -> str:
+        """Of this sequence alone."""
+        return f"{self.work.key}/{self.choice}"
 
     @property
     def answered(self) -> int:

@@ -1,30 +1,78 @@
-"""Who holds which slot and how many KV cells. PURE: a ledger; the backend holds the cells themselves.
+"""Who holds which slot, which KV cells it has, and what is kept of those who left. PURE: a ledger that directs the cells.
 
-A slot is a KV sequence id. Cells come from one pool that all slots share, so a slot's length is bounded by the pool too.
+A slot is a KV sequence id. Cells come from one pool that all slots share, and slots share cells where their tokens are equal, so
+a cell counts once. There are more slots than sequences run at once: the others keep what finished sequences computed, until
+their cells or the slot itself are needed. What a running sequence has computed since its prompt is its own until it leaves.
 """
 
 from __future__ import annotations
 
+from typing import Final, Protocol
+
+from rbees.workerd.engine.prefix_cache import Match, Oldest, PrefixCache
+from rbees.workerd.engine.whole_prefixes import WholePrefixes
+
+TRIM_CELLS: Final = 64
+"""Least cells forgotten at a time where that many are there: each time costs a pass over the ledger of the backend."""
+
+
+class CellStore(Protocol):
+    """The part of a backend that a ledger directs."""
+
+    def remove(self, slot: int, start: int) -> bool:
+        """Forget positions `start` and after; False where that is not possible."""
+
+    def share(self, source: int, target: int, start: int, stop: int) -> None:
+        """Positions `start` to `stop` of `target` become the cells that `source` has there."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+
+class Prefixes(Protocol):
+    """What `PrefixCache` and `WholePrefixes` have in common; see there."""
+
+    @property
+    def cells(self) -> int: ...
+
+    @property
+    def cells_idle(self) -> int: ...
+
+    @property
+    def idle(self) -> frozenset[int]: ...
+
+    def length(self, slot: int) -> int: ...
+
+    def match(self, tokens: list[int], limit: int) -> Match | None: ...
+
+    def share(self, slot: int, tokens: list[int], length: int) -> None: ...
+
+    def grow(self, slot: int, tokens: list[int]) -> Match | None: ...
+
+    def cut(self, slot: int, length: int) -> None: ...
+
+    def drop(self, slot: int) -> None: ...
+
+    def rest(self, slot: int) -> None: ...
+
+    def resume(self, slot: int) -> None: ...
+
+    def redundant(self) -> list[int]: ...
+
+    def oldest(self, spared: int | None = None) -> Oldest | None: ...
+
+    def check_integrity(self) -> None: ...
+
 
 class Slots:
-    """A ledger of `count` slots over `cells` KV cells."""
+    """A ledger of `count` slots over `cells` KV cells of `store`."""
 
-    def __init__(self, count: int, cells: int) -> None:
+    def __init__(self, store: CellStore, *, count: int, cells: int, divisible: bool) -> None:
+        self._store = store
         self._count = count
         self._cells = cells
-        self._free = list(range(count - 1, -1, -1))
-        self._owners: dict[int, str] = {}
-        self._lengths: dict[int, int] = {}
-
-    @property
-    def total(self) -> int:
-        """All slots."""
-        return self._count
-
-    @property
-    def used(self) -> int:
-        """Slots that are held."""
-        return len(self._owners)
+        self._divisible = divisible
+        self._forget()
 
     @property
     def cells_total(self) -> int:
@@ -34,38 +82,96 @@ class Slots:
     @property
     def cells_used(self) -> int:
         """KV cells that hold something."""
-        return sum(self._lengths.values())
+        return self._known.cells + sum(self._lengths[slot] - self._known.length(slot) for slot in self._owners)
+
+    @property
+    def cells_kept(self) -> int:
+        """Of these, what only sequences computed that have left: it can be forgotten whenever cells are needed."""
+        return self._known.cells_idle
 
     @property
     def cells_free(self) -> int:
         """KV cells that hold nothing."""
         return self._cells - self.cells_used
 
-    def acquire(self, owner: str) -> int | None:
-        """The lowest free slot, now held by `owner`; None if all are held."""
-        if not self._free:
-            return None
-        slot = self._free.pop()
+    def known(self, tokens: list[int]) -> int:
+        """How many of `tokens` a sequence that begins with them would not need to compute: at most all but the last."""
+        match = self._known.match(tokens, len(tokens) - 1)
+        return match.length if match else 0
+
+    def begin(self, owner: str, tokens: list[int]) -> tuple[int, int]:
+        """A slot for `owner`, and how many of its `tokens` it holds already (`known`)."""
+        match = self._known.match(tokens, len(tokens) - 1)
+        if match is None:
+            slot, length = self._vacant(), 0
+            assert slot is not None, "more sequences than slots"
+            self._known.share(slot, tokens, 0)
+        elif match.whole:
+            slot, length = match.source, match.length
+            self._known.resume(slot)
+        else:
+            slot, length = self._share(match, tokens), match.length
         self._owners[slot] = owner
-        self._lengths[slot] = 0
-        return slot
+        self._lengths[slot] = length
+        return slot, length
 
     def set_length(self, slot: int, length: int) -> None:
-        """Record that `slot` now holds `length` cells. AssertionError beyond the pool."""
+        """Record that `slot` now holds `length` cells, no fewer than are known of it. AssertionError beyond the pool."""
         assert slot in self._owners, "a free slot holds no cells"
+        assert self._known.length(slot) <= length <= self._cells, "a slot cannot hold more than the pool"
         self._lengths[slot] = length
-        assert 0 <= length <= self._cells, "a slot cannot hold more than the pool"
+
+    def publish(self, slot: int, tokens: list[int]) -> None:
+        """Let others share what `slot` has computed so far of `tokens`. What others had computed too, is from now on held once."""
+        known, length = self._known.length(slot), self._lengths[slot]
+        match = self._known.grow(slot, tokens[known:length])
+        if match is not None:
+            self._store.share(match.source, slot, known, known + match.length)
+            self._drop_redundant()
+
+    def cut(self, slot: int, length: int) -> int:
+        """Have `slot` hold no more than its first `length` cells; how many it holds now, 0 where it cannot be cut there."""
+        if not self._store.remove(slot, length):
+            self._store.remove(slot, 0)
+            length = 0
+        self._known.cut(slot, min(length, self._known.length(slot)))
+        self._lengths[slot] = length
+        return length
+
+    def keep(self, slot: int, tokens: list[int]) -> None:
+        """Its owner leaves; what it computed of `tokens` stays for those who begin alike."""
+        self.publish(slot, tokens)
+        del self._owners[slot]
+        self._known.rest(slot)
+        self._drop_redundant()
+
+    def drop(self, slot: int) -> None:
+        """Its owner leaves, and nothing of what it holds alone is of use."""
+        del self._owners[slot]
+        self._release(slot)
+
+    def make_room(self, cells: int) -> bool:
+        """Forget what was kept, the least recently used first, until `cells` are free; False if that is not enough."""
+        while (short := cells - self.cells_free) > 0:
+            oldest = self._known.oldest()
+            if oldest is None:
+                return False
+            start = max(oldest.start, oldest.length - max(short, TRIM_CELLS)) if self._divisible else 0
+            self._store.remove(oldest.slot, start)
+            self._known.cut(oldest.slot, start)
+            self._lengths[oldest.slot] = start
+            self._drop_redundant()
+        return True
+
+    def clear(self) -> None:
+        """Forget everything that was kept, and have the store begin anew. AssertionError while somebody holds a slot."""
+        assert not self._owners, "what runs cannot be forgotten"
+        self._store.clear()
+        self._forget()
 
     def length(self, slot: int) -> int:
-        """Cells that `slot` holds."""
-        return self._lengths[slot]
-
-    def release(self, slot: int) -> None:
-        """Give `slot` and its cells back."""
-        del self._owners[slot]
-        del self._lengths[slot]
-        self._free.append(slot)
-        self._free.sort(reverse=True)
+        """Cells that `slot` holds, shared ones included; 0 for a free one."""
+        return self._lengths.get(slot, 0)
 
     def owners(self) -> dict[int, str]:
         """Slot to owner, for those held."""
@@ -73,7 +179,52 @@ class Slots:
 
     def check_integrity(self) -> None:
         """AssertionError if the ledger contradicts itself."""
-        assert sorted([*self._free, *self._owners]) == list(range(self._count)), "every slot is either free or held"
-        assert self._owners.keys() == self._lengths.keys(), "exactly the held slots have a length"
+        self._known.check_integrity()
+        assert sorted([*self._free, *self._owners, *self._known.idle]) == list(range(self._count)), (
+            "every slot is free, held or kept"
+        )
+        assert self._lengths.keys() == self._owners.keys() | self._known.idle, "exactly the slots in use have a length"
         assert len(set(self._owners.values())) == len(self._owners), "no owner holds two slots"
+        assert all(self._lengths[slot] == self._known.length(slot) for slot in self._known.idle)
         assert self.cells_used <= self._cells, "more cells held than there are"
+
+    # --- slots ---
+
+    def _share(self, match: Match, tokens: list[int]) -> int:
+        """A slot that begins as `match.source` does; that one itself where no other is to be had."""
+        slot = self._vacant(spared=match.source)
+        if slot is None:
+            self._store.remove(match.source, match.length)
+            self._known.cut(match.source, match.length)
+            self._known.resume(match.source)
+            return match.source
+        self._store.share(match.source, slot, 0, match.length)
+        self._known.share(slot, tokens, match.length)
+        return slot
+
+    def _vacant(self, spared: int | None = None) -> int | None:
+        """The lowest free slot, else one that is kept, the least recently used first; None if only `spared` is left."""
+        if not self._free:
+            kept = self._known.oldest(spared)
+            if kept is None:
+                return None
+            self._release(kept.slot)
+        slot = min(self._free)
+        self._free.remove(slot)
+        return slot
+
+    def _release(self, slot: int) -> None:
+        self._store.remove(slot, 0)
+        self._known.drop(slot)
+        del self._lengths[slot]
+        self._free.add(slot)
+
+    def _drop_redundant(self) -> None:
+        for slot in self._known.redundant():
+            self._release(slot)
+
+    def _forget(self) -> None:
+        self._free = set(range(self._count))
+        self._owners: dict[int, str] = {}
+        self._lengths: dict[int, int] = {}
+        self._known: Prefixes = PrefixCache() if self._divisible else WholePrefixes()
