@@ -187,7 +187,7 @@ class PrefixCache:
             assert node.tokens, "no node is empty"
             assert node.holders == {slot for slot, path in paths.items() if node in path}, "holders are those that pass through"
             assert node.holders, "what nobody holds is forgotten"
-            assert all(child.parent is node and child.tokens[0] == token for token, child in node.children.items())
+            assert all(child.parent is node and child.tokens[0] == first for first, child in node.children.items())
         for slot, path in paths.items():
             assert self._lengths[slot] == sum(len(node.tokens) for node in path)
         for slot in self._idle:
