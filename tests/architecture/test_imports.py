@@ -14,9 +14,11 @@ PURE = (
     "rbees.host.lifecycle",
     "rbees.workerd.engine.sequence",
     "rbees.workerd.engine.batcher",
+    "rbees.workerd.engine.prefix_cache",
     "rbees.workerd.engine.slots",
     "rbees.workerd.engine.sampling",
     "rbees.workerd.engine.text",
+    "rbees.workerd.engine.whole_prefixes",
 )
 FOR_PURE = {"numpy", "msgspec", "rbees.protocol", *PURE}
 """What pure files may import beside the harmless part of the standard library."""
