@@ -276,7 +276,7 @@ class Jobs:
 
 
 def _spec(job: LiveJob, new: NewJob) -> JobSpec:
-    return JobSpec(job.job_id, new.model, new.model_sha256, new.priority, job.number, new.timeout_ms, new.session_id)
+    return JobSpec(job.job_id, new.model, new.model_sha256, new.priority, job.number, new.timeout_ms)
 
 
 def _accepted(job_id: str, queue_position: int, seed: int) -> JobAccepted:

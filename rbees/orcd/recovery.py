@@ -9,16 +9,14 @@ from rbees.orcd.live import LiveJob, Stream
 from rbees.orcd.scheduler.events import CancelAsked, Event, JobRecovered, JobSpec
 from rbees.orcd.store.jobs import JobStore, UnendedJob
 from rbees.protocol.events import StreamState
-from rbees.service.clock import Clock
 
 
-async def recover(store: JobStore, journal: Journal, clock: Clock, post: Callable[[Event], None]) -> int:
+async def recover(store: JobStore, journal: Journal, post: Callable[[Event], None]) -> int:
     """Hand every unended job to the journal and the scheduler; returns how many there were."""
     jobs = await store.unended()
-    now_ms = clock.unix_ms()
     for stored in jobs:
         journal.restore(_live(stored))
-        post(_event(stored, now_ms))
+        post(_event(stored))
         if stored.cancel_asked:
             post(CancelAsked(stored.job_id))
     return len(jobs)
@@ -41,9 +39,8 @@ def _live(stored: UnendedJob) -> LiveJob:
     )
 
 
-def _event(stored: UnendedJob, now_ms: int) -> JobRecovered:
+def _event(stored: UnendedJob) -> JobRecovered:
     running = stored.status != "queued"
-    dispatched_for_ms = None if stored.dispatched_at_ms is None else max(0, now_ms - stored.dispatched_at_ms)
     return JobRecovered(
         job=JobSpec(
             stored.job_id,
@@ -52,11 +49,9 @@ def _event(stored: UnendedJob, now_ms: int) -> JobRecovered:
             stored.priority,
             stored.number,
             stored.timeout_ms,
-            stored.session_id,
         ),
         epoch=stored.epoch,
         failures=stored.failures,
         worker_id=stored.worker_id if running else None,
         pool_id=stored.pool_id if running else None,
-        dispatched_for_ms=dispatched_for_ms,
     )

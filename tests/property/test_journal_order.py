@@ -158,7 +158,7 @@ class World:
         await self.release()
         self.desk.journal.live.clear()
         self.desk.journal.counts.clear()
-        await recover(self.desk.store, self.desk.journal, self.clock, lambda _: None)
+        await recover(self.desk.store, self.desk.journal, lambda _: None)
         for actor in self.actors:
             job = self.live(actor)
             if job is not None:

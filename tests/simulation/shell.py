@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from rbees.orcd.scheduler.core import Scheduler
@@ -106,13 +106,8 @@ class Shell:
         self.up = True
         for record in self.records.values():
             if record.ended is None:
-                for_ms = None if record.dispatched_at_s is None else round((self.now_s - record.dispatched_at_s) * 1000)
-                spec = record.spec
-                if record.model_sha256 is not None:
-                    spec = JobSpec(
-                        spec.job_id, spec.model, record.model_sha256, spec.priority, spec.order, spec.timeout_ms, spec.session_id
-                    )
-                self.feed(JobRecovered(spec, record.epoch, record.failures, record.worker_id, record.pool_id, for_ms))
+                spec = replace(record.spec, model_sha256=record.model_sha256)
+                self.feed(JobRecovered(spec, record.epoch, record.failures, record.worker_id, record.pool_id))
 
     def accept(self, record: Record) -> None:
         """Check a job as the API does, store it, then tell the scheduler."""

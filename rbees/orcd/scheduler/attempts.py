@@ -28,11 +28,16 @@ def dispatch(turn: Turn, job: Job, worker: Worker) -> None:
     job.epoch += 1
     job.attempt = Attempt(job.epoch, worker.worker_id, worker.pool_id, alone=job.suspect)
     job.noted = None
+    start_time(turn, job)
+    _seat(turn, job, worker)
+    turn.effects.append(Dispatch(job.spec.job_id, job.epoch, worker.worker_id, worker.pool_id))
+
+
+def start_time(turn: Turn, job: Job) -> None:
+    """Its `timeout_ms` begin to run, unless they do already."""
     if job.deadline_s is None:
         job.deadline_s = turn.now_s + job.spec.timeout_ms / 1000
         heapq.heappush(turn.state.deadlines, (job.deadline_s, job.spec.job_id))
-    _seat(turn, job, worker)
-    turn.effects.append(Dispatch(job.spec.job_id, job.epoch, worker.worker_id, worker.pool_id))
 
 
 def attach(turn: Turn, job: Job, worker: Worker) -> None:
@@ -66,7 +71,6 @@ def fail(turn: Turn, job: Job, error: ErrorBody, outcome: Outcome, *, counted: b
         job.failures += 1
     else:
         job.refusals += 1
-    job.last_error = error
     if job.failures > turn.policy.retries:
         finish(turn, job, "failed", _after_attempts(error, job.failures), abandon=False)
         return

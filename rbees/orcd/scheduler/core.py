@@ -145,12 +145,9 @@ class Scheduler:
         if job is None:
             return
         job.epoch, job.failures = event.epoch, event.failures
-        if event.dispatched_for_ms is not None or event.worker_id is not None:
-            left_ms = max(event.job.timeout_ms - (event.dispatched_for_ms or 0), 0)
-            job.deadline_s = turn.now_s + left_ms / 1000
-            heapq.heappush(self._state.deadlines, (job.deadline_s, job.spec.job_id))
         if event.worker_id is not None:
             self._queue.remove(job)
+            attempts.start_time(turn, job)
             job.step(Step.HOLD)
             job.attempt = Attempt(event.epoch, event.worker_id, event.pool_id or "")
             self._state.hold(job, turn.now_s + self._policy.lost_after_s)
@@ -328,10 +325,6 @@ class Scheduler:
     def queue_position(self, job_id: str) -> int | None:
         """1 for the first of all waiting jobs; None if the job does not wait."""
         return self._queue.position(job_id)
-
-    def queue_depth(self) -> int:
-        """How many jobs wait, over all models."""
-        return len(self._queue)
 
     def waiting_for(self, job_id: str) -> str | None:
         """One sentence on what a waiting job waits for; None if it does not wait."""

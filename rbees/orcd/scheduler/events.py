@@ -36,7 +36,6 @@ class JobSpec:
     order: int
     """Position of acceptance: smaller is older."""
     timeout_ms: int
-    session_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,10 @@ class JobArrived:
 
 @dataclass(frozen=True, slots=True)
 class JobRecovered:
-    """After a restart: a job that had not ended. With `worker_id`, an attempt of `epoch` may still be running there."""
+    """After a restart: a job that had not ended. With `worker_id`, an attempt of `epoch` may still be running there.
+
+    How long it has run is not told: nobody knows for how much of that time it could get anywhere.
+    """
 
     job: JobSpec
     epoch: int
@@ -56,8 +58,6 @@ class JobRecovered:
     """Attempts that have already failed."""
     worker_id: str | None
     pool_id: str | None
-    dispatched_for_ms: int | None
-    """Since its first dispatch, by the wall clock; None if it never was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,14 +100,13 @@ class Job:
     queued_at_s: float = 0.0
     """When it last began to wait."""
     deadline_s: float | None = None
-    """Set by the first dispatch."""
+    """Set by the first dispatch that this process knows of."""
     suspect: bool = False
     """It was on workers that died: it runs alone from now on."""
     deaths_in_company: int = 0
     deaths_alone: int = 0
     avoid: str | None = None
     """The worker of the last failed attempt: others are preferred."""
-    last_error: ErrorBody | None = None
     noted: tuple[object, ...] | None = None
     """What its watchers were told last."""
 

@@ -65,7 +65,6 @@ class UnendedJob:
     model_sha256: str | None
     model_ref: str | None
     priority: Priority
-    session_id: str | None
     timeout_ms: int
     cancel_on_disconnect: bool
     cancel_asked: bool
@@ -274,7 +273,6 @@ def _unended(row: sqlite3.Row) -> UnendedJob:
         model_sha256=row["model_sha256"],
         model_ref=row["model_ref"],
         priority=row["priority"],
-        session_id=row["session_id"],
         timeout_ms=row["timeout_ms"],
         cancel_on_disconnect=bool(row["cancel_on_disconnect"]),
         cancel_asked=bool(row["cancel_asked"]),

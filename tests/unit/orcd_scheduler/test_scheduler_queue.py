@@ -86,4 +86,4 @@ def test_positions_close_up() -> None:
     drive.send(CancelAsked("job-2"))
     assert drive.scheduler.queue_position("job-3") == 2
     assert drive.scheduler.queue_position("job-2") is None
-    assert drive.scheduler.queue_depth() == 2
+    assert drive.scheduler.queue_position("job-1") == 1

@@ -11,11 +11,9 @@ from tests.unit.orcd_scheduler.driver import HAIKU, Drive, kinds, spawned
 OTHER = facts.model("other", 4 << 20)
 
 
-def recovered(
-    drive: Drive, job_id: str, *, epoch: int = 3, worker_id: str | None = "w1", for_ms: int | None = 5_000
-) -> JobRecovered:
+def recovered(drive: Drive, job_id: str, *, worker_id: str | None = "w1", timeout_ms: int = 300_000) -> JobRecovered:
     pool_id = None if worker_id is None else "a"
-    return JobRecovered(drive.spec(job_id), epoch, 1, worker_id, pool_id, for_ms)
+    return JobRecovered(drive.spec(job_id, timeout_ms=timeout_ms), 3, 1, worker_id, pool_id)
 
 
 def test_an_attempt_that_still_runs_is_attached_to() -> None:
@@ -42,15 +40,23 @@ def test_an_attempt_whose_pool_stays_away_is_given_up_when_its_lease_would_end()
     assert drive.report("a", facts.worker("w1", HAIKU)) == [Dispatch("job-1", 4, "w1", "a")]
 
 
-def test_a_recovered_attempt_keeps_its_deadline() -> None:
+def test_a_recovered_attempt_has_its_whole_time_again() -> None:
     drive = Drive()
-    event = JobRecovered(drive.spec("job-1", timeout_ms=12_000), 1, 0, "w1", "a", 5_000)
-    drive.send(event)
-    assert drive.ticks(6) == []
+    drive.send(recovered(drive, "job-1", timeout_ms=12_000))
+    assert drive.ticks(11) == []
     (abandon, finish) = drive.ticks(1)
-    assert abandon == Abandon("job-1", 1, "w1")
+    assert abandon == Abandon("job-1", 3, "w1")
     assert isinstance(finish, Finish)
     assert finish.error.code is ErrorCode.TIMEOUT
+
+
+def test_the_time_of_a_recovered_job_that_waits_begins_with_its_next_dispatch() -> None:
+    drive = Drive()
+    drive.send(recovered(drive, "job-1", worker_id=None, timeout_ms=2_000))
+    assert drive.ticks(60) == []
+    assert drive.report("a", facts.worker("w1", HAIKU)) == [Dispatch("job-1", 4, "w1", "a")]
+    assert drive.ticks(1) == []
+    assert kinds(drive.ticks(1)) == ["Abandon", "Finish"]
 
 
 def test_a_drain_places_nothing_so_no_job_times_out_that_never_ran() -> None:
@@ -85,7 +91,7 @@ def test_recovered_jobs_keep_their_order_whatever_order_they_are_told_in() -> No
     drive = Drive()
     specs = [drive.spec(f"job-{number}") for number in range(3)]
     for spec in reversed(specs):
-        drive.send(JobRecovered(spec, 0, 0, None, None, None), after_s=0.01)
+        drive.send(JobRecovered(spec, 0, 0, None, None), after_s=0.01)
     assert [drive.scheduler.queue_position(spec.job_id) for spec in specs] == [1, 2, 3]
 
 
