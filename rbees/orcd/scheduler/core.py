@@ -75,6 +75,7 @@ class Scheduler:
             self._state.started_at_s = moment.monotonic_s
         self._take_over(turn, event)
         self._let_time_pass(turn)
+        placement.drop_stale_claims(turn)
         if turn.touched and len(self._queue) and not self._state.draining:
             placement.place(turn)
         return turn.effects

@@ -14,7 +14,6 @@ from rbees.orcd.scheduler.turn import Turn
 
 def place(turn: Turn) -> None:
     """Look at the queue of every model for which something has changed, the one with the first job first."""
-    _drop_stale_claims(turn)
     for model_sha256 in turn.queue.models():
         if model_sha256 in turn.touched:
             _place_model(turn, model_sha256)
@@ -89,7 +88,8 @@ def _claim_for_suspect(turn: Turn, job: Job) -> None:
         turn.state.claim(worker, Claim(job.model_sha256, job.spec.job_id))
 
 
-def _drop_stale_claims(turn: Turn) -> None:
+def drop_stale_claims(turn: Turn) -> None:
+    """Let workers take work again that are kept for a job or a model that does not wait any more."""
     for worker in list(turn.state.claims.values()):
         claim = worker.claim
         assert claim is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rbees.orcd.scheduler.effects import Dispatch, Effect, Finish, StopWorker
-from rbees.orcd.scheduler.events import AttemptCompleted, PoolReported
+from rbees.orcd.scheduler.events import AttemptCompleted, CancelAsked, PoolReported
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorCode
 from tests.simulation import facts
@@ -56,6 +56,25 @@ def test_one_worker_at_a_time_empties_for_the_first_suspect() -> None:
     assert dispatches(drive.send(AttemptCompleted("job-3", 1))) == [], "w3 empties for job-4"
     assert dispatches(drive.send(AttemptCompleted("job-6", 1))) == [("job-4", "w3")]
     assert dispatches(drive.send(AttemptCompleted("job-1", 2))) == [("job-7", "w2")]
+
+
+def test_a_worker_that_emptied_for_a_cancelled_suspect_is_stopped_like_any_idle_one() -> None:
+    drive = Drive(Policy(worker_idle_s=30.0))
+    idle = facts.worker("w2", HAIKU)
+
+    def pass_time(seconds: int) -> list[Effect]:
+        reports = (drive.report("a", idle, devices=(FULL,), after_s=1.0) + drive.tick() for _ in range(seconds))
+        return [effect for effects in reports for effect in effects]
+
+    drive.report("a", facts.worker("w1", HAIKU), idle, devices=(FULL,))
+    drive.job("job-1")
+    drive.job("job-2")
+    drive.died("a", "w1")
+    assert pass_time(2) == [], "w2 empties for job-1"
+    drive.send(CancelAsked("job-1"))
+    drive.send(AttemptCompleted("job-2", 1))
+    assert pass_time(29) == []
+    assert kinds(pass_time(2)) == ["StopWorker"]
 
 
 def test_streams_that_broke_before_the_death_was_known_were_on_board() -> None:
