@@ -135,7 +135,7 @@ class Scheduler:
         self._queue.put(job, turn.now_s, turn.now_s)
         if job.model_sha256 is None:
             self._state.unresolved.setdefault(spec.model, {})[spec.job_id] = None
-            self._resolve(turn, job)
+            self._resolve(turn, spec.model)
         else:
             turn.touched.add(job.model_sha256)
         return self._state.jobs.get(spec.job_id)
@@ -162,35 +162,38 @@ class Scheduler:
             message = "The job was cancelled on request."
             attempts.finish(turn, job, "cancelled", ErrorBody(code=ErrorCode.CANCELLED, message=message))
 
-    def _resolve(self, turn: Turn, job: Job) -> None:
-        """Find out which file the job's reference means, over what pools hold at present."""
+    def _resolve(self, turn: Turn, reference: str) -> None:
+        """Find out which file the reference of some waiting jobs means, over what pools hold at present."""
         if not self._state.pools:
-            self._tell_the_first(turn, job, explain.NO_POOL)
+            self._tell_the_first(turn, reference, explain.NO_POOL)
             return
         try:
-            facts = self.resolve(job.spec.model)
+            facts = self.resolve(reference)
         except RbeesError as error:
             if self._state.is_settled(turn.now_s, self._policy.settle_s):
-                attempts.finish(turn, job, "failed", error.body())
+                for job in self._state.unresolved_jobs(reference):
+                    attempts.finish(turn, job, "failed", error.body())
             else:
-                self._tell_the_first(turn, job, explain.UNRESOLVED)
+                self._tell_the_first(turn, reference, explain.UNRESOLVED)
             return
         assert facts is not None
-        self._state.leave_unresolved(job)
-        job.model_sha256 = facts.sha256
-        turn.effects.append(ResolveModel(job.spec.job_id, facts.sha256, facts.ref))
-        self._queue.refile(job)
+        for job in self._state.unresolved_jobs(reference):
+            self._state.leave_unresolved(job)
+            job.model_sha256 = facts.sha256
+            turn.effects.append(ResolveModel(job.spec.job_id, facts.sha256, facts.ref))
+            self._queue.refile(job)
         turn.touched.add(facts.sha256)
 
-    def _tell_the_first(self, turn: Turn, job: Job, obstacle: explain.Obstacle) -> None:
+    def _tell_the_first(self, turn: Turn, reference: str, obstacle: explain.Obstacle) -> None:
         """Each note is a row on the disk, and after a restart every waiting job comes through here."""
-        if (self._queue.position(job.spec.job_id) or 0) <= self._policy.noted_jobs:
-            explain.tell(turn, job, obstacle)
+        jobs = self._state.unresolved[reference]
+        for job_id in self._queue.first(self._policy.noted_jobs):
+            if job_id in jobs:
+                explain.tell(turn, self._state.jobs[job_id], obstacle)
 
     def _resolve_waiting(self, turn: Turn) -> None:
-        for jobs in list(self._state.unresolved.values()):
-            for job_id in list(jobs):
-                self._resolve(turn, self._state.jobs[job_id])
+        for reference in list(self._state.unresolved):
+            self._resolve(turn, reference)
 
     # --- attempts ---------------------------------------------------------------------------------------------------
 
@@ -293,7 +296,8 @@ class Scheduler:
         ended = self._state.ended_workers
         for worker_id in [key for key, ended_at_s in ended.items() if turn.now_s - ended_at_s > ENDED_WORKERS_KEPT_S]:
             del ended[worker_id]
-        if self._state.unresolved and self._state.pools:
+        if self._state.pools and self._state.is_settled(turn.now_s, self._policy.settle_s):
+            # Time alone explains no reference; it only ends the hope that another pool will.
             self._resolve_waiting(turn)
         for model_sha256, _ in self._state.troubles:
             # A pause may be over.

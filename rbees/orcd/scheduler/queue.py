@@ -126,6 +126,10 @@ class Queue:
             for key in self._lanes.get((model_sha256, alone), ())[:count]:
                 yield key[2]
 
+    def first(self, count: int) -> list[str]:
+        """The first of all waiting jobs."""
+        return [key[2] for key in self._all[:count]]
+
     def position(self, job_id: str) -> int | None:
         """1 for the first of all waiting jobs; None if the job does not wait."""
         place = self._places.get(job_id)

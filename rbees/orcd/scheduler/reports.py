@@ -13,8 +13,9 @@ _OVER = frozenset({"stopped", "failed"})
 
 
 def pool_reported(turn: Turn, event: PoolReported) -> bool:
-    """Take over a pool's whole state; True if it holds other models than before."""
+    """Take over a pool's whole state; True if the pool is new or holds other models than before."""
     pool = turn.state.pools.get(event.pool_id)
+    is_new = pool is None
     if pool is None:
         pool = Pool(event.pool_id, event.boot_id, turn.now_s)
         turn.state.pools[event.pool_id] = pool
@@ -37,7 +38,7 @@ def pool_reported(turn: Turn, event: PoolReported) -> bool:
     for facts in event.workers:
         _worker_listed(turn, pool, facts, in_report=True)
     _miss_absent(turn, pool, event, restarted)
-    return models_changed
+    return models_changed or is_new
 
 
 def pool_forgotten(turn: Turn, pool: Pool) -> None:

@@ -317,6 +317,10 @@ class State:
             del self.held[job.attempt.worker_id]
         self.held_until.pop(job.spec.job_id, None)
 
+    def unresolved_jobs(self, reference: str) -> list[Job]:
+        """The queued jobs whose model this reference would explain."""
+        return [self.jobs[job_id] for job_id in self.unresolved[reference]]
+
     def leave_unresolved(self, job: Job) -> None:
         """The job's reference was explained, or it does not matter any more."""
         jobs = self.unresolved.get(job.spec.model)

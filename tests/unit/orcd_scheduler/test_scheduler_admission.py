@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -108,6 +110,28 @@ def test_a_job_for_an_unknown_model_fails_once_every_pool_has_had_the_time_to_co
     (finish,) = drive.ticks(1)
     assert isinstance(finish, Finish)
     assert finish.error.code is ErrorCode.MODEL_NOT_FOUND
+
+
+def test_a_reference_is_looked_up_once_for_all_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[str] = []
+    resolve = admission.resolve
+
+    def counting(reference: str, *rest: Any) -> ModelFacts:
+        looked_up.append(reference)
+        return resolve(reference, *rest)
+
+    monkeypatch.setattr(admission, "resolve", counting)
+    drive = Drive()
+    for number in range(50):
+        drive.job(f"novel-{number}", NOVEL, resolved=False)
+        drive.job(f"haiku-{number}", resolved=False)
+    assert looked_up == []
+    assert kinds(drive.report())[:50] == ["ResolveModel"] * 50
+    assert sorted(looked_up) == ["haiku", "novel"]
+    assert drive.ticks(9) == []
+    assert len(looked_up) == 2, "time brings no models"
+    assert kinds(drive.ticks(1)) == ["Finish"] * 50
+    assert looked_up[2:] == ["novel"]
 
 
 def test_a_job_whose_model_went_away_with_its_pool_waits() -> None:
