@@ -15,8 +15,9 @@ from rbees.clients.orcd import OrcdClient
 from rbees.ctl.follow import PATIENCE_S, follow
 from rbees.ctl.screen import Screen, screen
 from rbees.ctl.target import Target
+from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
-from rbees.protocol.jobs import ChatMessage, JobAccepted, JobRequest, check_job
+from rbees.protocol.jobs import JobAccepted, JobRequest, check_job
 from rbees.service.clock import Clock, SystemClock
 from rbees.terminal.notes import Notes, notes
 from rbees.terminal.output import print_json

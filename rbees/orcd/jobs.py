@@ -24,7 +24,7 @@ from rbees.orcd.store.jobs import JobRow, JobStore
 from rbees.protocol import model_ref
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.events import End, Error, Token
+from rbees.protocol.events import ChoiceEnd, End, Error, Part, Token
 from rbees.protocol.jobs import CancelAnswer, ChoiceOutput, JobAccepted, JobList, JobRequest, JobView, check_job
 from rbees.protocol.pools import ModelFacts
 from rbees.service.clock import Clock
@@ -218,15 +218,15 @@ class Jobs:
         )
 
     async def _output(self, row: JobRow) -> tuple[ChoiceOutput, ...]:
-        texts: dict[int, list[str]] = {}
+        texts: dict[int, dict[Part, list[str]]] = {}
+        ends: dict[int, ChoiceEnd] = {}
         async for event in journaled(self._store, row.number):
             if isinstance(event, Token):
-                texts.setdefault(event.choice, []).append(event.text)
-        outcome = decode(row.outcome) if row.outcome is not None else None
-        reasons = {end.choice: end.finish_reason for end in outcome.choices} if isinstance(outcome, End) else {}
+                texts.setdefault(event.choice, {}).setdefault(event.part, []).append(event.text)
+            elif isinstance(event, End):
+                ends = {end.choice: end for end in event.choices}
         return tuple(
-            ChoiceOutput(choice=choice, text="".join(texts.get(choice, ())), finish_reason=reasons.get(choice))
-            for choice in sorted(texts.keys() | reasons.keys())
+            _choice_output(choice, texts.get(choice, {}), ends.get(choice)) for choice in sorted(texts.keys() | ends.keys())
         )
 
     # ---- cancelling ----------------------------------------------------------------------------------------------------
@@ -277,6 +277,16 @@ class Jobs:
 
 def _spec(job: LiveJob, new: NewJob) -> JobSpec:
     return JobSpec(job.job_id, new.model, new.model_sha256, new.priority, job.number, new.timeout_ms)
+
+
+def _choice_output(choice: int, texts: dict[Part, list[str]], end: ChoiceEnd | None) -> ChoiceOutput:
+    return ChoiceOutput(
+        choice=choice,
+        text="".join(texts.get("text", ())),
+        reasoning="".join(texts.get("reasoning", ())),
+        tool_calls=end.tool_calls if end is not None else (),
+        finish_reason=end.finish_reason if end is not None else None,
+    )
 
 
 def _accepted(job_id: str, queue_position: int, seed: int) -> JobAccepted:

@@ -296,7 +296,7 @@ class Journal:
         at_ms = self._clock.unix_ms()
         job.stream.listening = False
         self._change("end_running_attempts", job, outcome=status, reason=reason, at_ms=at_ms)
-        self._change("end_job", job, status=status, event=encode(event), at_ms=at_ms)
+        self._change("end_job", job, status=status, event=encode(_without_content(event)), at_ms=at_ms)
         self._batch.then.append(lambda: self._ended(job, status))
 
     def _ended(self, job: LiveJob, status: JobStatus) -> None:
@@ -315,6 +315,13 @@ class Journal:
 
     def _wake(self) -> None:
         self._arrived.set()
+
+
+def _without_content(event: Event) -> Event:
+    """What is kept of a terminal event with the job itself, which outlives the job's content."""
+    if not isinstance(event, End):
+        return event
+    return replace(event, choices=tuple(replace(choice, tool_calls=()) for choice in event.choices))
 
 
 def _job_row(number: int, new: NewJob) -> Statement:

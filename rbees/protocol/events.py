@@ -15,6 +15,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import ClassVar, Final, Literal
 
+from rbees.protocol.chat import ToolCall
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorBody
 
@@ -48,6 +49,7 @@ class Token(Message, frozen=True, kw_only=True, tag_field="type", tag="token"):
     private: ClassVar[frozenset[str]] = frozenset({"text", "token_ids"})
     choice: int = 0
     part: Part = "text"
+    """Of a call of a tool the text is as the model wrote it, with the marks around it, and one event holds all of it."""
     text: str
     index: int
     """Position of the first of these tokens within the choice's answer, from 0."""
@@ -88,8 +90,11 @@ class Timings(Message, frozen=True, kw_only=True):
 class ChoiceEnd(Message, frozen=True, kw_only=True):
     """How one choice ended."""
 
+    private: ClassVar[frozenset[str]] = frozenset({"tool_calls"})
     choice: int = 0
     finish_reason: FinishReason
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What the answer calls, in order."""
 
 
 class End(Message, frozen=True, kw_only=True, tag_field="type", tag="end"):

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
+from rbees.protocol.chat import MAX_MESSAGES, ChatMessage, TemplateOptions, ToolCall, ToolChoice, Tools, check_chat
 from rbees.protocol.codec import Message, Request
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import FinishReason, Timings, Usage
@@ -17,28 +18,21 @@ TERMINAL_STATUSES: Final[frozenset[JobStatus]] = frozenset({"completed", "failed
 
 DEFAULT_TIMEOUT_MS: Final = 300_000
 MAX_TIMEOUT_MS: Final = 1_800_000
-MAX_MESSAGES: Final = 1_024
 MAX_TOKENS: Final = 1_000_000
-
-Role = Literal["system", "user", "assistant", "tool"]
-
-
-class ChatMessage(Request, frozen=True, kw_only=True):
-    """One turn of a conversation."""
-
-    private: ClassVar[frozenset[str]] = frozenset({"content"})
-    role: Role
-    content: str
 
 
 class JobRequest(Request, frozen=True, kw_only=True):
     """`POST /v2/tasks`: exactly one of `prompt` (raw text) and `messages` (the model's template is applied)."""
 
-    private: ClassVar[frozenset[str]] = frozenset({"prompt", "messages", "stop"})
+    private: ClassVar[frozenset[str]] = frozenset({"prompt", "messages", "tools", "template_options", "stop"})
     kind: Literal["generate"] = "generate"
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, description="Alias, `hf:` or `file:` reference.")]
     prompt: str | None = None
     messages: Annotated[tuple[ChatMessage, ...], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    tools: Tools = ()
+    tool_choice: ToolChoice = "auto"
+    """`none`: the model is not told of the tools, and nothing it writes is a call."""
+    template_options: TemplateOptions = {}
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS, description="Default: what the context leaves.")] | None = None
     temperature: Temperature = 0.7
     top_p: TopP = 0.95
@@ -75,6 +69,7 @@ def check_job(job: JobRequest) -> None:
         raise RbeesError(ErrorCode.INVALID_REQUEST, "Send exactly one of `prompt` and `messages`.", field="prompt")
     if job.prompt == "":
         raise RbeesError(ErrorCode.INVALID_REQUEST, "`prompt` is empty; send some text.", field="prompt")
+    check_chat(job.messages, job.tools, job.tool_choice, job.template_options)
 
 
 class JobAccepted(Message, frozen=True, kw_only=True):
@@ -100,11 +95,13 @@ class AttemptView(Message, frozen=True, kw_only=True):
 
 
 class ChoiceOutput(Message, frozen=True, kw_only=True):
-    """The text of one choice, once the job has ended."""
+    """One choice, once the job has ended."""
 
-    private: ClassVar[frozenset[str]] = frozenset({"text"})
+    private: ClassVar[frozenset[str]] = frozenset({"text", "reasoning", "tool_calls"})
     choice: int = 0
     text: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: FinishReason | None = None
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
+from rbees.protocol.chat import ChatMessage, TemplateOptions, ToolChoice, Tools
 from rbees.protocol.codec import Message
-from rbees.protocol.jobs import ChatMessage
 from rbees.protocol.sampling import Sampling
 
 Backend = Literal["cuda", "metal", "cpu", "scripted"]
@@ -22,11 +22,16 @@ class ExecuteRequest(Message, frozen=True, kw_only=True):
     emitted again.
     """
 
-    private: ClassVar[frozenset[str]] = frozenset({"prompt", "messages", "token_ids", "generated_token_ids", "sampling"})
+    private: ClassVar[frozenset[str]] = frozenset(
+        {"prompt", "messages", "tools", "template_options", "token_ids", "generated_token_ids", "sampling"}
+    )
     job_id: str
     epoch: Annotated[int, msgspec.Meta(ge=1)]
     prompt: str | None = None
     messages: tuple[ChatMessage, ...] | None = None
+    tools: Tools = ()
+    tool_choice: ToolChoice = "auto"
+    template_options: TemplateOptions = {}
     token_ids: tuple[int, ...] | None = None
     generated_token_ids: tuple[int, ...] = ()
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
@@ -57,9 +62,12 @@ class CancelRequest(Message, frozen=True, kw_only=True):
 class TokenizeRequest(Message, frozen=True, kw_only=True):
     """`POST /tokenize`: exactly one of `prompt` and `messages`."""
 
-    private: ClassVar[frozenset[str]] = frozenset({"prompt", "messages"})
+    private: ClassVar[frozenset[str]] = frozenset({"prompt", "messages", "tools", "template_options"})
     prompt: str | None = None
     messages: tuple[ChatMessage, ...] | None = None
+    tools: Tools = ()
+    tool_choice: ToolChoice = "auto"
+    template_options: TemplateOptions = {}
 
 
 class TokenizeAnswer(Message, frozen=True, kw_only=True):

@@ -10,15 +10,17 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from rbees.protocol.chat import ToolCall, check_chat
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, End, Error, Event, Started, Token
 from rbees.protocol.workers import AckRequest, ExecuteRequest
 from rbees.service import logs
 from rbees.service.clock import Clock
+from rbees.workerd.chat.conversation import call_id
 from rbees.workerd.engine.engine import check_fits
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Output
 from rbees.workerd.engine.sequence import Work
-from rbees.workerd.prompts import Prompts
+from rbees.workerd.prompts import Prompt, Prompts
 from rbees.workerd.stream import EventBuffer
 
 FORGET_AFTER_S: Final = 60.0
@@ -218,8 +220,10 @@ class Attempts:
     async def _work(self, attempt: Attempt, request: ExecuteRequest) -> Work:
         generated = self._prompts.checked(request.generated_token_ids) if request.generated_token_ids else ()
         given = request.token_ids
-        prompt = self._prompts.checked(given) if given is not None else await self._prompts.of_source(request)
-        return Work(attempt.key, prompt, generated, request.max_tokens, request.sampling, request.deterministic)
+        prompt = Prompt(self._prompts.checked(given)) if given is not None else await self._prompts.of_source(request)
+        return Work(
+            attempt.key, prompt.token_ids, generated, request.max_tokens, request.sampling, request.deterministic, prompt.format
+        )
 
     def _end(self, attempt: Attempt) -> None:
         """Cancel an attempt, wherever it is."""
@@ -249,9 +253,9 @@ class Attempts:
                 )
             case Grown():
                 piece = output.piece
-                return Token(choice=output.choice, text=piece.text, index=piece.index, token_ids=piece.token_ids)
+                return Token(choice=output.choice, part=piece.part, text=piece.text, index=piece.index, token_ids=piece.token_ids)
             case Finished():
-                ends = (ChoiceEnd(choice=output.choice, finish_reason=output.reason),)
+                ends = (_choice_end(attempt, output),)
                 return End(choices=ends, usage=output.usage, timings=output.timings)
             case Failed():
                 error = RbeesError.from_body(output.error)
@@ -270,8 +274,17 @@ def check_request(request: ExecuteRequest) -> None:
     given = sum(part is not None for part in (request.prompt, request.messages, request.token_ids))
     if given != 1:
         raise RbeesError(ErrorCode.INVALID_REQUEST, "Send exactly one of `prompt`, `messages` and `token_ids`.", field="prompt")
+    check_chat(request.messages, request.tools, request.tool_choice, request.template_options)
     if "/" in request.job_id:
         raise RbeesError(ErrorCode.INVALID_REQUEST, "`job_id` must not hold a slash.", field="job_id")
+
+
+def _choice_end(attempt: Attempt, output: Finished) -> ChoiceEnd:
+    calls = tuple(
+        ToolCall(id=call_id(attempt.job_id, output.choice, number), name=call.name, arguments=call.arguments)
+        for number, call in enumerate(output.calls)
+    )
+    return ChoiceEnd(choice=output.choice, finish_reason=output.reason, tool_calls=calls)
 
 
 def _cancelled(attempt: Attempt, sentence: str) -> ErrorBody:

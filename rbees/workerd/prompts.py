@@ -1,25 +1,29 @@
-"""From what a caller sends to the token ids that the engine computes.
+"""From what a caller sends to the token ids that the engine computes, and to how its answer is to be read.
 
-What the template itself writes may hold control tokens; what stands in a message may not: a control token's spelling inside a
-message is broken up by a marker before rendering, and the pieces around the marker are tokenized apart. A raw prompt is
-its author's own affair, and control tokens in it count.
+What the template itself writes may hold control tokens; what a client says may not, be it a message, a tool's definition or what a
+tool gave back: a control token's spelling there is broken up by a marker before rendering, and the pieces around the marker
+are tokenized apart. A raw prompt is its author's own affair, and control tokens in it count.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
-import msgspec
-
+from rbees.protocol.chat import ChatMessage, TemplateOption, Tool, ToolChoice
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.jobs import ChatMessage
+from rbees.workerd.chat.conversation import CallStyle, template_variables
+from rbees.workerd.chat.style import style_of
+from rbees.workerd.chat.traits import TemplateTraits
 from rbees.workerd.engine.backend import Backend
+from rbees.workerd.engine.parts import AnswerFormat
 
 _MARKERS: Final = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
 """Noncharacters of Unicode: free for a program's own use, never part of a text."""
+_OPTIONS_SHOWN: Final = 20
 _LONG_TEXT: Final = 16_384
 """Texts longer than this are tokenized off the event loop."""
 
@@ -35,12 +39,35 @@ class Source(Protocol):
     def messages(self) -> Sequence[ChatMessage] | None:
         """A conversation."""
 
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """What the model may call."""
+
+    @property
+    def tool_choice(self) -> ToolChoice:
+        """Whether it may."""
+
+    @property
+    def template_options(self) -> dict[str, TemplateOption]:
+        """Variables of the template."""
+
 
 class Renderer(Protocol):
     """Applies the model's chat template."""
 
-    async def render(self, messages: Sequence[ChatMessage]) -> str:
+    async def render(self, variables: Mapping[str, Any]) -> str:
         """The prompt's text."""
+
+    async def traits(self) -> TemplateTraits:
+        """What the template can be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the engine computes, and how its answer is read; without a format all of that is text."""
+
+    token_ids: tuple[int, ...]
+    format: AnswerFormat | None = None
 
 
 class Prompts:
@@ -49,20 +76,26 @@ class Prompts:
     def __init__(self, backend: Backend, renderer: Renderer | None) -> None:
         self._backend = backend
         self._renderer = renderer
+        template = backend.facts.chat_template
+        self._style = style_of(template, self._control_token) if template is not None else None
         spellings = sorted((t for t in backend.facts.control_texts if len(t) > 1), key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, spellings))) if spellings else None
 
-    async def of_source(self, source: Source) -> tuple[int, ...]:
-        """The token ids of a raw prompt or a conversation, at least one.
+    async def of_source(self, source: Source) -> Prompt:
+        """The prompt of a raw text or a conversation, at least one token long.
 
         Raises:
             RbeesError: INVALID_REQUEST, MODEL_INCOMPATIBLE
         """
         if source.prompt is not None:
-            parts = [source.prompt]
-        else:
-            assert source.messages is not None
-            parts = await self._render(source.messages)
+            return Prompt(await self._ids([source.prompt]))
+        assert source.messages is not None
+        tools = source.tools if source.tool_choice != "none" else ()
+        parts = await self._render(source.messages, tools, source.template_options)
+        assert self._style is not None, "there is a template"
+        return Prompt(await self._ids(parts), self._style.answer(parts[-1], frozenset(tool.name for tool in tools)))
+
+    async def _ids(self, parts: list[str]) -> tuple[int, ...]:
         if sum(map(len, parts)) > _LONG_TEXT:
             ids = await asyncio.to_thread(self._tokenize, parts)
         else:
@@ -95,24 +128,71 @@ class Prompts:
             ids += self._backend.tokenize(part, add_special=False, parse_special=True)
         return ids
 
-    async def _render(self, messages: Sequence[ChatMessage]) -> list[str]:
+    async def _render(
+        self, messages: Sequence[ChatMessage], tools: Sequence[Tool], options: dict[str, TemplateOption]
+    ) -> list[str]:
+        """The rendered text, cut where control tokens were broken up."""
         if self._renderer is None:
             raise RbeesError(
                 ErrorCode.MODEL_INCOMPATIBLE,
                 "This model has no chat template; send its text as a raw `prompt` (`jobs submit --raw`).",
             )
-        marker = _free_marker(messages)
-        broken_up = [msgspec.structs.replace(m, content=self._break_up(m.content, marker)) for m in messages]
-        return (await self._renderer.render(broken_up)).split(marker)
+        style = CallStyle()
+        if tools or options or any(message.tool_calls for message in messages):
+            style = _call_style(await self._renderer.traits(), messages, tools, options)
+        texts = _Texts()
+        template_variables(messages, tools, options, style, texts.see)
+        marker = texts.free_marker()
+        told = template_variables(messages, tools, options, style, lambda text: self._break_up(text, marker))
+        return (await self._renderer.render(told)).split(marker)
 
     def _break_up(self, content: str, marker: str) -> str:
         while self._controls is not None and self._controls.search(content):
             content = self._controls.sub(lambda found: found[0][0] + marker + found[0][1:], content)
         return content
 
+    def _control_token(self, text: str) -> int | None:
+        """The id of the control token that is spelled so: only those have no text of their own."""
+        ids = self._backend.tokenize(text, add_special=False, parse_special=True)
+        return ids[0] if len(ids) == 1 and not self._backend.piece(ids[0]) else None
 
-def _free_marker(messages: Sequence[ChatMessage]) -> str:
-    for marker in _MARKERS:
-        if not any(marker in m.content for m in messages):
-            return marker
-    raise RbeesError(ErrorCode.INVALID_REQUEST, "The messages hold all of Unicode's noncharacters; remove one.", field="messages")
+
+class _Texts:
+    """Which markers a client's texts leave free."""
+
+    def __init__(self) -> None:
+        self._free = list(_MARKERS)
+
+    def see(self, text: str) -> str:
+        """Take note of one text."""
+        self._free = [marker for marker in self._free if marker not in text]
+        return text
+
+    def free_marker(self) -> str:
+        """One that no text holds. Raises RbeesError INVALID_REQUEST where there is none."""
+        if not self._free:
+            message = "The messages hold all of Unicode's noncharacters; remove one."
+            raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="messages")
+        return self._free[0]
+
+
+def _call_style(
+    traits: TemplateTraits, messages: Sequence[ChatMessage], tools: Sequence[Tool], options: dict[str, TemplateOption]
+) -> CallStyle:
+    """How calls are told to this template.
+
+    Raises:
+        RbeesError: INVALID_REQUEST, MODEL_INCOMPATIBLE for what the template has no place for.
+    """
+    unknown = next((name for name in options if name not in traits.options), None)
+    if unknown is not None:
+        known = ", ".join(sorted(traits.options)[:_OPTIONS_SHOWN]) or "none"
+        message = f"The model's chat template uses no variable `{unknown}`; it uses: {known}."
+        raise RbeesError(ErrorCode.INVALID_REQUEST, message, field=f"template_options.{unknown}")
+    if tools and not traits.takes_tools:
+        message = "The model's chat template has no place for tools; choose a model that was trained to call them."
+        raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, message)
+    if traits.calls is None and any(m.tool_calls for m in messages):
+        message = "The model's chat template does not show `tool_calls`; choose a model that was trained to call tools."
+        raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, message)
+    return traits.calls or CallStyle()

@@ -8,6 +8,7 @@ from typing import Annotated, Protocol
 import msgspec
 from aiohttp import web
 
+from rbees.protocol.chat import check_chat
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import Event
@@ -89,7 +90,8 @@ def routes(worker: Worker) -> list[Route]:
         body = await read(request, TokenizeRequest)
         if (body.prompt is None) == (body.messages is None):
             raise RbeesError(ErrorCode.INVALID_REQUEST, "Send exactly one of `prompt` and `messages`.", field="prompt")
-        return reply(TokenizeAnswer(token_ids=await worker.serving().prompts.of_source(body)))
+        check_chat(body.messages, body.tools, body.tool_choice, body.template_options)
+        return reply(TokenizeAnswer(token_ids=(await worker.serving().prompts.of_source(body)).token_ids))
 
     async def health(_request: web.Request) -> web.Response:
         return reply(worker.health())

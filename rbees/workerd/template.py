@@ -13,7 +13,7 @@ import resource
 import sys
 from typing import Any, BinaryIO, Final, NoReturn
 
-from jinja2 import sandbox
+from jinja2 import meta, sandbox
 
 MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024
 MAX_MEMORY_BYTES: Final = 512 * 1024 * 1024
@@ -41,6 +41,24 @@ def render(template: str, variables: dict[str, Any]) -> dict[str, str]:
     except Exception:  # A template is a foreign program and may fail with anything.
         return {"problem": "broken"}
     return {"text": "".join(parts)}
+
+
+def describe(template: str, trials: list[dict[str, Any]], needles: list[str]) -> dict[str, Any]:
+    """`{"names": …, "shown": …}`: the variables that the template asks for, and the first of `trials` whose rendering shows all of
+    `needles`, a number or None; or `{"problem": broken}`."""
+    environment = _environment()
+    try:
+        names = meta.find_undeclared_variables(environment.parse(template)) - environment.globals.keys()
+    except Exception:  # As above.
+        return {"problem": "broken"}
+    texts = (render(template, variables).get("text", "") for variables in trials)
+    shown = next((number for number, text in enumerate(texts) if _shows(text, needles)), None)
+    return {"names": sorted(names), "shown": shown}
+
+
+def _shows(text: str, needles: list[str]) -> bool:
+    # What stands in single quotes is no JSON but an object as Python prints it: a template that expected a text.
+    return all(needle in text and f"'{needle}'" not in text for needle in needles)
 
 
 def _environment() -> sandbox.ImmutableSandboxedEnvironment:
@@ -96,11 +114,18 @@ def _allow_cpu_for_one() -> None:
 
 
 def main() -> None:
-    """Serve requests `{"template", "variables"}` until stdin ends."""
+    """Serve requests until stdin ends: `{"template", "variables"}`, or with `"trials"` and `"needles"` instead of variables."""
     _limit_process()
     while (request := read_message(sys.stdin.buffer)) is not None:
         _allow_cpu_for_one()
-        write_message(sys.stdout.buffer, render(request["template"], request["variables"]))
+        write_message(sys.stdout.buffer, answer(request))
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """The answer to one request."""
+    if "trials" in request:
+        return describe(request["template"], request["trials"], request["needles"])
+    return render(request["template"], request["variables"])
 
 
 if __name__ == "__main__":

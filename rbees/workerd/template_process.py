@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.jobs import ChatMessage
 from rbees.service import logs
+from rbees.workerd.chat.traits import NEEDLES, TRIALS, TemplateTraits, trial_variables
 
 RENDER_TIMEOUT_S: Final = 5.0
 MAX_ANSWER_BYTES: Final = 128 * 1024 * 1024
@@ -22,6 +22,8 @@ _PASSED_ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TZ", "SYS
 class _Answer(msgspec.Struct, frozen=True):
     text: str | None = None
     problem: str | None = None
+    names: tuple[str, ...] = ()
+    shown: int | None = None
 
 
 class TemplateProcess:
@@ -30,24 +32,45 @@ class TemplateProcess:
     def __init__(self, template: str, *, bos_text: str, eos_text: str, timeout_s: float = RENDER_TIMEOUT_S) -> None:
         self._template = template
         self._constants = {"bos_token": bos_text, "eos_token": eos_text, "add_generation_prompt": True, "tools": None}
+        self._traits: TemplateTraits | None = None
         self._timeout_s = timeout_s
         self._child: asyncio.subprocess.Process | None = None
         self._one_at_a_time = asyncio.Lock()
 
-    async def render(self, messages: Sequence[ChatMessage]) -> str:
-        """The prompt's text.
+    async def render(self, variables: Mapping[str, Any]) -> str:
+        """The prompt's text, from the conversation's own variables (`messages`, `tools` and the client's options).
 
         Raises:
             RbeesError: INVALID_REQUEST where the template refuses the conversation, MODEL_INCOMPATIBLE where it fails or takes
             too much time or memory.
         """
-        variables = {**self._constants, "messages": [{"role": m.role, "content": m.content} for m in messages]}
-        request = msgspec.json.encode({"template": self._template, "variables": variables})
-        async with self._one_at_a_time:
-            answer = await self._ask(request)
+        answer = await self._answer({"variables": {**variables, **self._constants, "tools": variables.get("tools")}})
         if answer.text is None:
             raise _refusal(answer.problem)
         return answer.text
+
+    async def traits(self) -> TemplateTraits:
+        """What the template asks for and how it takes calls.
+
+        Raises:
+            RbeesError: MODEL_INCOMPATIBLE, where it is faulty or finding out takes too much time or memory.
+        """
+        if self._traits is None:
+            trials = [{**self._constants, **trial_variables(style)} for style in TRIALS]
+            answer = await self._answer({"trials": trials, "needles": NEEDLES})
+            if answer.problem is not None:
+                raise _refusal(answer.problem)
+            self._traits = TemplateTraits(
+                options=frozenset(answer.names) - self._constants.keys() - {"messages"},
+                takes_tools="tools" in answer.names,
+                calls=None if answer.shown is None else TRIALS[answer.shown],
+            )
+        return self._traits
+
+    async def _answer(self, request: dict[str, Any]) -> _Answer:
+        data = msgspec.json.encode({"template": self._template, **request})
+        async with self._one_at_a_time:
+            return await self._ask(data)
 
     async def close(self) -> None:
         """End the child."""

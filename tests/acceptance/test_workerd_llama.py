@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from rbees.protocol import codec
+from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorCode, ErrorEnvelope, RbeesError
 from rbees.protocol.events import End, Started, Token
-from rbees.protocol.jobs import ChatMessage
 from rbees.protocol.sampling import Sampling
 from rbees.protocol.workers import ExecuteRequest
 from rbees.workerd.engine.backend import Backend, Interrupted, LoadAbandoned, LoadSpec, Rows

@@ -14,9 +14,9 @@ import pytest
 from aiohttp import web
 
 from rbees.protocol import codec
+from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorCode, ErrorEnvelope, RbeesError
 from rbees.protocol.events import End, Error, Event, Started, Token
-from rbees.protocol.jobs import ChatMessage
 from rbees.protocol.sampling import Sampling
 from rbees.protocol.workers import Beat, ExecuteRequest, TokenizeRequest, WorkerReady
 from rbees.service.sse import frame

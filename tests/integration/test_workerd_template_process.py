@@ -6,14 +6,19 @@ import asyncio
 import os
 import signal
 import time
+from typing import Any
 
 import pytest
 
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.jobs import ChatMessage
 from rbees.workerd.template_process import TemplateProcess
 
-HI = (ChatMessage(role="user", content="hi"),)
+
+def said(content: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}]}
+
+
+HI = said("hi")
 SWITCH = "{% if messages[0].content == 'bad' %}{{ BAD }}{% else %}{{ bos_token }}{{ messages[0].content }}{% endif %}"
 
 
@@ -35,7 +40,7 @@ async def test_what_takes_too_much_is_stopped_and_the_next_one_is_rendered(bad: 
     assert await template.render(HI) == "<s>hi"
     began = time.monotonic()
     with pytest.raises(RbeesError) as caught:
-        await template.render((ChatMessage(role="user", content="bad"),))
+        await template.render(said("bad"))
     assert caught.value.code == ErrorCode.MODEL_INCOMPATIBLE
     assert time.monotonic() - began < 3
     assert await template.render(HI) == "<s>hi"
@@ -78,7 +83,7 @@ async def test_a_child_that_dies_of_a_conversation_is_not_asked_without_end() ->
 async def test_a_cancelled_call_leaves_no_answer_behind() -> None:
     template = process("range(10**5) | list | string | length")
     await template.render(HI)
-    task = asyncio.create_task(template.render((ChatMessage(role="user", content="bad"),)))
+    task = asyncio.create_task(template.render(said("bad")))
     await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -359,7 +359,7 @@ class Engine:
         usage = Usage(
             prompt_tokens=len(sequence.work.prompt), cached_tokens=sequence.cached or 0, completion_tokens=sequence.answered
         )
-        self._out.append(Finished(sequence.key, sequence.choice, reason, usage, self._timings(sequence)))
+        self._out.append(Finished(sequence.key, sequence.choice, reason, usage, self._timings(sequence), sequence.calls))
 
     def _fail(self, sequence: Sequence, error: RbeesError, *, keep: bool = False) -> None:
         self._leave(sequence, keep=keep)

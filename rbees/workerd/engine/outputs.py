@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rbees.protocol.errors import ErrorBody
 from rbees.protocol.events import FinishReason, Timings, Usage
+from rbees.workerd.engine.parts import Call
 from rbees.workerd.engine.text import Piece
 
 
@@ -35,6 +36,8 @@ class Finished:
     reason: FinishReason
     usage: Usage
     timings: Timings
+    calls: tuple[Call, ...] = ()
+    """The tools that the answer calls."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 from rbees.protocol.events import FinishReason
 from rbees.protocol.sampling import Sampling
+from rbees.workerd.engine.parts import AnswerFormat, Call, PartStream
 from rbees.workerd.engine.text import Piece, TextStream
 
 
@@ -23,6 +23,8 @@ class Work:
     """Most tokens of the answer, the beginning included; None: what the context leaves."""
     sampling: Sampling
     deterministic: bool = False
+    format: AnswerFormat | None = None
+    """How the answer marks its parts; None: all of it is text."""
 
 
 @dataclass(slots=True)
@@ -48,10 +50,13 @@ class Sequence:
     admitted_s: float | None = None
     first_token_s: float | None = None
     text: TextStream = field(default_factory=TextStream)
+    parts: PartStream | None = None
 
     def __post_init__(self) -> None:
         self.tokens = list(self.work.prompt)
         self.text = TextStream(self.work.sampling.stop)
+        if self.work.format is not None:
+            self.parts = PartStream(self.work.format.reader())
 
     @property
     def key(self) -> str:
@@ -88,19 +93,53 @@ class Sequence:
             _, reason = self.accept(token, piece_of(token), eog_ids)
             if reason is not None:
                 return reason
-        self.text.mark_sent()
+        if self.parts is None:
+            self.text.mark_sent()
         return None
 
     def accept(self, token: int, data: bytes, eog_ids: frozenset[int]) -> tuple[list[Piece], FinishReason | None]:
         """Append one token of the answer: what may be sent now, and a reason if the answer ends with it."""
         self.tokens.append(token)
         if token in eog_ids:
-            return _present(self.text.finish()), "stop"
+            return self._last_pieces(self.text.finish()), self._complete()
+        if self.work.format is not None:
+            data = self.work.format.spelled.get(token, data)
         piece, stopped = self.text.push(token, data)
-        reason: Literal["stop", "length"] | None = "stop" if stopped else "length" if self.answered >= self.limit else None
-        if reason == "length":
-            return _present(piece, self.text.finish()), reason
-        return _present(piece), reason
+        if stopped:
+            return self._last_pieces(piece), self._complete()
+        if self.answered >= self.limit:
+            return self._last_pieces(piece, self.text.finish()), "length"
+        return self._pieces(piece), None
+
+    def _pieces(self, *pieces: Piece | None) -> list[Piece]:
+        """What may be sent of these pieces and of what was held back before them."""
+        if self.parts is None:
+            return _present(*pieces)
+        return self._unsent([cut for piece in _present(*pieces) for cut in self.parts.push(piece)])
+
+    def _last_pieces(self, *pieces: Piece | None) -> list[Piece]:
+        """The same, where nothing follows."""
+        before = self._pieces(*pieces)
+        return before + self._unsent(self.parts.finish()) if self.parts is not None else before
+
+    def _unsent(self, pieces: list[Piece]) -> list[Piece]:
+        """Without those that an earlier attempt sent. A piece was sent as a whole or, if its last token is new, not at all."""
+        given = len(self.work.generated)
+        left: list[Piece] = []
+        for piece in pieces:
+            sent = max(0, given - piece.index)
+            if sent < len(piece.token_ids):
+                left.append(replace(piece, index=piece.index + sent, token_ids=piece.token_ids[sent:]) if sent else piece)
+        return left
+
+    def _complete(self) -> FinishReason:
+        """The reason of an answer that is not cut off."""
+        return "tool_calls" if self.calls else "stop"
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The tools that were called so far."""
+        return tuple(self.parts.calls) if self.parts is not None else ()
 
 
 def _present(*pieces: Piece | None) -> list[Piece]:

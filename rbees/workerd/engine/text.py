@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from rbees.protocol.events import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,9 @@ class Piece:
     index: int
     """Position of the first of these tokens within the answer."""
     token_ids: tuple[int, ...]
+    ends: tuple[int, ...] = field(default=(), compare=False)
+    """Where within `text` each token ends; a character belongs to the token that completes it."""
+    part: Part = "text"
 
 
 class TextStream:
@@ -95,9 +100,12 @@ class TextStream:
             return None
         end = self._tokens[count - 1][1] if count else 0
         stop = end if position is None else position
-        text = bytes(self._buffer[self._sent_bytes : max(stop, self._sent_bytes)]).decode("utf-8", "replace")
-        ids = tuple(token for token, _ in self._tokens[self._sent_tokens : count])
-        piece = Piece(text, self._index + self._sent_tokens, ids) if ids else None
+        data = bytes(self._buffer[self._sent_bytes : max(stop, self._sent_bytes)])
+        text = data.decode("utf-8", "replace")
+        taken = self._tokens[self._sent_tokens : count]
+        ends = _ends(data, [position - self._sent_bytes for _, position in taken[:-1]])
+        ids = tuple(token for token, _ in taken)
+        piece = Piece(text, self._index + self._sent_tokens, ids, (*ends, len(text))) if ids else None
         self._drop(count, end)
         return piece
 
@@ -107,6 +115,18 @@ class TextStream:
         self._index += count
         self._sent_tokens = max(0, self._sent_tokens - count)
         self._sent_bytes = max(0, self._sent_bytes - end)
+
+
+def _ends(data: bytes, positions: list[int]) -> list[int]:
+    """How many characters of `data` are complete at each of the byte `positions`, which ascend."""
+    ends: list[int] = []
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    begin = length = 0
+    for position in positions:
+        length += len(decoder.decode(data[begin : max(begin, position)]))
+        begin = max(begin, position)
+        ends.append(length)
+    return ends
 
 
 def _unfinished(data: bytes | bytearray) -> int:

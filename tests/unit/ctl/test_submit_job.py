@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from rbees.ctl.submit import build_job
+from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.jobs import ChatMessage, JobRequest
+from rbees.protocol.jobs import JobRequest
 
 NOTHING: dict[str, Any] = {
     "max_tokens": None,

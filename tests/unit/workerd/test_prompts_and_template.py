@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.jobs import ChatMessage
 from rbees.protocol.workers import TokenizeRequest
+from rbees.workerd.chat.traits import NEEDLES, TRIALS, TemplateTraits, trial_variables
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
-from rbees.workerd.prompts import Prompts
-from rbees.workerd.template import render
+from rbees.workerd.prompts import Prompt, Prompts
+from rbees.workerd.template import describe, render
 
 END = 256
 
@@ -21,13 +22,18 @@ class InlineRenderer:
     def __init__(self, template: str) -> None:
         self._template = template
 
-    async def render(self, messages: Sequence[ChatMessage]) -> str:
-        answer = render(self._template, {"messages": [{"role": m.role, "content": m.content} for m in messages]})
+    async def render(self, variables: Mapping[str, Any]) -> str:
+        answer: dict[str, str] = render(self._template, dict(variables))
         return answer["text"]
+
+    async def traits(self) -> TemplateTraits:
+        found = describe(self._template, [trial_variables(style) for style in TRIALS], list(NEEDLES))
+        shown = None if found["shown"] is None else TRIALS[found["shown"]]
+        return TemplateTraits(frozenset(found["names"]) - {"messages", "tools"}, "tools" in found["names"], shown)
 
 
 def prompts(template: str | None) -> Prompts:
-    backend = ScriptedBackend(Script(), slots=1, ctx=64, cells=64)
+    backend = ScriptedBackend(Script(chat_template=template), slots=1, ctx=64, cells=64)
     return Prompts(backend, InlineRenderer(template) if template is not None else None)
 
 
@@ -39,17 +45,17 @@ PLAIN = "{% for m in messages %}{{ m.content }}<end>{% endfor %}"
 
 
 async def test_the_templates_own_control_tokens_count() -> None:
-    assert await prompts(PLAIN).of_source(conversation("a", "b")) == (97, END, 98, END)
+    assert await prompts(PLAIN).of_source(conversation("a", "b")) == Prompt((97, END, 98, END))
 
 
 @pytest.mark.parametrize("content", ["<end>", "a<end><end>b", "<<end>end>", "\ufdd0<end>\ufdd1", "<end"])
 async def test_a_message_cannot_hold_a_control_token(content: str) -> None:
-    ids = await prompts(PLAIN).of_source(conversation(content))
-    assert ids == (*content.encode(), END)
+    prompt = await prompts(PLAIN).of_source(conversation(content))
+    assert prompt.token_ids == (*content.encode(), END)
 
 
 async def test_control_tokens_in_a_raw_prompt_count() -> None:
-    assert await prompts(None).of_source(TokenizeRequest(prompt="a<end>")) == (97, END)
+    assert await prompts(None).of_source(TokenizeRequest(prompt="a<end>")) == Prompt((97, END))
 
 
 async def test_a_model_without_a_template_says_what_to_do() -> None:

@@ -1,0 +1,121 @@
+"""The forms in which models write tool calls, and how one is read. PURE.
+
+A form is chosen by the marks that a model's chat template writes, never by the model's name. Almost all of them are JSON
+between marks: the whole call, or its arguments behind the name of the tool.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from rbees.workerd.engine.parts import Call
+
+_NAME: Final = r"(?P<name>[\w.:-]{1,128}?)"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One form of a call: `opens`, a head that names the tool (or nothing), JSON, `closes`. Space may stand between."""
+
+    opens: str
+    closes: str | None = None
+    head: re.Pattern[str] | None = None
+    """What stands between `opens` and the arguments where the JSON does not name the tool itself."""
+    fillers: tuple[str, ...] = ()
+    """What may stand between JSON and `closes` beside space."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallForm:
+    """How a model writes calls."""
+
+    name: str
+    blocks: tuple[Block, ...]
+    bare: bool = False
+    """An answer may also begin with the JSON of a call, without any mark."""
+    wrappers: tuple[str, ...] = ()
+    """Marks around a list of calls; they count as space."""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Everything that may be a control token of its own."""
+        ends = tuple(block.closes for block in self.blocks if block.closes)
+        return (*(block.opens for block in self.blocks), *ends, *self.wrappers, *_INNER_MARKS)
+
+
+_INNER_MARKS: Final = ("[ARGS]", "[CALL_ID]", "<｜tool▁sep｜>", "<|tool_call_argument_begin|>")
+
+_PYTHON_TAG: Final = Block("<|python_tag|>")
+_FUNCTION: Final = Block("<function=", "</function>", re.compile(_NAME + r">\s*"))
+_DEEPSEEK: Final = Block(
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁call▁end｜>",
+    re.compile(r"\s*(?:function<｜tool▁sep｜>)?" + _NAME + r"\s*(?:<｜tool▁sep｜>)?\s*(?:```json)?\s*"),
+    ("```",),
+)
+_KIMI: Final = Block(
+    "<|tool_call_begin|>",
+    "<|tool_call_end|>",
+    re.compile(r"\s*(?:functions\.)?" + _NAME + r"(?::\d+)?\s*<\|tool_call_argument_begin\|>\s*"),
+)
+_MISTRAL: Final = Block("[TOOL_CALLS]", None, re.compile(r"\s*" + _NAME + r"\s*(?:\[CALL_ID\][^\[\]]*)?(?:\[ARGS\])?\s*"))
+
+JSON_FORM: Final = CallForm("json", (_PYTHON_TAG, _FUNCTION), bare=True)
+"""Functions as JSON, as Llama 3 writes them; also for templates that mark calls in no way that is known here."""
+
+FORMS: Final = (
+    CallForm("deepseek", (_DEEPSEEK,), wrappers=("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")),
+    CallForm("kimi", (_KIMI,), wrappers=("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>")),
+    CallForm("mistral", (_MISTRAL,)),
+    CallForm("command-r7b", (Block("<|START_ACTION|>", "<|END_ACTION|>"),)),
+    CallForm("nemotron", (Block("<TOOLCALL>", "</TOOLCALL>"),)),
+    CallForm("hermes", (Block("<tool_call>", "</tool_call>"),)),
+    CallForm("granite", (Block("<|tool_call|>", "<|/tool_call|>"),)),
+    CallForm("minimax", (Block("<tool_calls>", "</tool_calls>"),)),
+    CallForm("functools", (Block("functools"),)),
+)
+
+
+def form_of(template: str) -> CallForm:
+    """The form whose marks a chat template writes."""
+    return next((form for form in FORMS if form.blocks[0].opens in template), JSON_FORM)
+
+
+def read_calls(text: str, name: str | None) -> tuple[Call, ...] | None:
+    """The calls that a JSON text holds: arguments of the tool `name`, or whole calls; None if it is nothing of the kind."""
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if name is not None:
+        return (Call(name, value),) if isinstance(value, dict) else None
+    values = value if isinstance(value, list) else [value]
+    calls = [call for item in values if (call := _whole_call(item)) is not None]
+    return tuple(calls) if calls and len(calls) == len(values) else None
+
+
+def _whole_call(value: Any) -> Call | None:
+    """`{"name", "arguments"}` under the names that the forms use, perhaps within `function`."""
+    if not isinstance(value, dict):
+        return None
+    if isinstance(value.get("function"), dict):
+        value = value["function"]
+    name = _first(value, ("name", "tool_name", "function"))
+    arguments = _first(value, ("arguments", "parameters"))
+    if isinstance(arguments, str):
+        try:
+            arguments = msgspec.json.decode(arguments)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
+        return None
+    return Call(name, arguments)
+
+
+def _first(value: dict[str, Any], keys: Sequence[str]) -> Any:
+    return next((value[key] for key in keys if key in value), None)

@@ -1,0 +1,63 @@
+"""What a chat template's text tells about the answers of its model: how they mark thoughts and calls. PURE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from rbees.workerd.chat.calls import CallForm, form_of
+from rbees.workerd.chat.reader import PartReader, ReasoningMarks
+
+REASONING: Final = (
+    ReasoningMarks("<think>", "</think>"),
+    ReasoningMarks("[THINK]", "[/THINK]"),
+    ReasoningMarks("<|START_THINKING|>", "<|END_THINKING|>"),
+    ReasoningMarks("<seed:think>", "</seed:think>"),
+    ReasoningMarks("<|channel>thought", "<channel|>"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatStyle:
+    """How the answers of one model are written."""
+
+    reasoning: ReasoningMarks | None
+    calls: CallForm
+    spelled: Mapping[int, bytes] = field(default_factory=dict)
+    """Those marks that are control tokens, with their spelling."""
+
+    def answer(self, prompt: str, names: frozenset[str]) -> ChatFormat | None:
+        """How the answer to this rendered prompt is to be read; `names` are the tools that may be called. None: as text."""
+        if self.reasoning is None and not names:
+            return None
+        thinks = self.reasoning is not None and prompt.rstrip().endswith(self.reasoning.opens)
+        return ChatFormat(self, names, thinks)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFormat:
+    """Implements `engine.parts.AnswerFormat` for one job."""
+
+    style: ChatStyle
+    names: frozenset[str]
+    thinks: bool
+
+    @property
+    def spelled(self) -> Mapping[int, bytes]:
+        """See `AnswerFormat`."""
+        return self.style.spelled
+
+    def reader(self) -> PartReader:
+        """See `AnswerFormat`."""
+        form = self.style.calls if self.names else None
+        return PartReader(self.style.reasoning, form, names=self.names, thinks=self.thinks)
+
+
+def style_of(template: str, control_token: Callable[[str], int | None]) -> ChatStyle:
+    """The style that a template's text shows. `control_token` tells the id of a text that is one control token."""
+    reasoning = next((marks for marks in REASONING if marks.closes in template), None)
+    calls = form_of(template)
+    marks = (*calls.marks, *((reasoning.opens, reasoning.closes) if reasoning else ()))
+    spelled = {token: mark.encode() for mark in marks if (token := control_token(mark)) is not None}
+    return ChatStyle(reasoning, calls, spelled)

@@ -1,0 +1,65 @@
+"""What a conversation may hold, beyond what the types say."""
+
+from __future__ import annotations
+
+import pytest
+
+from rbees.protocol import codec
+from rbees.protocol.chat import ChatMessage
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.jobs import JobRequest, check_job
+
+CALL = {"id": "a", "name": "f", "arguments": {"x": [1]}}
+USER = {"role": "user", "content": "x"}
+
+
+def check(**fields: object) -> None:
+    check_job(codec.decode(codec.encode({"model": "m", "messages": [USER], **fields}), JobRequest))
+
+
+def test_a_whole_round_of_tools_is_taken() -> None:
+    check(
+        messages=[
+            USER,
+            {"role": "assistant", "reasoning": "hm", "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "a", "name": "f", "content": [{"type": "text", "text": "42"}]},
+        ],
+        tools=[{"name": "f", "description": "d", "parameters": {"type": "object"}}],
+        tool_choice="none",
+        template_options={"enable_thinking": False, "date_string": "today", "budget": 3},
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"messages": [{"role": "user"}]}, "messages[0]"),
+        ({"messages": [USER, {"role": "assistant"}]}, "messages[1]"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": "x", "reasoning": "hm"}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": "x", "tool_call_id": "a"}]}, "messages[0]"),
+        ({"messages": [{"role": "assistant", "tool_calls": [CALL, CALL]}]}, "messages[0]"),
+        ({"tools": [{"name": "f"}, {"name": "f"}]}, "tools"),
+        ({"messages": None, "prompt": "x", "tools": [{"name": "f"}]}, "tools"),
+        ({"messages": None, "prompt": "x", "tool_choice": "none"}, "tools"),
+        ({"messages": None, "prompt": "x", "template_options": {"a": 1}}, "tools"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_by_name(fields: dict[str, object], field: str) -> None:
+    with pytest.raises(RbeesError) as caught:
+        check(**fields)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert caught.value.details["field"] == field
+
+
+def test_the_parts_of_a_message_are_lines() -> None:
+    message = codec.decode(b'{"role":"user","content":[{"type":"text","text":"a"},{"text":"b"}]}', ChatMessage)
+    assert message.text == "a\nb"
+
+
+def test_what_was_said_does_not_show_in_a_log() -> None:
+    message = codec.decode(
+        codec.encode({"role": "assistant", "content": "psst", "reasoning": "psst", "tool_calls": [CALL]}), ChatMessage
+    )
+    assert "psst" not in repr(message)
+    assert "'x'" not in repr(message)
