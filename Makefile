@@ -44,11 +44,17 @@ format: $(STAMPS)/dev ## Bring every file into the common form.
 
 .PHONY: test
 test: $(STAMPS)/dev test-tools lint ## Run the checks and every tier of tests but the bench.
+	@$(BIN)/python -m scripts.llama_source || echo "The published chat templates cannot be fetched; their tests are skipped." >&2
 	$(BIN)/python -m pytest -m "not gpu and not macos"
 
 .PHONY: test-tools
 test-tools:
 	@scripts/test-tools $(TEST_TOOLS)
+
+.PHONY: templates
+templates: $(STAMPS)/dev ## Fetch the chat templates of published models and test with them.
+	$(BIN)/python -m scripts.llama_source
+	$(BIN)/python -m pytest tests/unit/workerd/test_published_templates.py
 
 .PHONY: bench
 bench: $(STAMPS)/dev ## Measure, beside peers of the same run; writes build/bench.json.

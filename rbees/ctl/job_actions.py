@@ -12,6 +12,7 @@ from rbees.ctl.rows import job_pairs, job_row
 from rbees.ctl.screen import screen
 from rbees.ctl.submit import RESTART_PATIENCE_S, show_events
 from rbees.ctl.target import Target
+from rbees.protocol.codec import encode
 from rbees.protocol.jobs import TERMINAL_STATUSES, JobView
 from rbees.service.clock import SystemClock
 from rbees.terminal.answer import AnswerWriter
@@ -47,10 +48,10 @@ async def show_job(target: Target, *, job_id: str, as_json: bool) -> None:
     _show_output(job)
 
 
-async def watch_job(target: Target, *, job_id: str, after: int, as_json: bool) -> None:
+async def watch_job(target: Target, *, job_id: str, after: int, no_reasoning: bool, as_json: bool) -> None:
     """A job's events to its end."""
     with notes(silent=as_json) as said:
-        shown = screen(as_json=as_json, notes=said)
+        shown = screen(as_json=as_json, notes=said, reasoning=not no_reasoning)
         async with target.client() as orcd:
             try:
                 patience_s = RESTART_PATIENCE_S if target.is_home else 0.0
@@ -75,5 +76,8 @@ def _show_output(job: JobView) -> None:
     for choice in job.output or ():
         click.echo()
         writer = AnswerWriter(sys.stdout)
+        writer.think(choice.reasoning)
         writer.write(choice.text)
+        for call in choice.tool_calls:
+            writer.write(f"\n{call.name} {encode(call.arguments).decode()}")
         writer.finish()

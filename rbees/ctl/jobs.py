@@ -44,6 +44,7 @@ def jobs() -> None:
 @click.option("--deterministic", is_flag=True, help="Decode this job alone: its text does not depend on other jobs.")
 @click.option("--session-id", metavar="TEXT", help="Jobs of one session are kept where their prefix is.")
 @click.option("--idempotency-key", metavar="KEY", help="Submitting again with this key finds the same job.")
+@click.option("--no-reasoning", is_flag=True, help="Do not show what the model thinks before it answers.")
 @click.option("--detach", is_flag=True, help="Print the job's id and return at once.")
 @asks_orcd
 async def submit(target: Target, **given: Any) -> int | None:
@@ -79,6 +80,7 @@ async def show(target: Target, **given: Any) -> None:
 @jobs.command()
 @click.argument("job_id", metavar="ID")
 @click.option("--after", type=click.IntRange(min=0), default=0, help="Start behind this event number. Default: from the beginning.")
+@click.option("--no-reasoning", is_flag=True, help="Do not show what the model thinks before it answers.")
 @asks_orcd
 async def watch(target: Target, **given: Any) -> None:
     """Stream a job's answer, also again; Ctrl-C ends the watching, not the job."""

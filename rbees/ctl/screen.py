@@ -39,8 +39,9 @@ class Screen(Protocol):
 class PeopleScreen:
     """For people. While an answer runs on a terminal, notes would fall into its lines and are left out."""
 
-    def __init__(self, answer: AnswerWriter, notes: Notes, *, shares_terminal: bool) -> None:
+    def __init__(self, answer: AnswerWriter, notes: Notes, *, shares_terminal: bool, reasoning: bool = True) -> None:
         self._answer = answer
+        self._reasoning = reasoning
         self._notes = notes
         self._shares_terminal = shares_terminal
         self._running = False
@@ -64,6 +65,9 @@ class PeopleScreen:
             case Started():
                 self._notes.clear()
                 self._running = True
+            case Token(part="reasoning"):
+                if self._reasoning:
+                    self._answer.think(event.text)
             case Token():
                 self._answer.write(event.text)
             case End():
@@ -101,11 +105,12 @@ class JsonScreen:
         """See `Screen`."""
 
 
-def screen(*, as_json: bool, notes: Notes) -> Screen:
-    """The screen that the caller asked for."""
+def screen(*, as_json: bool, notes: Notes, reasoning: bool = True) -> Screen:
+    """The screen that the caller asked for; `reasoning`: show people what the model thinks, too."""
     if as_json:
         return JsonScreen()
-    return PeopleScreen(AnswerWriter(sys.stdout), notes, shares_terminal=sys.stdout.isatty() and sys.stderr.isatty())
+    shares_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+    return PeopleScreen(AnswerWriter(sys.stdout), notes, shares_terminal=shares_terminal, reasoning=reasoning)
 
 
 def describe(event: Metrics) -> str:

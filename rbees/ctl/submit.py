@@ -29,7 +29,15 @@ RESTART_PATIENCE_S: Final = 8.0
 
 
 async def submit(
-    target: Target, *, prompt: str, raw: bool, detach: bool, idempotency_key: str | None, as_json: bool, **options: Any
+    target: Target,
+    *,
+    prompt: str,
+    raw: bool,
+    detach: bool,
+    idempotency_key: str | None,
+    no_reasoning: bool,
+    as_json: bool,
+    **options: Any,
 ) -> int | None:
     """Submit one job. Returns the exit code; a job that fails raises its error."""
     job = build_job(prompt, raw=raw, **options)
@@ -37,7 +45,7 @@ async def submit(
     clock = SystemClock()
     async with target.client() as orcd:
         with notes(silent=as_json) as said:
-            shown = screen(as_json=as_json, notes=said)
+            shown = screen(as_json=as_json, notes=said, reasoning=not no_reasoning)
             interrupted = _on_interrupt()
             handing_over = hand_over(orcd, job, key, clock, RESTART_PATIENCE_S if target.is_home else 0.0)
             accepted = await _unless_interrupted(handing_over, interrupted, shown)

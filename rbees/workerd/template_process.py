@@ -12,7 +12,7 @@ import msgspec
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service import logs
-from rbees.workerd.chat.traits import NEEDLES, TRIALS, TemplateTraits, trial_variables
+from rbees.workerd.chat.traits import NEEDLES, RESERVED, TOOL_VARIABLES, TRIALS, TemplateTraits, trial_variables
 
 RENDER_TIMEOUT_S: Final = 5.0
 MAX_ANSWER_BYTES: Final = 128 * 1024 * 1024
@@ -61,8 +61,8 @@ class TemplateProcess:
             if answer.problem is not None:
                 raise _refusal(answer.problem)
             self._traits = TemplateTraits(
-                options=frozenset(answer.names) - self._constants.keys() - {"messages"},
-                takes_tools="tools" in answer.names,
+                options=frozenset(answer.names) - self._constants.keys() - RESERVED,
+                takes_tools=bool(TOOL_VARIABLES & frozenset(answer.names)),
                 calls=None if answer.shown is None else TRIALS[answer.shown],
             )
         return self._traits

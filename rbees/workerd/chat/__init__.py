@@ -1,1 +1,1 @@
-"""Conversations: how a model marks thoughts and tool calls in its answers, and how they are read back. PURE but for `model.py`."""
+"""Conversations: how they are told to a template, and how thoughts and tool calls are read back from an answer. PURE."""

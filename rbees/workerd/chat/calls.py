@@ -74,9 +74,9 @@ FORMS: Final = (
     CallForm("mistral", (_MISTRAL,)),
     CallForm("command-r7b", (Block("<|START_ACTION|>", "<|END_ACTION|>"),)),
     CallForm("nemotron", (Block("<TOOLCALL>", "</TOOLCALL>"),)),
+    CallForm("minimax", (Block("<tool_calls>", "</tool_calls>"),)),
     CallForm("hermes", (Block("<tool_call>", "</tool_call>"),)),
     CallForm("granite", (Block("<|tool_call|>", "<|/tool_call|>"),)),
-    CallForm("minimax", (Block("<tool_calls>", "</tool_calls>"),)),
     CallForm("functools", (Block("functools"),)),
 )
 

@@ -38,10 +38,13 @@ def template_variables(
 ) -> dict[str, Any]:
     """What the template is rendered with. Every text of the client went through `clean`."""
     told = {name: clean(value) if isinstance(value, str) else value for name, value in options.items()}
+    functions = [_tool(tool, clean) for tool in tools]
     return {
         **told,
         "messages": [_message(message, style, clean) for message in messages],
-        "tools": [_tool(tool, clean) for tool in tools] or None,
+        "tools": functions or None,
+        # Before templates agreed on `tools`, some took the same as text.
+        "functions": msgspec.json.encode(functions).decode(),
     }
 
 

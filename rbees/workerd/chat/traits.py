@@ -14,6 +14,9 @@ from rbees.workerd.chat.conversation import CallStyle, call_id, template_variabl
 
 TRIALS: Final = (CallStyle(""), CallStyle(None), CallStyle("", arguments_as_text=True), CallStyle(None, arguments_as_text=True))
 NEEDLES: Final = ("count_bees", "hive_of_the_trial")
+"""The name of the tool and its argument."""
+TOOL_VARIABLES: Final = frozenset({"tools", "functions"})
+RESERVED: Final = TOOL_VARIABLES | {"messages"}
 
 
 @dataclass(frozen=True, slots=True)

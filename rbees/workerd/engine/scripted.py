@@ -34,6 +34,7 @@ from rbees.workerd.engine.backend import (
 _BYTES: Final = 256
 _EOG: Final = 256
 _FIRST_PIECE: Final = 257
+_ANSWER_TOKEN_BYTES: Final = 3
 _SPLIT: Final = ((b" \xc3", b"\xa9"), (b"\xe8\xaa", b"\x9e"), (b" \xf0\x9f", b"\x90", b"\x9d"))
 """Characters in parts: after one part always comes the next."""
 _SYLLABLES: Final = ("bee", "hum", "lo", "mi", "ra", "nek", "tar", "wing", "cel", "om", "pol", "sun", "dew", "ash", "fi", "zu")
@@ -54,6 +55,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     load_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     answer_tokens: Annotated[int, msgspec.Meta(ge=0)] = 50
     """Length of an answer that nothing else ends, its end-of-generation token not counted."""
+    answer: str | None = None
+    """What every answer says, in tokens of a few bytes each, instead of invented words."""
     candidates: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
     """How many tokens are likely at each position, so that a draw by another seed shows."""
     chat_template: str | None = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
@@ -80,6 +83,8 @@ class ScriptedBackend:
     def __init__(self, script: Script, *, slots: int, ctx: int, cells: int) -> None:
         self._script = script
         self._pieces = _vocabulary(script.vocabulary_size)
+        self._answer = range(len(self._pieces) - _spell(self._pieces, script.answer or ""), len(self._pieces))
+        """The tokens of the one answer, which follow each other."""
         self._cells_used = 0
         self._slots = slots_for(slots) if script.divisible else slots
         self.clear()
@@ -213,6 +218,9 @@ class ScriptedBackend:
 
     def _fill(self, logits: np.ndarray[tuple[int, ...], np.dtype[np.float32]], prefix: list[_Cell]) -> None:
         """A few likely tokens, chosen by the hash of everything before."""
+        if self._answer:
+            logits[self._next_of_answer(prefix[-1].token)] = 20.0
+            return
         last, answered = prefix[-1].token, _answered(prefix)
         follower = _follower(self._pieces[last]) if last >= _FIRST_PIECE else None
         if follower is not None:
@@ -240,6 +248,11 @@ class ScriptedBackend:
         for cell in cells:
             cell.slots -= 1
             self._cells_used -= cell.slots == 0
+
+    def _next_of_answer(self, last: int) -> int:
+        if last not in self._answer:
+            return self._answer[0]
+        return last + 1 if last + 1 in self._answer else _EOG
 
     def _misbehave(self, slots: set[int]) -> None:
         """Die, fail or hang if the script names a text that one of these slots holds."""
@@ -303,6 +316,16 @@ def _vocabulary(size: int) -> list[bytes]:
     pieces += [part for parts in _SPLIT for part in parts]
     pieces += [_word(i) for i in range(size - len(pieces))]
     return pieces
+
+
+def _spell(pieces: list[bytes], answer: str) -> int:
+    """Put the tokens of `answer` in the place of the last words of a vocabulary; how many there are."""
+    data = answer.encode()
+    spelled = [data[i : i + _ANSWER_TOKEN_BYTES] for i in range(0, len(data), _ANSWER_TOKEN_BYTES)]
+    if len(spelled) > len(pieces) - _FIRST_PIECE:
+        raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, "The script's answer has more tokens than its vocabulary.")
+    pieces[len(pieces) - len(spelled) :] = spelled
+    return len(spelled)
 
 
 def _word(number: int) -> bytes:

@@ -51,6 +51,38 @@ def test_nothing_falls_into_an_answer_that_runs_on_the_same_terminal() -> None:
     assert "failed" not in said
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+THINKING: list[Event] = [
+    Token(part="reasoning", text="hm", index=0),
+    Token(text="yes", index=1),
+    Token(part="tool", text="\n[x]", index=2),
+]
+
+
+@pytest.mark.parametrize(
+    ("stream", "reasoning", "shown"),
+    [
+        (Terminal, True, "\x1b[2mhm\x1b[22m\n\nyes\n[x]\n"),
+        (Terminal, False, "yes\n[x]\n"),
+        (io.StringIO, True, "yes\n[x]\n"),
+    ],
+)
+def test_thoughts_are_dimmed_on_a_terminal_and_nowhere_else(
+    stream: type[io.StringIO], reasoning: bool, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    answer = stream()
+    screen = PeopleScreen(AnswerWriter(answer), PlainNotes(io.StringIO()), shares_terminal=False, reasoning=reasoning)
+    for seq, event in enumerate(THINKING, 1):
+        screen.show(seq, event)
+    screen.leave()
+    assert answer.getvalue() == shown
+
+
 def test_a_failed_job_is_its_error_and_ends_the_line() -> None:
     answer = io.StringIO()
     screen = PeopleScreen(AnswerWriter(answer), PlainNotes(io.StringIO()), shares_terminal=False)

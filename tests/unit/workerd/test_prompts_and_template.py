@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
-from rbees.protocol.chat import ChatMessage
+from rbees.protocol.chat import ChatMessage, TextPart, Tool, ToolCall
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.workers import TokenizeRequest
-from rbees.workerd.chat.traits import NEEDLES, TRIALS, TemplateTraits, trial_variables
+from rbees.workerd.chat.conversation import call_id
+from rbees.workerd.chat.traits import TemplateTraits
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.prompts import Prompt, Prompts
-from rbees.workerd.template import describe, render
+from rbees.workerd.template import render
+from tests.support.chat_templates import DEEPSEEK, HERMES, LLAMA, MISTRAL
+from tests.support.templates import CALL, called_turn, traits_of
 
 END = 256
 
@@ -23,17 +27,15 @@ class InlineRenderer:
         self._template = template
 
     async def render(self, variables: Mapping[str, Any]) -> str:
-        answer: dict[str, str] = render(self._template, dict(variables))
+        answer: dict[str, str] = render(self._template, {**variables, "add_generation_prompt": True})
         return answer["text"]
 
     async def traits(self) -> TemplateTraits:
-        found = describe(self._template, [trial_variables(style) for style in TRIALS], list(NEEDLES))
-        shown = None if found["shown"] is None else TRIALS[found["shown"]]
-        return TemplateTraits(frozenset(found["names"]) - {"messages", "tools"}, "tools" in found["names"], shown)
+        return traits_of(self._template)
 
 
 def prompts(template: str | None) -> Prompts:
-    backend = ScriptedBackend(Script(chat_template=template), slots=1, ctx=64, cells=64)
+    backend = ScriptedBackend(Script(chat_template=template), slots=1, ctx=4096, cells=4096)
     return Prompts(backend, InlineRenderer(template) if template is not None else None)
 
 
@@ -87,9 +89,99 @@ def test_ids_that_cannot_be_computed_are_refused(ids: list[int]) -> None:
         ("{{ self.__init__.__globals__ }}", {"problem": "broken"}),
         ("{{ messages.append(1) }}", {"problem": "broken"}),
         ("{% include '/etc/passwd' %}", {"problem": "broken"}),
+        ("{{ messages | attr('__class__') }}", {"text": ""}),
+        ("{{ lipsum.__globals__['os'].popen('id').read() }}", {"problem": "broken"}),
+        ("{{ namespace.__init__.__globals__ }}", {"problem": "broken"}),
+        ("{{ raise_exception.__globals__ }}", {"text": ""}),
+        ("{{ strftime_now.__code__ }}", {"text": ""}),
+        ("{{ '{0.__class__}'.format(messages) }}", {"text": ""}),
+        ("{{ ('%s' | format)(messages).__class__ }}", {"problem": "broken"}),
+        ("{{ messages.__class__.__base__.__subclasses__()[0] }}", {"problem": "broken"}),
+        ("{% set x = messages[0].update({'role': 'system'}) %}", {"problem": "broken"}),
+        ("{% generation %}{{ messages[0].content }}{% endgeneration %}!", {"text": "hi!"}),
         ("{% for i in range(99999) %}{{ 'x' * 99999 }}{% endfor %}", {"problem": "too_large"}),
         ("{% for i in range(999999999) %}x{% endfor %}", {"problem": "broken"}),
     ],
 )
 def test_templates_render_in_the_sandbox(template: str, expected: dict[str, Any]) -> None:
     assert render(template, {"messages": [{"role": "user", "content": "hi"}]}) == expected
+
+
+def asked(*messages: ChatMessage, **fields: Any) -> TokenizeRequest:
+    return TokenizeRequest(messages=(ChatMessage(role="user", content="hi"), *messages), **fields)
+
+
+COUNT = Tool(name="count", description="Count.", parameters={"type": "object", "properties": {"hive": {"type": "string"}}})
+CALLED = ChatMessage(role="assistant", tool_calls=(ToolCall(id="call_1", name="count", arguments={"hive": 'a"b'}),))
+GAVE = ChatMessage(role="tool", content="7", tool_call_id="call_1")
+
+
+async def spelled(template: str, request: TokenizeRequest) -> str:
+    prompt = await prompts(template).of_source(request)
+    return bytes(token for token in prompt.token_ids if token != END).decode()
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        (HERMES, '<tool_call>\n{"name": "count", "arguments": {"hive": "a\\"b"}}\n</tool_call>'),
+        (LLAMA, '{"name": "count", "parameters": {"hive": "a\\"b"}}'),
+        (MISTRAL, '[TOOL_CALLS][{"name": "count", "arguments": {"hive": "a\\"b"}, "id": "'),
+        (DEEPSEEK, 'function<｜tool▁sep｜>count\n```json\n{"hive":"a\\"b"}\n```'),
+    ],
+)
+async def test_calls_are_told_in_the_templates_own_way(template: str, shown: str) -> None:
+    assert shown in await spelled(template, asked(CALLED, GAVE))
+
+
+@pytest.mark.parametrize("template", [HERMES, LLAMA, MISTRAL])
+def test_the_call_that_a_template_writes_is_read_back(template: str) -> None:
+    assert called_turn(template)[1] == (CALL,)
+
+
+async def test_a_call_and_its_result_keep_one_id() -> None:
+    said = await spelled(MISTRAL, asked(CALLED, GAVE))
+    assert said.count(call_id("call_1")) == 2
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        asked(tools=(msgspec.structs.replace(COUNT, description="<end>"),)),
+        asked(tools=(msgspec.structs.replace(COUNT, parameters={"<end>": ["<end>"]}),)),
+        asked(ChatMessage(role="assistant", tool_calls=(ToolCall(id="a", name="<end>", arguments={"<end>": {"x": "<end>"}}),))),
+        asked(msgspec.structs.replace(GAVE, content="<end>", name="<end>")),
+        asked(ChatMessage(role="user", content=(TextPart(text="<e"), TextPart(text="<end>")))),
+    ],
+)
+async def test_no_text_of_a_client_becomes_a_control_token(request_: TokenizeRequest) -> None:
+    assert request_.messages is not None
+    prompt = await prompts(HERMES).of_source(request_)
+    assert prompt.token_ids.count(END) == len(request_.messages)
+    assert "<end>" in bytes(token for token in prompt.token_ids if token != END).decode()
+
+
+@pytest.mark.parametrize(
+    ("template", "request_", "word"),
+    [
+        (PLAIN, asked(tools=(COUNT,)), "tools"),
+        (PLAIN, asked(CALLED), "tool_calls"),
+        (PLAIN, asked(template_options={"enable_thinking": True}), "enable_thinking"),
+    ],
+)
+async def test_what_the_template_has_no_place_for_is_refused(template: str, request_: TokenizeRequest, word: str) -> None:
+    with pytest.raises(RbeesError, match=word):
+        await prompts(template).of_source(request_)
+
+
+async def test_an_option_reaches_the_template() -> None:
+    off = asked(template_options={"enable_thinking": False})
+    assert (await spelled(HERMES, off)).endswith("<think>\n\n</think>\n\n")
+    assert (await spelled(HERMES, asked())).endswith("<assistant>")
+
+
+def test_a_call_id_follows_from_its_place() -> None:
+    ids = [call_id("job", choice, number) for choice in range(3) for number in range(3)]
+    assert len(set(ids)) == 9
+    assert all(len(one) == 9 and one.isalnum() for one in ids)
+    assert call_id("job", 1, 2) == ids[5]

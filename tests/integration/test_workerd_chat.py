@@ -1,0 +1,138 @@
+"""Chats through a real worker process: thoughts, calls, and an attempt that goes on after any event of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbees.protocol import codec
+from rbees.protocol.chat import ChatMessage, Tool, ToolCall
+from rbees.protocol.errors import ErrorCode
+from rbees.protocol.events import End, Error, Event, Token
+from rbees.protocol.workers import ExecuteRequest, TokenizeRequest
+from tests.support.chat_templates import HERMES, OPENED_THOUGHT
+from tests.support.scripted_models import write_script
+from tests.support.worker_process import WorkerProcess, running_worker
+
+ANSWER = (
+    "<think>\nBees? 🐝 Let me count < all.\n</think>\n\nOne moment.\n"
+    '<tool_call>\n{"name": "count", "arguments": {"hive": "é </tool_call>"}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "count", "arguments": {"hive": "b"}}\n</tool_call>'
+)
+TOOLS = (Tool(name="count", description="Count bees.", parameters={"type": "object", "properties": {"hive": {"type": "string"}}}),)
+USER = ChatMessage(role="user", content="How many?")
+
+
+def job(job_id: str = "j", **fields: Any) -> ExecuteRequest:
+    return ExecuteRequest(**{"job_id": job_id, "epoch": 1, "messages": (USER,), "tools": TOOLS, **fields})
+
+
+async def run(worker: WorkerProcess, request: ExecuteRequest) -> list[Event]:
+    async with worker.client() as client, client.execute(request) as stream:
+        return [event async for seq, event in stream if seq is not None and not hasattr(event, "step")]
+
+
+async def prompt_of(worker: WorkerProcess, **fields: Any) -> str:
+    async with worker.client() as client:
+        answer = await client.tokenize(TokenizeRequest(**fields))
+    return bytes(i for i in answer.token_ids if i < 256).decode()
+
+
+def tokens(events: list[Event]) -> list[Token]:
+    return [event for event in events if isinstance(event, Token)]
+
+
+def part(events: list[Event], name: str) -> str:
+    return "".join(event.text for event in tokens(events) if event.part == name)
+
+
+async def test_thoughts_text_and_calls_come_apart(tmp_path: Path) -> None:
+    async with running_worker(write_script(tmp_path, chat_template=HERMES, answer=ANSWER), tmp_path) as worker:
+        await worker.ready()
+        events = await run(worker, job())
+        assert part(events, "reasoning") == "Bees? 🐝 Let me count < all."
+        assert part(events, "text") == "One moment."
+        end = events[-1]
+        assert isinstance(end, End)
+        (choice,) = end.choices
+        assert choice.finish_reason == "tool_calls"
+        assert [(call.name, call.arguments) for call in choice.tool_calls] == [
+            ("count", {"hive": "é </tool_call>"}),
+            ("count", {"hive": "b"}),
+        ]
+        assert len({call.id for call in choice.tool_calls}) == 2
+        assert [event.part for event in tokens(events)].count("tool") == 2, "one event for each call"
+
+        unasked = await run(worker, job("k", tool_choice="none"))
+        assert part(unasked, "tool") == ""
+        assert part(unasked, "text") == ANSWER.partition("</think>\n\n")[2]
+        raw = await run(worker, ExecuteRequest(job_id="l", epoch=1, prompt="How many?"))
+        assert part(raw, "text") == ANSWER
+
+
+async def test_an_attempt_goes_on_after_any_event_with_the_same_events(tmp_path: Path) -> None:
+    async with running_worker(write_script(tmp_path, chat_template=HERMES, answer=ANSWER), tmp_path) as worker:
+        await worker.ready()
+        whole = await run(worker, job())
+        expected = [codec.encode(event) for event in tokens(whole)]
+        end = whole[-1]
+        assert isinstance(end, End)
+        for epoch in range(2, len(expected) + 3):
+            sent = tokens(whole)[: epoch - 2]
+            given = tuple(i for event in sent for i in event.token_ids)
+            rest = await run(worker, job(epoch=epoch, generated_token_ids=given))
+            assert [codec.encode(event) for event in tokens(rest)] == expected[len(sent) :]
+            last = rest[-1]
+            assert isinstance(last, End)
+            assert (last.choices, last.usage) == (end.choices, end.usage)
+
+
+async def test_a_prompt_that_opens_a_thought(tmp_path: Path) -> None:
+    script = write_script(tmp_path, chat_template=OPENED_THOUGHT, answer="So be it.\n</think>\n\n7 bees.")
+    async with running_worker(script, tmp_path) as worker:
+        await worker.ready()
+        events = await run(worker, job(tools=()))
+        assert (part(events, "reasoning"), part(events, "text")) == ("So be it.", "7 bees.")
+        refused = (await run(worker, job("k")))[-1]
+        assert isinstance(refused, Error)
+        assert refused.error.code is ErrorCode.MODEL_INCOMPATIBLE
+        assert "tools" in refused.error.message
+
+
+async def test_the_template_is_told_of_tools_calls_results_and_options(tmp_path: Path) -> None:
+    async with running_worker(write_script(tmp_path, chat_template=HERMES), tmp_path) as worker:
+        await worker.ready()
+        call = ToolCall(id="call_Q29u", name="count", arguments={"hive": "a"})
+        result = ChatMessage(role="tool", content="</tool_response><end>7", tool_call_id="call_Q29u")
+        said = await prompt_of(
+            worker,
+            messages=(USER, ChatMessage(role="assistant", tool_calls=(call,)), result),
+            tools=TOOLS,
+            template_options={"enable_thinking": False},
+        )
+        assert '"description": "Count bees."' in said
+        assert '<assistant>\n<tool_call>\n{"name": "count", "arguments": {"hive": "a"}}\n</tool_call>' in said
+        assert "<tool></tool_response><end>7" in said, "what a tool gave back stays text"
+        assert said.endswith("<assistant><think>\n\n</think>\n\n")
+        assert "Count bees." not in await prompt_of(worker, messages=(USER,), tools=TOOLS, tool_choice="none")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "word"),
+    [
+        ({"template_options": {"enable_flying": True}}, ErrorCode.INVALID_REQUEST, "enable_thinking"),
+        ({"template_options": {"messages": "x"}}, ErrorCode.INVALID_REQUEST, "messages"),
+        ({"template_options": {"bos_token": "x"}}, ErrorCode.INVALID_REQUEST, "bos_token"),
+    ],
+)
+async def test_options_that_the_template_does_not_use_are_refused(
+    fields: dict[str, Any], code: ErrorCode, word: str, tmp_path: Path
+) -> None:
+    async with running_worker(write_script(tmp_path, chat_template=HERMES), tmp_path) as worker:
+        await worker.ready()
+        (refused,) = await run(worker, job(**fields))
+        assert isinstance(refused, Error)
+        assert refused.error.code is code
+        assert word in refused.error.message
