@@ -19,6 +19,8 @@ PURE = (
     "rbees.workerd.engine.sampling",
     "rbees.workerd.engine.text",
     "rbees.workerd.engine.whole_prefixes",
+    "rbees.workerd.engine.parts",
+    "rbees.workerd.chat",
 )
 FOR_PURE = {"numpy", "msgspec", "rbees.protocol", *PURE}
 """What pure files may import beside the harmless part of the standard library."""
