@@ -32,6 +32,7 @@ class Faults:
             self._bounce_daemon,
             self._reboot,
             self._kill_orcd,
+            self._drain_orcd,
             self._stall_orcd,
         )
         world.after(FIRST_S, self._next_fault)
@@ -95,8 +96,7 @@ class Faults:
             return
         host.powered = False
         for worker in host.workers.values():
-            worker.alive = False
-            worker.runs.clear()
+            self._world.take_down(worker)
         host.workers.clear()
         self._expect_silence(host)
         self._world.after(self._world.rng.uniform(4.0, 60.0), lambda: self._power_returns(host))
@@ -113,6 +113,12 @@ class Faults:
         if self._world.shell.up:
             self._world.shell.kill()
             self._world.after(self._world.rng.uniform(0.5, 8.0), self._world.shell.restart)
+
+    def _drain_orcd(self, host: Host) -> None:
+        """SIGTERM: what runs may go on for a while, then the process is gone."""
+        if self._world.shell.up and not self._world.deaf():
+            self._world.shell.drain()
+            self._world.after(self._world.rng.uniform(0.5, 8.0), lambda: self._kill_orcd(host))
 
     def _stall_orcd(self, _host: Host) -> None:
         if self._world.shell.up and self._world.now_s >= self._world.shell.stalled_until_s:

@@ -28,6 +28,7 @@ from rbees.orcd.scheduler.events import (
     AttemptCompleted,
     AttemptFailed,
     AttemptStarted,
+    DrainBegan,
     Event,
     JobArrived,
     JobRecovered,
@@ -48,6 +49,7 @@ class Record:
     seed: int
     length: int
     deadly_at: int | None
+    """It kills its worker when it has so many tokens."""
     accepted_at_s: float
     model_sha256: str | None = None
     tokens: list[int] = field(default_factory=list)
@@ -59,6 +61,9 @@ class Record:
     ended: str | None = None
     code: ErrorCode | None = None
     ended_at_s: float = 0.0
+    cancel_asked: bool = False
+    deaths: int = 0
+    """Of workers while they ran it."""
 
 
 @dataclass(slots=True)
@@ -91,6 +96,7 @@ class Shell:
     def _begin(self) -> None:
         self.scheduler = Scheduler(self._policy)
         self.watch = Watch(self._policy, self.records)
+        self.draining = False
         self.registered: set[str] = set()
         self.streams: dict[str, Stream] = {}
 
@@ -99,6 +105,11 @@ class Shell:
         self.up = False
         for stream in self.streams.values():
             stream.open = False
+
+    def drain(self) -> None:
+        """SIGTERM: no new jobs from now on."""
+        self.draining = True
+        self.feed(DrainBegan())
 
     def restart(self) -> None:
         """A new process reads the store."""

@@ -8,7 +8,7 @@ from rbees.orcd.scheduler.effects import Attach, Dispatch, Effect, Finish, Reque
 from rbees.orcd.scheduler.events import (
     AttemptCompleted,
     AttemptFailed,
-    AttemptStarted,
+    DrainBegan,
     Event,
     LoopStalled,
     PoolForgotten,
@@ -41,6 +41,9 @@ class Watch:
         self._spawned: set[str] = set()
         self._announced_at_s: dict[str, float] = {}
         """Workers that are known only because their start was passed on."""
+        self._suspects: set[str] = set()
+        """Workers of which an attempt said that they stand still or cannot be reached."""
+        self._draining = False
         self._quiet = False
 
     def is_quiet(self, event: Event) -> bool:
@@ -65,19 +68,20 @@ class Watch:
             case WorkerEnded(worker_id=worker_id):
                 self._told.pop(worker_id, None)
                 self._forget_attempts_on(worker_id)
-            case AttemptCompleted(job_id=job_id, epoch=epoch) | AttemptFailed(job_id=job_id, epoch=epoch):
-                # A failed attempt may be held and taken up again, but it does not fill a slot meanwhile.
-                if job_id in self._records and self._records[job_id].epoch == epoch:
-                    self._running.pop(job_id, None)
+            case AttemptCompleted(job_id=job_id, epoch=epoch):
+                self._stops_running(job_id, epoch)
+            case AttemptFailed(job_id=job_id, epoch=epoch, worker_suspect=worker_suspect):
+                # It may be held and taken up again, but it does not fill a slot meanwhile.
+                ran_on = self._stops_running(job_id, epoch)
+                if worker_suspect and ran_on is not None:
+                    self._suspects.add(ran_on)
+            case DrainBegan():
+                self._draining = True
             case LoopStalled(seconds=seconds):
                 for pool_id in self._heard_at_s:
                     self._heard_at_s[pool_id] += seconds
             case PoolForgotten(pool_id=pool_id):
                 self._heard_at_s.pop(pool_id, None)
-            case AttemptStarted() | Ticked():
-                pass
-            case _:
-                pass
 
     def _take_over(self, event: PoolReported, now_s: float) -> None:
         """What a report leaves out is gone, except where the report may be older than the news of a worker's start."""
@@ -98,6 +102,7 @@ class Watch:
         """The scheduler has decided."""
         match effect:
             case Dispatch(job_id=job_id, epoch=epoch, worker_id=worker_id, pool_id=pool_id):
+                assert not self._draining, "dispatched by a process that is about to end"
                 record = self._records[job_id]
                 assert record.ended is None, "an ended job is dispatched"
                 assert epoch == record.epoch + 1, f"epoch {epoch} follows {record.epoch}"
@@ -114,12 +119,18 @@ class Watch:
             case Finish(job_id=job_id):
                 self._running.pop(job_id, None)
             case SpawnWorker(worker_id=worker_id):
+                assert not self._draining, "a worker is started by a process that is about to end"
                 assert worker_id not in self._spawned, "a worker id is used twice"
                 self._spawned.add(worker_id)
-            case StopWorker(worker_id=worker_id, reason=reason):
-                assert worker_id not in self._running.values() or "idle" not in reason, "a busy worker is pushed out"
-            case _:
-                pass
+            case StopWorker(worker_id=worker_id):
+                is_busy = worker_id in self._running.values()
+                assert not is_busy or worker_id in self._suspects, "a busy worker is pushed out"
+
+    def _stops_running(self, job_id: str, epoch: int) -> str | None:
+        """The worker on which the attempt ran, if it was the current one."""
+        if job_id not in self._records or self._records[job_id].epoch != epoch:
+            return None
+        return self._running.pop(job_id, None)
 
     def _takes(self, job_id: str, worker_id: str, pool_id: str, now_s: float) -> None:
         assert job_id not in self._running, "a second attempt beside a live one"

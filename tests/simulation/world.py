@@ -28,6 +28,8 @@ from tests.simulation.shell import Record, Shell, Stream
 HEARTBEAT_S: Final = 2.0
 TICK_S: Final = 1.0
 CONNECT_S: Final = 5.0
+SHORT_TIMEOUT_MS: Final = 20_000
+"""Some jobs are given so little time that a fault, or the mere length of their answer, may cost it."""
 MODELS: Final = (facts.model("small", 1 << 30), facts.model("medium", 3 << 30), facts.model("large", 6 << 30))
 
 
@@ -90,7 +92,27 @@ class World:
             rest_s += 10.0
             assert rest_s < self.end_s + 3_600.0, f"jobs are stuck: {self._stuck()}"
             self._pass_until(rest_s)
+        self._check_ends()
         return self._outcome()
+
+    def _check_ends(self) -> None:
+        for record in self.shell.records.values():
+            assert self._is_owed(record), f"{record.spec.job_id} ended for no good reason: {record.ended} {record.code}"
+
+    def _is_owed(self, record: Record) -> bool:
+        """Faults delay jobs and cost none, with exceptions that each have their reason in the job's own course."""
+        match record.code:
+            case None:
+                return record.deadly_at is None
+            case ErrorCode.CANCELLED:
+                return record.cancel_asked
+            case ErrorCode.TIMEOUT:
+                return record.spec.timeout_ms == SHORT_TIMEOUT_MS
+            case ErrorCode.WORKER_CRASHED:
+                # Twice is the least; where workers were killed from outside, the job has had the bad luck to look like poison.
+                return record.deaths >= self._policy.deaths_alone
+            case _:
+                return record.deadly_at is not None
 
     def _pass_until(self, end_s: float) -> None:
         agenda = self._agenda
@@ -232,12 +254,18 @@ class World:
 
     # --- workers ----------------------------------------------------------------------------------------------------------
 
+    def take_down(self, worker: SimWorker) -> None:
+        """The process is gone, and everything that it ran."""
+        worker.alive = False
+        for job_id in worker.runs:
+            self.shell.records[job_id].deaths += 1
+        worker.runs.clear()
+
     def die(self, host: Host, worker: SimWorker, cause: str | None) -> None:
         """The process ends. Its connections are reset at once; its daemon, if it is up, passes an unasked end on."""
         if not worker.alive:
             return
-        worker.alive = False
-        worker.runs.clear()
+        self.take_down(worker)
         del host.workers[worker.worker_id]
         host.changed()
         if cause is not None and host.daemon_up:
@@ -335,7 +363,7 @@ class World:
     def _next_job(self) -> None:
         if self.calm:
             return
-        if self.shell.up and self.now_s >= self.shell.stalled_until_s:
+        if not self.deaf() and not self.shell.draining:
             for _ in range(self.rng.choice((1, 1, 1, 2, 6))):
                 self._submit()
         self.after(self.rng.expovariate(1 / 12.0), self._next_job)
@@ -347,7 +375,7 @@ class World:
         model = rng.choice(MODELS)
         length = rng.randrange(4, 120)
         deadly_at = rng.randrange(1, length + 1) if rng.random() < 0.02 else None
-        timeout_ms = 20_000 if rng.random() < 0.03 else 300_000
+        timeout_ms = SHORT_TIMEOUT_MS if rng.random() < 0.03 else 300_000
         spec = JobSpec(job_id, model.ref, None, rng.choice(("interactive", "batch")), self._orders, timeout_ms)
         self.shell.accept(Record(spec, self._orders, length, deadly_at, self.now_s))
         if job_id in self.shell.records and rng.random() < 0.05:
@@ -356,5 +384,6 @@ class World:
     def _ask_to_cancel(self, job_id: str) -> None:
         record = self.shell.records[job_id]
         if not self.deaf() and record.ended is None:
+            record.cancel_asked = True
             self.shell.feed(CancelAsked(job_id))
             assert record.ended == "cancelled"
