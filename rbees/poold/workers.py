@@ -83,6 +83,8 @@ class Supervisor:
         self._ended: OrderedDict[str, WorkerFacts] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._one_spawn = asyncio.Lock()
+        self._starting: dict[str, asyncio.Event] = {}
+        """Workers whose process may run already while they are not yet among `_workers`; set when they are, or failed."""
         self._adopted = asyncio.Event()
         self._draining = False
         self._leaving = False
@@ -161,10 +163,11 @@ class Supervisor:
         Raises:
             RbeesError: WORKER_NOT_FOUND, UNAUTHENTICATED.
         """
-        # The worker ends if it is told that nobody knows it, so a start or an adoption under way is waited for first.
+        # The worker ends if it is told that nobody knows it, so its own start or adoption is waited for first; never another
+        # worker's start, which may take longer than a worker waits for an answer.
         await self._adopted.wait()
-        async with self._one_spawn:
-            pass
+        if worker_id in self._starting:
+            await self._starting[worker_id].wait()
         if worker_id not in self._workers or ready.worker_id != worker_id:
             raise RbeesError(ErrorCode.WORKER_NOT_FOUND, "This pool has no worker by this id.")
         await self._workers[worker_id].call_back(authorization, ready)
@@ -238,9 +241,18 @@ class Supervisor:
                 reserved_bytes=fit.demand.total_bytes,
                 started_at_ms=self._around.clock.unix_ms(),
             )
-            secret = self._around.new_secret()
+            await self._start(record)
+        return worker_id
+
+    async def _start(self, record: ProcessRecord) -> None:
+        worker_id, secret = record.spec.worker_id, self._around.new_secret()
+        started = self._starting[worker_id] = asyncio.Event()
+        try:
             record, process = await _disk(asyncio.to_thread(start, record, secret, self._around))
             self._supervise(Worker(record, process, secret, self._around))
+        finally:
+            del self._starting[worker_id]
+            started.set()
         self._log.info(
             "worker started",
             action="worker_start",
@@ -249,7 +261,6 @@ class Supervisor:
             device=record.spec.device,
             pid=record.pid,
         )
-        return worker_id
 
     def _preflight(self, request: SpawnRequest, model: StoredModel) -> Fit:
         wish = Wish(request.backend, request.devices, request.ctx, request.slots or self._policy.default_slots)

@@ -1,0 +1,167 @@
+"""The supervisor of a pool's workers within the test's own process, where its store and its disk can be made slow."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rbees.host.lifecycle import ReportFailed
+from rbees.host.model_files import ModelFolders
+from rbees.host.model_store import Checksums, ModelStore, StoredModel
+from rbees.host.process_table import ProcessRecord, ProcessTable
+from rbees.host.worker_spec import WorkerSpec
+from rbees.poold.worker import Limits, Surroundings
+from rbees.poold.workers import Policy, Supervisor
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.pools import SpawnRequest, WorkerFacts
+from rbees.protocol.workers import WorkerReady
+from rbees.service.clock import SystemClock
+from tests.support.host_facts import device
+from tests.support.scripted_models import write_script
+
+FIRST = "worker-01m85v0jsd2kta03kbjw9kfphe"
+SECOND = "worker-01m85v0jsd2kta03kbjw9kfphf"
+NOBODY = "worker-01m85v0jsd2kta03kbjw9kfphg"
+SECRET = "rbk_" + "s" * 43
+NONCE = "owner-n1"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Short, because the path of a worker's control socket lies below it and the system bounds that."""
+    with tempfile.TemporaryDirectory(prefix="rb-", dir="/tmp") as made:
+        yield Path(made)
+
+
+class SlowStore(ModelStore):
+    """Its second and later lookups take until `go_on`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__({}, ModelFolders((folder,)), Checksums(folder / "checksums.json"))
+        self.lookups = 0
+        self.go_on = threading.Event()
+
+    def resolve(self, text: str, sha256: str | None = None) -> StoredModel:
+        self.lookups += 1
+        if self.lookups > 1:
+            self.go_on.wait(30)
+        return super().resolve(text, sha256)
+
+
+class SlowTable(ProcessTable):
+    """Writing down which process was started takes until `go_on`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.started = threading.Event()
+        self.go_on = threading.Event()
+
+    def write(self, record: ProcessRecord) -> None:
+        if record.pid is not None:
+            self.started.set()
+            self.go_on.wait(30)
+        super().write(record)
+
+
+class Nobody:
+    """A reporter that nobody listens to."""
+
+    def became_ready(self, facts: WorkerFacts, ready: WorkerReady) -> None: ...
+
+    def has_failed(self, spec: WorkerSpec, failure: ReportFailed, log_tail: tuple[str, ...]) -> None: ...
+
+
+@contextlib.asynccontextmanager
+async def supervised(folder: Path, table: ProcessTable) -> AsyncIterator[tuple[Supervisor, SlowStore]]:
+    """A supervisor whose workers are killed at the end."""
+    write_script(folder, load_seconds=20)
+    store = SlowStore(folder)
+    store.refresh()
+    around = Surroundings(
+        table, Nobody(), SystemClock(), Limits(load_s=60, drain_s=1), os.environ, lambda: NONCE, lambda: SECRET
+    )
+    policy = Policy("owner", 1, 64, 0, "127.0.0.1", 0, 0, folder / "run", lambda: "http://127.0.0.1:9")
+    supervisor = Supervisor(policy, store, lambda: (device(),), {}, lambda: FIRST, around)
+    await supervisor.adopt()
+    try:
+        yield supervisor, store
+    finally:
+        for facts in supervisor.living():
+            if facts.pid is not None:
+                psutil.Process(facts.pid).send_signal(signal.SIGKILL)
+        await until(lambda: not supervisor.living())
+        await supervisor.detach()
+
+
+def records(folder: Path) -> Path:
+    """A folder of its own, because a table takes every file in its folder for a record."""
+    made = folder / "workers"
+    made.mkdir()
+    return made
+
+
+def ready(worker_id: str) -> WorkerReady:
+    return WorkerReady(
+        worker_id=worker_id,
+        nonce=NONCE,
+        pid=1,
+        model_ref="bees",
+        model_sha256=None,
+        uri="http://127.0.0.1:9",
+        secret=SECRET,
+        backend="scripted",
+        memory_bytes=0,
+        memory_architecture="ram",
+        capabilities=(),
+        slots=1,
+        ctx=64,
+        load_ms=1.0,
+    )
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110 - a state of other threads
+            await asyncio.sleep(0.01)
+
+
+async def test_a_slow_start_of_one_worker_does_not_keep_another_from_reporting(folder: Path) -> None:
+    async with supervised(folder, ProcessTable(records(folder))) as (supervisor, store):
+        await supervisor.spawn(SpawnRequest(model_ref="bees", worker_id=FIRST))
+        slow = asyncio.create_task(supervisor.spawn(SpawnRequest(model_ref="bees", worker_id=SECOND)))
+        await until(lambda: store.lookups == 2)
+        async with asyncio.timeout(2):
+            await supervisor.call_back(FIRST, f"Bearer {SECRET}", ready(FIRST))
+            with pytest.raises(RbeesError) as caught:
+                await supervisor.call_back(NOBODY, f"Bearer {SECRET}", ready(NOBODY))
+        assert caught.value.code is ErrorCode.WORKER_NOT_FOUND
+        assert supervisor.get(FIRST).state == "ready"
+        store.go_on.set()
+        assert await slow == SECOND
+
+
+async def test_a_worker_that_reports_before_its_start_is_written_down_is_no_stranger(folder: Path) -> None:
+    table = SlowTable(records(folder))
+    async with supervised(folder, table) as (supervisor, store):
+        starting = asyncio.create_task(supervisor.spawn(SpawnRequest(model_ref="bees", worker_id=FIRST)))
+        await until(table.started.is_set)
+        waiting = asyncio.create_task(supervisor.spawn(SpawnRequest(model_ref="bees", worker_id=SECOND)))
+        await asyncio.sleep(0.05)  # So that it stands in the queue before the call does.
+        calling = asyncio.create_task(supervisor.call_back(FIRST, f"Bearer {SECRET}", ready(FIRST)))
+        await asyncio.sleep(0.1)
+        assert not calling.done()
+        table.go_on.set()
+        async with asyncio.timeout(2):
+            await calling
+        assert supervisor.get(FIRST).state == "ready"
+        store.go_on.set()
+        assert (await starting, await waiting) == (FIRST, SECOND)
