@@ -14,7 +14,8 @@ import msgspec
 from rbees.protocol.codec import Message
 from rbees.protocol.workers import Backend
 
-PROGRAM: Final = ("-m", "rbees", "workerd", "serve")
+PROGRAM: Final = ("-P", "-m", "rbees", "workerd", "serve")
+"""`-P`: nothing is imported from the folder in which the process happens to start."""
 
 ENVIRONMENT: Final = frozenset(
     {

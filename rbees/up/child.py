@@ -107,7 +107,7 @@ class Child:
         output = _open_log(self.log_path)
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "rbees", "--exit-with-parent-fd", str(leash), self.role, "serve", *self._flags),
+                *(sys.executable, "-P", "-m", "rbees", "--exit-with-parent-fd", str(leash), self.role, "serve", *self._flags),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TypeVar
 
 from tests.architecture.sources import PACKAGE, ROOT, modules, path_of
@@ -21,6 +22,18 @@ def test_no_command_goes_through_a_shell() -> None:
         called = ast.unparse(node.func)
         assert called not in {"os.system", "os.popen", "subprocess.getoutput", "asyncio.create_subprocess_shell"}, name
         assert not [word for word in node.keywords if word.arg == "shell"], f"{path_of(name)}:{node.lineno} names a shell"
+
+
+def test_no_child_imports_from_the_folder_it_starts_in() -> None:
+    """`python -m` puts the current folder first among the places to import from; `-P` before it does not."""
+    found = 0
+    for name, node in nodes(ast.expr):
+        words = node.args if isinstance(node, ast.Call) else node.elts if isinstance(node, ast.Tuple | ast.List) else []
+        values = [word.value if isinstance(word, ast.Constant) else None for word in words]
+        for before, value in pairwise([None, *values]):
+            assert value != "-m" or before == "-P", f"{path_of(name)}:{node.lineno}"
+            found += value == "-m"
+    assert found
 
 
 def test_secrets_are_compared_in_constant_time() -> None:

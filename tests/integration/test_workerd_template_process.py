@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,4 +90,24 @@ async def test_a_cancelled_call_leaves_no_answer_behind() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await template.render(HI) == "<s>hi"
+    await template.close()
+
+
+async def test_nothing_is_imported_from_the_folder_the_worker_runs_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("jinja2.py", "json.py", "rbees.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'was_executed')!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    template = process("1")
+    assert await template.render(HI) == "<s>hi"
+    await template.close()
+    assert not (tmp_path / "was_executed").exists()
+
+
+async def test_a_signal_to_the_workers_group_does_not_reach_the_child() -> None:
+    template = process("1")
+    await template.render(HI)
+    child = template._child
+    assert child is not None
+    assert os.getsid(child.pid) == child.pid != os.getsid(0)
+    assert os.getpgid(child.pid) != os.getpgid(0)
     await template.close()

@@ -34,8 +34,8 @@ def test_a_command_line_can_be_read_back() -> None:
 
 def test_other_processes_are_no_workers() -> None:
     assert read_arguments([]) is None
-    assert read_arguments(["/usr/bin/python3", "-m", "rbees", "poold", "serve"]) is None
-    assert read_arguments(["/usr/bin/python3", "-m", "rbees", "workerd", "serve", "--model=/x"]) is None
+    assert read_arguments(["/usr/bin/python3", "-P", "-m", "rbees", "poold", "serve"]) is None
+    assert read_arguments(["/usr/bin/python3", "-P", "-m", "rbees", "workerd", "serve", "--model=/x"]) is None
     assert read_arguments(["grep", "rbees", *arguments(SPEC, None)]) is None
 
 
