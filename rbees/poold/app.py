@@ -156,7 +156,14 @@ class Daemon:
         url = self._settings.orcd_url
         if url is not None:
             self._connect(url)  # Only to refuse one that nobody can call before anything has started.
-        return OrcdLink(self._member, facts, self._connect, self._clock, url or self._remembered_url())
+        return OrcdLink(
+            self._member,
+            facts,
+            self._connect,
+            self._clock,
+            url or self._remembered_url(),
+            callers_are_known=self._token is not None,
+        )
 
     def _remembered_url(self) -> str | None:
         """Whom the pool belonged to before a restart; a damaged note is as good as none."""

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
+
 from rbees import __version__
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import (
@@ -120,8 +122,11 @@ class OrcdLink:
         clock: Clock,
         orcd_url: str | None = None,
         jitter: Callable[[], float] = random.random,
+        *,
+        callers_are_known: bool,
     ) -> None:
         self._member = member
+        self._callers_are_known = callers_are_known
         self._facts = facts
         self._connect = connect
         self._clock = clock
@@ -134,6 +139,7 @@ class OrcdLink:
         self._reports: deque[Report] = deque(maxlen=MAX_REPORTS)
         self._wake = asyncio.Event()
         self._called = asyncio.Event()
+        """An orchestrator called and the loop that beats has not seen it yet."""
         self._registered = asyncio.Event()
         self._problem: str | None = None
 
@@ -169,6 +175,9 @@ class OrcdLink:
     async def announce(self, orcd_url: str) -> RegisterRequest:
         """The orchestrator at `orcd_url` called: belong to it, and hand over the registration as the answer.
 
+        Where callers need no token it could be anyone who calls, so the answer leaves out `ready` with its secrets; those go
+        in a registration of the pool's own to the url itself, at once.
+
         Raises:
             RbeesError: CONFIGURATION: no call can go to such a url; then everything stays as it was.
         """
@@ -176,10 +185,14 @@ class OrcdLink:
             orcd = self._connect(orcd_url)
             await self._disconnect()
             self._url, self._orcd = orcd_url, orcd
-        self._registered.set()
+        if self._callers_are_known:
+            self._registered.set()
+        else:
+            self._registered.clear()
         self._wake.set()
         self._called.set()
-        return self.registration()
+        registration = self.registration()
+        return registration if self._callers_are_known else msgspec.structs.replace(registration, ready=())
 
     def report(self, report: Report) -> None:
         """Pass on a report at once, and again until it is delivered."""
@@ -199,15 +212,25 @@ class OrcdLink:
         delays = Backoff(self._jitter)
         while True:
             begun_s = self._clock.monotonic()
+            self._called.clear()
             if self._url is None:
                 await self._called.wait()
             elif not self.registered and not await self._try(self._register):
-                await self._clock.sleep(delays.next())
+                await self._pause(delays.next())
             elif await self._try(self._beat):
                 delays.reset()
-                await self._clock.sleep(begun_s + self._interval_s - self._clock.monotonic())
+                await self._pause(begun_s + self._interval_s - self._clock.monotonic())
             else:
-                await self._clock.sleep(min(delays.next(), self._interval_s))
+                await self._pause(min(delays.next(), self._interval_s))
+
+    async def _pause(self, duration_s: float) -> None:
+        """Sleep, but no longer than until an orchestrator calls that is still to be told everything."""
+        waits = [asyncio.create_task(self._clock.sleep(duration_s)), asyncio.create_task(self._called.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _keep_reporting(self) -> None:
         delays = Backoff(self._jitter)

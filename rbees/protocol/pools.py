@@ -105,7 +105,10 @@ class RegisterRequest(Message, frozen=True, kw_only=True):
 
 
 class AnnounceRequest(Message, frozen=True, kw_only=True):
-    """`POST /register-with` on a pool: orcd tells where it is; the answer is the pool's `RegisterRequest`."""
+    """`POST /register-with` on a pool: orcd tells where it is; the answer is the pool's `RegisterRequest`.
+
+    A pool that asks its callers for no token leaves `ready` out and registers at `orcd_url` itself to hand it over.
+    """
 
     orcd_url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^/\s?#@]+$", max_length=300)]
 

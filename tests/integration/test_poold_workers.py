@@ -317,8 +317,10 @@ def test_a_token_is_asked_for_and_sent(host: PoolHost) -> None:
     bearer = {"Authorization": "Bearer rbk_" + "a" * 43}
     answer = host.call("POST", "/workers/spawn", {"model_ref": "bees"}, **bearer)
     assert answer.status == 202
-    host.orcd.wait("/workers/ready")
+    secret = host.orcd.wait("/workers/ready")["ready"]["secret"]
     assert host.orcd.authorizations == {bearer["Authorization"]}
+    answer = host.call("POST", "/register-with", {"orcd_url": host.orcd.url}, **bearer)
+    assert [ready["secret"] for ready in answer.json["ready"]] == [secret]
 
 
 def test_an_orchestrator_can_call_first(host: PoolHost) -> None:
@@ -330,8 +332,8 @@ def test_an_orchestrator_can_call_first(host: PoolHost) -> None:
     worker_id = host.spawn()
     host.until(worker_id, "ready")
     answer = host.call("POST", "/register-with", {"orcd_url": url})
-    assert answer.status == 200
-    assert [ready["worker_id"] for ready in answer.json["ready"]] == [worker_id]
+    assert (answer.status, answer.json["ready"]) == (200, []), "without a token it could be anyone who calls"
+    assert [ready["worker_id"] for ready in host.orcd.wait("/register")["ready"]] == [worker_id]
     host.orcd.wait("/heartbeat")
     daemon.kill()
     count = len(host.orcd.of("/register"))

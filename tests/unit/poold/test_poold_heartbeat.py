@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from rbees.poold.heartbeat import LONGEST_DELAY_S, Backoff, Member, OrcdLink
+from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import (
     Device,
@@ -77,12 +80,35 @@ class Facts:
         return ()
 
     def ready(self) -> tuple[WorkerReady, ...]:
-        return ()
+        return (READY,)
+
+
+READY = WorkerReady(
+    worker_id="w",
+    nonce="n",
+    pid=1,
+    model_ref="m",
+    model_sha256=None,
+    uri="http://mac:9301",
+    secret="rbk_secret",
+    backend="cpu",
+    memory_bytes=0,
+    memory_architecture="ram",
+    capabilities=(),
+    slots=1,
+    ctx=64,
+    load_ms=1.0,
+)
 
 
 @asynccontextmanager
-async def linked(orcd: Orcd, clock: ManualClock, url: str | None = "http://orcd:8080") -> AsyncIterator[OrcdLink]:
-    link = OrcdLink(Member("mac", lambda: "http://mac:9200", "boot"), Facts(), lambda url: orcd, clock, url, jitter=lambda: 0.0)
+async def linked(
+    orcd: Orcd, clock: ManualClock, url: str | None = "http://orcd:8080", *, callers_are_known: bool = True
+) -> AsyncIterator[OrcdLink]:
+    member = Member("mac", lambda: "http://mac:9200", "boot")
+    link = OrcdLink(
+        member, Facts(), lambda url: orcd, clock, url, jitter=lambda: 0.0, callers_are_known=callers_are_known
+    )
     task = asyncio.create_task(link.run())
     try:
         yield link
@@ -222,7 +248,7 @@ async def test_without_an_orchestrator_it_waits_to_be_called() -> None:
         await clock.advance(60)
         assert orcd.kinds() == []
         registration = await link.announce("http://orcd:8080")
-        assert (registration.pool_id, registration.endpoint) == ("mac", "http://mac:9200")
+        assert (registration.pool_id, registration.endpoint, registration.ready) == ("mac", "http://mac:9200", (READY,))
         assert link.registered
         await clock.advance(0.1)
         assert orcd.kinds() == [Heartbeat]
@@ -236,8 +262,22 @@ async def test_another_orchestrator_takes_over() -> None:
         await link.announce("http://other:8080")
         assert orcd.closed == 1
         orcd.kinds()
-        await clock.advance(2)
+        await clock.advance(0.1)
         assert orcd.kinds() == [Heartbeat]
+
+
+@pytest.mark.parametrize("url", [None, "http://orcd:8080"])
+async def test_secrets_go_to_the_orchestrators_address_and_not_to_a_caller_who_needs_no_token(url: str | None) -> None:
+    orcd, clock = Orcd(), ManualClock()
+    async with linked(orcd, clock, url, callers_are_known=False) as link:
+        await clock.advance(0.1)
+        orcd.kinds()
+        registration = await link.announce("http://orcd:8080")
+        assert registration.ready == ()
+        assert "rbk_secret" not in str(encode(registration))
+        await clock.advance(0)
+        assert [call.ready for call in orcd.calls if isinstance(call, RegisterRequest)] == [(READY,)]
+        assert link.registered
 
 
 def test_delays_double_up_to_a_limit_and_are_cut_at_random() -> None:
