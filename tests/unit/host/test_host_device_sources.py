@@ -13,7 +13,7 @@ from rbees.host.backends import problem_of, with_backend_problems
 from rbees.host.cpu import CpuSource, parse_processor_name
 from rbees.host.device_source import NoSuchHardware
 from rbees.host.metal import MetalSource, parse_gpu_names, parse_working_set
-from rbees.host.nvml import NvmlSource
+from rbees.host.nvml import LOOK_AGAIN_EVERY, NvmlSource
 from rbees.protocol.errors import ErrorCode, RbeesError
 from tests.support.host_facts import GIB, device
 
@@ -63,9 +63,17 @@ class Nvml:
 
     def __init__(self, fails_with: type[Exception] | None = None) -> None:
         self.fails_with = fails_with
+        self.lost: set[int] = set()
         self.opened = 0
+        """As the real one counts: so many calls of `nvmlInit` more than of `nvmlShutdown`."""
+        self.times_opened = 0
+
+    def nvmlShutdown(self) -> None:
+        assert self.opened
+        self.opened -= 1
 
     def nvmlInit(self) -> None:
+        self.times_opened += self.opened == 0
         self.opened += 1
         if self.fails_with is self.NVMLError_LibraryNotFound:
             raise self.NVMLError_LibraryNotFound
@@ -76,6 +84,8 @@ class Nvml:
         return 2
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index in self.lost:
+            raise self.NVMLError_GpuIsLost
         return index
 
     def nvmlDeviceGetName(self, handle: int) -> str | bytes:
@@ -123,7 +133,38 @@ def test_a_failing_driver_is_a_problem_and_is_opened_anew() -> None:
     assert "GpuIsLost" in caught.value.message
     library.fails_with = None
     assert len(source.measure()) == 2
-    assert library.opened == 2
+    assert (library.opened, library.times_opened) == (1, 2)
+
+
+def test_one_lost_device_leaves_the_others_as_they_are() -> None:
+    library = Nvml()
+    source = NvmlSource(library)
+    source.measure()
+    library.lost = {0}
+    lost, other = source.measure()
+    assert (lost.device_id, lost.name, lost.healthy) == ("cuda:0", "NVIDIA RTX 3060", False)
+    assert "GpuIsLost" in (lost.problem or "")
+    assert (other.device_id, other.healthy, other.problem) == ("cuda:1", True, None)
+    library.lost = set()
+    assert all(device.healthy for device in source.measure())
+
+
+def test_a_device_that_was_lost_from_the_start_is_shown_too() -> None:
+    library = Nvml()
+    library.lost = {1}
+    _, lost = NvmlSource(library).measure()
+    assert (lost.device_id, lost.healthy, lost.total_bytes) == ("cuda:1", False, 0)
+
+
+def test_the_library_is_opened_anew_once_in_a_while_for_a_lost_device() -> None:
+    library = Nvml()
+    library.lost = {0}
+    source = NvmlSource(library)
+    for _ in range(LOOK_AGAIN_EVERY):
+        source.measure()
+    assert library.times_opened == 1
+    source.measure()
+    assert (library.opened, library.times_opened) == (1, 2)
 
 
 def test_gpu_names_of_macos() -> None:
