@@ -1,4 +1,4 @@
-"""Trains the embedded model and writes it as GGUF: `python packaging/embedded_model/train.py --out FILE`.
+"""Trains the embedded model and writes it as GGUF: `PYTHONPATH=packaging python -m embedded_model.train --out FILE`.
 
 Owns the training loop and the manifest of a run. The same seed, torch, machine and number of threads give the same file.
 """

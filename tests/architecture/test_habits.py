@@ -78,6 +78,17 @@ def test_every_file_says_what_it_owns() -> None:
     assert not [path_of(name) for name, tree in modules().items() if not ast.get_docstring(tree)]
 
 
+def test_programs_outside_of_the_package_say_how_they_are_run() -> None:
+    found = 0
+    for path in (ROOT / "packaging" / "embedded_model").glob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        if "__main__" in source:
+            # They import their neighbours, so they run as modules only.
+            assert f"`PYTHONPATH=packaging python -m embedded_model.{path.stem} " in (ast.get_docstring(ast.parse(source)) or ""), path
+            found += 1
+    assert found
+
+
 def test_nothing_is_left_for_later() -> None:
     for path in PACKAGE.rglob("*.py"):
         source = path.read_text(encoding="utf-8")
