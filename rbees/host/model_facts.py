@@ -23,6 +23,8 @@ from rbees.protocol.pools import ModelFacts
 SCRIPTED: Final = "scripted"
 """The architecture, and the backend, of `*.scripted.json` files."""
 MAX_SCRIPTED_BYTES: Final = 1 << 20
+SMALLEST_CONTEXT: Final = 16
+"""The fewest tokens that a worker serves a sequence with."""
 _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _MAX_DIMENSION: Final = 1 << 31
 
@@ -49,7 +51,7 @@ class ScriptedModel(Message, frozen=True, kw_only=True):
     """The part of a `*.scripted.json` file that a pool reads; the scripted backend reads the rest."""
 
     vocabulary_size: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 512
-    context_length: Annotated[int, msgspec.Meta(ge=16, le=16_777_216)] = 131_072
+    context_length: Annotated[int, msgspec.Meta(ge=SMALLEST_CONTEXT, le=16_777_216)] = 131_072
 
 
 def facts(shape: Shape, *, ref: str, aliases: tuple[str, ...], sha256: str, file_name: str, size_bytes: int) -> ModelFacts:
@@ -124,7 +126,7 @@ class _ShapeReader:
             architecture=self._architecture,
             parameters=sum(tensor.elements for tensor in self._header.tensors),
             quantization=self._quantization(),
-            context_length=self._required("context_length"),
+            context_length=self._context_length(),
             vocabulary_size=self._vocabulary_size(),
             layers=self._required("block_count"),
             embedding_length=embedding,
@@ -134,6 +136,12 @@ class _ShapeReader:
             value_length=self._largest("attention.value_length", head_length),
             has_chat_template=bool(self._text("tokenizer.chat_template")),
         )
+
+    def _context_length(self) -> int:
+        length = self._required("context_length")
+        if length < SMALLEST_CONTEXT:
+            raise refusal(f"states a context of {length} tokens, too few to serve; convert the model again")
+        return length
 
     def _read_architecture(self) -> str:
         name = self._text("general.architecture")

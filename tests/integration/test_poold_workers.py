@@ -191,6 +191,7 @@ def test_ready_calls_of_strangers_are_refused(host: PoolHost) -> None:
 
 def test_spawns_that_are_refused(host: PoolHost) -> None:
     tiny = write_tiny_gguf(host.models / "tiny.gguf", layers=1, width=32, heads=2, heads_kv=1)
+    write_tiny_gguf(host.models / "short.gguf", layers=1, width=32, heads=2, heads_kv=1, context_length=8)
     (host.models / "cut.gguf").write_bytes(tiny.read_bytes()[:9000])
     (host.models / "zip.gguf").write_bytes(b"PK\x03\x04" + bytes(500))
     outside = shutil.copy(tiny, host.home.folder / "outside.gguf")
@@ -207,6 +208,7 @@ def test_spawns_that_are_refused(host: PoolHost) -> None:
         ({"model_ref": "file:/a/../b"}, 400, "INVALID_REQUEST"),
         ({"model_ref": "cut"}, 422, "MODEL_INCOMPATIBLE"),
         ({"model_ref": "zip"}, 422, "MODEL_INCOMPATIBLE"),
+        ({"model_ref": "short"}, 422, "MODEL_INCOMPATIBLE"),
         ({"model_ref": "tiny", "ctx": 1_000_000}, 422, "MODEL_INCOMPATIBLE"),
         ({"model_ref": "tiny", "devices": ["cuda:99"]}, 400, "INVALID_REQUEST"),
         ({"model_ref": "tiny", "backend": "metal"}, 422, "BACKEND_UNAVAILABLE"),

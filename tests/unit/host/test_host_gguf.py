@@ -58,6 +58,14 @@ def test_facts_of_a_real_model(tmp_path: Path) -> None:
     assert shape.has_chat_template
 
 
+def test_a_context_too_short_to_serve_is_refused(tmp_path: Path) -> None:
+    assert shape_of(read_header(write_tiny_gguf(tmp_path / "16.gguf", context_length=16))).context_length == 16
+    with pytest.raises(RbeesError) as caught:
+        shape_of(read_header(write_tiny_gguf(tmp_path / "15.gguf", context_length=15)))
+    assert caught.value.code is ErrorCode.MODEL_INCOMPATIBLE
+    assert "15 tokens" in caught.value.message
+
+
 def test_a_model_without_template_says_so(tmp_path: Path) -> None:
     assert not shape_of(read_header(write_tiny_gguf(tmp_path / "tiny.gguf", template=None))).has_chat_template
 
