@@ -19,33 +19,47 @@ def load_backend(spec: LoadSpec, progress: ProgressCallback) -> Backend:
         RbeesError: MODEL_NOT_FOUND, MODEL_INCOMPATIBLE, BACKEND_UNAVAILABLE, INSUFFICIENT_VRAM
         LoadAbandoned: `progress` answered False.
     """
+    check_is_file(spec.path)
     # Imported only when chosen: the scripted backend must run where llama.cpp is not installed.
     if spec.backend == "scripted":
         from rbees.workerd.engine import scripted
 
         return scripted.load(spec, progress)
-    check_file(spec.path)
+    check_magic(spec.path)
     from rbees.workerd.engine.llama import load
 
     return load(spec, progress)
 
 
-def check_file(path: str) -> None:
-    """Refuse what is not there or does not begin as a GGUF file.
+def check_is_file(path: str) -> None:
+    """Refuse what is not there, and what is no regular file: opening a pipe would wait for ever, reading a device never ends.
+
+    Raises:
+        RbeesError: MODEL_NOT_FOUND
+    """
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        raise _unreadable(error) from None
+    if not regular:
+        raise RbeesError(ErrorCode.MODEL_NOT_FOUND, "The model's path does not name a file; check it.")
+
+
+def check_magic(path: str) -> None:
+    """Refuse a file that does not begin as GGUF does.
 
     Raises:
         RbeesError: MODEL_NOT_FOUND, MODEL_INCOMPATIBLE
     """
     try:
-        # Asked before it is opened: opening a pipe would wait for its other end.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise RbeesError(ErrorCode.MODEL_NOT_FOUND, "The model's path does not name a file; check it.")
         with open(path, "rb") as file:
             head = file.read(len(_MAGIC))
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise RbeesError(
-            ErrorCode.MODEL_NOT_FOUND, f"The model file cannot be read: {reason}; check its path and rights."
-        ) from None
+        raise _unreadable(error) from None
     if head != _MAGIC:
         raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, "The file is not GGUF (its first four bytes differ); download it again.")
+
+
+def _unreadable(error: OSError) -> RbeesError:
+    reason = os.strerror(error.errno or 0)
+    return RbeesError(ErrorCode.MODEL_NOT_FOUND, f"The model file cannot be read: {reason}; check its path and rights.")

@@ -40,6 +40,7 @@ _SPLIT: Final = ((b" \xc3", b"\xa9"), (b"\xe8\xaa", b"\x9e"), (b" \xf0\x9f", b"\
 _SYLLABLES: Final = ("bee", "hum", "lo", "mi", "ra", "nek", "tar", "wing", "cel", "om", "pol", "sun", "dew", "ash", "fi", "zu")
 _MASK: Final = (1 << 64) - 1
 _SUNK: Final = -30.0
+_LARGEST_SCRIPT_BYTES: Final = 1 << 20
 
 SignalName = Literal["SIGKILL", "SIGSEGV", "SIGILL", "SIGBUS", "SIGABRT"]
 
@@ -304,9 +305,14 @@ def load(spec: LoadSpec, progress: ProgressCallback) -> ScriptedBackend:
 def _read(path: str) -> Script:
     try:
         with open(path, "rb") as file:
-            return msgspec.json.decode(file.read(), type=Script)
+            document = file.read(_LARGEST_SCRIPT_BYTES + 1)
     except OSError:
         raise RbeesError(ErrorCode.MODEL_NOT_FOUND, "The scripted model's file cannot be read.") from None
+    if len(document) > _LARGEST_SCRIPT_BYTES:
+        sentence = f"The file is not a script for the scripted backend: it has more than {_LARGEST_SCRIPT_BYTES} bytes."
+        raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, sentence)
+    try:
+        return msgspec.json.decode(document, type=Script)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, f"The file is not a script for the scripted backend: {error}.") from None
 

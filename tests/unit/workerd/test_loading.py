@@ -1,0 +1,43 @@
+"""What is plainly no model is refused before anything waits for it or reads it without end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.workerd.engine.backend import LoadSpec
+from rbees.workerd.loading import load_backend
+
+
+def refusal(path: Path | str, backend: Any) -> tuple[ErrorCode, str]:
+    with pytest.raises(RbeesError) as caught:
+        load_backend(LoadSpec(str(path), backend, "cpu", 1, 64), lambda _: True)
+    return caught.value.code, caught.value.message
+
+
+@pytest.mark.parametrize("backend", ["cpu", "scripted"])
+def test_a_path_that_names_no_regular_file_is_refused_at_once(tmp_path: Path, backend: str) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    for path in (tmp_path / "pipe.gguf", tmp_path, "/dev/zero"):
+        code, message = refusal(path, backend)
+        assert (code, "does not name a file" in message) == (ErrorCode.MODEL_NOT_FOUND, True), path
+    code, message = refusal(tmp_path / "nowhere.gguf", backend)
+    assert (code, "No such file" in message) == (ErrorCode.MODEL_NOT_FOUND, True)
+
+
+def test_a_file_that_does_not_begin_as_gguf_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"PK\x03\x04")
+    assert refusal(tmp_path / "x.gguf", "cpu")[0] is ErrorCode.MODEL_INCOMPATIBLE
+
+
+def test_a_script_is_read_within_a_bound(tmp_path: Path) -> None:
+    path = tmp_path / "long.scripted.json"
+    path.write_bytes(b"{}" + b" " * (1 << 20))
+    code, message = refusal(path, "scripted")
+    assert (code, "1048576 bytes" in message) == (ErrorCode.MODEL_INCOMPATIBLE, True)
+    path.write_bytes(b"{}" + b" " * ((1 << 20) - 2))
+    load_backend(LoadSpec(str(path), "scripted", "cpu", 1, 64), lambda _: True).close()
