@@ -117,7 +117,7 @@ class TemplateProcess:
         if self._child is None or self._child.returncode is not None:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable,
-                # Without it the current folder comes first among the places to import from, and any file there could pose as jinja2.
+                # Without it the current folder comes first among the places to import from, and a file there could pose as jinja2.
                 "-P",
                 "-m",
                 "rbees.workerd.template",

@@ -84,7 +84,8 @@ def test_programs_outside_of_the_package_say_how_they_are_run() -> None:
         source = path.read_text(encoding="utf-8")
         if "__main__" in source:
             # They import their neighbours, so they run as modules only.
-            assert f"`PYTHONPATH=packaging python -m embedded_model.{path.stem} " in (ast.get_docstring(ast.parse(source)) or ""), path
+            run = f"`PYTHONPATH=packaging python -m embedded_model.{path.stem} "
+            assert run in (ast.get_docstring(ast.parse(source)) or ""), path
             found += 1
     assert found
 

@@ -86,9 +86,7 @@ async def supervised(folder: Path, table: ProcessTable) -> AsyncIterator[tuple[S
     write_script(folder, load_seconds=20)
     store = SlowStore(folder)
     store.refresh()
-    around = Surroundings(
-        table, Nobody(), SystemClock(), Limits(load_s=60, drain_s=1), os.environ, lambda: NONCE, lambda: SECRET
-    )
+    around = Surroundings(table, Nobody(), SystemClock(), Limits(load_s=60, drain_s=1), os.environ, lambda: NONCE, lambda: SECRET)
     policy = Policy("owner", 1, 64, 0, "127.0.0.1", 0, 0, folder / "run", lambda: "http://127.0.0.1:9")
     supervisor = Supervisor(policy, store, lambda: (device(),), {}, lambda: FIRST, around)
     await supervisor.adopt()

@@ -106,9 +106,7 @@ async def linked(
     orcd: Orcd, clock: ManualClock, url: str | None = "http://orcd:8080", *, callers_are_known: bool = True
 ) -> AsyncIterator[OrcdLink]:
     member = Member("mac", lambda: "http://mac:9200", "boot")
-    link = OrcdLink(
-        member, Facts(), lambda url: orcd, clock, url, jitter=lambda: 0.0, callers_are_known=callers_are_known
-    )
+    link = OrcdLink(member, Facts(), lambda url: orcd, clock, url, jitter=lambda: 0.0, callers_are_known=callers_are_known)
     task = asyncio.create_task(link.run())
     try:
         yield link
