@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rbees.host.checksums import Checksums
 from rbees.host.lifecycle import ReportFailed
 from rbees.host.model_files import ModelFolders
-from rbees.host.model_store import Checksums, ModelStore, StoredModel
+from rbees.host.model_store import ModelStore, StoredModel
 from rbees.host.process_table import ProcessRecord, ProcessTable
 from rbees.host.worker_spec import WorkerSpec
 from rbees.poold.worker import Limits, Surroundings
