@@ -38,6 +38,13 @@ class Life:
     """True in the second try; there is no third."""
     timed_out_s: float | None = None
     """The limit, once the process was told to end because it took longer to load."""
+    was_ready: bool = False
+    """It was ready under an earlier daemon. Until it says so to this one it takes no work, but it has nothing to load."""
+
+    @property
+    def is_loading(self) -> bool:
+        """True before the process has been ready for the first time."""
+        return self.state in LOADING and not self.was_ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +159,14 @@ def advance(life: Life, event: Event) -> tuple[Life, tuple[Action, ...]]:
     if isinstance(event, BecameReady) and life.timed_out_s is not None:
         # Its end is already under way; work must not be sent to it.
         return life, ()
-    if isinstance(event, LoadTimedOut) and life.state in LOADING:
+    if isinstance(event, LoadTimedOut) and life.is_loading:
         return replace(life, timed_out_s=event.limit_s), () if life.timed_out_s is not None else (StopProcess(),)
     after = replace(life, state=TABLE[life.state, type(event)])
     return after, _actions(life, after, event)
 
 
 def _deserves_safe_mode(life: Life, event: Ended) -> bool:
-    first_try = life.state in LOADING and not life.safe_mode and life.timed_out_s is None
+    first_try = life.is_loading and not life.safe_mode and life.timed_out_s is None
     return first_try and event.signal in SAFE_MODE_SIGNALS
 
 
@@ -186,12 +193,12 @@ def _failure(life: Life, event: Ended) -> ReportFailed:
     if life.timed_out_s is not None:
         message = f"The worker did not load its model within {life.timed_out_s:g} s and was stopped; see its log."
         code = ErrorCode.WORKER_CRASHED
-    return ReportFailed(life.state in LOADING, code, message, event.exit_code, event.signal)
+    return ReportFailed(life.is_loading, code, message, event.exit_code, event.signal)
 
 
 def _how_it_ended(life: Life, event: Ended) -> str:
-    when = "while it loaded its model" if life.state in LOADING else "while it was serving"
-    if life.safe_mode and life.state in LOADING:
+    when = "while it loaded its model" if life.is_loading else "while it was serving"
+    if life.safe_mode and life.is_loading:
         when += ", in safe mode too"
     if event.signal is not None:
         return f"The worker was killed by {event.signal} {when}; see its log."

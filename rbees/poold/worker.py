@@ -85,7 +85,7 @@ class Worker:
         self._secret = secret
         self._around = around
         self._adopted = process.adopted
-        self._life = Life(safe_mode=record.spec.safe_mode)
+        self._life = Life(safe_mode=record.spec.safe_mode, was_ready=record.was_ready)
         self._ready: WorkerReady | None = None
         self._uri: str | None = None
         self._called_at: str | None = None
@@ -105,9 +105,14 @@ class Worker:
         return self._ready if self._life.state == "ready" else None
 
     @property
+    def is_silent(self) -> bool:
+        """True of an adopted process that was ready and has not answered yet: it lives, but nobody can call it."""
+        return self._life.was_ready and self._life.state in lifecycle.LOADING
+
+    @property
     def pending_bytes(self) -> int:
         """Reserved and not yet visible in the device's free memory."""
-        return self._record.reserved_bytes if self._life.state in lifecycle.LOADING else 0
+        return self._record.reserved_bytes if self._life.is_loading else 0
 
     def facts(self) -> WorkerFacts:
         """The worker as it is reported."""
@@ -193,6 +198,7 @@ class Worker:
         return self._around.table.log_path(self._record.spec.worker_id)
 
     async def _watch_loading(self) -> None:
+        """Look until it is ready. One that was ready before may be silent for ever: its socket is lost, its work is not."""
         deadline_s = self._around.clock.monotonic() + self._around.limits.load_s
         while True:
             await self.look()

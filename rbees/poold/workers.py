@@ -185,6 +185,9 @@ class Supervisor:
         looks = [asyncio.create_task(worker.look()) for worker in self._workers.values()]
         if looks:
             await asyncio.wait(looks, timeout=FIRST_LOOK_S)
+        for worker_id, worker in self._workers.items():
+            if worker.is_silent:
+                self._log.warning("an adopted worker does not answer", action="worker_silent", worker_id=worker_id)
         await asyncio.to_thread(table.drop_old_logs)
         self._adopted.set()
 
@@ -359,7 +362,7 @@ class Supervisor:
         """The process died while no daemon ran: nobody knows how."""
         tail = worker_log.tail(self._around.table.log_path(record.spec.worker_id))
         named = worker_log.last_error(tail)
-        state = lifecycle.Life("ready" if record.was_ready else "loading", safe_mode=record.spec.safe_mode)
+        state = lifecycle.Life("loading", safe_mode=record.spec.safe_mode, was_ready=record.was_ready)
         ended = lifecycle.Ended(code=named.code if named else None, message=named.message if named else None)
         _, actions = lifecycle.advance(state, ended)
         for action in actions:

@@ -78,7 +78,11 @@ class Worker:
         try:
             await self._control.start()
             logs.logger().info("listening", action="worker_listen", worker_id=self._config.worker_id, url=self._server.url)
-            return await self._load_and_serve()
+            keeping = asyncio.create_task(self._control.keep(self._clock))
+            try:
+                return await self._load_and_serve()
+            finally:
+                keeping.cancel()
         finally:
             await self._close()
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import signal
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from rbees.clients.control import read_control
@@ -119,6 +122,26 @@ def test_a_lost_state_folder_costs_no_worker(host: PoolHost) -> None:
     assert found["state"] == "ready"
     host.spawn(worker_id=facts["worker_id"])
     assert len(host.home.workers()) == 1
+
+
+def test_a_worker_that_lost_its_socket_lives_on_and_comes_back(host: PoolHost) -> None:
+    host.script()
+    daemon = host.serve()
+    facts = host.ready()
+    worker_id, process = facts["worker_id"], psutil.Process(facts["pid"])
+    daemon.kill()
+    process.send_signal(signal.SIGSTOP)  # So that it cannot mend its socket at once.
+    shutil.rmtree(host.home.folder / "run")
+    daemon = host.serve("--load-timeout-s", "0.5")
+    assert "worker_silent" in daemon.said
+    assert [worker["worker_id"] for worker in host.orcd.wait("/register", 2)["workers"]] == [worker_id]
+    time.sleep(1.5)
+    silent = host.worker(worker_id)
+    assert (silent["state"], silent["pid"], silent["adopted"]) == ("starting", facts["pid"], True)
+    process.send_signal(signal.SIGCONT)
+    assert host.until(worker_id, "ready")["pid"] == facts["pid"]
+    assert not host.orcd.of("/workers/failed")
+    assert "control_restored" in host.log_of(worker_id)
 
 
 def test_another_pool_on_the_same_machine_adopts_nothing(host: PoolHost) -> None:

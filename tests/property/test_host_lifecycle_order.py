@@ -18,9 +18,9 @@ EVENTS = st.one_of(
 )
 
 
-@given(st.lists(EVENTS, max_size=30))
-def test_every_life_is_accounted_for_once(events: list[lifecycle.Event]) -> None:
-    life = Life()
+@given(st.lists(EVENTS, max_size=30), st.booleans())
+def test_every_life_is_accounted_for_once(events: list[lifecycle.Event], was_ready: bool) -> None:
+    life = Life(was_ready=was_ready)
     actions: list[lifecycle.Action] = []
     for event in events:
         before = life

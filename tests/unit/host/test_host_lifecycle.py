@@ -132,3 +132,14 @@ def test_an_adopted_worker_leaves_no_status() -> None:
     assert isinstance(actions[1], ReportFailed)
     assert (actions[1].exit_code, actions[1].signal) == (None, None)
     assert "left no exit status" in actions[1].message
+
+
+def test_one_that_was_ready_under_an_earlier_daemon_has_nothing_to_load() -> None:
+    silent = Life(was_ready=True)
+    assert live(LoadTimedOut(600), life=silent) == (silent, [])
+    assert live(BecameReady(), life=silent) == (Life("ready", was_ready=True), [ReportReady()])
+    assert live(StopAsked(), life=silent)[1] == [StopProcess()]
+    life, actions = live(Ended(signal="SIGSEGV"), life=silent)
+    assert life.state == "failed"
+    assert isinstance(actions[0], ReportFailed)
+    assert (actions[0].while_loading, "while it was serving" in actions[0].message) == (False, True)
