@@ -63,6 +63,8 @@ class WorkerSpec(Message, frozen=True, kw_only=True):
     slots: int
     ctx: int
     """KV cells per sequence."""
+    threads: int | None = None
+    """Compute threads: the cores that the host may use, which a worker would count anew without regard to a quota."""
     bind: str
     port: int = 0
     callback_url: str | None = None
@@ -86,6 +88,7 @@ _VALUES: Final = {
     "device": "--device",
     "slots": "--slots",
     "ctx": "--ctx",
+    "threads": "--threads",
     "bind": "--bind",
     "port": "--port",
     "callback_url": "--callback-url",

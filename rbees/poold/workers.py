@@ -34,6 +34,8 @@ from rbees.service.clock import Clock
 REMEMBERED: Final = 100
 """Ended workers that can still be asked about."""
 FIRST_LOOK_S: Final = 2.0
+MAX_THREADS: Final = 1024
+"""The most that a worker takes for `--threads`."""
 SHORTEN_LOGS_EVERY_S: Final = 10.0
 _WORKER_ID = re.compile(WORKER_ID_PATTERN)
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -297,6 +299,7 @@ class Supervisor:
             device=fit.device.device_id,
             slots=fit.slots,
             ctx=fit.ctx,
+            threads=self._threads(fit.device),
             bind=policy.bind,
             port=choose_port(policy.bind, policy.port_first, policy.port_last, taken),
             callback_url=f"{policy.own_url()}/internal/workers/{worker_id}/ready",
@@ -307,6 +310,11 @@ class Supervisor:
             tls_key_file=policy.tls_key_file,
             tls_ca_file=policy.tls_ca_file,
         )
+
+    def _threads(self, device: Device) -> int | None:
+        """The cores that a worker may use; an accelerator has none of its own and leaves part of the work to the host's."""
+        cores = [found.physical_cores for found in (device, *self._devices()) if found.physical_cores]
+        return min(cores[0], MAX_THREADS) if cores else None
 
     def _supervise(self, worker: Worker) -> None:
         worker_id = worker.record.spec.worker_id

@@ -89,7 +89,7 @@ async def supervised(folder: Path, table: ProcessTable) -> AsyncIterator[tuple[S
     store.refresh()
     around = Surroundings(table, Nobody(), SystemClock(), Limits(load_s=60, drain_s=1), os.environ, lambda: NONCE, lambda: SECRET)
     policy = Policy("owner", 1, 64, 0, "127.0.0.1", 0, 0, folder / "run", lambda: "http://127.0.0.1:9")
-    supervisor = Supervisor(policy, store, lambda: (device(),), {}, lambda: FIRST, around)
+    supervisor = Supervisor(policy, store, lambda: (device("cuda:0", total=0, free=0), device(physical_cores=3)), {}, lambda: FIRST, around)
     await supervisor.adopt()
     try:
         yield supervisor, store
@@ -164,3 +164,13 @@ async def test_a_worker_that_reports_before_its_start_is_written_down_is_no_stra
         assert supervisor.get(FIRST).state == "ready"
         store.go_on.set()
         assert (await starting, await waiting) == (FIRST, SECOND)
+
+
+async def test_a_worker_computes_with_the_cores_that_its_pool_measured(folder: Path) -> None:
+    table = ProcessTable(records(folder))
+    async with supervised(folder, table) as (supervisor, _):
+        await supervisor.spawn(SpawnRequest(model_ref="bees", worker_id=FIRST))
+        (record,) = table.load()
+        assert record.spec.threads == 3
+        assert record.pid is not None
+        assert "--threads=3" in psutil.Process(record.pid).cmdline()
