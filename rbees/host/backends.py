@@ -5,10 +5,11 @@ The library is only ever loaded in worker processes: a daemon that never imports
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
@@ -20,7 +21,9 @@ _BUILD_FLAG: Final[dict[Backend, str]] = {"cuda": "-DGGML_CUDA=on", "metal": "-D
 
 
 def library_folder() -> Path | None:
-    """Where llama-cpp-python keeps its shared libraries; None where it is not installed."""
+    """Where llama-cpp-python keeps its shared libraries; None where it is not installed. Blocks on the disk."""
+    # Installed a moment ago, it may be in a folder that the import system remembers without it.
+    importlib.invalidate_caches()
     found = importlib.util.find_spec("llama_cpp")
     if found is None or not found.submodule_search_locations:
         return None
@@ -42,16 +45,34 @@ def problem_of(backend: Backend, folder: Path | None) -> str | None:
     return None
 
 
-def with_backend_problems(devices: Sequence[Device], folder: Path | None) -> tuple[Device, ...]:
+def with_backend_problems(devices: Sequence[Device], problems: Mapping[Backend, str | None]) -> tuple[Device, ...]:
     """The devices, with accelerators that no installed backend can use marked as unhealthy.
 
     The CPU stays as it is: the scripted backend runs there too, and a spawn says what is missing.
     """
-    return tuple(_with_problem(device, folder) for device in devices)
+    return tuple(_with_problem(device, problems[device.backend]) for device in devices)
 
 
-def _with_problem(device: Device, folder: Path | None) -> Device:
-    problem = problem_of(device.backend, folder)
+class Installation:
+    """What can run here, as last looked: it changes while a daemon runs, when somebody follows the advice that it gave."""
+
+    def __init__(self, find: Callable[[], Path | None] = library_folder) -> None:
+        self._find = find
+        self._problems: Mapping[Backend, str | None] = {}
+        self.look()
+
+    @property
+    def problems(self) -> Mapping[Backend, str | None]:
+        """For each backend why it cannot run, or None; answers at once."""
+        return self._problems
+
+    def look(self) -> None:
+        """Look again. Blocks on the disk; any thread may call it."""
+        folder = self._find()
+        self._problems = {backend: problem_of(backend, folder) for backend in get_args(Backend)}
+
+
+def _with_problem(device: Device, problem: str | None) -> Device:
     if problem is None or not device.healthy or device.backend == "cpu":
         return device
     return msgspec.structs.replace(device, healthy=False, problem=problem)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from rbees import __version__
 from rbees.clients.orcd import OrcdClient
-from rbees.host import backends
+from rbees.host.backends import Installation
 from rbees.host.catalog import load_catalog
 from rbees.host.checksums import Checksums
 from rbees.host.devices import DeviceMonitor, sources_of_this_host
@@ -32,7 +32,6 @@ from rbees.poold.worker import Limits, Reporter, Surroundings
 from rbees.poold.workers import Policy, Supervisor
 from rbees.protocol import ids
 from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
-from rbees.protocol.workers import Backend
 from rbees.service import auth, folders, logs
 from rbees.service.clock import Clock, SystemClock
 from rbees.service.daemon import run_daemon
@@ -46,7 +45,6 @@ from rbees.service.web import BearerAuth, NoAuth, Server, build_app
 USER_CATALOG: Final = "models.toml"
 DRAIN_MARGIN_S: Final = 3.0
 """So that a worker's own end of draining comes before the signal that would cut it short."""
-_BACKENDS: Final[tuple[Backend, ...]] = ("cpu", "cuda", "metal", "scripted")
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  (compared with, not listened on)
 _NOT_IN_POOL_ID: Final = re.compile(r"[^A-Za-z0-9.-]+")
 
@@ -84,14 +82,14 @@ class Daemon:
         self._token = auth.read_secret(settings.token_file) if settings.token_file else None
         self._client_tls = auth.tls_client_context(settings.tls_ca_file)
         self._monitor = DeviceMonitor(sources_of_this_host(), clock)
-        self._libraries = backends.library_folder()
+        self._installation = Installation()
         self._store = _model_store(settings, state)
         self._member = Member(_pool_id(settings), self._endpoint, self._identities.correlation_id())
         self._pool = Pool(
             self._member,
             self._monitor,
             self._store,
-            self._libraries,
+            self._installation,
             state,
             settings.orcd_url,
             self._make_supervisor,
@@ -108,7 +106,7 @@ class Daemon:
         background: list[asyncio.Task[None]] = [asyncio.create_task(notifier.watchdog(self._clock))]
         try:
             await self._take_stock()
-            background.append(asyncio.create_task(self._pool.keep_searching_models(self._clock)))
+            background.append(asyncio.create_task(self._pool.keep_searching(self._clock)))
             background.append(asyncio.create_task(self._pool.supervisor.keep_logs_short(self._clock)))
             background.append(asyncio.create_task(self._pool.link.run()))
             logs.logger().info("serving", action="daemon_ready", url=self._server.url, pool_id=self._member.pool_id)
@@ -178,8 +176,14 @@ class Daemon:
         return OrcdClient(url, token=self._token, ssl=self._client_tls)
 
     def _make_supervisor(self, pool: Pool) -> Supervisor:
-        problems = {backend: backends.problem_of(backend, self._libraries) for backend in _BACKENDS}
-        return Supervisor(self._policy(), self._store, pool.devices, problems, self._identities.worker_id, self._surroundings(pool))
+        return Supervisor(
+            self._policy(),
+            self._store,
+            pool.devices,
+            self._installation,
+            self._identities.worker_id,
+            self._surroundings(pool),
+        )
 
     def _policy(self) -> Policy:
         settings = self._settings

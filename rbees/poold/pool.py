@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from rbees import __version__
-from rbees.host.backends import with_backend_problems
+from rbees.host.backends import Installation, with_backend_problems
 from rbees.host.devices import DeviceMonitor
 from rbees.host.lifecycle import ReportFailed
 from rbees.host.model_store import ModelStore
@@ -32,7 +32,7 @@ from rbees.protocol.workers import WorkerReady
 from rbees.service import logs
 from rbees.service.clock import Clock
 
-SEARCH_MODELS_EVERY_S: Final = 10.0
+SEARCH_EVERY_S: Final = 10.0
 MAX_UNUSABLE_TOLD: Final = 200
 ORCD_URL_FILE: Final = "orcd_url"
 
@@ -45,7 +45,7 @@ class Pool:
         member: Member,
         monitor: DeviceMonitor,
         store: ModelStore,
-        libraries: Path | None,
+        installation: Installation,
         state: Path,
         configured_orcd_url: str | None,
         supervisor: Callable[[Pool], Supervisor],
@@ -53,7 +53,7 @@ class Pool:
     ) -> None:
         self._member = member
         self._monitor = monitor
-        self._libraries = libraries
+        self._installation = installation
         self._orcd_url_file = state / ORCD_URL_FILE
         self._configured_orcd_url = configured_orcd_url
         self._log = logs.logger()
@@ -63,7 +63,7 @@ class Pool:
 
     def devices(self) -> tuple[Device, ...]:
         """As last measured; accelerators that no installed backend can use are marked."""
-        return with_backend_problems(self._monitor.devices(), self._libraries)
+        return with_backend_problems(self._monitor.devices(), self._installation.problems)
 
     def models(self) -> tuple[ModelFacts, ...]:
         """Those that can be served."""
@@ -155,10 +155,11 @@ class Pool:
             self._log.warning("cannot remember the orchestrator", action="orcd_url_not_kept", reason=error.strerror)
         return registration
 
-    async def keep_searching_models(self, clock: Clock) -> None:
-        """Look for new and changed files, and sum the large ones one after another, until cancelled."""
+    async def keep_searching(self, clock: Clock) -> None:
+        """Look for new and changed model files and for what can run them, and sum the large files one by one, until cancelled."""
         while True:
+            await asyncio.to_thread(self._installation.look)
             await asyncio.to_thread(self.store.refresh)
             while await asyncio.to_thread(self.store.sum_next):
                 pass
-            await clock.sleep(SEARCH_MODELS_EVERY_S)
+            await clock.sleep(SEARCH_EVERY_S)

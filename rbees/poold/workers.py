@@ -10,12 +10,13 @@ import errno
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 from rbees.host import lifecycle, worker_log
+from rbees.host.backends import Installation
 from rbees.host.fit import Fit, Refusal, Room
 from rbees.host.model_store import ModelStore, StoredModel
 from rbees.host.ports import choose_port
@@ -27,7 +28,7 @@ from rbees.poold.worker import Surroundings, Worker, start
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.ids import WORKER_ID_PATTERN
 from rbees.protocol.pools import Device, SpawnRequest, WorkerFacts
-from rbees.protocol.workers import Backend, WorkerReady
+from rbees.protocol.workers import WorkerReady
 from rbees.service import logs
 from rbees.service.clock import Clock
 
@@ -71,14 +72,14 @@ class Supervisor:
         policy: Policy,
         store: ModelStore,
         devices: Callable[[], tuple[Device, ...]],
-        problems: Mapping[Backend, str | None],
+        installation: Installation,
         new_worker_id: Callable[[], str],
         around: Surroundings,
     ) -> None:
         self._policy = policy
         self._store = store
         self._devices = devices
-        self._problems = problems
+        self._installation = installation
         self._new_worker_id = new_worker_id
         self._around = around
         self._workers: dict[str, Worker] = {}
@@ -240,6 +241,7 @@ class Supervisor:
             if self._draining:
                 raise RbeesError(ErrorCode.DRAINING, "This pool is shutting down and starts no worker.")
             model = await asyncio.to_thread(self._store.resolve, request.model_ref, request.model_sha256)
+            await asyncio.to_thread(self._installation.look)
             fit = self._preflight(request, model)
             record = ProcessRecord(
                 spec=self._spec(worker_id, model, fit),
@@ -269,7 +271,8 @@ class Supervisor:
 
     def _preflight(self, request: SpawnRequest, model: StoredModel) -> Fit:
         wish = Wish(request.backend, request.devices, request.ctx, request.slots or self._policy.default_slots)
-        answer = preflight(model.facts, wish, self._rooms(), default_ctx=self._policy.default_ctx, problems=self._problems)
+        problems = self._installation.problems
+        answer = preflight(model.facts, wish, self._rooms(), default_ctx=self._policy.default_ctx, problems=problems)
         if isinstance(answer, Refusal):
             raise answer.error()
         return answer

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rbees.host.backends import Installation, library_folder
 from rbees.host.checksums import Checksums
 from rbees.host.lifecycle import ReportFailed
 from rbees.host.model_files import ModelFolders
@@ -28,6 +29,7 @@ from rbees.protocol.workers import WorkerReady
 from rbees.service.clock import SystemClock
 from tests.support.host_facts import device
 from tests.support.scripted_models import write_script
+from tests.support.tiny_gguf import write_tiny_gguf
 
 FIRST = "worker-01m85v0jsd2kta03kbjw9kfphe"
 SECOND = "worker-01m85v0jsd2kta03kbjw9kfphf"
@@ -82,14 +84,23 @@ class Nobody:
 
 
 @contextlib.asynccontextmanager
-async def supervised(folder: Path, table: ProcessTable) -> AsyncIterator[tuple[Supervisor, SlowStore]]:
+async def supervised(
+    folder: Path, table: ProcessTable, find_libraries: Callable[[], Path | None] = library_folder
+) -> AsyncIterator[tuple[Supervisor, SlowStore]]:
     """A supervisor whose workers are killed at the end."""
     write_script(folder, load_seconds=20)
     store = SlowStore(folder)
     store.refresh()
     around = Surroundings(table, Nobody(), SystemClock(), Limits(load_s=60, drain_s=1), os.environ, lambda: NONCE, lambda: SECRET)
     policy = Policy("owner", 1, 64, 0, "127.0.0.1", 0, 0, folder / "run", lambda: "http://127.0.0.1:9")
-    supervisor = Supervisor(policy, store, lambda: (device("cuda:0", total=0, free=0), device(physical_cores=3)), {}, lambda: FIRST, around)
+    supervisor = Supervisor(
+        policy,
+        store,
+        lambda: (device("cuda:0", total=0, free=0), device(physical_cores=3)),
+        Installation(find_libraries),
+        lambda: FIRST,
+        around,
+    )
     await supervisor.adopt()
     try:
         yield supervisor, store
@@ -174,3 +185,21 @@ async def test_a_worker_computes_with_the_cores_that_its_pool_measured(folder: P
         assert record.spec.threads == 3
         assert record.pid is not None
         assert "--threads=3" in psutil.Process(record.pid).cmdline()
+
+
+async def test_what_was_installed_after_a_refusal_counts_at_the_next_spawn(folder: Path) -> None:
+    write_tiny_gguf(folder / "tiny.gguf", context_length=2_048)
+    installed: list[Path] = []
+    async with supervised(folder, ProcessTable(records(folder)), lambda: installed[0] if installed else None) as (
+        supervisor,
+        store,
+    ):
+        store.go_on.set()
+        codes = []
+        for _ in range(2):
+            with pytest.raises(RbeesError) as caught:
+                # More than the model was trained for, so that nothing is started once the backend is there.
+                await supervisor.spawn(SpawnRequest(model_ref="tiny", ctx=4_096))
+            codes.append(caught.value.code)
+            installed.append(folder)
+        assert codes == [ErrorCode.BACKEND_UNAVAILABLE, ErrorCode.MODEL_INCOMPATIBLE]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rbees.host.backends import problem_of, with_backend_problems
+from rbees.host.backends import Installation, problem_of, with_backend_problems
 from rbees.host.cpu import CpuSource, parse_processor_name
 from rbees.host.device_source import NoSuchHardware
 from rbees.host.metal import MetalSource, parse_gpu_names, parse_working_set
@@ -246,8 +246,18 @@ def test_backends_are_recognised_by_their_libraries(tmp_path: Path) -> None:
     assert "pip install 'rbees[llama]'" in (problem_of("cpu", None) or "")
 
 
+def test_what_was_installed_meanwhile_is_seen_at_the_next_look(tmp_path: Path) -> None:
+    folders: list[Path | None] = [None, tmp_path]
+    installation = Installation(lambda: folders.pop(0))
+    assert "pip install" in (installation.problems["cpu"] or "")
+    (tmp_path / "libggml-cuda.so").touch()
+    installation.look()
+    assert (installation.problems["cpu"], installation.problems["cuda"]) == (None, None)
+
+
 def test_accelerators_without_a_backend_are_marked(tmp_path: Path) -> None:
-    cpu, gpu = with_backend_problems([device("cpu"), device("cuda:0")], tmp_path)
+    problems = Installation(lambda: tmp_path).problems
+    cpu, gpu = with_backend_problems([device("cpu"), device("cuda:0")], problems)
     assert cpu.healthy
     assert not gpu.healthy
     assert "-DGGML_CUDA=on" in (gpu.problem or "")

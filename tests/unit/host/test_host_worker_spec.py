@@ -26,7 +26,9 @@ SPEC = WorkerSpec(
 def test_a_command_line_can_be_read_back() -> None:
     for spec in (
         SPEC,
-        msgspec.structs.replace(SPEC, safe_mode=True, callback_url=None, port=9301, tls_cert_file="/c.pem", insecure_lan=True, threads=2),
+        msgspec.structs.replace(
+            SPEC, safe_mode=True, callback_url=None, port=9301, tls_cert_file="/c.pem", insecure_lan=True, threads=2
+        ),
     ):
         assert read_arguments(["/usr/bin/python3", *arguments(spec, 7)]) == spec
         assert read_arguments(["/usr/bin/python3", *arguments(spec, None)]) == spec
