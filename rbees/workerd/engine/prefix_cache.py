@@ -5,7 +5,9 @@ several slots have in common is one node, and its cells exist once. A slot's pat
 forks, so does a node. A slot is *active* while a sequence computes on it, and *idle* when it only keeps what one has left.
 
 Idle slots are worth what they alone hold: one whose path others hold too is redundant, so every idle slot ends in a leaf of
-its own, and forgetting begins at the leaf that was used least recently (Zheng et al., SGLang, 2024: RadixAttention).
+its own, and forgetting begins at the leaf that was used least recently (Zheng et al., SGLang, 2024: RadixAttention). Leaves that
+were never of use to a second sequence go before those that were, so that prompts which come once do not push out those which
+come again (segmented LRU: Karedla, Love, Wherry, 1994).
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ class Oldest:
     slot: int
     start: int
     length: int
+    proven: bool
+    """It was of use before."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +46,8 @@ class _Node:
     """By their first token."""
     used: int = 0
     """When it was last of use, in turns of the cache."""
+    proven: bool = False
+    """It was of use to a sequence that had not computed it."""
 
 
 class PrefixCache:
@@ -101,7 +107,7 @@ class PrefixCache:
             if depth + len(node.tokens) > length:
                 node = self._split(node, length - depth)
             node.holders.add(slot)
-            node.used = self._turn
+            node.used, node.proven = self._turn, True
             depth += len(node.tokens)
         self._ends[slot], self._lengths[slot] = node, length
 
@@ -159,6 +165,8 @@ class PrefixCache:
     def resume(self, slot: int) -> None:
         """Somebody computes on `slot` again."""
         self._idle.remove(slot)
+        for node in self._path(self._ends[slot]):
+            node.proven = True
 
     def redundant(self) -> list[int]:
         """Idle slots that hold nothing which others do not hold too; of equal ones all but one. Drop them before the next call."""
@@ -170,12 +178,12 @@ class PrefixCache:
         return found
 
     def oldest(self, spared: int | None = None) -> Oldest | None:
-        """The leaf of an idle slot, not `spared`, that was used least recently; None if there is none."""
-        slot = min(self._idle - {spared}, key=lambda s: (self._ends[s].used, s), default=None)
+        """Of the leaves of idle slots but `spared`, unproven ones before others, the least recently used; None if there is none."""
+        slot = min(self._idle - {spared}, key=lambda s: (self._ends[s].proven, self._ends[s].used, s), default=None)
         if slot is None:
             return None
         length = self._lengths[slot]
-        return Oldest(slot, length - len(self._ends[slot].tokens), length)
+        return Oldest(slot, length - len(self._ends[slot].tokens), length, self._ends[slot].proven)
 
     def check_integrity(self) -> None:
         """AssertionError if the tree contradicts itself."""
@@ -212,7 +220,7 @@ class PrefixCache:
     def _split(self, node: _Node, at: int) -> _Node:
         """Make two of one, the first with `at` tokens; it is returned, and `node` is what follows."""
         assert node.parent is not None
-        upper = _Node(node.parent, node.tokens[:at], set(node.holders), used=node.used)
+        upper = _Node(node.parent, node.tokens[:at], set(node.holders), used=node.used, proven=node.proven)
         node.parent.children[upper.tokens[0]] = upper
         node.tokens = node.tokens[at:]
         node.parent = upper
@@ -239,6 +247,7 @@ class PrefixCache:
             return
         assert node.parent is not None
         child.tokens = node.tokens + child.tokens
+        child.proven |= node.proven
         child.parent = node.parent
         node.parent.children[child.tokens[0]] = child
 

@@ -65,13 +65,14 @@ class Prefixes(Protocol):
 
 
 class Slots:
-    """A ledger of `count` slots over `cells` KV cells of `store`."""
+    """A ledger of `count` slots over `cells` KV cells of `store`, of which `unproven` may keep what was of use to nobody yet."""
 
-    def __init__(self, store: CellStore, *, count: int, cells: int, divisible: bool) -> None:
+    def __init__(self, store: CellStore, *, count: int, cells: int, divisible: bool, unproven: int) -> None:
         self._store = store
         self._count = count
         self._cells = cells
         self._divisible = divisible
+        self._unproven = unproven
         self._forget()
 
     @property
@@ -139,11 +140,16 @@ class Slots:
         return length
 
     def keep(self, slot: int, tokens: list[int]) -> None:
-        """Its owner leaves; what it computed of `tokens` stays for those who begin alike."""
+        """Its owner leaves; what it computed of `tokens` stays for those who begin alike.
+
+        Every cell that is kept costs each decode step a look at it. So beyond a bound only what was of use before is kept.
+        """
         self.publish(slot, tokens)
         del self._owners[slot]
         self._known.rest(slot)
         self._drop_redundant()
+        while self.cells_kept > self._unproven and (oldest := self._known.oldest()) is not None and not oldest.proven:
+            self._forget_end(oldest, self.cells_kept - self._unproven)
 
     def drop(self, slot: int) -> None:
         """Its owner leaves, and nothing of what it holds alone is of use."""
@@ -156,11 +162,7 @@ class Slots:
             oldest = self._known.oldest()
             if oldest is None:
                 return False
-            start = max(oldest.start, oldest.length - max(short, TRIM_CELLS)) if self._divisible else 0
-            self._store.remove(oldest.slot, start)
-            self._known.cut(oldest.slot, start)
-            self._lengths[oldest.slot] = start
-            self._drop_redundant()
+            self._forget_end(oldest, short)
         return True
 
     def clear(self) -> None:
@@ -212,6 +214,13 @@ class Slots:
         slot = min(self._free)
         self._free.remove(slot)
         return slot
+
+    def _forget_end(self, oldest: Oldest, cells: int) -> None:
+        start = max(oldest.start, oldest.length - max(cells, TRIM_CELLS)) if self._divisible else 0
+        self._store.remove(oldest.slot, start)
+        self._known.cut(oldest.slot, start)
+        self._lengths[oldest.slot] = start
+        self._drop_redundant()
 
     def _release(self, slot: int) -> None:
         self._store.remove(slot, 0)

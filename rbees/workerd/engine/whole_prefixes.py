@@ -16,6 +16,8 @@ class WholePrefixes:
         self._tokens: dict[int, list[int]] = {}
         self._idle: dict[int, None] = {}
         """In the order in which they came to rest."""
+        self._proven: set[int] = set()
+        """Slots that were gone on with."""
 
     @property
     def cells(self) -> int:
@@ -63,6 +65,7 @@ class WholePrefixes:
         """`slot` holds nothing and is known no more."""
         del self._tokens[slot]
         self._idle.pop(slot, None)
+        self._proven.discard(slot)
 
     def rest(self, slot: int) -> None:
         """Nobody computes on `slot` any more."""
@@ -71,6 +74,7 @@ class WholePrefixes:
     def resume(self, slot: int) -> None:
         """Somebody computes on `slot` again."""
         del self._idle[slot]
+        self._proven.add(slot)
 
     def redundant(self) -> list[int]:
         """Idle slots that hold nothing, or what another holds too."""
@@ -82,11 +86,11 @@ class WholePrefixes:
         return found
 
     def oldest(self, spared: int | None = None) -> Oldest | None:
-        """The idle slot, not `spared`, that came to rest first, as a whole; None if there is none."""
-        slot = next((s for s in self._idle if s != spared), None)
-        return None if slot is None else Oldest(slot, 0, len(self._tokens[slot]))
+        """Of the idle slots but `spared`, unproven ones before others, the first that came to rest; None if there is none."""
+        slot = min((s for s in self._idle if s != spared), key=lambda s: s in self._proven, default=None)
+        return None if slot is None else Oldest(slot, 0, len(self._tokens[slot]), slot in self._proven)
 
     def check_integrity(self) -> None:
         """AssertionError if the ledger contradicts itself."""
-        assert self._idle.keys() <= self._tokens.keys(), "only known slots rest"
+        assert self._idle.keys() | self._proven <= self._tokens.keys(), "only known slots rest or rested"
         assert all(self._tokens[slot] for slot in self._idle), "an idle slot holds something"

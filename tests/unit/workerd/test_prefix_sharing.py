@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rbees.protocol.sampling import Sampling
-from rbees.workerd.engine.engine import WORTH_WAITING_FOR, Engine
+from rbees.workerd.engine.engine import LEAST_UNPROVEN, WORTH_WAITING_FOR, Engine
 from rbees.workerd.engine.outputs import Finished
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
@@ -118,6 +118,19 @@ def test_what_is_kept_gives_way_to_what_runs_the_oldest_first() -> None:
         assert cached == 401 - 200 - 150, "of the least recently used only so much was forgotten as was needed"
 
 
+def test_prompts_that_come_once_do_not_push_out_what_comes_again() -> None:
+    counted = Counted(slots=2, ctx=300, cells=4_000)
+    for i in range(2):
+        counted.submit(f"again{i}", (*SYSTEM, *bytes([i]) * 40), max_tokens=1)
+        counted.run()
+    for i in range(12):
+        counted.submit(f"once{i}", tuple(bytes([100 + i]) * 200), max_tokens=1)
+        counted.run()
+    assert counted.engine.load().cells_kept <= LEAST_UNPROVEN
+    counted.submit("again", (*SYSTEM, 9), max_tokens=1)
+    assert counted.run()["again"].usage.cached_tokens == len(SYSTEM)
+
+
 def test_cells_that_are_shared_admit_more_at_once() -> None:
     counted = Counted(slots=4, ctx=256, cells=256)
     for i in range(4):
@@ -179,7 +192,7 @@ class Cells:
 
 def test_the_ledger_tells_the_store_only_what_is_needed() -> None:
     cells = Cells()
-    slots = Slots(cells, count=3, cells=64, divisible=True)
+    slots = Slots(cells, count=3, cells=64, divisible=True, unproven=64)
     assert slots.begin("a", [1, 2, 3, 4]) == (0, 0)
     slots.set_length(0, 4)
     slots.publish(0, [1, 2, 3, 4])
@@ -192,7 +205,7 @@ def test_the_ledger_tells_the_store_only_what_is_needed() -> None:
 
 def test_the_only_slot_that_is_left_is_cut_and_used() -> None:
     cells = Cells()
-    slots = Slots(cells, count=1, cells=64, divisible=True)
+    slots = Slots(cells, count=1, cells=64, divisible=True, unproven=64)
     slots.begin("a", [1, 2, 3])
     slots.set_length(0, 3)
     slots.keep(0, [1, 2, 3])
