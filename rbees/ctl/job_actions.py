@@ -74,8 +74,11 @@ async def cancel_job(target: Target, *, job_id: str, as_json: bool) -> None:
 
 def _show_output(job: JobView) -> None:
     for choice in job.output or ():
-        click.echo()
         writer = AnswerWriter(sys.stdout)
+        if choice.choice:
+            writer.begin(choice.choice + 1)
+        else:
+            click.echo()
         writer.think(choice.reasoning)
         writer.write(choice.text)
         for call in choice.tool_calls:

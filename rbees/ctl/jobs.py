@@ -34,6 +34,7 @@ def jobs() -> None:
 @click.option("--prompt", required=True, metavar="TEXT", callback=_text, help="What to say; `-` reads it from stdin.")
 @click.option("--raw", is_flag=True, help="Send the text as it is, without the model's chat template.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer. Default: what the context leaves.")
+@click.option("--n", type=click.IntRange(1, 16), help="Answers to make; the first is shown as it comes. Default: 1.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 is greedy; higher is more varied. Default: 0.7.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Keep the likeliest up to this sum. Default: 0.95.")
 @click.option("--top-k", type=click.IntRange(min=0), help="Keep this many of the likeliest tokens; 0 keeps all. Default: 40.")

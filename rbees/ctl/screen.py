@@ -37,7 +37,10 @@ class Screen(Protocol):
 
 
 class PeopleScreen:
-    """For people. While an answer runs on a terminal, notes would fall into its lines and are left out."""
+    """For people. While an answer runs on a terminal, notes would fall into its lines and are left out.
+
+    Of several answers the first is shown as it comes, the others whole and numbered behind it.
+    """
 
     def __init__(self, answer: AnswerWriter, notes: Notes, *, shares_terminal: bool, reasoning: bool = True) -> None:
         self._answer = answer
@@ -45,6 +48,7 @@ class PeopleScreen:
         self._notes = notes
         self._shares_terminal = shares_terminal
         self._running = False
+        self._further: dict[int, list[str]] = {}
 
     def accepted(self, accepted: JobAccepted) -> None:
         """See `Screen`."""
@@ -65,12 +69,18 @@ class PeopleScreen:
             case Started():
                 self._notes.clear()
                 self._running = True
+            case Token() if event.choice:
+                if event.part != "reasoning":
+                    self._further.setdefault(event.choice, []).append(event.text)
             case Token(part="reasoning"):
                 if self._reasoning:
                     self._answer.think(event.text)
             case Token():
                 self._answer.write(event.text)
             case End():
+                for choice, texts in sorted(self._further.items()):
+                    self._answer.begin(choice + 1)
+                    self._answer.write("".join(texts))
                 self.leave()
             case Error():
                 self.leave()

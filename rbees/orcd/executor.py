@@ -38,7 +38,7 @@ from rbees.protocol.errors import RbeesError
 from rbees.protocol.events import Metrics, StreamState, Token
 from rbees.protocol.jobs import JobRequest
 from rbees.protocol.pools import SpawnRequest
-from rbees.protocol.workers import ExecuteRequest
+from rbees.protocol.workers import ExecuteRequest, GivenChoice
 from rbees.service import logs
 from rbees.service.clock import Clock
 from rbees.service.correlation import correlation_id
@@ -209,7 +209,7 @@ class LiveExecutor:
             return None
         request = msgspec.json.decode(stored, type=JobRequest)
         assert request.seed is not None, "the seed was recorded at acceptance"
-        generated = await self._generated(job)
+        generated = await self._generated(job, request.n)
         return ExecuteRequest(
             job_id=job.job_id,
             epoch=epoch,
@@ -218,21 +218,22 @@ class LiveExecutor:
             tools=request.tools,
             tool_choice=request.tool_choice,
             template_options=request.template_options,
-            generated_token_ids=generated,
+            generated_token_ids=generated[0] if request.n == 1 else (),
+            choices=tuple(GivenChoice(generated_token_ids=ids) for ids in generated) if request.n > 1 else (),
             max_tokens=request.max_tokens,
             sampling=request.sampling(request.seed),
             deterministic=request.deterministic,
         )
 
-    async def _generated(self, job: LiveJob) -> tuple[int, ...]:
-        if job.stream.state is not StreamState.RUNNING:
-            return ()
-        token_ids: list[int] = []
-        async for event in journaled(self._store, job.number):
-            if isinstance(event, Token):
-                token_ids += event.token_ids
-        job.stream.tokens = len(token_ids)
-        return tuple(token_ids)
+    async def _generated(self, job: LiveJob, n: int) -> list[tuple[int, ...]]:
+        """The tokens of each of the `n` answers so far."""
+        answers: list[list[int]] = [[] for _ in range(n)]
+        if job.stream.state is StreamState.RUNNING:
+            async for event in journaled(self._store, job.number):
+                if isinstance(event, Token):
+                    answers[event.choice] += event.token_ids
+            job.stream.taken = {choice: len(token_ids) for choice, token_ids in enumerate(answers)}
+        return [tuple(token_ids) for token_ids in answers]
 
     def _seat(self, effect: Dispatch | Attach) -> Seat:
         address = self._directory.worker(effect.worker_id)

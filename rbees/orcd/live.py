@@ -6,7 +6,7 @@ of what was admitted before, so what the journal holds is legal whatever workers
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from msgspec.structs import replace
@@ -38,8 +38,8 @@ class Stream:
     """The last event of that attempt that was taken, in its worker's numbering."""
     listening: bool = False
     """Whether that attempt may still write."""
-    tokens: int = 0
-    """How many generated tokens were taken; after a restart, set from the journal before any event is admitted."""
+    taken: dict[int, int] = field(default_factory=dict)
+    """How many tokens of each answer were taken; after a restart, set from the journal before any event is admitted."""
 
     def begin(self, epoch: int) -> None:
         """From now on only the attempt `epoch` counts."""
@@ -47,6 +47,11 @@ class Stream:
         self.epoch = epoch
         self.worker_seq = 0
         self.listening = True
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens of all answers were taken."""
+        return sum(self.taken.values())
 
     @property
     def ended(self) -> bool:
@@ -67,8 +72,8 @@ class Stream:
             raise _defect(f"has a gap between {self.worker_seq} and {worker_seq}")
         if isinstance(event, Queued) or (self.state, type(_shape(self, event))) not in LEGAL_ORDER:
             raise _defect(f"holds an event `{type(event).__name__}` that may not come in state {self.state.value}")
-        if isinstance(event, Token) and event.index != self.tokens:
-            raise _defect(f"goes on at token {event.index} instead of {self.tokens}")
+        if isinstance(event, Token) and event.index != (taken := self.taken.get(event.choice, 0)):
+            raise _defect(f"goes on at token {event.index} instead of {taken}")
         self.worker_seq = worker_seq
         return Verdict.TAKE
 
@@ -77,7 +82,7 @@ class Stream:
         self.state = advance(self.state, event)
         self.last_seq += 1
         if isinstance(event, Token):
-            self.tokens += len(event.token_ids)
+            self.taken[event.choice] = self.taken.get(event.choice, 0) + len(event.token_ids)
         return self.last_seq
 
 

@@ -19,6 +19,7 @@ TERMINAL_STATUSES: Final[frozenset[JobStatus]] = frozenset({"completed", "failed
 DEFAULT_TIMEOUT_MS: Final = 300_000
 MAX_TIMEOUT_MS: Final = 1_800_000
 MAX_TOKENS: Final = 1_000_000
+MAX_CHOICES: Final = 16
 
 
 class JobRequest(Request, frozen=True, kw_only=True):
@@ -34,6 +35,7 @@ class JobRequest(Request, frozen=True, kw_only=True):
     """`none`: the model is not told of the tools, and nothing it writes is a call."""
     template_options: TemplateOptions = {}
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS, description="Default: what the context leaves.")] | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES, description="Answers to make, each with draws of its own.")] = 1
     temperature: Temperature = 0.7
     top_p: TopP = 0.95
     top_k: TopK = 40

@@ -8,6 +8,7 @@ import msgspec
 
 from rbees.protocol.chat import ChatMessage, TemplateOptions, ToolChoice, Tools
 from rbees.protocol.codec import Message
+from rbees.protocol.jobs import MAX_CHOICES
 from rbees.protocol.sampling import Sampling
 
 Backend = Literal["cuda", "metal", "cpu", "scripted"]
@@ -15,15 +16,22 @@ MemoryArchitecture = Literal["vram", "unified", "ram"]
 WorkerState = Literal["starting", "loading", "ready", "draining", "stopped", "failed"]
 
 
+class GivenChoice(Message, frozen=True, kw_only=True):
+    """The beginning of one answer, empty where none of it was made yet."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"generated_token_ids"})
+    generated_token_ids: tuple[int, ...] = ()
+
+
 class ExecuteRequest(Message, frozen=True, kw_only=True):
     """`POST /execute`: exactly one of `prompt`, `messages` and `token_ids`.
 
     `generated_token_ids` were produced by earlier attempts: they are replayed, count as completion tokens, and are not
-    emitted again.
+    emitted again. Where several answers are asked for, `choices` holds one entry for each instead.
     """
 
     private: ClassVar[frozenset[str]] = frozenset(
-        {"prompt", "messages", "tools", "template_options", "token_ids", "generated_token_ids", "sampling"}
+        {"prompt", "messages", "tools", "template_options", "token_ids", "generated_token_ids", "choices", "sampling"}
     )
     job_id: str
     epoch: Annotated[int, msgspec.Meta(ge=1)]
@@ -34,6 +42,7 @@ class ExecuteRequest(Message, frozen=True, kw_only=True):
     template_options: TemplateOptions = {}
     token_ids: tuple[int, ...] | None = None
     generated_token_ids: tuple[int, ...] = ()
+    choices: Annotated[tuple[GivenChoice, ...], msgspec.Meta(max_length=MAX_CHOICES)] = ()
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     sampling: Sampling = Sampling()
     deterministic: bool = False
@@ -117,6 +126,9 @@ class WorkerHealth(Message, frozen=True, kw_only=True):
     ctx: int
     kv_cells_total: int
     kv_cells_used: int
+    """Held by sequences that run."""
+    kv_cells_kept: int = 0
+    """Held for prompts that may come, and given up for sequences that need them."""
     waiting: int
     memory_bytes: int
     step: int

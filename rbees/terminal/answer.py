@@ -44,6 +44,11 @@ class AnswerWriter:
         self._stream.flush()
         self._at_line_start = text.endswith("\n")
 
+    def begin(self, number: int) -> None:
+        """Head the next of several answers."""
+        self.finish()
+        self._stream.write(f"\n[{number}]\n")
+
     def finish(self) -> None:
         """End the last line."""
         if not self._at_line_start:

@@ -136,6 +136,7 @@ class Worker:
             ctx=facts.ctx if facts else config.ctx,
             kv_cells_total=load.cells_total if load else 0,
             kv_cells_used=load.cells_used if load else 0,
+            kv_cells_kept=load.cells_kept if load else 0,
             waiting=load.waiting if load else 0,
             memory_bytes=model.backend.memory_bytes() if model else 0,
             step=model.step if model else 0,
@@ -298,7 +299,8 @@ class Worker:
         metrics = Metrics("workerd")
         for name, about in (
             ("slots_used", "Sequences that hold a slot."),
-            ("kv_cells_used", "KV cells that hold something."),
+            ("kv_cells_used", "KV cells that running sequences hold."),
+            ("kv_cells_kept", "KV cells that are kept for prompts that may come."),
             ("waiting", "Sequences that wait for a slot."),
         ):
             metrics.gauge(f"worker_{name}", about).set_function(partial(self._figure, name))

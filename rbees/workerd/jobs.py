@@ -10,6 +10,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from msgspec.structs import replace
+
 from rbees.protocol.chat import ToolCall, check_chat
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, End, Error, Event, Started, Token
@@ -58,6 +60,9 @@ class Attempt:
     delivered_seq: int = 0
     """The highest event that was written to some reader."""
     paused: bool = False
+    choices: int = 1
+    ends: list[Finished] = field(default_factory=list)
+    """Of the answers that are complete."""
     preparing: asyncio.Task[None] | None = None
 
     @property
@@ -167,8 +172,10 @@ class Attempts:
             attempt = self._attempts.get(output.key)
             if attempt is None or attempt.events.ended:
                 continue
-            attempt.add(self._event(attempt, output))
-            self._balance(attempt)
+            event = self._event(attempt, output)
+            if event is not None:
+                attempt.add(event)
+                self._balance(attempt)
 
     def sweep(self) -> None:
         """Give up attempts that nobody has acknowledged for a minute; forget those of them that have ended."""
@@ -218,11 +225,22 @@ class Attempts:
         attempt.add(Error(error=defect.body(attempt.correlation_id)))
 
     async def _work(self, attempt: Attempt, request: ExecuteRequest) -> Work:
-        generated = self._prompts.checked(request.generated_token_ids) if request.generated_token_ids else ()
+        generated, *further = [
+            self._prompts.checked(ids) if ids else ()
+            for ids in ([c.generated_token_ids for c in request.choices] or [request.generated_token_ids])
+        ]
+        attempt.choices = 1 + len(further)
         given = request.token_ids
         prompt = Prompt(self._prompts.checked(given)) if given is not None else await self._prompts.of_source(request)
         return Work(
-            attempt.key, prompt.token_ids, generated, request.max_tokens, request.sampling, request.deterministic, prompt.format
+            attempt.key,
+            prompt.token_ids,
+            generated,
+            request.max_tokens,
+            request.sampling,
+            request.deterministic,
+            prompt.format,
+            further=tuple(further),
         )
 
     def _end(self, attempt: Attempt) -> None:
@@ -242,7 +260,8 @@ class Attempts:
             attempt.paused = not attempt.paused
             self._engine.pause(attempt.key, attempt.paused)
 
-    def _event(self, attempt: Attempt, output: Output) -> Event:
+    def _event(self, attempt: Attempt, output: Output) -> Event | None:
+        """The output as an event; None for the end of one answer while others go on."""
         match output:
             case Admitted():
                 return Started(
@@ -255,8 +274,8 @@ class Attempts:
                 piece = output.piece
                 return Token(choice=output.choice, part=piece.part, text=piece.text, index=piece.index, token_ids=piece.token_ids)
             case Finished():
-                ends = (_choice_end(attempt, output),)
-                return End(choices=ends, usage=output.usage, timings=output.timings)
+                attempt.ends.append(output)
+                return end_of(attempt.job_id, attempt.ends) if len(attempt.ends) == attempt.choices else None
             case Failed():
                 error = RbeesError.from_body(output.error)
                 return Error(error=error.body(attempt.correlation_id))
@@ -275,13 +294,33 @@ def check_request(request: ExecuteRequest) -> None:
     if given != 1:
         raise RbeesError(ErrorCode.INVALID_REQUEST, "Send exactly one of `prompt`, `messages` and `token_ids`.", field="prompt")
     check_chat(request.messages, request.tools, request.tool_choice, request.template_options)
+    if request.choices and request.generated_token_ids:
+        sentence = "Send `generated_token_ids` in each of `choices`, or for a single answer without them."
+        raise RbeesError(ErrorCode.INVALID_REQUEST, sentence, field="choices")
     if "/" in request.job_id:
         raise RbeesError(ErrorCode.INVALID_REQUEST, "`job_id` must not hold a slash.", field="job_id")
 
 
-def _choice_end(attempt: Attempt, output: Finished) -> ChoiceEnd:
+def end_of(job_id: str, ends: list[Finished]) -> End:
+    """One end of all answers: the prompt counts once, what was made of it is added up, the times span all of them."""
+    ends = sorted(ends, key=lambda end: end.choice)
+    usage, timings = ends[0].usage, ends[0].timings
+    if len(ends) > 1:
+        usage = replace(
+            usage,
+            cached_tokens=max(end.usage.cached_tokens for end in ends),
+            completion_tokens=sum(end.usage.completion_tokens for end in ends),
+        )
+        prefill_ms = min(end.timings.prefill_ms for end in ends)
+        last_ms = max(end.timings.prefill_ms + end.timings.decode_ms for end in ends)
+        last = max(ends, key=lambda end: end.timings.total_ms or 0.0)
+        timings = replace(last.timings, prefill_ms=prefill_ms, decode_ms=round(last_ms - prefill_ms, 3))
+    return End(choices=tuple(_choice_end(job_id, end) for end in ends), usage=usage, timings=timings)
+
+
+def _choice_end(job_id: str, output: Finished) -> ChoiceEnd:
     calls = tuple(
-        ToolCall(id=call_id(attempt.job_id, output.choice, number), name=call.name, arguments=call.arguments)
+        ToolCall(id=call_id(job_id, output.choice, number), name=call.name, arguments=call.arguments)
         for number, call in enumerate(output.calls)
     )
     return ChoiceEnd(choice=output.choice, finish_reason=output.reason, tool_calls=calls)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import signal
 import time
+from typing import Any
 
 from tests.support.home import wait_until
 from tests.support.jobs import bytes_of, check_stream, read_frames, show, text_of, wait_ended
@@ -53,6 +54,27 @@ def test_worker_killed_in_mid_stream() -> None:
         assert (first in {"failed", "lost"}, second) == (True, "completed")
         assert shown["usage"]["completion_tokens"] == show(c.url, undisturbed_id)["usage"]["completion_tokens"]
         print(f"longest gap {follower.longest_gap_s():.2f} s")
+
+
+def test_worker_killed_while_it_makes_three_answers() -> None:
+    fields: dict[str, Any] = {"n": 3, "temperature": 1.0}
+    with cluster() as c:
+        undisturbed = read_frames(c.url, c.submit(**fields))
+        texts = [text_of(undisturbed, choice) for choice in range(3)]
+        assert len(set(texts)) == 3, "each draws for itself"
+        (worker,) = c.home.workers()
+        follower = _started(c, **fields)
+        fault("worker killed", follower)
+        worker.kill()
+        follower.read()
+        check_stream(follower.frames)
+        assert [text_of(follower.frames, choice) for choice in range(3)] == texts
+        end, end_before = follower.frames[-1].data, undisturbed[-1].data
+        assert end["choices"] == end_before["choices"]
+        assert end["usage"]["completion_tokens"] == end_before["usage"]["completion_tokens"] > 3 * TOKENS
+        shown = show(c.url, follower.job_id)
+        assert [output["text"] for output in shown["output"]] == texts
+        assert [attempt["outcome"] for attempt in shown["attempts"]][-1] == "completed"
 
 
 def test_worker_paused_in_mid_stream_is_fenced() -> None:

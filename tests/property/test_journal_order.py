@@ -162,7 +162,7 @@ class World:
         for actor in self.actors:
             job = self.live(actor)
             if job is not None:
-                job.stream.tokens = sum(len(event.token_ids) for event in actor.accepted if isinstance(event, Token))
+                job.stream.taken = {0: sum(len(event.token_ids) for event in actor.accepted if isinstance(event, Token))}
                 job.stream.listening = job.stream.epoch > 0
                 sent = actor.sent.get(job.stream.epoch, 0)
                 assert job.stream.worker_seq == sent, "the worker would be asked for something else than what comes next"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from functools import cache
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.backend import CellsExhausted, DecodeFailed, Logits, Rows
 from rbees.workerd.engine.engine import Engine
-from rbees.workerd.engine.outputs import Failed, Finished, Output
+from rbees.workerd.engine.outputs import Failed, Finished, Grown, Output
 from rbees.workerd.engine.prefix_cache import PrefixCache, common_length
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
@@ -72,13 +73,21 @@ def test_the_tree_equals_a_list_of_all_prefixes(steps: list[tuple[str, int, list
 
 
 @cache
-def alone(work: Work, divisible: bool) -> list[int]:
-    """What the work's answer must be."""
+def alone(work: Work) -> dict[int, list[int]]:
+    """What the work's answers must be."""
     engine = Engine(ScriptedBackend(SCRIPT, slots=1, ctx=96, cells=96), slots=1, now=Ticks())
     engine.submit(work)
     while engine.step():
         pass
-    return ids_of(engine.take_outputs(), work.key)
+    return answers(engine.take_outputs(), work)
+
+
+def answers(outputs: list[Output], work: Work) -> dict[int, list[int]]:
+    """The token ids of each answer to a work."""
+    return {
+        choice: ids_of([o for o in outputs if not isinstance(o, Grown) or o.choice == choice], work.key)
+        for choice in range(len(work.choices))
+    }
 
 
 class Walk:
@@ -94,6 +103,7 @@ class Walk:
         self.works: dict[str, Work] = {}
         self.histories: list[tuple[int, ...]] = [()]
         self.running: list[str] = []
+        self.ended: Counter[str] = Counter()
         self.outputs: list[Output] = []
         self.cached_tokens = 0
         self.most_kept = 0
@@ -127,7 +137,8 @@ class Walk:
         words = [b"the system prompt of all the bees: ", b"one", b"two", b"", b"the system prompt of all the ants: "]
         prompt = (*(history or tuple(self.rng.choice(words))), *self.rng.choice(words[1:4]), 46)
         sampling = Sampling(seed=self.rng.randrange(3))
-        self.works[key] = Work(key, prompt, (), self.rng.randrange(1, 22), sampling, self.rng.random() < 0.04)
+        deterministic, further = self.rng.random() < 0.04, ((),) * self.rng.choice((0, 0, 0, 2))
+        self.works[key] = Work(key, prompt, (), self.rng.randrange(1, 22), sampling, deterministic, further=further)
         self.engine.submit(self.works[key])
         self.running.append(key)
 
@@ -139,17 +150,20 @@ class Walk:
         for output in self.engine.take_outputs():
             self.outputs.append(output)
             if isinstance(output, Finished | Failed):
-                self.check(output)
+                self.ended[output.key] += 1
+                if isinstance(output, Failed) or self.ended[output.key] == len(self.works[output.key].choices):
+                    self.check(output)
 
     def check(self, ending: Finished | Failed) -> None:
         work = self.works[ending.key]
-        got, expected = ids_of(self.outputs, ending.key), alone(work, self.backend.facts.divisible)
-        assert got == (expected if isinstance(ending, Finished) else expected[: len(got)])
+        expected = alone(work)
+        for choice, got in answers(self.outputs, work).items():
+            assert got == (expected[choice] if isinstance(ending, Finished) else expected[choice][: len(got)])
         self.running.remove(ending.key)
         self.outputs = [o for o in self.outputs if o.key != ending.key]
         if isinstance(ending, Finished):
             self.cached_tokens += ending.usage.cached_tokens
-            self.histories.append((*work.prompt, *got) if len(work.prompt) < 50 else ())
+            self.histories.append((*work.prompt, *expected[0]) if len(work.prompt) < 50 else ())
 
     def rest(self) -> None:
         for key in self.running:

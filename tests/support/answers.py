@@ -9,8 +9,8 @@ from rbees.workerd.chat.calls import FORMS, JSON_FORM, CallForm
 from rbees.workerd.chat.reader import ReasoningMarks
 from rbees.workerd.chat.style import ChatFormat, ChatStyle
 from rbees.workerd.engine.parts import Call
+from rbees.workerd.engine.sequence import Group, Work
 from rbees.workerd.engine.sequence import Sequence as Answer
-from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine.text import Piece
 
 THINK = ReasoningMarks("<think>", "</think>")
@@ -34,7 +34,7 @@ def read(
 ) -> tuple[list[Piece], tuple[Call, ...], str | None]:
     """Events, calls and reason of an answer of these tokens, of which an earlier attempt made the first `given`."""
     work = Work("job/1", (0,), tuple(range(given)), None, Sampling(stop=stop), format=how)
-    answer = Answer(work=work, order=0, limit=limit or 1 << 30, arrived_s=0.0)
+    answer = Answer(work=work, order=0, limit=limit or 1 << 30, group=Group(arrived_s=0.0))
     events: list[Piece] = []
     reason = answer.replay(tokens.__getitem__, END)
     for number in (*range(given, len(tokens)), -1):

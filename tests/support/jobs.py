@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,9 +59,9 @@ def bytes_of(frames: Sequence[Frame]) -> bytes:
     return b"".join(frame.raw for frame in frames)
 
 
-def text_of(frames: Sequence[Frame]) -> str:
-    """The text that the tokens carry."""
-    return "".join(frame.data["text"] for frame in frames if frame.event == "token")
+def text_of(frames: Sequence[Frame], choice: int = 0) -> str:
+    """The text that the tokens of one answer carry."""
+    return "".join(frame.data["text"] for frame in frames if frame.event == "token" and frame.data["choice"] == choice)
 
 
 def check_stream(frames: Sequence[Frame]) -> None:
@@ -70,8 +71,9 @@ def check_stream(frames: Sequence[Frame]) -> None:
     assert endings == [frames[-1].event]
     assert frames[0].event == "queued"
     assert [frame.event for frame in frames].count("started") <= 1
-    following = 0
+    following: Counter[int] = Counter()
     for frame in frames:
         if frame.event == "token":
-            assert frame.data["index"] == following, f"token {frame.data['index']} came where {following} was due"
-            following += len(frame.data["token_ids"]) or 1
+            choice, index = frame.data["choice"], frame.data["index"]
+            assert index == following[choice], f"token {index} came where {following[choice]} was due"
+            following[choice] += len(frame.data["token_ids"]) or 1

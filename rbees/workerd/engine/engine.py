@@ -25,7 +25,7 @@ from rbees.workerd.engine.batcher import Demand, Share
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Output
 from rbees.workerd.engine.pace import Pace
 from rbees.workerd.engine.prefix_cache import common_length
-from rbees.workerd.engine.sequence import Sequence, Work
+from rbees.workerd.engine.sequence import Group, Sequence, Work
 from rbees.workerd.engine.slots import Slots
 
 STEADY_CHUNK = 512
@@ -103,24 +103,24 @@ class Engine:
         """
         check_fits(work, self._facts.ctx)
         limit = work.max_tokens or self._facts.ctx - len(work.prompt)
-        sequence = Sequence(work=work, order=self._arrivals, limit=limit, arrived_s=self._now())
-        self._arrivals += 1
-        self._waiting.append(sequence)
-        reason = sequence.replay(self._backend.piece, self._facts.eog_ids)
-        if reason is not None:
-            self._announce(sequence)
-            self._finish(sequence, reason)
+        group = Group(arrived_s=self._now())
+        for choice in range(len(work.choices)):
+            sequence = Sequence(work=work, order=self._arrivals, limit=limit, group=group, choice=choice)
+            self._arrivals += 1
+            self._waiting.append(sequence)
+            reason = sequence.replay(self._backend.piece, self._facts.eog_ids)
+            if reason is not None:
+                self._announce(sequence)
+                self._finish(sequence, reason)
 
     def cancel(self, key: str) -> None:
         """End an attempt with CANCELLED; unknown keys have ended already."""
-        sequence = self._find(key)
-        if sequence is not None:
-            self._fail(sequence, RbeesError(ErrorCode.CANCELLED, "The job was cancelled."), keep=True)
+        if self._of(key):
+            self._fail(key, RbeesError(ErrorCode.CANCELLED, "The job was cancelled."), keep=True)
 
     def pause(self, key: str, paused: bool) -> None:
         """Let an attempt's stream stand while its reader is behind, or go on."""
-        sequence = self._find(key)
-        if sequence is not None:
+        for sequence in self._of(key):
             sequence.paused = paused
 
     def step(self) -> bool:
@@ -187,11 +187,13 @@ class Engine:
         if sequence.work.deterministic:
             self._slots.clear()
         self._running[sequence.name] = sequence
-        if sequence.admitted_s is None:
-            self._announce(sequence)
+        self._announce(sequence)
 
     def _announce(self, sequence: Sequence) -> None:
-        sequence.admitted_s = self._now()
+        """Tell once for each attempt that it is taken up."""
+        if sequence.group.admitted_s is not None:
+            return
+        sequence.group.admitted_s = self._now()
         self._out.append(Admitted(sequence.key, len(sequence.work.prompt)))
 
     # --- batch ---
@@ -227,7 +229,8 @@ class Engine:
         limit, known = len(sequence.tokens) - 1, self._slots.known(sequence.tokens)
         for other in older:
             common = min(limit, common_length(sequence.tokens, other.tokens))
-            if other.computed < common and common - known >= WORTH_WAITING_FOR:
+            enough = 1 if other.key == sequence.key else WORTH_WAITING_FOR
+            if other.computed < common and common - known >= enough:
                 return True
         return False
 
@@ -236,8 +239,8 @@ class Engine:
         if sequence.slot is not None:
             return
         sequence.slot, sequence.computed = self._slots.begin(sequence.name, sequence.tokens)
-        if sequence.cached is None:
-            sequence.cached = min(sequence.computed, len(sequence.work.prompt))
+        if sequence.group.cached is None:
+            sequence.group.cached = min(sequence.computed, len(sequence.work.prompt))
 
     def _plan(self, riders: list[Sequence]) -> list[Share]:
         if len(riders) == 1 and riders[0].work.deterministic:
@@ -349,8 +352,10 @@ class Engine:
     def _emit(self, drawn: list[tuple[Sequence, sampling.Drawn | None]]) -> None:
         now = self._now()
         for sequence, outcome in drawn:
+            if sequence.name not in self._running:
+                continue
             if outcome is None:
-                self._fail(sequence, _not_finite())
+                self._fail(sequence.key, _not_finite())
                 continue
             if sequence.first_token_s is None:
                 sequence.first_token_s = now
@@ -362,28 +367,33 @@ class Engine:
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self._leave(sequence)
         usage = Usage(
-            prompt_tokens=len(sequence.work.prompt), cached_tokens=sequence.cached or 0, completion_tokens=sequence.answered
+            prompt_tokens=len(sequence.work.prompt),
+            cached_tokens=sequence.group.cached or 0,
+            completion_tokens=sequence.answered,
         )
         self._out.append(Finished(sequence.key, sequence.choice, reason, usage, self._timings(sequence), sequence.calls))
 
-    def _fail(self, sequence: Sequence, error: RbeesError, *, keep: bool = False) -> None:
-        self._leave(sequence, keep=keep)
-        self._out.append(Failed(sequence.key, error.body()))
+    def _fail(self, key: str, error: RbeesError, *, keep: bool = False) -> None:
+        """End an attempt with all its answers."""
+        for sequence in self._of(key):
+            self._leave(sequence, keep=keep)
+        self._out.append(Failed(key, error.body()))
 
     def _fail_all(self, shares: list[Share]) -> None:
         """End those whose rows could not be computed; the others never noticed."""
-        for share in shares:
-            self._fail(self._running[share.key], _not_computed())
+        for key in dict.fromkeys(self._running[share.key].key for share in shares):
+            self._fail(key, _not_computed())
 
     def _timings(self, sequence: Sequence) -> Timings:
         now = self._now()
-        admitted = now if sequence.admitted_s is None else sequence.admitted_s
+        group = sequence.group
+        admitted = now if group.admitted_s is None else group.admitted_s
         first = now if sequence.first_token_s is None else sequence.first_token_s
         return Timings(
             prefill_ms=round((first - admitted) * 1000, 3),
             decode_ms=round((now - first) * 1000, 3),
-            queued_ms=round((admitted - sequence.arrived_s) * 1000, 3),
-            total_ms=round((now - sequence.arrived_s) * 1000, 3),
+            queued_ms=round((admitted - group.arrived_s) * 1000, 3),
+            total_ms=round((now - group.arrived_s) * 1000, 3),
         )
 
     # --- leaving ---
@@ -405,8 +415,8 @@ class Engine:
         sequence.slot = None
         sequence.computed = 0
 
-    def _find(self, key: str) -> Sequence | None:
-        return next((s for s in (*self._running.values(), *self._waiting) if s.key == key), None)
+    def _of(self, key: str) -> list[Sequence]:
+        return [s for s in (*self._running.values(), *self._waiting) if s.key == key]
 
 
 def check_fits(work: Work, ctx: int) -> None:
@@ -416,7 +426,7 @@ def check_fits(work: Work, ctx: int) -> None:
         RbeesError: CONTEXT_EXCEEDED with the numbers.
     """
     prompt, wanted = len(work.prompt), work.max_tokens or 1
-    if prompt + max(wanted, len(work.generated)) <= ctx:
+    if prompt + max(wanted, *map(len, work.choices)) <= ctx:
         return
     raise RbeesError(
         ErrorCode.CONTEXT_EXCEEDED,

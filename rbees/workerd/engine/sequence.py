@@ -18,24 +18,42 @@ class Work:
     key: str
     prompt: tuple[int, ...]
     generated: tuple[int, ...]
-    """The answer's beginning, made and sent by earlier attempts."""
+    """The first answer's beginning, made and sent by earlier attempts."""
     max_tokens: int | None
     """Most tokens of the answer, the beginning included; None: what the context leaves."""
     sampling: Sampling
     deterministic: bool = False
     format: AnswerFormat | None = None
     """How the answer marks its parts; None: all of it is text."""
+    further: tuple[tuple[int, ...], ...] = ()
+    """The beginnings of further answers to the same prompt, where several are asked for."""
+
+    @property
+    def choices(self) -> tuple[tuple[int, ...], ...]:
+        """The beginning of each answer."""
+        return (self.generated, *self.further)
+
+
+@dataclass(slots=True)
+class Group:
+    """What the sequences of one `Work` have in common."""
+
+    arrived_s: float
+    admitted_s: float | None = None
+    """When the first of them was."""
+    cached: int | None = None
+    """Tokens of the prompt that need not be computed when the first of them began."""
 
 
 @dataclass(slots=True)
 class Sequence:
-    """The mutable state of one `Work`."""
+    """The mutable state of one answer of a `Work`."""
 
     work: Work
     order: int
     """Order of arrival; the youngest is preempted first."""
     limit: int
-    arrived_s: float
+    group: Group
     choice: int = 0
     tokens: list[int] = field(default_factory=list)
     """The prompt and then the answer."""
@@ -44,10 +62,7 @@ class Sequence:
     slot: int | None = None
     shared: int = 0
     """When it was admitted, so many of `tokens` it had in common with one that ran."""
-    cached: int | None = None
-    """Tokens of the prompt that need not be computed when its turn first came."""
     paused: bool = False
-    admitted_s: float | None = None
     first_token_s: float | None = None
     text: TextStream = field(default_factory=TextStream)
     parts: PartStream | None = None
@@ -89,7 +104,7 @@ class Sequence:
 
     def replay(self, piece_of: Callable[[int], bytes], eog_ids: frozenset[int]) -> FinishReason | None:
         """Put the answer's given beginning behind the prompt, unsent; a reason if the answer is already complete with it."""
-        for token in self.work.generated:
+        for token in self.work.choices[self.choice]:
             _, reason = self.accept(token, piece_of(token), eog_ids)
             if reason is not None:
                 return reason
@@ -124,7 +139,7 @@ class Sequence:
 
     def _unsent(self, pieces: list[Piece]) -> list[Piece]:
         """Without those that an earlier attempt sent. A piece was sent as a whole or, if its last token is new, not at all."""
-        given = len(self.work.generated)
+        given = len(self.work.choices[self.choice])
         left: list[Piece] = []
         for piece in pieces:
             sent = max(0, given - piece.index)

@@ -9,7 +9,7 @@ import pytest
 
 from rbees.ctl.screen import JsonScreen, PeopleScreen, describe
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
-from rbees.protocol.events import Error, Event, Metrics, Queued, Started, Token
+from rbees.protocol.events import ChoiceEnd, End, Error, Event, Metrics, Queued, Started, Timings, Token, Usage
 from rbees.protocol.jobs import JobAccepted
 from rbees.terminal.answer import AnswerWriter
 from rbees.terminal.notes import PlainNotes
@@ -44,6 +44,17 @@ def test_the_answer_alone_is_on_stdout() -> None:
         "loading the model on mac 60%",
         "attempt 1 failed on mac: its worker died",
     ]
+
+
+def test_further_answers_follow_the_first_one_whole_and_numbered() -> None:
+    end = End(
+        choices=(ChoiceEnd(finish_reason="stop"), ChoiceEnd(choice=1, finish_reason="stop")),
+        usage=Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=4),
+        timings=Timings(prefill_ms=1, decode_ms=1),
+    )
+    tokens = [Token(choice=choice, text=f"{choice}{i} ", index=i) for i in range(2) for choice in range(2)]
+    answer, _ = show([*tokens, end])
+    assert answer == "00 01 \n\n[2]\n10 11 \n"
 
 
 def test_nothing_falls_into_an_answer_that_runs_on_the_same_terminal() -> None:

@@ -26,9 +26,10 @@ from rbees.orcd.scheduler.effects import (
 )
 from rbees.orcd.scheduler.events import AttemptCompleted, AttemptFailed, Event, SpawnAccepted, SpawnRefused
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from rbees.protocol.events import Token
 from rbees.protocol.jobs import JobRequest
 from rbees.protocol.pools import SpawnAnswer, SpawnRequest
-from rbees.protocol.workers import ExecuteRequest
+from rbees.protocol.workers import ExecuteRequest, GivenChoice
 from rbees.service.clock import ManualClock
 from tests.support.orcd_parts import Desk, FakeWorker, end, settle, started, token
 
@@ -152,6 +153,27 @@ async def test_a_worker_gets_what_the_client_sent_and_the_recorded_seed(stage: S
     assert (sent.sampling.seed, sent.sampling.temperature, sent.sampling.top_k, sent.sampling.stop) == (77, 0.25, 3, ("x",))
 
 
+async def test_each_of_several_answers_goes_on_from_its_own_tokens(stage: Stage) -> None:
+    await stage.desk.job(request=JobRequest(model="bees", prompt="hum", seed=1, n=3))
+    await stage.perform(_dispatch())
+    assert stage.sent().choices == (GivenChoice(),) * 3
+    first = stage.directory.workers["worker-a"]
+    events = [
+        Token(choice=choice, text="x", index=index, token_ids=(token,))
+        for choice, index, token in ((2, 0, 7), (0, 0, 8), (2, 1, 9))
+    ]
+    first.send(1, started())
+    for seq, event in enumerate(events, 2):
+        first.send(seq, event)
+    await settle()
+    await stage.perform(
+        Abandon("job-one", 1, "worker-a"), Requeue("job-one", 1, "worker-a", "lost", DIED), _dispatch(2, "worker-b")
+    )
+    sent = stage.sent("worker-b")
+    assert [choice.generated_token_ids for choice in sent.choices] == [(8,), (), (7, 9)]
+    assert sent.generated_token_ids == ()
+
+
 async def test_calls_about_a_job_carry_the_id_of_its_submission(stage: Stage) -> None:
     await stage.desk.job(correlation_id="trace-me")
     await stage.perform(_dispatch())
@@ -218,7 +240,7 @@ async def test_attaching_goes_on_after_the_last_journaled_event(stage: Stage) ->
     stage.desk.take(job, 1, 1, started())
     stage.desk.take(job, 1, 2, token(0))
     await settle()
-    job.stream.tokens, job.stream.listening = 0, False  # As after a restart.
+    job.stream.taken, job.stream.listening = {}, False  # As after a restart.
     await stage.perform(Attach("job-one", 1, "worker-a", "pool"), Attach("job-one", 1, "worker-a", "pool"))
     worker = stage.directory.workers["worker-a"]
     assert worker.named("attach") == [("job-one", 1, 2)]

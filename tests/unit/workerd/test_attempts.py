@@ -6,16 +6,17 @@ import asyncio
 
 import pytest
 
+from rbees.protocol import codec
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.events import Timings, Usage
+from rbees.protocol.events import End, Timings, Usage
 from rbees.protocol.sampling import Sampling
-from rbees.protocol.workers import AckRequest, ExecuteRequest
+from rbees.protocol.workers import AckRequest, ExecuteRequest, GivenChoice
 from rbees.service.clock import ManualClock
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine.text import Piece
-from rbees.workerd.jobs import FORGET_AFTER_S, PAUSE_ABOVE_BYTES, Attempt, Attempts
+from rbees.workerd.jobs import FORGET_AFTER_S, PAUSE_ABOVE_BYTES, Attempt, Attempts, check_request
 from rbees.workerd.prompts import Prompts
 
 
@@ -155,6 +156,31 @@ async def test_cancelling_before_the_prompt_is_made_never_reaches_the_engine() -
     await asyncio.sleep(0)
     assert attempt.events.ended
     assert bench.engine.calls == []
+
+
+async def test_several_answers_have_one_end_once_all_are_complete() -> None:
+    bench = Bench()
+    request = ExecuteRequest(job_id="a", epoch=1, prompt="x", choices=(GivenChoice(), GivenChoice(generated_token_ids=(5,))))
+    attempt = bench.attempts.execute(request)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    for choice, tokens, decode_ms in ((1, 4, 7.0), (0, 2, 3.0)):
+        assert not attempt.events.ended
+        usage = Usage(prompt_tokens=1, cached_tokens=choice, completion_tokens=tokens)
+        bench.attempts.deliver([Finished("a/1", choice, "stop", usage, Timings(prefill_ms=1 + choice, decode_ms=decode_ms))])
+    (frame,) = attempt.events.after(1)
+    end = codec.decode(frame.partition(b"data: ")[2].strip(), End)
+    assert [(choice.choice, choice.finish_reason) for choice in end.choices] == [(0, "stop"), (1, "stop")]
+    assert end.usage == Usage(prompt_tokens=1, cached_tokens=1, completion_tokens=6)
+    assert (end.timings.prefill_ms, end.timings.decode_ms) == (1, 8), "from the first token to the last"
+
+
+def test_beginnings_stand_in_one_place() -> None:
+    request = ExecuteRequest(job_id="a", epoch=1, prompt="x", choices=(GivenChoice(),), generated_token_ids=(1,))
+    with pytest.raises(RbeesError) as caught:
+        check_request(request)
+    assert caught.value.details["field"] == "choices"
 
 
 async def test_what_does_not_fit_ends_with_the_numbers() -> None:
