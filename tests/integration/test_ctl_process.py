@@ -59,7 +59,9 @@ async def test_an_answer_goes_to_stdout_and_all_else_to_stderr(orcd: ShakyOrcd, 
     code, out, err = await llorch.run(orcd, "jobs", "submit", *PROMPT)
     assert (code, out) == (0, "".join(WORDS) + "\n")
     assert JOB_ID in err
-    assert orcd.bodies == [{**orcd.bodies[0], "model": "m", "messages": [{"role": "user", "content": "a pond"}]}]
+    (body,) = orcd.bodies
+    assert body["model"] == "m"
+    assert [(message["role"], message["content"]) for message in body["messages"]] == [("user", "a pond")]
 
 
 async def test_a_prompt_comes_from_stdin_as_it_is(orcd: ShakyOrcd, llorch: Llorch) -> None:
@@ -122,6 +124,16 @@ async def test_an_unknown_job_is_refused_at_once(orcd: ShakyOrcd, llorch: Llorch
     code, out, err = await llorch.run(orcd, "jobs", "watch", "job-x")
     assert (code, out) == (1, "")
     assert "[JOB_NOT_FOUND]" in err
+
+
+@pytest.mark.parametrize("beyond", [0, 5])
+async def test_watching_behind_the_last_event_ends_at_once_and_as_the_job_did(orcd: ShakyOrcd, llorch: Llorch, beyond: int) -> None:
+    words = ("jobs", "watch", JOB_ID, "--after")
+    assert await llorch.run(orcd, *words, str(len(orcd.job) + beyond)) == (0, "", "")
+    orcd.job = failed(ErrorCode.TIMEOUT, "It took too long.")
+    code, out, err = await llorch.run(orcd, *words, str(len(orcd.job) + beyond))
+    assert (code, out) == (1, "")
+    assert "[TIMEOUT]" in err
 
 
 async def until_shown(process: asyncio.subprocess.Process, text: str) -> bytes:

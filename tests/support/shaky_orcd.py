@@ -11,7 +11,7 @@ from aiohttp import web
 from rbees.protocol import codec
 from rbees.protocol.errors import ErrorBody, ErrorCode, ErrorEnvelope
 from rbees.protocol.events import ChoiceEnd, End, Error, Event, Queued, Started, Timings, Token, Usage, event_name
-from rbees.protocol.jobs import CancelAnswer, JobAccepted
+from rbees.protocol.jobs import CancelAnswer, JobAccepted, JobView
 from rbees.service.sse import frame
 
 JOB_ID = "job-01hzxxxxxxxxxxxxxxxxxxxxxx"
@@ -62,6 +62,7 @@ class ShakyOrcd:
         app = web.Application()
         app.router.add_post("/v2/tasks", self._accept)
         app.router.add_get("/v2/tasks/{id}/events", self._stream)
+        app.router.add_get("/v2/tasks/{id}", self._show)
         app.router.add_delete("/v2/tasks/{id}", self._cancel)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -104,6 +105,20 @@ class ShakyOrcd:
                 return response
             await response.write(frame(seq, event_name(event), codec.encode(event)))
         return response
+
+    async def _show(self, request: web.Request) -> web.Response:
+        last = self.job[-1]
+        shown = JobView(
+            job_id=request.match_info["id"],
+            status="failed" if isinstance(last, Error) else "completed",
+            model="m",
+            priority="interactive",
+            seed=7,
+            created_at_ms=1,
+            last_seq=len(self.job),
+            error=last.error if isinstance(last, Error) else None,
+        )
+        return web.Response(body=codec.encode(shown), content_type="application/json")
 
     async def _cancel(self, request: web.Request) -> web.Response:
         self.cancelled.set()
