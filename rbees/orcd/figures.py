@@ -22,7 +22,9 @@ class Figures:
         self.first_token = metrics.histogram("job_first_token_seconds", "From acceptance to the first token.", buckets=_SECONDS)
         self.commit_seconds = metrics.histogram("journal_commit_seconds", "Time of one group commit.", buckets=_SECONDS)
         self.commit_events = metrics.histogram("journal_commit_events", "Events in one group commit.", buckets=_EVENTS)
-        self.decision_seconds = metrics.histogram("scheduler_decision_seconds", "Time of one scheduler step.", buckets=_SECONDS)
+        self.decision_seconds = metrics.histogram(
+            "scheduler_decision_seconds", "Time of one turn of the scheduler.", buckets=_SECONDS
+        )
         self.stalls = metrics.counter("loop_stall_seconds_total", "Time by which the event loop woke late.")
         self.watchers = metrics.gauge("job_watchers", "Open event streams.")
         self._jobs = metrics.gauge("jobs", "Jobs that have not ended, by status.", ("status",))

@@ -18,8 +18,8 @@ from typing import Final, Literal, NoReturn
 
 from msgspec.structs import replace
 
-from rbees.orcd.batch import Acceptance, Batch, Chunk
 from rbees.orcd.figures import Figures
+from rbees.orcd.group import Acceptance, Group, Run
 from rbees.orcd.live import LiveJob, Stream, Verdict, public_event
 from rbees.orcd.store.jobs import JobStore, Statement
 from rbees.protocol.codec import encode
@@ -31,7 +31,7 @@ from rbees.service.clock import Clock
 from rbees.service.sse import frame
 
 Then = Callable[[], None]
-Publish = Callable[[Chunk], None]
+Publish = Callable[[Run], None]
 
 FULL_RETRY_S: Final = 0.25
 """How often a commit that found the disk full is tried again."""
@@ -68,7 +68,7 @@ class Journal:
         self._publish = publish
         self._log = logs.logger()
         self._next_number = 1
-        self._batch = Batch()
+        self._group = Group()
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -112,7 +112,7 @@ class Journal:
             self._drop(job)
             durable.set_exception(error)
 
-        self._batch.accepted[job.number] = Acceptance(_job_row(job.number, new), accepted, refuse)
+        self._group.accepted[job.number] = Acceptance(_job_row(job.number, new), accepted, refuse)
         self._append(job, Queued(queue_position=new.queue_position, created_at_ms=new.created_at_ms))
         # Shielded: a caller that leaves must not turn the future of a commit under way into a cancelled one.
         return await asyncio.shield(durable)
@@ -154,7 +154,7 @@ class Journal:
             case _:
                 pass
         self._append(job, public)
-        self._batch.then.append(then)
+        self._group.then.append(then)
         return verdict
 
     def note(self, job: LiveJob, metrics: Metrics) -> None:
@@ -198,7 +198,7 @@ class Journal:
     def settled(self) -> asyncio.Future[None]:
         """A future that is done when everything enqueued so far is durable."""
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._batch.then.append(lambda: None if durable.done() else durable.set_result(None))
+        self._group.then.append(lambda: None if durable.done() else durable.set_result(None))
         self._wake()
         return durable
 
@@ -212,13 +212,13 @@ class Journal:
             await self._arrived.wait()
             self._idle.clear()
             self._arrived.clear()
-            while self._batch:
-                batch, self._batch = self._batch, Batch()
-                await self._commit(batch)
+            while self._group:
+                group, self._group = self._group, Group()
+                await self._commit(group)
 
     async def drained(self) -> None:
         """Return when nothing waits to be written."""
-        while self._batch or not self._idle.is_set():
+        while self._group or not self._idle.is_set():
             await self.settled()
             await self._idle.wait()
 
@@ -234,24 +234,24 @@ class Journal:
             if not self._arrived.is_set():
                 self._told_full(full=not await self._store.has_room())
 
-    async def _commit(self, batch: Batch) -> None:
+    async def _commit(self, group: Group) -> None:
         begun = self._clock.monotonic()
         try:
-            await self._write(batch.statements())
+            await self._write(group.statements())
         except RbeesError as error:
             if error.code is not ErrorCode.STORAGE_FULL:
                 raise
-            await self._wait_for_room(batch, error)
+            await self._wait_for_room(group, error)
             return
         self._figures.commit_seconds.observe(self._clock.monotonic() - begun)
         events = 0
-        for chunk in batch.chunks():
-            events += len(chunk.frames)
-            self._publish(chunk)
+        for run in group.runs():
+            events += len(run.frames)
+            self._publish(run)
         self._figures.commit_events.observe(events)
-        for new in batch.accepted.values():
+        for new in group.accepted.values():
             new.then()
-        for then in batch.then:
+        for then in group.then:
             then()
 
     async def _write(self, statements: list[Statement]) -> None:
@@ -260,12 +260,12 @@ class Journal:
             await self._store.apply(statements)
             self._told_full(full=False)
 
-    async def _wait_for_room(self, batch: Batch, error: RbeesError) -> None:
+    async def _wait_for_room(self, group: Group, error: RbeesError) -> None:
         self._told_full(full=True)
-        batch.absorb(self._batch)
-        batch.refuse_new(error)
-        self._batch = batch
-        if batch:
+        group.absorb(self._group)
+        group.refuse_new(error)
+        self._group = group
+        if group:
             await self._clock.sleep(FULL_RETRY_S)
 
     def _told_full(self, *, full: bool) -> None:
@@ -279,11 +279,11 @@ class Journal:
         stream = job.stream
         seq = stream.number(event)
         data = frame(seq, event_name(event), encode(event))
-        self._batch.add(Chunk(job.number, seq, stream.epoch, stream.worker_seq, [data], ended=is_terminal(event)))
+        self._group.add(Run(job.number, seq, stream.epoch, stream.worker_seq, [data], ended=is_terminal(event)))
         self._wake()
 
     def _change(self, query: str, job: LiveJob, **values: object) -> None:
-        self._batch.changes.append(Statement(query, {"job": job.number, **values}))
+        self._group.changes.append(Statement(query, {"job": job.number, **values}))
         self._wake()
 
     def _end(
@@ -297,7 +297,7 @@ class Journal:
         job.stream.listening = False
         self._change("end_running_attempts", job, outcome=status, reason=reason, at_ms=at_ms)
         self._change("end_job", job, status=status, event=encode(_without_content(event)), at_ms=at_ms)
-        self._batch.then.append(lambda: self._ended(job, status))
+        self._group.then.append(lambda: self._ended(job, status))
 
     def _ended(self, job: LiveJob, status: JobStatus) -> None:
         self._figures.ended.labels(status).inc()

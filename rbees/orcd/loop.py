@@ -63,7 +63,7 @@ class SchedulerLoop:
         """Whether an event waits to be dealt with."""
         return bool(self._inbox)
 
-    def step(self) -> bool:
+    def take_turn(self) -> bool:
         """Deal with the oldest event; False if there is none."""
         if not self._inbox:
             return False
@@ -81,7 +81,7 @@ class SchedulerLoop:
             await self._arrived.wait()
             self._arrived.clear()
             handled = 0
-            while self.step():
+            while self.take_turn():
                 handled += 1
                 if handled % EVENTS_IN_A_ROW == 0:
                     await asyncio.sleep(0)

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from rbees.orcd.batch import Chunk
 from rbees.orcd.figures import Figures
 from rbees.orcd.frames import is_terminal, split
+from rbees.orcd.group import Run
 from rbees.orcd.store.jobs import JobStore
 
 TAIL_BYTES: Final = 64 * 1024
@@ -35,17 +35,17 @@ class Tail:
         """The newest event held; meaningless while nothing is held."""
         return self._first_seq + len(self._frames) - 1
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, run: Run) -> None:
         """Take committed events up and wake all watchers."""
         if not self._frames:
-            self._first_seq = chunk.first_seq
-        for frame in chunk.frames:
+            self._first_seq = run.first_seq
+        for frame in run.frames:
             self._frames.append(frame)
             self._bytes += len(frame)
         while self._bytes > TAIL_BYTES and len(self._frames) > 1:
             self._bytes -= len(self._frames.popleft())
             self._first_seq += 1
-        self.ended = chunk.ended
+        self.ended = run.ended
         for watcher in self.watchers:
             watcher.wake()
 
@@ -132,11 +132,11 @@ class Relay:
         self._tails: dict[int, Tail] = {}
         self._closed = False
 
-    def publish(self, chunk: Chunk) -> None:
+    def publish(self, run: Run) -> None:
         """Events of a job are durable."""
-        tail = self._tails.get(chunk.number)
+        tail = self._tails.get(run.number)
         if tail is not None:
-            tail.add(chunk)
+            tail.add(run)
 
     def is_watched(self, number: int) -> bool:
         """Whether anybody watches the job."""

@@ -148,7 +148,7 @@ class World:
     async def release(self) -> None:
         self.desk.database.failure = None
         self.desk.database.gate.set()
-        while self.desk.journal._batch or not self.desk.journal._idle.is_set():
+        while self.desk.journal._group or not self.desk.journal._idle.is_set():
             await self.clock.advance(0.3)
 
     async def restart(self) -> None:

@@ -1,4 +1,4 @@
-"""What is asserted at each step: effects are compared with what the scheduler had been told, kept apart from its own state."""
+"""What is asserted at each turn: effects are compared with what the scheduler had been told, kept apart from its own state."""
 
 from __future__ import annotations
 

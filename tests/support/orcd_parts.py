@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
-from rbees.orcd.batch import Chunk
 from rbees.orcd.figures import Figures
+from rbees.orcd.group import Run
 from rbees.orcd.journal import Journal, NewJob
 from rbees.orcd.live import LiveJob
 from rbees.orcd.store import queries
@@ -79,7 +79,7 @@ class Desk:
         self.database = MemoryDatabase()
         self.store = JobStore(cast("Database", self.database), queries.load())
         self.figures = Figures(Metrics("orcd"))
-        self.published: list[Chunk] = []
+        self.published: list[Run] = []
         self.journal = Journal(self.store, clock, self.figures, self.published.append)
         self._writer: asyncio.Task[Any] | None = None
 

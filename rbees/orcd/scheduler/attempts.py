@@ -13,7 +13,7 @@ import msgspec
 
 from rbees.orcd.scheduler import retry
 from rbees.orcd.scheduler.effects import Abandon, Attach, Dispatch, Finish, Requeue
-from rbees.orcd.scheduler.state import Attempt, Job, Phase, Step, Worker
+from rbees.orcd.scheduler.state import Attempt, Job, Move, Phase, Worker
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody
 
@@ -24,7 +24,7 @@ EndStatus = Literal["failed", "cancelled"]
 def dispatch(turn: Turn, job: Job, worker: Worker) -> None:
     """Give a queued job to a worker, under the next epoch."""
     turn.queue.remove(job)
-    job.step(Step.DISPATCH)
+    job.move(Move.DISPATCH)
     job.epoch += 1
     job.attempt = Attempt(job.epoch, worker.worker_id, worker.pool_id, alone=job.suspect)
     job.noted = None
@@ -43,7 +43,7 @@ def start_time(turn: Turn, job: Job) -> None:
 def attach(turn: Turn, job: Job, worker: Worker) -> None:
     """Take a held attempt up again on the worker that still runs it."""
     turn.state.unhold(job)
-    job.step(Step.ATTACH)
+    job.move(Move.ATTACH)
     assert job.attempt is not None
     job.attempt = Attempt(job.epoch, worker.worker_id, worker.pool_id, job.attempt.alone)
     _seat(turn, job, worker)
@@ -53,7 +53,7 @@ def attach(turn: Turn, job: Job, worker: Worker) -> None:
 def hold(turn: Turn, job: Job, until_s: float | None) -> None:
     """The attempt may still run where nobody can be asked: keep it until its pool reports or the lease ends."""
     _unseat(turn, job)
-    job.step(Step.HOLD)
+    job.move(Move.HOLD)
     turn.state.hold(job, until_s)
 
 
@@ -75,7 +75,7 @@ def fail(turn: Turn, job: Job, error: ErrorBody, outcome: Outcome, *, counted: b
         finish(turn, job, "failed", _after_attempts(error, job.failures), abandon=False)
         return
     _release(turn, job)
-    job.step(Step.RETURN)
+    job.move(Move.RETURN)
     job.attempt = None
     job.noted = None
     job.queued_at_s = turn.now_s
@@ -138,7 +138,7 @@ def _release(turn: Turn, job: Job) -> None:
 
 def _forget(turn: Turn, job: Job) -> None:
     _release(turn, job)
-    job.step(Step.END)
+    job.move(Move.END)
     state = turn.state
     if job.model_sha256 is None:
         state.leave_unresolved(job)

@@ -39,7 +39,7 @@ from rbees.orcd.scheduler.events import (
 )
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.queue import Queue
-from rbees.orcd.scheduler.state import Attempt, Job, Phase, State, Step, Worker
+from rbees.orcd.scheduler.state import Attempt, Job, Move, Phase, State, Worker
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.pools import Device, ModelFacts, PoolState, WorkerFacts
@@ -149,7 +149,7 @@ class Scheduler:
         if event.worker_id is not None:
             self._queue.remove(job)
             attempts.start_time(turn, job)
-            job.step(Step.HOLD)
+            job.move(Move.HOLD)
             job.attempt = Attempt(event.epoch, event.worker_id, event.pool_id or "")
             self._state.hold(job, turn.now_s + self._policy.lost_after_s)
             worker = self._state.workers.get(event.worker_id)
@@ -208,7 +208,7 @@ class Scheduler:
     def _started(self, turn: Turn, job_id: str, epoch: int) -> None:
         job = self._current(job_id, epoch)
         if job is not None and job.phase is not Phase.HELD:
-            job.step(Step.START)
+            job.move(Move.START)
             job.refusals = 0
             self._show_life(turn, job)
 

@@ -1,6 +1,6 @@
 """PURE: what the scheduler knows: jobs that have not ended, pools, workers. It holds facts and decides nothing.
 
-A job's life is a table. Every change of phase goes through `Job.step`, so a transition that is not in the table cannot
+A job's life is a table. Every change of phase goes through `Job.move`, so a transition that is not in the table cannot
 happen:
 
             +----------------------- RETURN ------------------------+
@@ -42,7 +42,7 @@ class Phase(Enum):
     ENDED = "ended"
 
 
-class Step(Enum):
+class Move(Enum):
     """What moves a job on."""
 
     DISPATCH = "dispatch"
@@ -53,21 +53,21 @@ class Step(Enum):
     END = "end"
 
 
-TRANSITIONS: Final[dict[tuple[Phase, Step], Phase]] = {
-    (Phase.QUEUED, Step.DISPATCH): Phase.DISPATCHED,
-    (Phase.QUEUED, Step.HOLD): Phase.HELD,
-    (Phase.QUEUED, Step.END): Phase.ENDED,
-    (Phase.HELD, Step.ATTACH): Phase.DISPATCHED,
-    (Phase.HELD, Step.RETURN): Phase.QUEUED,
-    (Phase.HELD, Step.END): Phase.ENDED,
-    (Phase.DISPATCHED, Step.START): Phase.RUNNING,
-    (Phase.DISPATCHED, Step.HOLD): Phase.HELD,
-    (Phase.DISPATCHED, Step.RETURN): Phase.QUEUED,
-    (Phase.DISPATCHED, Step.END): Phase.ENDED,
-    (Phase.RUNNING, Step.START): Phase.RUNNING,
-    (Phase.RUNNING, Step.HOLD): Phase.HELD,
-    (Phase.RUNNING, Step.RETURN): Phase.QUEUED,
-    (Phase.RUNNING, Step.END): Phase.ENDED,
+TRANSITIONS: Final[dict[tuple[Phase, Move], Phase]] = {
+    (Phase.QUEUED, Move.DISPATCH): Phase.DISPATCHED,
+    (Phase.QUEUED, Move.HOLD): Phase.HELD,
+    (Phase.QUEUED, Move.END): Phase.ENDED,
+    (Phase.HELD, Move.ATTACH): Phase.DISPATCHED,
+    (Phase.HELD, Move.RETURN): Phase.QUEUED,
+    (Phase.HELD, Move.END): Phase.ENDED,
+    (Phase.DISPATCHED, Move.START): Phase.RUNNING,
+    (Phase.DISPATCHED, Move.HOLD): Phase.HELD,
+    (Phase.DISPATCHED, Move.RETURN): Phase.QUEUED,
+    (Phase.DISPATCHED, Move.END): Phase.ENDED,
+    (Phase.RUNNING, Move.START): Phase.RUNNING,
+    (Phase.RUNNING, Move.HOLD): Phase.HELD,
+    (Phase.RUNNING, Move.RETURN): Phase.QUEUED,
+    (Phase.RUNNING, Move.END): Phase.ENDED,
 }
 
 
@@ -110,10 +110,10 @@ class Job:
     noted: tuple[object, ...] | None = None
     """What its watchers were told last."""
 
-    def step(self, step: Step) -> None:
-        """Move on by the table; a step that the table lacks is a defect."""
-        following = TRANSITIONS.get((self.phase, step))
-        assert following is not None, f"{step.name} may not follow in phase {self.phase.name}"
+    def move(self, move: Move) -> None:
+        """Move on by the table; a move that the table lacks is a defect."""
+        following = TRANSITIONS.get((self.phase, move))
+        assert following is not None, f"{move.name} may not follow in phase {self.phase.name}"
         self.phase = following
 
 

@@ -33,7 +33,7 @@ async def test_nothing_is_heard_before_the_commit() -> None:
         desk.database.gate.set()
         await settle()
         assert told == ["committed"]
-        assert [chunk.first_seq for chunk in desk.published] == [2]
+        assert [run.first_seq for run in desk.published] == [2]
         assert desk.database.rows("SELECT status FROM jobs") == [("running",)]
 
 

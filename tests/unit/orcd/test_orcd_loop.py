@@ -54,12 +54,12 @@ async def test_events_are_dealt_with_in_the_order_they_came() -> None:
     assert echo.heard[0][1] == Moment(3.0, 7, b"e" * 10)
 
 
-def test_a_step_deals_with_one_event() -> None:
+def test_a_turn_deals_with_one_event() -> None:
     loop, echo, _ = _loop(ManualClock())
-    assert not loop.step()
+    assert not loop.take_turn()
     loop.post(Ticked())
     assert _has_work(loop)
-    assert loop.step()
+    assert loop.take_turn()
     assert not _has_work(loop)
     assert [event for event, _ in echo.heard] == [Ticked()]
 
@@ -74,7 +74,7 @@ async def test_a_stall_is_told_before_the_tick_that_follows_it() -> None:
     clock.late_s = 4.0
     await clock.advance(5.0)
     ticking.cancel()
-    while loop.step():
+    while loop.take_turn():
         pass
     events = [event for event, _ in echo.heard]
     stalled = next(event for event in events if isinstance(event, LoopStalled))

@@ -15,7 +15,7 @@ from rbees.orcd.scheduler.events import (
     Ticked,
 )
 from rbees.orcd.scheduler.policy import Policy
-from rbees.orcd.scheduler.state import TRANSITIONS, Phase, Step
+from rbees.orcd.scheduler.state import TRANSITIONS, Move, Phase
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from tests.simulation import facts
 from tests.unit.orcd_scheduler.driver import HAIKU, UNREACHABLE, Drive, kinds, spawned
@@ -188,11 +188,11 @@ def test_watchers_are_not_told_the_same_twice() -> None:
     assert drive.report("a", facts.worker("w1", HAIKU, slots=1), after_s=1.0) == []
 
 
-@pytest.mark.parametrize("step", list(Step))
-def test_nothing_leads_out_of_the_end(step: Step) -> None:
-    assert (Phase.ENDED, step) not in TRANSITIONS
+@pytest.mark.parametrize("move", list(Move))
+def test_nothing_leads_out_of_the_end(move: Move) -> None:
+    assert (Phase.ENDED, move) not in TRANSITIONS
 
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.ENDED])
 def test_every_phase_can_end(phase: Phase) -> None:
-    assert TRANSITIONS[phase, Step.END] is Phase.ENDED
+    assert TRANSITIONS[phase, Move.END] is Phase.ENDED

@@ -10,7 +10,7 @@ from rbees.protocol.errors import RbeesError
 
 
 @dataclass(slots=True)
-class Chunk:
+class Run:
     """Consecutive events of one job under one epoch: one row of the journal."""
 
     number: int
@@ -47,47 +47,47 @@ class Acceptance:
 
 
 @dataclass(slots=True)
-class Batch:
+class Group:
     """One transaction in the making."""
 
     accepted: dict[int, Acceptance] = field(default_factory=dict)
     changes: list[Statement] = field(default_factory=list)
     then: list[Callable[[], None]] = field(default_factory=list)
-    _chunks: dict[int, list[Chunk]] = field(default_factory=dict)
+    _runs: dict[int, list[Run]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.accepted or self.changes or self._chunks or self.then)
+        return bool(self.accepted or self.changes or self._runs or self.then)
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, run: Run) -> None:
         """Append events, to the row of the same job and epoch if there is one already."""
-        rows = self._chunks.setdefault(chunk.number, [])
-        if rows and rows[-1].epoch == chunk.epoch:
-            rows[-1].frames += chunk.frames
-            rows[-1].worker_seq = chunk.worker_seq
-            rows[-1].ended = chunk.ended
+        rows = self._runs.setdefault(run.number, [])
+        if rows and rows[-1].epoch == run.epoch:
+            rows[-1].frames += run.frames
+            rows[-1].worker_seq = run.worker_seq
+            rows[-1].ended = run.ended
         else:
-            rows.append(chunk)
+            rows.append(run)
 
-    def chunks(self) -> Iterator[Chunk]:
+    def runs(self) -> Iterator[Run]:
         """Every row for the journal; those of one job in order."""
-        for rows in self._chunks.values():
+        for rows in self._runs.values():
             yield from rows
 
     def statements(self) -> list[Statement]:
         """The transaction. Jobs come first, since everything else refers to them."""
-        return [*(new.row for new in self.accepted.values()), *(chunk.statement() for chunk in self.chunks()), *self.changes]
+        return [*(new.row for new in self.accepted.values()), *(run.statement() for run in self.runs()), *self.changes]
 
     def refuse_new(self, error: RbeesError) -> None:
         """Leave out the jobs that are not accepted yet, and tell those who wait for them."""
         refused, self.accepted = self.accepted, {}
         for number, new in refused.items():
-            del self._chunks[number]
+            del self._runs[number]
             new.refuse(error)
 
-    def absorb(self, later: Batch) -> None:
-        """Take over what arrived while this batch could not be committed."""
+    def absorb(self, later: Group) -> None:
+        """Take over what arrived while this group could not be committed."""
         self.accepted |= later.accepted
         self.changes += later.changes
         self.then += later.then
-        for chunk in later.chunks():
-            self.add(chunk)
+        for run in later.runs():
+            self.add(run)
