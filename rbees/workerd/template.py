@@ -1,21 +1,20 @@
-"""The child process that renders chat templates: the only user of jinja2. It reads requests from stdin and answers on stdout.
+"""The program of the child that renders chat templates: the only user of jinja2.
 
 A template comes out of a model file and is not trusted: it runs in Jinja's immutable sandbox, and because a sandbox bounds
 neither time nor memory, in this process, which has limits for both and whose parent kills it when it takes too long.
-Messages both ways are JSON behind four bytes of length.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-import resource
-import sys
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from jinja2 import meta, nodes, sandbox
 from jinja2.ext import Extension
 from jinja2.parser import Parser
+
+from rbees.workerd.child_loop import serve
 
 MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024
 MAX_MEMORY_BYTES: Final = 512 * 1024 * 1024
@@ -98,45 +97,8 @@ def _strftime_now(form: str) -> str:
     return datetime.datetime.now().strftime(form)
 
 
-def read_message(stream: BinaryIO) -> Any:
-    """The next message, or None at the end."""
-    head = stream.read(4)
-    if len(head) < 4:
-        return None
-    return json.loads(stream.read(int.from_bytes(head, "big")))
-
-
-def write_message(stream: BinaryIO, message: Any) -> None:
-    """Send one message."""
-    data = json.dumps(message).encode()
-    stream.write(len(data).to_bytes(4, "big") + data)
-    stream.flush()
-
-
-def _limit_process() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    if sys.platform != "darwin":  # macOS refuses it; the CPU limit and the parent's clock remain.
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-
-
-def _allow_cpu_for_one() -> None:
-    """The limit counts the process's whole life, so it is raised before each request."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    spent = int(usage.ru_utime + usage.ru_stime)
-    resource.setrlimit(resource.RLIMIT_CPU, (spent + CPU_SECONDS + 1, resource.RLIM_INFINITY))
-
-
-def main() -> None:
-    """Serve requests until stdin ends: `{"template", "variables"}`, or with `"trials"` and `"needles"` instead of variables."""
-    _limit_process()
-    while (request := read_message(sys.stdin.buffer)) is not None:
-        _allow_cpu_for_one()
-        write_message(sys.stdout.buffer, answer(request))
-
-
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """The answer to one request."""
+    """The answer to one request: `{"template", "variables"}`, or with `"trials"` and `"needles"` instead of variables."""
     if "trials" in request:
         return describe(request["template"], request["trials"], request["needles"])
     answered = render(request["template"], request["variables"])
@@ -147,4 +109,4 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    serve(answer, memory_bytes=MAX_MEMORY_BYTES, cpu_seconds=CPU_SECONDS)

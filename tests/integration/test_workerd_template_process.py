@@ -51,7 +51,7 @@ async def test_what_takes_too_much_is_stopped_and_the_next_one_is_rendered(bad: 
 async def test_a_killed_child_is_replaced() -> None:
     template = process("1")
     await template.render(HI)
-    child = template._child
+    child = template._child._process
     assert child is not None
     os.kill(child.pid, signal.SIGKILL)
     await child.wait()
@@ -62,7 +62,7 @@ async def test_a_killed_child_is_replaced() -> None:
 async def test_a_child_that_died_unnoticed_is_no_fault_of_the_next_conversation() -> None:
     template = process("1")
     await template.render(HI)
-    child = template._child
+    child = template._child._process
     assert child is not None
     os.kill(child.pid, signal.SIGKILL)
     # Nothing was awaited since, so the loop cannot know yet.
