@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from rbees.ctl.target import Target, asks_orcd
 
 STATUSES = ("queued", "dispatched", "running", "completed", "failed", "cancelled")
 PRIORITIES = ("interactive", "batch")
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _text(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -40,6 +42,9 @@ def jobs() -> None:
 @click.option("--top-k", type=click.IntRange(min=0), help="Keep this many of the likeliest tokens; 0 keeps all. Default: 40.")
 @click.option("--seed", type=click.IntRange(min=0), help="Same seed, same draws. Chosen and recorded if absent.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given up to four times.")
+@click.option("--json-schema", type=_FILE, metavar="FILE", help="Answer with JSON that satisfies the schema in this file.")
+@click.option("--grammar", type=_FILE, metavar="FILE", help="Answer as this grammar derives: GBNF in a .gbnf file, else Lark.")
+@click.option("--regex", metavar="PATTERN", help="Answer with text that the whole of this pattern matches.")
 @click.option("--priority", type=click.Choice(PRIORITIES), help="`batch` waits while interactive jobs do. Default: interactive.")
 @click.option("--timeout-ms", type=click.IntRange(min=1), help="Longest run, from first dispatch. Default: 300000.")
 @click.option("--deterministic", is_flag=True, help="Decode this job alone: its text does not depend on other jobs.")

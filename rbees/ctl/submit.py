@@ -13,6 +13,7 @@ import msgspec
 
 from rbees.clients.orcd import OrcdClient
 from rbees.ctl.follow import PATIENCE_S, follow
+from rbees.ctl.form import response_format
 from rbees.ctl.screen import Screen, screen
 from rbees.ctl.target import Target
 from rbees.protocol.chat import ChatMessage
@@ -67,6 +68,7 @@ def build_job(text: str, *, raw: bool, **options: Any) -> JobRequest:
     content = {"prompt": text} if raw else {"messages": (ChatMessage(role="user", content=text),)}
     if not text:
         raise RbeesError(ErrorCode.INVALID_REQUEST, "The prompt is empty; write it after `--prompt` or to stdin.", field="prompt")
+    options["response_format"] = response_format(**{name: options.pop(name, None) for name in ("json_schema", "grammar", "regex")})
     # Compared by identity: a temperature or a seed of 0 was given and must arrive.
     given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
     try:

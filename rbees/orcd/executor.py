@@ -222,6 +222,7 @@ class LiveExecutor:
             choices=tuple(GivenChoice(generated_token_ids=ids) for ids in generated) if request.n > 1 else (),
             max_tokens=request.max_tokens,
             sampling=request.sampling(request.seed),
+            response_format=request.response_format,
             deterministic=request.deterministic,
         )
 

@@ -10,6 +10,7 @@ from rbees.protocol.chat import MAX_MESSAGES, ChatMessage, TemplateOptions, Tool
 from rbees.protocol.codec import Message, Request
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import FinishReason, Timings, Usage
+from rbees.protocol.response_format import ResponseFormat, check_response_format
 from rbees.protocol.sampling import Sampling, Seed, StopStrings, Temperature, TopK, TopP
 
 Priority = Literal["interactive", "batch"]
@@ -25,7 +26,7 @@ MAX_CHOICES: Final = 16
 class JobRequest(Request, frozen=True, kw_only=True):
     """`POST /v2/tasks`: exactly one of `prompt` (raw text) and `messages` (the model's template is applied)."""
 
-    private: ClassVar[frozenset[str]] = frozenset({"prompt", "messages", "tools", "template_options", "stop"})
+    private: ClassVar[frozenset[str]] = frozenset({"prompt", "messages", "tools", "template_options", "stop", "response_format"})
     kind: Literal["generate"] = "generate"
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, description="Alias, `hf:` or `file:` reference.")]
     prompt: str | None = None
@@ -42,6 +43,7 @@ class JobRequest(Request, frozen=True, kw_only=True):
     seed: Annotated[Seed, msgspec.Meta(description="Chosen and recorded if absent.")] | None = None
     stop: StopStrings = ()
     ignore_eos: bool = False
+    response_format: Annotated[ResponseFormat, msgspec.Meta(description="The form that the answer must have.")] | None = None
     deterministic: bool = False
     """Decode this job alone, so that its text does not depend on what else the worker does."""
     priority: Priority = "interactive"
@@ -72,6 +74,7 @@ def check_job(job: JobRequest) -> None:
     if job.prompt == "":
         raise RbeesError(ErrorCode.INVALID_REQUEST, "`prompt` is empty; send some text.", field="prompt")
     check_chat(job.messages, job.tools, job.tool_choice, job.template_options)
+    check_response_format(job.response_format, ignore_eos=job.ignore_eos)
 
 
 class JobAccepted(Message, frozen=True, kw_only=True):

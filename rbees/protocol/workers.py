@@ -9,6 +9,7 @@ import msgspec
 from rbees.protocol.chat import ChatMessage, TemplateOptions, ToolChoice, Tools
 from rbees.protocol.codec import Message
 from rbees.protocol.jobs import MAX_CHOICES
+from rbees.protocol.response_format import ResponseFormat
 from rbees.protocol.sampling import Sampling
 
 Backend = Literal["cuda", "metal", "cpu", "scripted"]
@@ -31,7 +32,17 @@ class ExecuteRequest(Message, frozen=True, kw_only=True):
     """
 
     private: ClassVar[frozenset[str]] = frozenset(
-        {"prompt", "messages", "tools", "template_options", "token_ids", "generated_token_ids", "choices", "sampling"}
+        {
+            "prompt",
+            "messages",
+            "tools",
+            "template_options",
+            "token_ids",
+            "generated_token_ids",
+            "choices",
+            "sampling",
+            "response_format",
+        }
     )
     job_id: str
     epoch: Annotated[int, msgspec.Meta(ge=1)]
@@ -45,6 +56,7 @@ class ExecuteRequest(Message, frozen=True, kw_only=True):
     choices: Annotated[tuple[GivenChoice, ...], msgspec.Meta(max_length=MAX_CHOICES)] = ()
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     sampling: Sampling = Sampling()
+    response_format: ResponseFormat | None = None
     deterministic: bool = False
 
 

@@ -23,6 +23,7 @@ from rbees.workerd.control import ControlSocket
 from rbees.workerd.engine.backend import Backend, LoadAbandoned, LoadSpec
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine_thread import EngineThread
+from rbees.workerd.forms import Forms
 from rbees.workerd.jobs import Attempts
 from rbees.workerd.loading import load_backend
 from rbees.workerd.prompts import Prompts
@@ -46,6 +47,7 @@ class LoadedModel:
     attempts: Attempts
     prompts: Prompts
     template: TemplateProcess | None
+    forms: Forms
     load_ms: float
 
     @property
@@ -196,13 +198,19 @@ class Worker:
         template = None
         if facts.chat_template is not None:
             template = TemplateProcess(facts.chat_template, bos_text=facts.bos_text, eos_text=facts.eos_text)
-        prompts = Prompts(backend, template)
+        prompts, forms = Prompts(backend, template), Forms(backend)
         thread = EngineThread(Engine(backend, slots=config.slots, now=time.monotonic), backend)
         attempts = Attempts(
-            engine=thread, prompts=prompts, clock=self._clock, ctx=facts.ctx, worker_id=config.worker_id, model_ref=config.model_ref
+            engine=thread,
+            prompts=prompts,
+            forms=forms,
+            clock=self._clock,
+            ctx=facts.ctx,
+            worker_id=config.worker_id,
+            model_ref=config.model_ref,
         )
         thread.start(attempts.deliver)
-        return LoadedModel(backend, thread, attempts, prompts, template, load_ms)
+        return LoadedModel(backend, thread, attempts, prompts, template, forms, load_ms)
 
     def _on_progress(self, share: float) -> bool:
         self._progress = share
@@ -271,9 +279,10 @@ class Worker:
         if self._model is not None:
             await self._model.attempts.close()
             await self._model.thread.stop()
+            await self._model.forms.close()
             if self._model.template is not None:
                 await self._model.template.close()
-            # A prompt may still be with the tokenizer, in a thread that cannot be cancelled.
+            # A prompt or a form may still be with the tokenizer, in a thread that cannot be cancelled.
             await asyncio.get_running_loop().shutdown_default_executor()
             self._model.backend.close()
 

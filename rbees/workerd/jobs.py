@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from rbees.protocol.chat import ToolCall, check_chat
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, End, Error, Event, Started, Token
+from rbees.protocol.response_format import check_response_format
 from rbees.protocol.workers import AckRequest, ExecuteRequest
 from rbees.service import logs
 from rbees.service.clock import Clock
@@ -22,6 +23,7 @@ from rbees.workerd.chat.conversation import call_id
 from rbees.workerd.engine.engine import check_fits
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Output
 from rbees.workerd.engine.sequence import Work
+from rbees.workerd.forms import Forms
 from rbees.workerd.prompts import Prompt, Prompts
 from rbees.workerd.stream import EventBuffer
 
@@ -79,9 +81,20 @@ class Attempt:
 class Attempts:
     """The attempts of one worker."""
 
-    def __init__(self, *, engine: EngineDoor, prompts: Prompts, clock: Clock, ctx: int, worker_id: str, model_ref: str) -> None:
+    def __init__(
+        self,
+        *,
+        engine: EngineDoor,
+        prompts: Prompts,
+        forms: Forms,
+        clock: Clock,
+        ctx: int,
+        worker_id: str,
+        model_ref: str,
+    ) -> None:
         self._engine = engine
         self._prompts = prompts
+        self._forms = forms
         self._clock = clock
         self._ctx = ctx
         self._worker_id = worker_id
@@ -241,6 +254,7 @@ class Attempts:
             request.deterministic,
             prompt.format,
             further=tuple(further),
+            constraint=await self._forms.constraint(request.response_format),
         )
 
     def _end(self, attempt: Attempt) -> None:
@@ -299,6 +313,7 @@ def check_request(request: ExecuteRequest) -> None:
         raise RbeesError(ErrorCode.INVALID_REQUEST, sentence, field="choices")
     if "/" in request.job_id:
         raise RbeesError(ErrorCode.INVALID_REQUEST, "`job_id` must not hold a slash.", field="job_id")
+    check_response_format(request.response_format, ignore_eos=request.sampling.ignore_eos)
 
 
 def end_of(job_id: str, ends: list[Finished]) -> End:

@@ -108,7 +108,11 @@ class Engine:
             sequence = Sequence(work=work, order=self._arrivals, limit=limit, group=group, choice=choice)
             self._arrivals += 1
             self._waiting.append(sequence)
-            reason = sequence.replay(self._backend.piece, self._facts.eog_ids)
+            try:
+                reason = sequence.replay(self._backend.piece, self._facts.eog_ids)
+            except RbeesError as error:
+                self._fail(work.key, error)
+                return
             if reason is not None:
                 self._announce(sequence)
                 self._finish(sequence, reason)
@@ -338,28 +342,40 @@ class Engine:
 
     # --- sample ---
 
-    def _sample(self, logits: Logits, shares: list[Share]) -> list[tuple[Sequence, sampling.Drawn | None]]:
-        """The next token of every sequence whose tokens are all computed now."""
+    def _sample(self, logits: Logits, shares: list[Share]) -> list[tuple[Sequence, sampling.Drawn | RbeesError]]:
+        """The next token of every sequence whose tokens are all computed now, or why it has none."""
         ripe = [s for s in (self._running[share.key] for share in shares) if s.pending == 0]
         assert logits.shape == (len(ripe), self._facts.vocabulary_size)
         if not ripe:
             return []
-        draws = [sampling.Draw(s.work.sampling, s.choice, s.tokens, len(s.work.prompt)) for s in ripe]
-        return list(zip(ripe, sampling.sample(logits, draws, self._eog), strict=True))
+        masks = [_mask(s) for s in ripe]
+        draws = [
+            sampling.Draw(s.work.sampling, s.choice, s.tokens, len(s.work.prompt), None if isinstance(mask, RbeesError) else mask)
+            for s, mask in zip(ripe, masks, strict=True)
+        ]
+        drawn = sampling.sample(logits, draws, self._eog)
+        return [
+            (s, mask if isinstance(mask, RbeesError) else outcome or _not_finite())
+            for s, mask, outcome in zip(ripe, masks, drawn, strict=True)
+        ]
 
     # --- emit ---
 
-    def _emit(self, drawn: list[tuple[Sequence, sampling.Drawn | None]]) -> None:
+    def _emit(self, drawn: list[tuple[Sequence, sampling.Drawn | RbeesError]]) -> None:
         now = self._now()
         for sequence, outcome in drawn:
             if sequence.name not in self._running:
                 continue
-            if outcome is None:
-                self._fail(sequence.key, _not_finite())
+            if isinstance(outcome, RbeesError):
+                self._fail(sequence.key, outcome)
                 continue
             if sequence.first_token_s is None:
                 sequence.first_token_s = now
-            pieces, reason = sequence.accept(outcome.token, self._backend.piece(outcome.token), self._facts.eog_ids)
+            try:
+                pieces, reason = sequence.accept(outcome.token, self._backend.piece(outcome.token), self._facts.eog_ids)
+            except RbeesError as error:
+                self._fail(sequence.key, error)
+                continue
             self._out += [Grown(sequence.key, sequence.choice, piece) for piece in pieces]
             if reason is not None:
                 self._finish(sequence, reason)
@@ -436,6 +452,14 @@ def check_fits(work: Work, ctx: int) -> None:
         max_tokens=work.max_tokens,
         ctx_tokens=ctx,
     )
+
+
+def _mask(sequence: Sequence) -> NDArray[np.uint32] | RbeesError | None:
+    """What a sequence's constraint allows next, None for everything; or why it can go on no more."""
+    try:
+        return sequence.constraint.mask() if sequence.constraint is not None else None
+    except RbeesError as error:
+        return error
 
 
 def _not_computed() -> RbeesError:

@@ -41,6 +41,8 @@ _SYLLABLES: Final = ("bee", "hum", "lo", "mi", "ra", "nek", "tar", "wing", "cel"
 _MASK: Final = (1 << 64) - 1
 _SUNK: Final = -30.0
 _LARGEST_SCRIPT_BYTES: Final = 1 << 20
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+_RIPPLES: Final = 1 << 16
 
 SignalName = Literal["SIGKILL", "SIGSEGV", "SIGILL", "SIGBUS", "SIGABRT"]
 
@@ -86,6 +88,7 @@ class ScriptedBackend:
         self._pieces = _vocabulary(script.vocabulary_size)
         self._answer = range(len(self._pieces) - _spell(self._pieces, script.answer or ""), len(self._pieces))
         """The tokens of the one answer, which follow each other."""
+        self._ripple = np.arange(script.vocabulary_size, dtype=np.uint64) * np.uint64(_GOLDEN) % np.uint64(_RIPPLES)
         self._cells_used = 0
         self._slots = slots_for(slots) if script.divisible else slots
         self.clear()
@@ -218,7 +221,9 @@ class ScriptedBackend:
             raise Interrupted
 
     def _fill(self, logits: np.ndarray[tuple[int, ...], np.dtype[np.float32]], prefix: list[_Cell]) -> None:
-        """A few likely tokens, chosen by the hash of everything before."""
+        """A few likely tokens, chosen by the hash of everything before; the order of the others follows from it too, for where a
+        mask leaves only such."""
+        logits -= np.roll(self._ripple, prefix[-1].hash % len(self._ripple)) / np.float32(_RIPPLES)
         if self._answer:
             logits[self._next_of_answer(prefix[-1].token)] = 20.0
             return

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from rbees.protocol.events import FinishReason
 from rbees.protocol.sampling import Sampling
+from rbees.workerd.engine.constraint import Constraint
 from rbees.workerd.engine.parts import AnswerFormat, Call, PartStream
 from rbees.workerd.engine.text import Piece, TextStream
 
@@ -27,6 +28,8 @@ class Work:
     """How the answer marks its parts; None: all of it is text."""
     further: tuple[tuple[int, ...], ...] = ()
     """The beginnings of further answers to the same prompt, where several are asked for."""
+    constraint: Constraint | None = None
+    """Keeps each answer in its form, from its very beginning; each sequence follows a fork of it."""
 
     @property
     def choices(self) -> tuple[tuple[int, ...], ...]:
@@ -66,12 +69,14 @@ class Sequence:
     first_token_s: float | None = None
     text: TextStream = field(default_factory=TextStream)
     parts: PartStream | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         self.tokens = list(self.work.prompt)
         self.text = TextStream(self.work.sampling.stop)
         if self.work.format is not None:
             self.parts = PartStream(self.work.format.reader())
+        self.constraint = self.work.constraint.fork() if self.work.constraint is not None else None
 
     @property
     def key(self) -> str:
@@ -103,7 +108,11 @@ class Sequence:
         return left_of_prompt if left_of_prompt > 0 else 1
 
     def replay(self, piece_of: Callable[[int], bytes], eog_ids: frozenset[int]) -> FinishReason | None:
-        """Put the answer's given beginning behind the prompt, unsent; a reason if the answer is already complete with it."""
+        """Put the answer's given beginning behind the prompt, unsent; a reason if the answer is already complete with it.
+
+        Raises:
+            RbeesError: INVALID_REQUEST where it does not have the form of the answer.
+        """
         for token in self.work.choices[self.choice]:
             _, reason = self.accept(token, piece_of(token), eog_ids)
             if reason is not None:
@@ -113,7 +122,11 @@ class Sequence:
         return None
 
     def accept(self, token: int, data: bytes, eog_ids: frozenset[int]) -> tuple[list[Piece], FinishReason | None]:
-        """Append one token of the answer: what may be sent now, and a reason if the answer ends with it."""
+        """Append one token of the answer: what may be sent now, and a reason if the answer ends with it.
+
+        Raises:
+            RbeesError: INVALID_REQUEST, as `Constraint.accept`.
+        """
         self.tokens.append(token)
         if token in eog_ids:
             return self._last_pieces(self.text.finish()), self._complete()
@@ -122,6 +135,8 @@ class Sequence:
         piece, stopped = self.text.push(token, data)
         if stopped:
             return self._last_pieces(piece), self._complete()
+        if self.constraint is not None and self.constraint.accept(token):
+            return self._last_pieces(piece, self.text.finish()), self._complete()
         if self.answered >= self.limit:
             return self._last_pieces(piece, self.text.finish()), "length"
         return self._pieces(piece), None

@@ -16,6 +16,7 @@ from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine.text import Piece
+from rbees.workerd.forms import Forms
 from rbees.workerd.jobs import FORGET_AFTER_S, PAUSE_ABOVE_BYTES, Attempt, Attempts, check_request
 from rbees.workerd.prompts import Prompts
 
@@ -40,7 +41,13 @@ class Bench:
         self.clock = ManualClock()
         backend = ScriptedBackend(Script(), slots=2, ctx=64, cells=128)
         self.attempts = Attempts(
-            engine=self.engine, prompts=Prompts(backend, None), clock=self.clock, ctx=64, worker_id="w", model_ref="m"
+            engine=self.engine,
+            prompts=Prompts(backend, None),
+            forms=Forms(backend),
+            clock=self.clock,
+            ctx=64,
+            worker_id="w",
+            model_ref="m",
         )
 
     async def execute(self, job_id: str = "a", epoch: int = 1, prompt: str = "x") -> Attempt:

@@ -1,0 +1,75 @@
+"""From a request's `response_format` to the constraint that the engine follows; knows no llguidance.
+
+First a child that can be killed compiles and checks the form; then the worker builds it against the model's tokens, in a
+thread. What takes too much time, memory or stack is stopped with the child and refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.response_format import ResponseFormat, TextFormat
+from rbees.workerd.child import Child
+from rbees.workerd.engine.backend import Backend
+from rbees.workerd.engine.constraint import Constraint
+
+if TYPE_CHECKING:
+    from rbees.workerd.engine.grammar import Grammars
+
+CHECK_TIMEOUT_S: Final = 5.0
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    grammar: str | None = None
+    problem: str | None = None
+
+
+class Forms:
+    """Makes constraints for one model."""
+
+    def __init__(self, backend: Backend, *, timeout_s: float = CHECK_TIMEOUT_S) -> None:
+        self._backend = backend
+        self._child = Child("rbees.workerd.grammar_check", timeout_s=timeout_s)
+        self._one_at_a_time = asyncio.Lock()
+        self._grammars: Grammars | None = None
+
+    async def constraint(self, response_format: ResponseFormat | None) -> Constraint | None:
+        """The constraint of an answer in this form; None where every text will do.
+
+        Raises:
+            RbeesError: INVALID_REQUEST, BACKEND_UNAVAILABLE
+        """
+        if response_format is None or isinstance(response_format, TextFormat):
+            return None
+        async with self._one_at_a_time:
+            if self._grammars is None:
+                self._grammars = await asyncio.to_thread(_grammars, self._backend)
+            grammar = await self._checked(response_format)
+            return await asyncio.to_thread(self._grammars.build, grammar)
+
+    async def close(self) -> None:
+        """End the child."""
+        await self._child.close()
+
+    async def _checked(self, response_format: ResponseFormat) -> str:
+        """The form as llguidance reads it."""
+        raw = await self._child.ask(msgspec.json.encode(response_format))
+        if raw is None:
+            sentence = "`response_format` takes too much time or memory to follow; simplify it."
+            raise RbeesError(ErrorCode.INVALID_REQUEST, sentence, field="response_format")
+        answer = msgspec.json.decode(raw, type=_Answer)
+        if answer.grammar is None:
+            assert answer.problem is not None
+            raise RbeesError(ErrorCode.INVALID_REQUEST, answer.problem, field="response_format")
+        return answer.grammar
+
+
+def _grammars(backend: Backend) -> Grammars:
+    # Imported only when a job has a form: a worker must run where llguidance is not installed.
+    from rbees.workerd.engine.grammar import Grammars
+
+    return Grammars(backend)
