@@ -77,7 +77,7 @@ class Child:
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                # Without it the current folder comes first among the places to import from, and a file there could pose as a library.
+                # Without it the current folder comes first among places to import from, and a file there could pose as a library.
                 "-P",
                 "-m",
                 self._module,

@@ -20,7 +20,7 @@ from rbees.workerd.engine.constraint import Constraint
 if TYPE_CHECKING:
     from rbees.workerd.engine.grammar import Grammars
 
-CHECK_TIMEOUT_S: Final = 5.0
+CHECK_TIMEOUT_S: Final = 3.0
 
 
 class _Answer(msgspec.Struct, frozen=True):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import llama_cpp as ll
@@ -16,14 +18,16 @@ from rbees.protocol import codec
 from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorCode, ErrorEnvelope, RbeesError
 from rbees.protocol.events import End, Started, Token
+from rbees.protocol.response_format import JsonSchemaFormat
 from rbees.protocol.sampling import Sampling
 from rbees.protocol.workers import ExecuteRequest
 from rbees.workerd.engine.backend import Backend, Interrupted, LoadAbandoned, LoadSpec, Rows
 from rbees.workerd.engine.engine import WORTH_WAITING_FOR, Engine
+from rbees.workerd.engine.grammar import Grammars, compile_form
 from rbees.workerd.engine.outputs import Failed, Finished, Output
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.loading import load_backend
-from tests.support.scripted_models import ending_of, ids_of, run_out
+from tests.support.scripted_models import ending_of, ids_of, run_out, text_of
 from tests.support.tiny_gguf import BOS, USER, write_tiny_gguf
 from tests.support.worker_process import running_worker
 
@@ -112,6 +116,31 @@ def test_greedy_in_the_deterministic_lane_equals_llama_cpp_alone(models: dict[st
     for i, prompt in enumerate(prompts):
         assert ids_of(outputs, f"job{i}") == plain.greedy(prompt, 48), f"prompt {i} of {len(prompt)} tokens"
     plain.close()
+    backend.close()
+
+
+def test_an_answer_in_a_form_is_spelled_as_the_tokenizer_spells_it_and_goes_on_exactly(models: dict[str, Path]) -> None:
+    backend = open_model(models["embedded"])
+    schema = {
+        "type": "object",
+        "properties": {"kind": {"const": "the honey of the bees"}, "said": {"type": "string", "maxLength": 30}},
+        "required": ["kind", "said"],
+        "additionalProperties": False,
+    }
+    built = Grammars(backend).build(compile_form(JsonSchemaFormat(schema=schema)))
+    prompt = tuple(backend.tokenize("a moth", add_special=True, parse_special=True))
+    engine = engine_over(backend)
+    for seed in range(4):
+        engine.submit(Work(f"job{seed}", prompt, (), 200, Sampling(seed=seed), True, constraint=built))
+    outputs = run_out(engine)
+    of, the = backend.tokenize(" of the", add_special=False, parse_special=False)
+    for seed in range(4):
+        assert json.loads(text_of(outputs, f"job{seed}")).keys() == {"kind", "said"}
+        ids = ids_of(outputs, f"job{seed}")
+        assert (of, the) in pairwise(ids), "bytes would do too, but the model knows words"
+        engine.submit(Work(f"again{seed}", prompt, tuple(ids[:9]), 200, Sampling(seed=seed), True, constraint=built))
+    outputs += run_out(engine)
+    assert all(ids_of(outputs, f"again{seed}") == ids_of(outputs, f"job{seed}")[9:] for seed in range(4))
     backend.close()
 
 

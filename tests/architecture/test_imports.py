@@ -16,6 +16,7 @@ PURE = (
     "rbees.workerd.engine.batcher",
     "rbees.workerd.engine.prefix_cache",
     "rbees.workerd.engine.slots",
+    "rbees.workerd.engine.constraint",
     "rbees.workerd.engine.sampling",
     "rbees.workerd.engine.text",
     "rbees.workerd.engine.whole_prefixes",

@@ -106,7 +106,7 @@ async def test_nothing_is_imported_from_the_folder_the_worker_runs_in(tmp_path: 
 async def test_a_signal_to_the_workers_group_does_not_reach_the_child() -> None:
     template = process("1")
     await template.render(HI)
-    child = template._child
+    child = template._child._process
     assert child is not None
     assert os.getsid(child.pid) == child.pid != os.getsid(0)
     assert os.getpgid(child.pid) != os.getpgid(0)

@@ -40,6 +40,12 @@ def constraint(form: Form) -> GrammarConstraint:
     return _grammars().build(grammar)
 
 
+def fresh_engine(backend: Backend) -> Engine:
+    """An engine over a backend that other engines had before."""
+    backend.clear()
+    return Engine(backend, slots=4, now=Ticks())
+
+
 def answer(
     built: GrammarConstraint,
     *,
@@ -49,7 +55,7 @@ def answer(
     **sampling: Any,
 ) -> list[Output]:
     """Everything that comes out of one job under a constraint."""
-    engine = Engine(backend or scripted_backend(), slots=4, now=Ticks())
+    engine = fresh_engine(backend or scripted_backend())
     work = Work("a", PROMPT, tuple(generated), max_tokens, Sampling(**sampling), constraint=built)
     engine.submit(work)
     return run_out(engine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from rbees.ctl.submit import build_job
 from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import JobRequest
+from rbees.protocol.response_format import GrammarFormat, JsonSchemaFormat, RegexFormat
 
 NOTHING: dict[str, Any] = {
     "max_tokens": None,
@@ -48,4 +50,38 @@ def test_what_was_given_arrives() -> None:
 def test_what_cannot_be_is_refused_here(text: str, options: dict[str, Any]) -> None:
     with pytest.raises(RbeesError) as raised:
         build_job(text, raw=False, model="m", **{**NOTHING, **options})
+    assert raised.value.code is ErrorCode.INVALID_REQUEST
+
+
+def test_one_form_is_read_from_its_file(tmp_path: Path) -> None:
+    schema, lark, gbnf = tmp_path / "s.json", tmp_path / "g.lark", tmp_path / "g.gbnf"
+    schema.write_text('{"type": "object"}')
+    lark.write_text("start: /a/")
+    gbnf.write_text('root ::= "a"')
+    for options, form in (
+        ({"json_schema": schema}, JsonSchemaFormat(schema={"type": "object"})),
+        ({"grammar": lark}, GrammarFormat(syntax="lark", grammar="start: /a/")),
+        ({"grammar": gbnf}, GrammarFormat(syntax="gbnf", grammar='root ::= "a"')),
+        ({"regex": "a+"}, RegexFormat(pattern="a+")),
+        ({}, None),
+    ):
+        assert build_job("hello", raw=True, model="m", **NOTHING, **options).response_format == form
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        ("{", {"json_schema"}),
+        ("[" * 100_000, {"json_schema"}),
+        ("[]", {"json_schema"}),
+        ("", {"grammar"}),
+        ("\xff", {"grammar"}),
+        ("{}", {"json_schema", "grammar"}),
+    ],
+)
+def test_a_form_that_is_none_is_refused_here(tmp_path: Path, content: str, options: set[str]) -> None:
+    path = tmp_path / "form"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(RbeesError) as raised:
+        build_job("hello", raw=True, model="m", **NOTHING, **dict.fromkeys(options, path))
     assert raised.value.code is ErrorCode.INVALID_REQUEST

@@ -121,7 +121,7 @@ def test_a_job_is_checked_with_its_form() -> None:
 
 
 def test_a_form_survives_the_wire_and_its_content_shows_nowhere() -> None:
-    schema = {"properties": {"secret-b": {}, "secret-a": {}}}
+    schema: dict[str, Any] = {"properties": {"secret-b": {}, "secret-a": {}}}
     for form in (JsonSchemaFormat(schema=schema), RegexFormat(pattern="secret"), gbnf('root ::= "secret"')):
         job = JobRequest(model="m", prompt="x", response_format=form)
         again = decode(encode(job), JobRequest)

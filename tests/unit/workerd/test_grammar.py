@@ -14,11 +14,11 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.response_format import GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.engine import Engine
-from rbees.workerd.engine.grammar import Form, compile_form
+from rbees.workerd.engine.grammar import Form, GrammarConstraint, compile_form
 from rbees.workerd.engine.outputs import Failed, Finished, Grown
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
-from tests.support.forms import PROMPT, answer, constraint, scripted_backend
+from tests.support.forms import PROMPT, answer, constraint, fresh_engine, scripted_backend
 from tests.support.scripted_models import Ticks, ending_of, ids_of, run_out, text_of
 
 PERSON: dict[str, Any] = {
@@ -83,8 +83,8 @@ def test_json_satisfies_its_schema(temperature: float) -> None:
 
 def test_any_object_is_an_object() -> None:
     built = constraint(JsonObjectFormat())
-    for seed in range(8):
-        outputs = answer(built, seed=seed, max_tokens=1_500)
+    for seed in range(4):
+        outputs = answer(built, seed=seed, max_tokens=700)
         ending = ending_of(outputs, "a")
         assert isinstance(ending, Finished)
         assert text_of(outputs, "a").startswith("{")
@@ -118,6 +118,28 @@ def test_batch_mates_and_preemption_change_nothing() -> None:
     outputs = run_out(engine)
     assert {key: text_of(outputs, key) for key in alone} == alone
     assert text_of(outputs, "free")
+
+
+def test_several_answers_each_have_the_form_and_each_goes_on() -> None:
+    built, validator = constraint(JsonSchemaFormat(schema=PERSON)), jsonschema_rs.validator_for(PERSON)
+    texts, ids = several(built, [(), (), ()])
+    for text in texts:
+        validator.validate(json.loads(text))
+    assert len(set(texts)) == 3
+    rest, _ = several(built, [tuple(ids[0]), (), tuple(ids[2][:7])])
+    assert (rest[0], rest[1]) == ("", texts[1])
+    assert texts[2].endswith(rest[2])
+    assert 0 < len(rest[2]) < len(texts[2])
+
+
+def several(built: GrammarConstraint, given: list[tuple[int, ...]]) -> tuple[list[str], list[list[int]]]:
+    """Texts and ids that one job sends of each of its answers."""
+    engine = fresh_engine(scripted_backend())
+    engine.submit(Work("a", PROMPT, given[0], 400, Sampling(seed=4), further=tuple(given[1:]), constraint=built))
+    outputs = run_out(engine)
+    assert sum(isinstance(output, Finished) for output in outputs) == len(given)
+    pieces = [[o.piece for o in outputs if isinstance(o, Grown) and o.choice == choice] for choice in range(len(given))]
+    return ["".join(p.text for p in of) for of in pieces], [[i for p in of for i in p.token_ids] for of in pieces]
 
 
 def test_a_stop_string_inside_a_json_string_ends_the_answer_before_it() -> None:
@@ -209,7 +231,7 @@ def test_given_tokens_that_do_not_have_the_form_fail_alone() -> None:
 
 
 def test_a_form_that_grows_too_complex_fails_alone() -> None:
-    engine = Engine(scripted_backend(), slots=4, now=Ticks())
+    engine = fresh_engine(scripted_backend())
     engine.submit(Work("bad", PROMPT, (), 200, Sampling(seed=1), constraint=constraint(RegexFormat(pattern=HARD))))
     engine.submit(Work("good", PROMPT, (), 20, Sampling(seed=2)))
     outputs = run_out(engine)
