@@ -93,7 +93,7 @@ class Prompts:
         tools = source.tools if source.tool_choice != "none" else ()
         parts = await self._render(source.messages, tools, source.template_options)
         assert self._style is not None, "there is a template"
-        return Prompt(await self._ids(parts), self._style.answer(parts[-1], frozenset(tool.name for tool in tools)))
+        return Prompt(await self._ids(parts), self._style.answer(parts[-1], {tool.name: tool.parameters for tool in tools}))
 
     async def _ids(self, parts: list[str]) -> tuple[int, ...]:
         if sum(map(len, parts)) > _LONG_TEXT:

@@ -56,8 +56,11 @@ def render(template: str, variables: dict[str, Any]) -> dict[str, str]:
 
 
 def describe(template: str, trials: list[dict[str, Any]], needles: list[str]) -> dict[str, Any]:
-    """`{"names": …, "shown": …}`: the variables that the template asks for, and the first of `trials` whose rendering shows all of
-    `needles`, a number or None; or `{"problem": broken}`."""
+    """What the template asks for and how it takes calls, or `{"problem": broken}`.
+
+    `names` are its variables, `shown` is the first of `trials` whose rendering shows all of `needles`, a number or None, and
+    `turn` is that trial without what comes after its second message.
+    """
     environment = _environment()
     try:
         names = meta.find_undeclared_variables(environment.parse(template)) - environment.globals.keys()
@@ -65,7 +68,10 @@ def describe(template: str, trials: list[dict[str, Any]], needles: list[str]) ->
         return {"problem": "broken"}
     texts = (render(template, variables).get("text", "") for variables in trials)
     shown = next((number for number, text in enumerate(texts) if _shows(text, needles)), None)
-    return {"names": sorted(names), "shown": shown}
+    if shown is None:
+        return {"names": sorted(names), "shown": None}
+    first_two = {**trials[shown], "messages": trials[shown]["messages"][:2], "add_generation_prompt": False}
+    return {"names": sorted(names), "shown": shown, "turn": render(template, first_two).get("text")}
 
 
 def _shows(text: str, needles: list[str]) -> bool:

@@ -19,6 +19,7 @@ class _Answer(msgspec.Struct, frozen=True):
     problem: str | None = None
     names: tuple[str, ...] = ()
     shown: int | None = None
+    turn: str | None = None
 
 
 class TemplateProcess:
@@ -57,6 +58,7 @@ class TemplateProcess:
                 options=frozenset(answer.names) - self._constants.keys() - RESERVED,
                 takes_tools=bool(TOOL_VARIABLES & frozenset(answer.names)),
                 calls=None if answer.shown is None else TRIALS[answer.shown],
+                turn=answer.turn,
             )
         return self._traits
 

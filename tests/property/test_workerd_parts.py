@@ -12,16 +12,16 @@ from rbees.workerd.engine.text import Piece
 from tests.support.answers import chat_format, cut, parts_of, read
 
 CALL = '{"name": "f", "arguments": {"a": "}"}}'
-SNIPPETS = st.sampled_from(
-    [
-        *("<think>", "</think>", "<tool_call>", "</tool_call>", CALL, "[TOOL_CALLS]", "f[ARGS]", "g{}", "<|python_tag|>"),
-        *("<function=", "f>", "</function>", "{", "}", "[", "]", '"', "\\", " ", "\n", ";", ",", "a", "<", "</", "é", "🐝"),
-    ]
-)
+MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
+BODIES = (CALL, "f[ARGS]", "g{}", "<function=", "f>", "</function>", "<parameter=a>", "1</parameter>")
+CRUMBS = ("{", "}", "[", "]", '"', "\\", " ", "\n", ";", ",", "a", "<", "</", "é", "🐝")
+SNIPPETS = st.sampled_from((*MARKS, *BODIES, *CRUMBS))
 TEXTS = st.lists(SNIPPETS, max_size=14).map("".join)
 CUTS = st.lists(st.integers(0, 200), max_size=30)
 FORMATS = st.builds(
-    lambda calls, thinks: chat_format(calls, thinks=thinks), st.sampled_from([None, "hermes", "mistral", "json"]), st.booleans()
+    lambda calls, thinks: chat_format(calls, thinks=thinks),
+    st.sampled_from([None, "hermes", "mistral", "json", "qwen-coder"]),
+    st.booleans(),
 )
 STOPS = st.sampled_from([(), ("</th",), ("aa", "}}")])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.chat.calls import FORMS, JSON_FORM, CallForm
@@ -14,7 +15,10 @@ from rbees.workerd.engine.sequence import Sequence as Answer
 from rbees.workerd.engine.text import Piece
 
 THINK = ReasoningMarks("<think>", "</think>")
-NAMES = frozenset({"f", "g"})
+TOOLS: dict[str, dict[str, Any]] = {
+    "f": {"type": "object", "properties": {"a": {"type": "integer"}, "s": {"type": "string"}}},
+    "g": {},
+}
 END = frozenset({-1})
 
 
@@ -26,7 +30,7 @@ def form(name: str) -> CallForm:
 def chat_format(calls: str | None, *, thinks: bool = False, reasoning: ReasoningMarks | None = THINK) -> ChatFormat:
     """The format of a chat in which `f` and `g` may be called, in the form `calls` unless None."""
     style = ChatStyle(reasoning, form(calls) if calls else JSON_FORM)
-    return ChatFormat(style, NAMES if calls else frozenset(), thinks)
+    return ChatFormat(style, TOOLS if calls else {}, thinks)
 
 
 def read(

@@ -22,7 +22,7 @@ def traits_of(template: str) -> TemplateTraits:
     found = describe(template, [{**CONSTANTS, **trial_variables(style)} for style in TRIALS], list(NEEDLES))
     shown = None if found["shown"] is None else TRIALS[found["shown"]]
     names = frozenset(found["names"])
-    return TemplateTraits(names - CONSTANTS.keys() - RESERVED, bool(TOOL_VARIABLES & names), shown)
+    return TemplateTraits(names - CONSTANTS.keys() - RESERVED, bool(TOOL_VARIABLES & names), shown, found.get("turn"))
 
 
 def rendered(template: str, **variables: Any) -> str:
@@ -55,7 +55,7 @@ def called_turn(template: str, size: int = 3) -> tuple[list[Piece], tuple[Call, 
     assert style is not None, "the template shows calls"
     variables = trial_variables(style)
     prompt, turn = turn_of(template, variables["messages"][:2], tools=variables["tools"])
-    how = style_of(template, lambda _: None).answer(prompt, frozenset({CALL.name}))
+    how = style_of(template, lambda _: None).answer(prompt, {CALL.name: {}})
     events, calls, _ = read(cut(turn, size), how)
     return events, calls
 

@@ -1,18 +1,19 @@
 """The forms in which models write tool calls, and how one is read. PURE.
 
-A form is chosen by the marks that a model's chat template writes, never by the model's name. Almost all of them are JSON
-between marks: the whole call, or its arguments behind the name of the tool.
+A form is chosen by the marks that a model's chat template writes, never by the model's name. Most of them are JSON between
+marks: the whole call, or its arguments behind the name of the tool. The others tag every argument by its name (`tagged`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
+from rbees.workerd.chat.tagged import ARGUMENT_PAIRS, DSML, FUNCTIONS, INVOCATIONS, Tags
 from rbees.workerd.engine.parts import Call
 
 _NAME: Final = r"(?P<name>[\w.:-]{1,128}?)"
@@ -20,7 +21,10 @@ _NAME: Final = r"(?P<name>[\w.:-]{1,128}?)"
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One form of a call: `opens`, a head that names the tool (or nothing), JSON, `closes`. Space may stand between."""
+    """One form of a call: `opens`, a head that names the tool (or nothing), JSON, `closes`. Space may stand between.
+
+    With `tags` there is neither head nor JSON, and `closes` cannot be missing.
+    """
 
     opens: str
     closes: str | None = None
@@ -28,6 +32,7 @@ class Block:
     """What stands between `opens` and the arguments where the JSON does not name the tool itself."""
     fillers: tuple[str, ...] = ()
     """What may stand between JSON and `closes` beside space."""
+    tags: Tags | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class CallForm:
     """An answer may also begin with the JSON of a call, without any mark."""
     wrappers: tuple[str, ...] = ()
     """Marks around a list of calls; they count as space."""
+    shown_by: tuple[str, ...] = ()
+    """What a template holds if this is its form; by default the mark that opens the first block."""
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -68,6 +75,13 @@ _MISTRAL: Final = Block("[TOOL_CALLS]", None, re.compile(r"\s*" + _NAME + r"\s*(
 JSON_FORM: Final = CallForm("json", (_PYTHON_TAG, _FUNCTION), bare=True)
 """Functions as JSON, as Llama 3 writes them; also for templates that mark calls in no way that is known here."""
 
+_TOOL_CALL: Final = ("<tool_call>", "</tool_call>")
+
+
+def _tagged(name: str, marks: tuple[str, str], tags: Tags, *shown_by: str) -> CallForm:
+    return CallForm(name, (Block(*marks, tags=tags),), shown_by=shown_by)
+
+
 FORMS: Final = (
     CallForm("deepseek", (_DEEPSEEK,), wrappers=("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")),
     CallForm("kimi", (_KIMI,), wrappers=("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>")),
@@ -75,7 +89,13 @@ FORMS: Final = (
     CallForm("command-r7b", (Block("<|START_ACTION|>", "<|END_ACTION|>"),)),
     CallForm("nemotron", (Block("<TOOLCALL>", "</TOOLCALL>"),)),
     CallForm("minimax", (Block("<tool_calls>", "</tool_calls>"),)),
-    CallForm("hermes", (Block("<tool_call>", "</tool_call>"),)),
+    _tagged("qwen-coder", _TOOL_CALL, FUNCTIONS, "<tool_call>", "<parameter="),
+    _tagged("glm", _TOOL_CALL, ARGUMENT_PAIRS, "<tool_call>", "<arg_key>"),
+    _tagged("seed", ("<seed:tool_call>", "</seed:tool_call>"), FUNCTIONS),
+    _tagged("minimax-m2", ("<minimax:tool_call>", "</minimax:tool_call>"), INVOCATIONS),
+    _tagged("deepseek-v3.2", ("<｜DSML｜function_calls>", "</｜DSML｜function_calls>"), DSML, "｜DSML｜", "function_calls>"),
+    _tagged("deepseek-v4", ("<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>"), DSML, "｜DSML｜", "tool_calls>"),
+    CallForm("hermes", (Block(*_TOOL_CALL),)),
     CallForm("granite", (Block("<|tool_call|>", "<|/tool_call|>"),)),
     CallForm("functools", (Block("functools"),)),
 )
@@ -83,7 +103,16 @@ FORMS: Final = (
 
 def form_of(template: str) -> CallForm:
     """The form whose marks a chat template writes."""
-    return next((form for form in FORMS if form.blocks[0].opens in template), JSON_FORM)
+    shown = (form for form in FORMS if all(mark in template for mark in form.shown_by or (form.blocks[0].opens,)))
+    return next(shown, JSON_FORM)
+
+
+def read_tagged(tags: Tags, text: str, tools: Mapping[str, dict[str, Any]]) -> tuple[Call, ...] | None:
+    """The calls between two marks, or None; the schemas of `tools` tell numbers from text."""
+    calls = tags.read(text)
+    if calls is None:
+        return None
+    return tuple(Call(name, tags.typed(arguments, tools.get(name, {}))) for name, arguments in calls)
 
 
 def read_calls(text: str, name: str | None) -> tuple[Call, ...] | None:

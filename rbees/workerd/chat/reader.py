@@ -6,12 +6,12 @@ and proved to be one, so that a malformed call comes out as the text that it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from rbees.protocol.events import Part
-from rbees.workerd.chat.calls import Block, CallForm, read_calls
+from rbees.workerd.chat.calls import Block, CallForm, read_calls, read_tagged
 from rbees.workerd.chat.json_span import JsonSpan
 from rbees.workerd.engine.parts import Call, Run
 
@@ -35,12 +35,12 @@ class PartReader:
     """Implements `engine.parts.Reader`."""
 
     def __init__(
-        self, reasoning: ReasoningMarks | None, form: CallForm | None, *, names: frozenset[str] = frozenset(), thinks: bool = False
+        self, reasoning: ReasoningMarks | None, form: CallForm | None, *, tools: Mapping[str, dict[str, Any]], thinks: bool = False
     ) -> None:
-        """`names` are those of the tools, `form` is None where none may be called; `thinks`: the prompt opened a thought."""
+        """`tools` are names and schemas, `form` is None where none may be called; `thinks`: the prompt opened a thought."""
         self._reasoning = reasoning
         self._form = form
-        self._names = names
+        self._tools = tools
         self._text = ""
         """What is not given out yet."""
         self._resolved = 0
@@ -199,7 +199,7 @@ class PartReader:
     # --- calls ---
 
     def _begin_call(self, block: Block, at: int) -> None:
-        self._open = _OpenCall(block, at + len(block.opens))
+        self._open = _OpenCall(block, at + len(block.opens), self._tools)
         self._read = self._read_call
 
     def _read_call(self, last: bool) -> bool:
@@ -210,7 +210,7 @@ class PartReader:
         if end is None:
             return False
         self._open, self._read = None, self._read_speech
-        if call.calls and not (call.block is _BARE and any(c.name not in self._names for c in call.calls)):
+        if call.calls and not (call.block is _BARE and any(c.name not in self._tools for c in call.calls)):
             self._give("tool", end, tuple(call.calls))
             self._behind_call = True
             self._may_be_bare = call.block is _BARE
@@ -222,9 +222,11 @@ class PartReader:
 class _OpenCall:
     """A call whose opening mark was seen."""
 
-    def __init__(self, block: Block, body: int) -> None:
+    def __init__(self, block: Block, body: int, tools: Mapping[str, dict[str, Any]]) -> None:
         self.block = block
         self.calls: list[Call] = []
+        self._tools = tools
+        self._looked_to = body
         self._body = body
         self._name: str | None = None
         self._span: JsonSpan | None = None
@@ -233,6 +235,8 @@ class _OpenCall:
 
     def end(self, text: str, *, last: bool) -> int | None:
         """Where the call ends, None while it goes on. Without `calls` then: so much of the text is no call."""
+        if self.block.tags is not None:
+            return self._end_of_tags(text, last=last)
         while True:
             if self._behind is not None:
                 end = self._close(text, self._behind, last=last)
@@ -246,6 +250,17 @@ class _OpenCall:
                 end = self._read(text, self._span, last=last)
                 if self._behind is None:
                     return end
+
+    def _end_of_tags(self, text: str, *, last: bool) -> int | None:
+        closes = self.block.closes
+        assert self.block.tags is not None
+        assert closes is not None
+        at = text.find(closes, self._looked_to)
+        if at < 0:
+            self._looked_to = max(self._body, len(text) - len(closes))
+            return len(text) if last else None
+        self.calls += read_tagged(self.block.tags, text[self._body : at], self._tools) or ()
+        return at + len(closes)
 
     def _begin(self, text: str, *, last: bool) -> int | None:
         """Find the JSON; the opening mark alone is text where there is none."""

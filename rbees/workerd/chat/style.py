@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from rbees.workerd.chat.calls import CallForm, form_of
 from rbees.workerd.chat.reader import PartReader, ReasoningMarks
@@ -27,12 +27,12 @@ class ChatStyle:
     spelled: Mapping[int, bytes] = field(default_factory=dict)
     """Those marks that are control tokens, with their spelling."""
 
-    def answer(self, prompt: str, names: frozenset[str]) -> ChatFormat | None:
-        """How the answer to this rendered prompt is to be read; `names` are the tools that may be called. None: as text."""
-        if self.reasoning is None and not names:
+    def answer(self, prompt: str, tools: Mapping[str, dict[str, Any]]) -> ChatFormat | None:
+        """How the answer to this rendered prompt is read, where `tools` (schemas by name) may be called. None: all is text."""
+        if self.reasoning is None and not tools:
             return None
         thinks = self.reasoning is not None and prompt.rstrip().endswith(self.reasoning.opens)
-        return ChatFormat(self, names, thinks)
+        return ChatFormat(self, tools, thinks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class ChatFormat:
     """Implements `engine.parts.AnswerFormat` for one job."""
 
     style: ChatStyle
-    names: frozenset[str]
+    tools: Mapping[str, dict[str, Any]]
     thinks: bool
 
     @property
@@ -50,8 +50,8 @@ class ChatFormat:
 
     def reader(self) -> PartReader:
         """See `AnswerFormat`."""
-        form = self.style.calls if self.names else None
-        return PartReader(self.style.reasoning, form, names=self.names, thinks=self.thinks)
+        form = self.style.calls if self.tools else None
+        return PartReader(self.style.reasoning, form, tools=self.tools, thinks=self.thinks)
 
 
 def style_of(template: str, control_token: Callable[[str], int | None]) -> ChatStyle:

@@ -15,6 +15,7 @@ from rbees.workerd.chat.conversation import CallStyle, call_id, template_variabl
 TRIALS: Final = (CallStyle(""), CallStyle(None), CallStyle("", arguments_as_text=True), CallStyle(None, arguments_as_text=True))
 NEEDLES: Final = ("count_bees", "hive_of_the_trial")
 """The name of the tool and its argument."""
+QUESTION: Final = "How many bees are there?"
 TOOL_VARIABLES: Final = frozenset({"tools", "functions"})
 RESERVED: Final = TOOL_VARIABLES | {"messages"}
 
@@ -28,6 +29,8 @@ class TemplateTraits:
     takes_tools: bool
     calls: CallStyle | None
     """How calls are told; None: it does not show them at all."""
+    turn: str | None = None
+    """The question of the trial and the call that answers it, as the template shows them."""
 
 
 def trial_variables(style: CallStyle) -> dict[str, Any]:
@@ -36,7 +39,7 @@ def trial_variables(style: CallStyle) -> dict[str, Any]:
     schema = {"type": "object", "properties": {"hive": {"type": "string", "description": "Which one."}}, "required": ["hive"]}
     tools = (Tool(name=name, description="Count them.", parameters=schema),)
     messages = (
-        ChatMessage(role="user", content="How many bees?"),
+        ChatMessage(role="user", content=QUESTION),
         ChatMessage(role="assistant", tool_calls=(ToolCall(id=call_id(place), name=name, arguments={"hive": place}),)),
         ChatMessage(role="tool", content='{"bees": 7}', name=name, tool_call_id=call_id(place)),
     )

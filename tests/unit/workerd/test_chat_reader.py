@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from rbees.workerd.chat.calls import FORMS, JSON_FORM, form_of, read_calls
 from rbees.workerd.chat.style import ChatFormat, ChatStyle, style_of
 from rbees.workerd.engine.parts import Call
 from rbees.workerd.engine.text import Piece
-from tests.support.answers import NAMES, THINK, chat_format, cut, form, parts_of, read
+from tests.support.answers import THINK, TOOLS, chat_format, cut, form, parts_of, read
 
 F, G = Call("f", {"a": 1}), Call("g", {})
 F_JSON = '{"name": "f", "arguments": {"a": 1}}'
@@ -85,6 +87,53 @@ ANSWERS = [
         [("tool", f"<tool_calls>\n{F_JSON}\n{G_JSON}\n</tool_calls>")],
         (F, G),
     ),
+    (
+        "qwen-coder",
+        "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>",
+        [("tool", "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>")],
+        (F,),
+    ),
+    (
+        "qwen-coder",
+        "<tool_call><function=f><parameter=s>\n7\n<b>\n</parameter><parameter=x>{}</parameter></function></tool_call>",
+        [("tool", "<tool_call><function=f><parameter=s>\n7\n<b>\n</parameter><parameter=x>{}</parameter></function></tool_call>")],
+        (Call("f", {"s": "7\n<b>", "x": {}}),),
+    ),
+    (
+        "glm",
+        "<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n</tool_call><tool_call>g</tool_call>",
+        [
+            ("tool", "<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n</tool_call>"),
+            ("tool", "<tool_call>g</tool_call>"),
+        ],
+        (F, G),
+    ),
+    (
+        "minimax-m2",
+        '<minimax:tool_call>\n<invoke name="f">\n<parameter name="a">1</parameter>\n</invoke>\n'
+        '<invoke name="g"></invoke>\n</minimax:tool_call>',
+        [
+            (
+                "tool",
+                '<minimax:tool_call>\n<invoke name="f">\n<parameter name="a">1</parameter>\n</invoke>\n'
+                '<invoke name="g"></invoke>\n</minimax:tool_call>',
+            )
+        ],
+        (F, G),
+    ),
+    (
+        "deepseek-v4",
+        '<｜DSML｜tool_calls><｜DSML｜invoke name="f"><｜DSML｜parameter name="a" string="false">1</｜DSML｜parameter>'
+        "</｜DSML｜invoke></｜DSML｜tool_calls>",
+        [
+            (
+                "tool",
+                '<｜DSML｜tool_calls><｜DSML｜invoke name="f"><｜DSML｜parameter name="a" string="false">1</｜DSML｜parameter>'
+                "</｜DSML｜invoke></｜DSML｜tool_calls>",
+            )
+        ],
+        (F,),
+    ),
     ("functools", f" functools[{F_JSON}]", [("tool", f" functools[{F_JSON}]")], (F,)),
 ]
 
@@ -97,6 +146,10 @@ NO_CALLS = [
     ("hermes", "<tool_call>{'name': 'f', 'arguments': {}}</tool_call>"),
     ("hermes", "<tool_call>" + "[" * 100 + "]" * 100 + "</tool_call>"),
     ("hermes", F_JSON),
+    ("qwen-coder", "<tool_call>\n<function=f>\n<parameter=a>\n1\n</function>\n</tool_call>"),
+    ("qwen-coder", "<tool_call>\n<function=f>\n</function>"),
+    ("qwen-coder", "<tool_call>nothing</tool_call>"),
+    ("glm", "<tool_call>two words</tool_call>"),
     ("llama", '{"name": "unknown", "parameters": {}}'),
     ("llama", '{"answer": 42}'),
     ("llama", f"The call {F_JSON} is only quoted."),
@@ -189,7 +242,7 @@ def test_marks_leave_with_what_follows_them() -> None:
 
 def test_control_tokens_that_are_marks_are_read() -> None:
     style = ChatStyle(THINK, form("mistral"), {0: b"[TOOL_CALLS]"})
-    assert read([b"", b"f", b"{}"], ChatFormat(style, NAMES, thinks=False))[1] == (Call("f", {}),)
+    assert read([b"", b"f", b"{}"], ChatFormat(style, TOOLS, thinks=False))[1] == (Call("f", {}),)
 
 
 def test_an_answer_cut_off_within_a_call_is_text() -> None:
@@ -227,8 +280,9 @@ def test_a_template_shows_its_form_by_its_marks(template: str, name: str, reason
 
 def test_no_form_hides_another() -> None:
     opens = [block.opens for known in (*FORMS, JSON_FORM) for block in known.blocks]
-    assert len(set(opens)) == len(opens)
     assert not [(a, b) for a in opens for b in opens if a != b and a in b]
+    sharing = [known for known in FORMS if opens.count(known.blocks[0].opens) > 1]
+    assert all(known.shown_by for known in sharing[:-1]), "the last one of those with the same mark is for all other templates"
 
 
 @pytest.mark.parametrize(
@@ -248,3 +302,12 @@ def test_what_is_not_a_call_is_none(text: str) -> None:
 
 def test_arguments_may_be_a_text_that_holds_an_object() -> None:
     assert read_calls('{"name": "f", "arguments": "{\\"a\\": 1}"}', None) == (F,)
+
+
+@pytest.mark.parametrize("calls", ["hermes", "json", "mistral", "qwen-coder", "glm", "deepseek"])
+def test_an_answer_full_of_marks_takes_no_time(calls: str) -> None:
+    words = [block.opens for block in form(calls).blocks] + ["<function=f>", "<parameter=a>", "<arg_key>", "{", '"']
+    for word in words:
+        began = time.monotonic()
+        read(cut(word * (40_000 // len(word)), 64), chat_format(calls))
+        assert time.monotonic() - began < 5, word

@@ -55,6 +55,12 @@ READ_BACK = {
     "nemotron": ["NVIDIA-Nemotron-Nano-v2"],
     "minimax": ["Apriel-1.6-15b-Thinker-fixed", "MiniMax-M1", "unsloth-Apriel-1.5"],
     "kimi": ["moonshotai-Kimi-K2"],
+    "qwen-coder": ["NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "Qwen3-Coder", "Qwen3.5-4B", "StepFun3.5-Flash"],
+    "glm": ["GLM-4.6", "GLM-4.7-Flash", "Spark2.5", "inclusionai-ling-3.0-flash"],
+    "seed": ["ByteDance-Seed-OSS"],
+    "minimax-m2": ["MiniMax-M2"],
+    "deepseek-v3.2": ["deepseek-ai-DeepSeek-V3.2"],
+    "deepseek-v4": ["deepseek-ai-DeepSeek-V4", "deepseek-ai-DeepSeek-V4-Flash-0731"],
 }
 """Form of calls, and the templates whose own calls are read back in it."""
 
@@ -111,7 +117,7 @@ def test_marks_of_thoughts_are_recognised(name: str, opens: str | None) -> None:
 def test_a_prompt_that_opens_a_thought_is_noticed(name: str, thinks: bool) -> None:
     text = template(name)
     prompt = rendered(text, messages=[said("user", "hello")], enable_thinking=True)
-    how = style_of(text, lambda _: None).answer(prompt, frozenset())
+    how = style_of(text, lambda _: None).answer(prompt, {})
     assert how is not None
     assert how.thinks is thinks
 

@@ -1,0 +1,82 @@
+"""The grammar of an answer that must call a tool: perhaps a thought, then one call in the model's own spelling. PURE.
+
+Written in llguidance's dialect of Lark. The arguments follow the tool's own JSON schema; each schema stands alone, so that its
+`$ref`s still lead where they led.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from rbees.protocol.chat import Tool
+from rbees.workerd.chat.reader import ReasoningMarks
+from rbees.workerd.chat.shape import CallShape
+
+_JSON_OPTIONS: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""The space that Python's `json` writes, which is what templates show to models."""
+
+
+def forced_grammar(
+    shape: CallShape, tools: Sequence[Tool], *, reasoning: ReasoningMarks | None, thinks: bool, control_tokens: Mapping[str, int]
+) -> str:
+    """The grammar of an answer that calls one of `tools`.
+
+    `thinks`: the prompt opened a thought, which has to be closed first. `control_tokens` are the marks that are tokens without
+    a text of their own.
+    """
+    rules = [f"start: {_thought_of(reasoning, thinks=thinks)}call", f"call: {' | '.join(f'call{i}' for i in range(len(tools)))}"]
+    spell = _Spelling(control_tokens)
+    for number, tool in enumerate(tools):
+        words = [*spell(shape.before + tool.name + shape.between), f"arguments{number}", *spell(shape.behind)]
+        rules.append(f"call{number}: {' '.join(words)}")
+        rules.append(f"arguments{number}: %json {_arguments(tool)}")
+    if reasoning is not None:
+        rules += _thought_rules(reasoning, spell, control_tokens)
+    return "\n".join(rules) + "\n"
+
+
+def arguments_schema(tool: Tool) -> dict[str, Any]:
+    """The schema that forced arguments follow; always of an object."""
+    return {"type": "object", **tool.parameters} if tool.parameters else {"type": "object", "additionalProperties": False}
+
+
+def _arguments(tool: Tool) -> str:
+    return msgspec.json.encode({**arguments_schema(tool), "x-guidance": _JSON_OPTIONS}).decode()
+
+
+class _Spelling:
+    """Writes a text as words of a rule."""
+
+    def __init__(self, control_tokens: Mapping[str, int]) -> None:
+        self._control_tokens = control_tokens
+        marks = sorted(control_tokens, key=len, reverse=True)
+        self._marks = re.compile("(" + "|".join(map(re.escape, marks)) + ")") if marks else None
+
+    def __call__(self, text: str) -> list[str]:
+        """Quoted pieces of text, and control tokens by their number."""
+        pieces = self._marks.split(text) if self._marks is not None else [text]
+        return [self._word(piece) for piece in pieces if piece]
+
+    def _word(self, piece: str) -> str:
+        token = self._control_tokens.get(piece)
+        return f"<[{token}]>" if token is not None else json.dumps(piece, ensure_ascii=False)
+
+
+def _thought_of(reasoning: ReasoningMarks | None, *, thinks: bool) -> str:
+    if reasoning is None:
+        return ""
+    return "closing gap " if thinks else "(opening closing gap)? "
+
+
+def _thought_rules(reasoning: ReasoningMarks, spell: _Spelling, control_tokens: Mapping[str, int]) -> list[str]:
+    """A thought is any text up to the mark that closes it."""
+    rules = [f"opening: {' '.join(spell(reasoning.opens))}", r"gap: /\s{0,4}/"]
+    if reasoning.closes in control_tokens:
+        return [*rules, f"closing: /(.|\\n)*/ {' '.join(spell(reasoning.closes))}"]
+    closes = re.escape(reasoning.closes).replace("/", r"\/")
+    return [*rules, f"closing[lazy]: /(.|\\n)*{closes}/"]
