@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
@@ -20,7 +20,6 @@ MAX_TEMPLATE_OPTIONS: Final = 16
 Role = Literal["system", "user", "assistant", "tool"]
 ToolName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-ToolChoice = Literal["auto", "none"]
 TemplateOption = bool | int | Annotated[str, msgspec.Meta(max_length=256)]
 TemplateOptions = Annotated[
     dict[Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")], TemplateOption],
@@ -80,7 +79,22 @@ class Tool(Request, frozen=True, kw_only=True):
     """JSON schema of the arguments, an object; empty: no arguments."""
 
 
+class NamedTool(Request, frozen=True, kw_only=True):
+    """The one tool that must be called."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"name"})
+    name: ToolName
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedTool
 Tools = Annotated[tuple[Tool, ...], msgspec.Meta(max_length=MAX_TOOLS, description="What the model may call.")]
+
+
+def forced_tools(tools: Sequence[Tool], tool_choice: ToolChoice) -> tuple[Tool, ...]:
+    """Those tools of which one must be called."""
+    if isinstance(tool_choice, NamedTool):
+        return tuple(tool for tool in tools if tool.name == tool_choice.name)
+    return tuple(tools) if tool_choice == "required" else ()
 
 
 def check_chat(
@@ -91,6 +105,8 @@ def check_chat(
     Raises:
         RbeesError: INVALID_REQUEST.
     """
+    if tool_choice not in ("auto", "none") and not forced_tools(tools, tool_choice):
+        raise _refusal("`tool_choice` asks for a tool that `tools` does not hold.", "tool_choice")
     if messages is None and (tools or options or tool_choice != "auto"):
         raise _refusal("`tools`, `tool_choice` and `template_options` go with `messages`; a raw `prompt` has no template.", "tools")
     twice = _repeated(tool.name for tool in tools)

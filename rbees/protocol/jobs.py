@@ -10,7 +10,7 @@ from rbees.protocol.chat import MAX_MESSAGES, ChatMessage, TemplateOptions, Tool
 from rbees.protocol.codec import Message, Request
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import FinishReason, Timings, Usage
-from rbees.protocol.response_format import ResponseFormat, check_response_format
+from rbees.protocol.response_format import ResponseFormat, check_forced_call, check_response_format
 from rbees.protocol.sampling import Sampling, Seed, StopStrings, Temperature, TopK, TopP
 
 Priority = Literal["interactive", "batch"]
@@ -33,7 +33,7 @@ class JobRequest(Request, frozen=True, kw_only=True):
     messages: Annotated[tuple[ChatMessage, ...], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
     tools: Tools = ()
     tool_choice: ToolChoice = "auto"
-    """`none`: the model is not told of the tools, and nothing it writes is a call."""
+    """`none`: the model is not told of the tools, and nothing it writes is a call. `required`, or a tool's name: it must call."""
     template_options: TemplateOptions = {}
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS, description="Default: what the context leaves.")] | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES, description="Answers to make, each with draws of its own.")] = 1
@@ -75,6 +75,7 @@ def check_job(job: JobRequest) -> None:
         raise RbeesError(ErrorCode.INVALID_REQUEST, "`prompt` is empty; send some text.", field="prompt")
     check_chat(job.messages, job.tools, job.tool_choice, job.template_options)
     check_response_format(job.response_format, ignore_eos=job.ignore_eos)
+    check_forced_call(job.tools, job.tool_choice, job.response_format, ignore_eos=job.ignore_eos)
 
 
 class JobAccepted(Message, frozen=True, kw_only=True):

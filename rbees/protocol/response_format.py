@@ -7,10 +7,12 @@ A format is content of its job: it never stands in a `repr`, a log line or an er
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
+from rbees.protocol.chat import Tool, ToolChoice, forced_tools
 from rbees.protocol.codec import Request, encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 
@@ -75,7 +77,7 @@ def check_response_format(response_format: ResponseFormat | None, *, ignore_eos:
         case None | TextFormat():
             return
         case JsonSchemaFormat(schema=schema):
-            _check_schema(schema)
+            _check_schema(schema, "response_format.schema")
         case RegexFormat(pattern=pattern):
             _check_bytes(pattern, MAX_GRAMMAR_BYTES, "response_format.pattern")
         case GrammarFormat(syntax=syntax, grammar=grammar):
@@ -88,8 +90,28 @@ def check_response_format(response_format: ResponseFormat | None, *, ignore_eos:
         raise _refusal("An answer with a form ends where its form does: leave out `ignore_eos` or `response_format`.", "ignore_eos")
 
 
-def _check_schema(schema: dict[str, Any]) -> None:
-    field = "response_format.schema"
+def check_forced_call(
+    tools: Sequence[Tool], tool_choice: ToolChoice, response_format: ResponseFormat | None, *, ignore_eos: bool
+) -> None:
+    """Refuse a call that must be made where its arguments cannot be enforced or something else asks for another form.
+
+    Raises:
+        RbeesError: INVALID_REQUEST
+    """
+    forced = forced_tools(tools, tool_choice)
+    if not forced:
+        return
+    if not isinstance(response_format, TextFormat | None):
+        raise _refusal(
+            "An answer cannot both have a form and call a tool: leave out `response_format` or `tool_choice`.", "tool_choice"
+        )
+    if ignore_eos:
+        raise _refusal("An answer that must call a tool ends with the call: leave out `ignore_eos` or `tool_choice`.", "ignore_eos")
+    for tool in forced:
+        _check_schema(tool.parameters, "tools")
+
+
+def _check_schema(schema: dict[str, Any], field: str) -> None:
     if "x-guidance" in schema:
         raise _refusal("`x-guidance` is no keyword of JSON Schema; leave it out.", field)
     _check_shape(schema, field)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.response_format import ResponseFormat, TextFormat
+from rbees.protocol.response_format import GrammarFormat, ResponseFormat, TextFormat
+from rbees.workerd.chat.forced import ForcedCall
 from rbees.workerd.child import Child
 from rbees.workerd.engine.backend import Backend
 from rbees.workerd.engine.constraint import Constraint
@@ -50,6 +51,26 @@ class Forms:
                 self._grammars = await asyncio.to_thread(_grammars, self._backend)
             grammar = await self._checked(response_format)
             return await asyncio.to_thread(self._grammars.build, grammar)
+
+    async def forced_call(self, call: ForcedCall) -> Constraint:
+        """The constraint of an answer that must call a tool.
+
+        Raises:
+            RbeesError: INVALID_REQUEST, BACKEND_UNAVAILABLE, MODEL_INCOMPATIBLE
+        """
+        async with self._one_at_a_time:
+            if self._grammars is None:
+                self._grammars = await asyncio.to_thread(_grammars, self._backend)
+            try:
+                await self._checked(GrammarFormat(syntax="lark", grammar=call.grammar_in_text))
+                return await asyncio.to_thread(self._grammars.build, call.grammar)
+            except RbeesError as error:
+                if error.code is not ErrorCode.INVALID_REQUEST:
+                    raise
+                sentence = (
+                    "The `parameters` of a tool that must be called cannot be enforced; simplify them, or let the model choose."
+                )
+                raise RbeesError(ErrorCode.INVALID_REQUEST, sentence, field="tools") from None
 
     async def close(self) -> None:
         """End the child."""

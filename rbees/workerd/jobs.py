@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from rbees.protocol.chat import ToolCall, check_chat
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, End, Error, Event, Started, Token
-from rbees.protocol.response_format import check_response_format
+from rbees.protocol.response_format import check_forced_call, check_response_format
 from rbees.protocol.workers import AckRequest, ExecuteRequest
 from rbees.service import logs
 from rbees.service.clock import Clock
@@ -245,6 +245,12 @@ class Attempts:
         attempt.choices = 1 + len(further)
         given = request.token_ids
         prompt = Prompt(self._prompts.checked(given)) if given is not None else await self._prompts.of_source(request)
+        constraint = await self._forms.constraint(request.response_format)
+        if prompt.forced is not None:
+            constraint = await self._forms.forced_call(prompt.forced)
+        elif constraint is not None:
+            # The form begins with the answer and leaves no room for thoughts or calls.
+            prompt = Prompt(prompt.token_ids)
         return Work(
             attempt.key,
             prompt.token_ids,
@@ -254,7 +260,7 @@ class Attempts:
             request.deterministic,
             prompt.format,
             further=tuple(further),
-            constraint=await self._forms.constraint(request.response_format),
+            constraint=constraint,
         )
 
     def _end(self, attempt: Attempt) -> None:
@@ -313,7 +319,9 @@ def check_request(request: ExecuteRequest) -> None:
         raise RbeesError(ErrorCode.INVALID_REQUEST, sentence, field="choices")
     if "/" in request.job_id:
         raise RbeesError(ErrorCode.INVALID_REQUEST, "`job_id` must not hold a slash.", field="job_id")
-    check_response_format(request.response_format, ignore_eos=request.sampling.ignore_eos)
+    ignore_eos = request.sampling.ignore_eos
+    check_response_format(request.response_format, ignore_eos=ignore_eos)
+    check_forced_call(request.tools, request.tool_choice, request.response_format, ignore_eos=ignore_eos)
 
 
 def end_of(job_id: str, ends: list[Finished]) -> End:

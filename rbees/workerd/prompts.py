@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from rbees.protocol.chat import ChatMessage, TemplateOption, Tool, ToolChoice
+from rbees.protocol.chat import ChatMessage, TemplateOption, Tool, ToolChoice, forced_tools
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.chat.conversation import CallStyle, template_variables
-from rbees.workerd.chat.style import style_of
+from rbees.workerd.chat.forced import ForcedCall, forced_call
+from rbees.workerd.chat.shape import shape_of
+from rbees.workerd.chat.style import ChatFormat, style_of
 from rbees.workerd.chat.traits import TemplateTraits
 from rbees.workerd.engine.backend import Backend
 from rbees.workerd.engine.parts import AnswerFormat
@@ -68,6 +70,8 @@ class Prompt:
 
     token_ids: tuple[int, ...]
     format: AnswerFormat | None = None
+    forced: ForcedCall | None = None
+    """What keeps the answer to a call where one must be made."""
 
 
 class Prompts:
@@ -93,7 +97,22 @@ class Prompts:
         tools = source.tools if source.tool_choice != "none" else ()
         parts = await self._render(source.messages, tools, source.template_options)
         assert self._style is not None, "there is a template"
-        return Prompt(await self._ids(parts), self._style.answer(parts[-1], {tool.name: tool.parameters for tool in tools}))
+        answer = self._style.answer(parts[-1], {tool.name: tool.parameters for tool in tools})
+        must_call = forced_tools(tools, source.tool_choice)
+        forced = await self._forced(must_call, answer) if must_call and answer is not None else None
+        return Prompt(await self._ids(parts), answer, forced)
+
+    async def _forced(self, tools: Sequence[Tool], answer: ChatFormat) -> ForcedCall:
+        """What keeps the answer to a call of one of these tools. Raises RbeesError MODEL_INCOMPATIBLE."""
+        assert self._renderer is not None
+        turn = (await self._renderer.traits()).turn
+        style = answer.style
+        shape = shape_of(style.calls, turn) if turn is not None else None
+        if shape is None:
+            message = "The form in which this model calls tools cannot be enforced; leave `tool_choice` to the model (`auto`)."
+            raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, message)
+        control_tokens = {mark.decode(): token for token, mark in style.spelled.items()}
+        return forced_call(shape, tools, reasoning=style.reasoning, thinks=answer.thinks, control_tokens=control_tokens)
 
     async def _ids(self, parts: list[str]) -> tuple[int, ...]:
         if sum(map(len, parts)) > _LONG_TEXT:

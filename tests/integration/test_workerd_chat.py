@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from rbees.protocol import codec
-from rbees.protocol.chat import ChatMessage, Tool, ToolCall
+from rbees.protocol.chat import ChatMessage, NamedTool, Tool, ToolCall
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import End, Error, Event, Token
 from rbees.protocol.workers import ExecuteRequest, TokenizeRequest
-from tests.support.chat_templates import HERMES, OPENED_THOUGHT
+from tests.support.chat_templates import HERMES, LLAMA, MISTRAL, OPENED_THOUGHT
 from tests.support.scripted_models import write_script
 from tests.support.worker_process import WorkerProcess, running_worker
 
@@ -118,6 +118,54 @@ async def test_the_template_is_told_of_tools_calls_results_and_options(tmp_path:
         assert "<tool></tool_response><end>7" in said, "what a tool gave back stays text"
         assert said.endswith("<assistant><think>\n\n</think>\n\n")
         assert "Count bees." not in await prompt_of(worker, messages=(USER,), tools=TOOLS, tool_choice="none")
+
+
+HIVES = Tool(
+    name="hives",
+    parameters={
+        "type": "object",
+        "properties": {"which": {"enum": ["a", "b"]}, "how": {"type": "string", "maxLength": 12}},
+        "required": ["which", "how"],
+        "additionalProperties": False,
+    },
+)
+
+
+@pytest.mark.parametrize("template", [LLAMA, MISTRAL])
+async def test_a_call_that_must_be_made_is_made_and_goes_on_after_a_cut(template: str, tmp_path: Path) -> None:
+    async with running_worker(write_script(tmp_path, chat_template=template), tmp_path) as worker:
+        await worker.ready()
+        asked: dict[str, Any] = {"tools": (*TOOLS, HIVES), "tool_choice": NamedTool(name="hives")}
+        whole = await run(worker, job(**asked))
+        end = whole[-1]
+        assert isinstance(end, End), end
+        (call,) = end.choices[0].tool_calls
+        assert (end.choices[0].finish_reason, call.name) == ("tool_calls", "hives")
+        assert call.arguments.keys() == {"which", "how"}
+        assert call.arguments["which"] in {"a", "b"}
+        assert len(call.arguments["how"]) <= 12
+        (event,) = tokens(whole)
+        for epoch, given in enumerate(range(1, len(event.token_ids), 5), 2):
+            rest = await run(worker, job(epoch=epoch, generated_token_ids=event.token_ids[:given], **asked))
+            (again,) = tokens(rest)
+            assert (again.text, again.token_ids) == (event.text, event.token_ids[given:])
+            assert isinstance(rest[-1], End)
+            assert rest[-1].choices == end.choices
+
+
+async def test_a_call_cannot_be_forced_where_the_template_shows_none_or_the_schema_cannot_be_kept(tmp_path: Path) -> None:
+    blind = "{{ tools }}{% for message in messages %}{{ message.content }}{% endfor %}"
+    async with running_worker(write_script(tmp_path, chat_template=blind), tmp_path) as worker:
+        await worker.ready()
+        (refused,) = await run(worker, job(tool_choice="required"))
+        assert isinstance(refused, Error)
+        assert refused.error.code is ErrorCode.MODEL_INCOMPATIBLE
+    async with running_worker(write_script(tmp_path, chat_template=LLAMA), tmp_path) as worker:
+        await worker.ready()
+        hostile = Tool(name="f", parameters={"type": "object", "properties": {"a": {"pattern": "(?=x)"}}})
+        (refused,) = await run(worker, job(tools=(hostile,), tool_choice="required"))
+        assert isinstance(refused, Error)
+        assert (refused.error.code, refused.error.details["field"]) == (ErrorCode.INVALID_REQUEST, "tools")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ arguments as objects, keys that have nothing to say left out.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def _message(message: ChatMessage, style: CallStyle, clean: Clean) -> dict[str, 
 
 def _call(call: ToolCall, style: CallStyle, clean: Clean) -> dict[str, Any]:
     arguments = _cleaned(call.arguments, clean)
-    told = msgspec.json.encode(arguments).decode() if style.arguments_as_text else arguments
+    told = json.dumps(arguments, ensure_ascii=False) if style.arguments_as_text else arguments
     return {"id": _short_id(call.id), "type": "function", "function": {"name": clean(call.name), "arguments": told}}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -21,14 +22,33 @@ _JSON_OPTIONS: Final = {"whitespace_flexible": False, "item_separator": ", ", "k
 """The space that Python's `json` writes, which is what templates show to models."""
 
 
-def forced_grammar(
+@dataclass(frozen=True, slots=True)
+class ForcedCall:
+    """An answer that must call a tool."""
+
+    grammar: str
+    """For the model's own tokens."""
+    grammar_in_text: str
+    """The same with the marks that are control tokens as text: what can be checked without the model."""
+
+
+def forced_call(
     shape: CallShape, tools: Sequence[Tool], *, reasoning: ReasoningMarks | None, thinks: bool, control_tokens: Mapping[str, int]
-) -> str:
-    """The grammar of an answer that calls one of `tools`.
+) -> ForcedCall:
+    """An answer that calls one of `tools`.
 
     `thinks`: the prompt opened a thought, which has to be closed first. `control_tokens` are the marks that are tokens without
     a text of their own.
     """
+    grammar, in_text = (
+        _grammar(shape, tools, reasoning=reasoning, thinks=thinks, control_tokens=tokens) for tokens in (control_tokens, {})
+    )
+    return ForcedCall(grammar, in_text)
+
+
+def _grammar(
+    shape: CallShape, tools: Sequence[Tool], *, reasoning: ReasoningMarks | None, thinks: bool, control_tokens: Mapping[str, int]
+) -> str:
     rules = [f"start: {_thought_of(reasoning, thinks=thinks)}call", f"call: {' | '.join(f'call{i}' for i in range(len(tools)))}"]
     spell = _Spelling(control_tokens)
     for number, tool in enumerate(tools):
@@ -40,13 +60,10 @@ def forced_grammar(
     return "\n".join(rules) + "\n"
 
 
-def arguments_schema(tool: Tool) -> dict[str, Any]:
-    """The schema that forced arguments follow; always of an object."""
-    return {"type": "object", **tool.parameters} if tool.parameters else {"type": "object", "additionalProperties": False}
-
-
 def _arguments(tool: Tool) -> str:
-    return msgspec.json.encode({**arguments_schema(tool), "x-guidance": _JSON_OPTIONS}).decode()
+    """The schema that the arguments follow; always of an object."""
+    schema: dict[str, Any] = {"type": "object", **(tool.parameters or {"additionalProperties": False})}
+    return msgspec.json.encode({**schema, "x-guidance": _JSON_OPTIONS}).decode()
 
 
 class _Spelling:

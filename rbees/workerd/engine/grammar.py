@@ -167,6 +167,9 @@ class _TokenTable:
         self._backend = backend
         self.greedy: Callable[[str], list[int]] = lambda _text: []
         self.tokens = [backend.piece(token) for token in range(facts.vocabulary_size)]
+        for token in facts.eog_ids:
+            # With no text at all it would be allowed wherever a grammar names another special token by its number.
+            self.tokens[token] = self.tokens[token] or b"<end>"
         self.eos_token_id = min(facts.eog_ids)
         self.special_token_ids = sorted(facts.eog_ids)
 

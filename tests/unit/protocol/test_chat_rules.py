@@ -42,6 +42,12 @@ def test_a_whole_round_of_tools_is_taken() -> None:
         ({"tools": [{"name": "f"}, {"name": "f"}]}, "tools"),
         ({"messages": None, "prompt": "x", "tools": [{"name": "f"}]}, "tools"),
         ({"messages": None, "prompt": "x", "tool_choice": "none"}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"name": "f"}], "tool_choice": {"name": "g"}}, "tool_choice"),
+        ({"tools": [{"name": "f"}], "tool_choice": "required", "ignore_eos": True}, "ignore_eos"),
+        ({"tools": [{"name": "f"}], "tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice"),
+        ({"tools": [{"name": "f", "parameters": {"x-guidance": {}}}], "tool_choice": "required"}, "tools"),
+        ({"tools": [{"name": "f", "parameters": {"enum": list(range(6_000))}}], "tool_choice": "required"}, "tools"),
         ({"messages": None, "prompt": "x", "template_options": {"a": 1}}, "tools"),
     ],
 )
@@ -50,6 +56,11 @@ def test_what_does_not_go_together_is_refused_by_name(fields: dict[str, object],
         check(**fields)
     assert caught.value.code is ErrorCode.INVALID_REQUEST
     assert caught.value.details["field"] == field
+
+
+def test_a_tool_can_be_forced_by_name() -> None:
+    check(tools=[{"name": "f"}, {"name": "g"}], tool_choice={"name": "g"})
+    check(tools=[{"name": "f", "parameters": {"x-guidance": {}}}, {"name": "g"}], tool_choice={"name": "g"})
 
 
 def test_the_parts_of_a_message_are_lines() -> None:

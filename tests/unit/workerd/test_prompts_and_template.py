@@ -127,7 +127,7 @@ async def spelled(template: str, request: TokenizeRequest) -> str:
         (HERMES, '<tool_call>\n{"name": "count", "arguments": {"hive": "a\\"b"}}\n</tool_call>'),
         (LLAMA, '{"name": "count", "parameters": {"hive": "a\\"b"}}'),
         (MISTRAL, '[TOOL_CALLS][{"name": "count", "arguments": {"hive": "a\\"b"}, "id": "'),
-        (DEEPSEEK, 'function<｜tool▁sep｜>count\n```json\n{"hive":"a\\"b"}\n```'),
+        (DEEPSEEK, 'function<｜tool▁sep｜>count\n```json\n{"hive": "a\\"b"}\n```'),
     ],
 )
 async def test_calls_are_told_in_the_templates_own_way(template: str, shown: str) -> None:

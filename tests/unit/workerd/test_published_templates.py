@@ -6,12 +6,15 @@ that. The collection is fetched by `make templates` (and `make test`); without i
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import pytest
 
+from rbees.workerd.chat.shape import shape_of
 from rbees.workerd.chat.style import style_of
+from tests.support.answers import form as form_named
 from tests.support.answers import parts_of
 from tests.support.templates import CALL, called_turn, rendered, said, traits_of
 
@@ -102,6 +105,18 @@ def test_the_call_that_a_template_writes_is_read_back(form: str, name: str) -> N
     assert calls == (CALL,)
     spoken = "".join(part for kind, part in parts_of(events) if kind == "text")
     assert CALL.name not in spoken
+
+
+@pytest.mark.parametrize(
+    "name", [name for form, names in READ_BACK.items() if not any(b.tags for b in form_named(form).blocks) for name in names]
+)
+def test_a_call_can_be_forced_in_the_templates_own_spelling(name: str) -> None:
+    text = template(name)
+    turn = traits_of(text).turn
+    assert turn is not None
+    shape = shape_of(style_of(text, lambda _: None).calls, turn)
+    assert shape is not None
+    assert shape.filled(CALL.name, json.dumps(CALL.arguments)) in turn
 
 
 @pytest.mark.parametrize(("name", "opens"), THINKING.items())
