@@ -11,7 +11,7 @@ from rbees.protocol import codec
 from rbees.protocol.chat import ChatMessage, NamedTool, Tool, ToolCall
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import End, Error, Event, Token
-from rbees.protocol.workers import ExecuteRequest, TokenizeRequest
+from rbees.protocol.workers import ExecuteRequest, GivenChoice, TokenizeRequest
 from tests.support.chat_templates import HERMES, LLAMA, MISTRAL, OPENED_THOUGHT
 from tests.support.scripted_models import write_script
 from tests.support.worker_process import WorkerProcess, running_worker
@@ -88,6 +88,15 @@ async def test_an_attempt_goes_on_after_any_event_with_the_same_events(tmp_path:
             assert isinstance(last, End)
             assert last.choices == end.choices
             assert last.usage.completion_tokens == end.usage.completion_tokens
+
+
+async def test_each_of_several_answers_has_calls_of_its_own(tmp_path: Path) -> None:
+    async with running_worker(write_script(tmp_path, chat_template=HERMES, answer=ANSWER), tmp_path) as worker:
+        await worker.ready()
+        end = (await run(worker, job(choices=(GivenChoice(), GivenChoice()))))[-1]
+        assert isinstance(end, End)
+        assert [[call.arguments["hive"] for call in choice.tool_calls] for choice in end.choices] == [["é </tool_call>", "b"]] * 2
+        assert len({call.id for choice in end.choices for call in choice.tool_calls}) == 4
 
 
 async def test_a_prompt_that_opens_a_thought(tmp_path: Path) -> None:

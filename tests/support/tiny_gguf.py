@@ -25,8 +25,9 @@ def write_tiny_gguf(
     tokenizer: bool = True,
     architecture: str = "llama",
     scale: float = 0.3,
+    marks: tuple[str, ...] = (),
 ) -> Path:
-    """Write a model to `path`. The same arguments always give the same weights."""
+    """Write a model to `path`. The same arguments always give the same weights; `marks` are control tokens, from id 259 on."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
@@ -40,7 +41,7 @@ def write_tiny_gguf(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(VOCABULARY_SIZE)
     if tokenizer:
-        _add_tokenizer(writer, template)
+        _add_tokenizer(writer, template, marks)
     else:
         writer.add_tokenizer_model("none")
     _add_weights(writer, np.random.default_rng(seed), layers, width, width // heads * heads_kv, scale)
@@ -51,9 +52,10 @@ def write_tiny_gguf(
     return path
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, template: str | None) -> None:
+def _add_tokenizer(writer: gguf.GGUFWriter, template: str | None, marks: tuple[str, ...]) -> None:
     alphabet = _byte_alphabet()
-    controls = ["<|bos|>", "<|eos|>", "<|user|>", *(f"<|spare{i}|>" for i in range(VOCABULARY_SIZE - 259))]
+    spare = [f"<|spare{i}|>" for i in range(VOCABULARY_SIZE - 259)]
+    controls = ["<|bos|>", "<|eos|>", "<|user|>", *marks, *spare[len(marks) :]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe")
     writer.add_token_list([alphabet[i] for i in range(256)] + controls)
