@@ -12,7 +12,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -82,11 +82,12 @@ def main() -> int:
     return run(called if called in CALLED_NAMES else "rbees", sys.argv[1:])
 
 
-def run(called: str, arguments: Sequence[str]) -> int:
-    """Play the role that `called` and `arguments` name and return the exit code."""
+def run(called: str, arguments: Sequence[str], role: Callable[[str], click.Command] = load) -> int:
+    """Play the role that `called` and `arguments` name and return the exit code. `role` gives a persona's command."""
     invocation = Invocation(as_json=wants_json(arguments))
     try:
-        command, words = _command_for(called, list(arguments), invocation)
+        _check_text(arguments)
+        command, words = _command_for(called, list(arguments), invocation, role)
         result = command.main(words, prog_name=called, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
@@ -112,13 +113,24 @@ def wants_json(arguments: Sequence[str]) -> bool:
     return "--json" in (words[: words.index("--")] if "--" in words else words)
 
 
-def _command_for(called: str, words: list[str], invocation: Invocation) -> tuple[click.Command, list[str]]:
+def _check_text(arguments: Sequence[str]) -> None:
+    """Refuse words that are not UTF-8: they carry lone surrogates, which neither JSON nor a request can."""
+    for number, word in enumerate(arguments, 1):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(f"Word {number} of the command line is not valid UTF-8.") from None
+
+
+def _command_for(
+    called: str, words: list[str], invocation: Invocation, role: Callable[[str], click.Command]
+) -> tuple[click.Command, list[str]]:
     persona = CALLED_NAMES.get(called)
     if persona is None:
         about = "Several unlike machines behave like one place to run language models."
         root: click.Command = Personas(name="rbees", help=about, no_args_is_help=True)
         return _with_global_options(root, invocation), words
-    command = _with_global_options(load(persona), invocation)
+    command = _with_global_options(role(persona), invocation)
     if PERSONAS[persona].is_daemon and isinstance(command, click.Group):
         words = _with_serve(words)
     return command, words
@@ -148,7 +160,7 @@ def _with_global_options(command: click.Command, invocation: Invocation) -> clic
 
     def follow_parent(ctx: click.Context, _parameter: click.Parameter, descriptor: int | None) -> None:
         if descriptor is not None and not ctx.resilient_parsing:
-            from rbees.up.leash import end_with_parent
+            from rbees.service.leash import end_with_parent
 
             end_with_parent(descriptor)
 

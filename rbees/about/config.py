@@ -17,6 +17,7 @@ from rbees.service.role_settings import HOSTS_TABLE, ROLES
 from rbees.terminal.output import aligned, json_option, print_json
 from rbees.terminal.text import printable
 
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -52,7 +53,7 @@ def show(role: str | None, origin: bool, as_json: bool) -> None:
 @json_option
 def path(as_json: bool) -> None:
     """Print the settings files that are looked for, the one that wins first."""
-    files = [(str(file), file.is_file()) for file in folders.config_files()]
+    files = [(printable(str(file)), settings.exists(file)) for file in folders.config_files()]
     if as_json:
         print_json([{"path": file, "exists": exists} for file, exists in files])
         return
@@ -62,29 +63,33 @@ def path(as_json: bool) -> None:
 
 def role_table(role: str) -> dict[str, Setting]:
     """The settings of a role by name. Raises CONFIGURATION as `settings.load`."""
-    loaded = settings.load(role, ROLES[role])
-    return {name: Setting(value=_shown(getattr(loaded.values, name)), origin=origin) for name, origin in loaded.origins.items()}
+    return _settings(settings.load(role, ROLES[role]))
 
 
-def host_table() -> dict[str, dict[str, Any]]:
+def host_table() -> dict[str, dict[str, Setting]]:
     """`[hosts]`, what is set of each."""
+    return {name: _settings(loaded) for name, loaded in settings.load_hosts().items()}
+
+
+def toml_lines(tables: dict[str, dict[str, Setting]], hosts: dict[str, dict[str, Setting]], *, origin: bool) -> Iterator[str]:
+    """The tables as TOML; what is unset becomes a comment, since TOML has no null."""
+    for title, table in {**tables, **{f"{HOSTS_TABLE}.{_key(name)}": host for name, host in hosts.items()}}.items():
+        yield ""
+        yield f"[{title}]"
+        rows = [[_assignment(name, setting.value), f"# {setting.origin}" if origin else ""] for name, setting in table.items()]
+        yield from aligned(rows) if rows else ()
+
+
+def _settings(loaded: settings.Loaded[Any]) -> dict[str, Setting]:
     return {
-        name: {key: _shown(value) for key, value in msgspec.structs.asdict(host).items() if value is not None}
-        for name, host in settings.load_hosts().items()
+        name: Setting(value=_shown(getattr(loaded.values, name)), origin=printable(origin))
+        for name, origin in loaded.origins.items()
     }
 
 
-def toml_lines(tables: dict[str, dict[str, Setting]], hosts: dict[str, dict[str, Any]], *, origin: bool) -> Iterator[str]:
-    """The tables as TOML; what is unset becomes a comment, since TOML has no null."""
-    for role, table in tables.items():
-        yield ""
-        yield f"[{role}]"
-        rows = [[_assignment(name, setting.value), f"# {setting.origin}" if origin else ""] for name, setting in table.items()]
-        yield from aligned(rows)
-    for name, host in hosts.items():
-        yield ""
-        yield f"[{HOSTS_TABLE}.{name}]"
-        yield from (_assignment(key, value) for key, value in host.items())
+def _key(name: str) -> str:
+    """A key of TOML: bare where it may be, else a string, whose form is that of JSON."""
+    return name if _BARE_KEY.fullmatch(name) else msgspec.json.encode(printable(name)).decode()
 
 
 def _assignment(name: str, value: Any) -> str:

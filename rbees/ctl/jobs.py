@@ -18,12 +18,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 def _text(_context: click.Context, _option: click.Parameter, value: str) -> str:
     """The prompt itself. It is read before the event loop runs, where Ctrl-C would not reach a read that waits."""
     try:
-        text = sys.stdin.buffer.read().decode() if value == "-" else value
-        # A word of the command line that is not UTF-8 carries surrogates, which no JSON can.
-        text.encode()
+        return sys.stdin.buffer.read().decode() if value == "-" else value
     except UnicodeError:
         raise click.BadParameter("the text is not valid UTF-8.") from None
-    return text
 
 
 @click.group(no_args_is_help=True)
@@ -48,7 +45,7 @@ def jobs() -> None:
 @click.option("--priority", type=click.Choice(PRIORITIES), help="`batch` waits while interactive jobs do. Default: interactive.")
 @click.option("--timeout-ms", type=click.IntRange(min=1), help="Longest run, from first dispatch. Default: 300000.")
 @click.option("--deterministic", is_flag=True, help="Decode this job alone: its text does not depend on other jobs.")
-@click.option("--session-id", metavar="TEXT", help="Jobs of one session are kept where their prefix is.")
+@click.option("--session-id", metavar="TEXT", help="A name for jobs that belong together; recorded and shown.")
 @click.option("--idempotency-key", metavar="KEY", help="Submitting again with this key finds the same job.")
 @click.option("--no-reasoning", is_flag=True, help="Do not show what the model thinks before it answers.")
 @click.option("--detach", is_flag=True, help="Print the job's id and return at once.")

@@ -12,7 +12,7 @@ from rbees.ctl.rows import device_row, model_row, pool_row, worker_row
 from rbees.ctl.target import Target
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import ModelFacts, ModelView, PoolList, PoolView
-from rbees.service.settings import load_hosts
+from rbees.service.settings import host_url
 from rbees.terminal.output import print_json, print_table
 
 POOL_HEADERS: Final = ("pool", "state", "endpoint", "devices", "models", "workers", "heard")
@@ -48,7 +48,7 @@ async def show_status(target: Target, *, host: str | None, as_json: bool) -> Non
 async def register_pool(target: Target, *, endpoint: str, as_json: bool) -> None:
     """Have orcd call a host."""
     async with target.client() as orcd:
-        pool = await orcd.add_pool(complete_endpoint(endpoint))
+        pool = await orcd.add_pool(complete_endpoint(host_url(endpoint) or endpoint))
     if as_json:
         print_json(pool)
     else:
@@ -76,9 +76,7 @@ def find_pool(host: str, pools: tuple[PoolView, ...]) -> PoolView:
     Raises:
         RbeesError: POOL_NOT_FOUND, naming those that exist; INVALID_REQUEST where two fit.
     """
-    named = load_hosts().get(host)
-    if named is not None and named.url:
-        host = urlsplit(named.url).hostname or host
+    host = urlsplit(host_url(host) or "").hostname or host
     fitting = [pool for pool in pools if pool.pool_id == host] or [pool for pool in pools if host in _host_names(pool)]
     if len(fitting) > 1:
         ids = ", ".join(pool.pool_id for pool in fitting)

@@ -37,7 +37,7 @@ async def status(target: Target, **given: Any) -> None:
 @click.argument("endpoint")
 @asks_orcd
 async def register(target: Target, **given: Any) -> None:
-    """Have orcd take a pool host in: `http://mac.home.arpa:9200`, or just `mac.home.arpa`."""
+    """Have orcd take a pool host in: `http://mac.home.arpa:9200`, just `mac.home.arpa`, or its name under `[hosts]`."""
     from rbees.ctl.pool_actions import register_pool
 
     await register_pool(target, **given)

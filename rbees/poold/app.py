@@ -249,13 +249,13 @@ async def _first_of(stopping: asyncio.Event, background: list[asyncio.Task[None]
 def _model_store(settings: PooldSettings, state: Path) -> ModelStore:
     own = folders.make_private_folder(state / "models")
     roots = [_model_folder(folder) for folder in settings.model_dirs]
-    user_catalog = folders.config_files()[1].parent / USER_CATALOG
+    user_catalog = folders.user_config_folder() / USER_CATALOG
     return ModelStore(load_catalog(user_catalog), ModelFolders((*roots, own)), Checksums(state / "checksums.json"))
 
 
 def _model_folder(named: str) -> Path:
     """The folder as the operator wrote it, since references repeat that; without `..`, which no reference may hold."""
-    folder = Path(named).expanduser().absolute()
+    folder = folders.absolute(named)
     if ".." in folder.parts:
         folder = folder.resolve()
     if not folder.is_dir():
@@ -309,4 +309,4 @@ def _unusable(state: Path, error: OSError) -> RbeesError:
 
 
 def _absolute(path: str | None) -> str | None:
-    return str(Path(path).expanduser().absolute()) if path is not None else None
+    return str(folders.absolute(path)) if path is not None else None

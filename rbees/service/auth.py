@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service import folders
 
 _TOKEN: Final = re.compile(r"rbk_[A-Za-z0-9_-]{43}")
 
@@ -73,7 +74,7 @@ def read_secret(path: str | Path) -> str:
     Raises:
         RbeesError: CONFIGURATION, where the file is missing, open to others, or holds something else. Never with its content.
     """
-    text = _read_private(Path(path).expanduser(), "token file").strip()
+    text = _read_private(folders.absolute(path), "token file").strip()
     if not _TOKEN.fullmatch(text):
         raise _refusal(f"The token file {path} does not hold a token: `rbk_` and 43 letters, digits, `-` or `_`.")
     return text
@@ -112,6 +113,10 @@ def check_bind(bind: str, token: Token | None, tls: ssl.SSLContext | None, insec
             f"Refusing to listen on {bind} without TLS: name `tls_cert_file` and `tls_key_file`, bind to 127.0.0.1, "
             "or accept readable traffic with `--insecure-lan`."
         )
+    if tls is None:
+        from rbees.service import logs  # Whoever only reads a token file does not listen, and need not wait for the logger.
+
+        logs.logger().warning("tokens and prompts cross the network readable", action="insecure_lan", bind=bind)
 
 
 def tls_server_context(cert: str | Path | None, key: str | Path | None) -> ssl.SSLContext | None:
@@ -124,7 +129,7 @@ def tls_server_context(cert: str | Path | None, key: str | Path | None) -> ssl.S
         return None
     if cert is None or key is None:
         raise _refusal("`tls_cert_file` and `tls_key_file` belong together; name both or neither.")
-    certificate, private_key = Path(cert).expanduser(), Path(key).expanduser()
+    certificate, private_key = folders.absolute(cert), folders.absolute(key)
     _read_private(private_key, "private key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -143,7 +148,7 @@ def tls_client_context(ca: str | Path | None) -> ssl.SSLContext | None:
     """
     if ca is None:
         return None
-    path = Path(ca).expanduser()
+    path = folders.absolute(ca)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:

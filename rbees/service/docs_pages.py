@@ -51,10 +51,12 @@ No setting is needed to begin: `rbees up` runs without any. A setting comes from
 
 1. the flag (`--drain-timeout-s 10`)
 2. the environment (`RBEES_ORCD_DRAIN_TIMEOUT_S=10`); lists are separated by commas, switches are `true`, `false`, `1` or `0`
-3. `rbees.toml` in the working directory
+3. `rbees.toml` in the working directory, which must belong to you or root and be writable by nobody else
 4. `config.toml` in the user's folder (`~/.config/rbees`, on macOS `~/Library/Application Support/rbees`)
 5. `{SYSTEM_CONFIG}`
 6. the default
+
+Where `RBEES_HOME` is set, its `config.toml` takes the place of the user's, and `{SYSTEM_CONFIG}` is not read.
 
 `rbees config show --origin` prints every value and where it came from. A table, key or `RBEES_*` variable that does not exist is an
 error with a suggestion (exit code 78), and so is a value of the wrong type or out of range: nothing is passed over in silence.
@@ -64,15 +66,16 @@ error with a suggestion (exit code 78), and so is a value of the wrong type or o
 port = 8080
 
 [poold]
-orcd_url = "http://10.0.0.2:8080"
+orcd_url = "https://10.0.0.2:8080"
 model_dirs = ["/srv/models"]
 
 [hosts.attic]
-url = "http://attic:9200"
+url = "https://attic:9200"
 ```
 
 Anything but a loopback `bind` needs `token_file` and a certificate (`tls_cert_file`, `tls_key_file`); a daemon that lacks them
 does not start (exit code 78). A token is `rbk_` followed by 43 characters of base64url, 256 random bits, in a file with mode 0600.
+[Several machines](lab.md) shows how to make both, and the settings of every host.
 """
 
 
@@ -91,7 +94,14 @@ def configuration_page() -> str:
     for role, type_ in ROLES.items():
         variables = variable_name(role, "")
         parts += [f"## `[{role}]`", "", f"Variables: `{variables}` and the key in capitals.", "", *_settings(type_), ""]
-    parts += ["## `[hosts.NAME]`", "", "How `--host NAME` reaches a host; in files only.", "", *_settings(HostSettings), ""]
+    parts += [
+        "## `[hosts.NAME]`",
+        "",
+        "Names for pool hosts, for `llorch pool register NAME` and `llorch pool status --host NAME`; in files only.",
+        "",
+        *_settings(HostSettings),
+        "",
+    ]
     rows = [(f"`{name}`", about) for name, about in VARIABLES.items()]
     return "\n".join((*parts, "## Variables of no role", "", *_table(("Variable", "Meaning"), rows), ""))
 

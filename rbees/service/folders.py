@@ -23,7 +23,22 @@ LONGEST_RUNTIME_PATH: Final = 56
 def home_folder() -> Path | None:
     """The folder that `RBEES_HOME` names, or None."""
     named = os.environ.get("RBEES_HOME")
-    return Path(named).expanduser().absolute() if named else None
+    return absolute(named) if named else None
+
+
+def absolute(named: str | Path) -> Path:
+    """The place that somebody wrote: `~` is a home folder, and what is relative lies in the current folder.
+
+    Raises:
+        RbeesError: CONFIGURATION, where there is no such user or the current folder is gone.
+    """
+    try:
+        return Path(named).expanduser().absolute()
+    except RuntimeError:
+        problem = f"The path {named} begins with the home folder of a user whom this machine does not know; write it in full."
+    except FileNotFoundError:
+        problem = f"The path {named} lies in the current folder, which was deleted; change to another one."
+    raise RbeesError(ErrorCode.CONFIGURATION, problem)
 
 
 def state_folder(role: str, configured: str | None = None) -> Path:
@@ -33,7 +48,7 @@ def state_folder(role: str, configured: str | None = None) -> Path:
         RbeesError: CONFIGURATION, where it cannot be made or others may enter it.
     """
     if configured:
-        return make_private_folder(Path(configured).expanduser().absolute())
+        return make_private_folder(absolute(configured))
     home = home_folder()
     if home is not None:
         make_private_folder(home)
@@ -65,14 +80,26 @@ def runtime_folder() -> Path:
 
 
 def config_files() -> tuple[Path, ...]:
-    """The settings files to look for, the one that wins first: project, user, system. They need not exist."""
-    project = Path.cwd() / PROJECT_CONFIG
+    """The settings files to look for, the one that wins first: project, user, system. They need not exist.
+
+    Under `RBEES_HOME` the system's file is left out. In a folder that was deleted there is no project.
+    """
+    try:
+        project: tuple[Path, ...] = (Path.cwd() / PROJECT_CONFIG,)
+    except FileNotFoundError:
+        project = ()
+    system = () if home_folder() is not None else (SYSTEM_CONFIG,)
+    return (*project, user_config_folder() / "config.toml", *system)
+
+
+def user_config_folder() -> Path:
+    """The folder of the user's settings file and of what else the user writes for rbees. It need not exist."""
     home = home_folder()
     if home is not None:
-        return (project, home / "config.toml")
+        return home
     import platformdirs
 
-    return (project, platformdirs.user_config_path("rbees") / "config.toml", SYSTEM_CONFIG)
+    return platformdirs.user_config_path("rbees")
 
 
 def make_private_folder(path: Path) -> Path:

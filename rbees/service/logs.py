@@ -7,6 +7,7 @@ quote a prompt. Other libraries' warnings come through the same renderer.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from typing import Any, Final
@@ -84,7 +85,7 @@ def _add_context(role: str) -> structlog.typing.Processor:
 
 
 def _text_renderer() -> structlog.typing.Processor:
-    console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    console = structlog.dev.ConsoleRenderer(colors=_has_colours())
 
     def render(log: Any, method: str, event: structlog.typing.EventDict) -> str:
         chain = event.pop("exception", None)
@@ -95,6 +96,11 @@ def _text_renderer() -> structlog.typing.Processor:
         return "\n".join(lines)
 
     return render
+
+
+def _has_colours() -> bool:
+    """On a terminal that knows them, unless the user wants none (https://no-color.org)."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 class _Bridge(logging.Handler):

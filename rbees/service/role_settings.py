@@ -104,17 +104,16 @@ class CtlSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[hosts.NAME]`: how `--host NAME` reaches a pool host."""
+    """`[hosts.NAME]`: what `llorch pool` calls a pool host."""
 
     url: Annotated[str | None, _about("URL of the host's poold.")] = None
-    ssh: Annotated[str | None, _about("SSH target (`user@host`) where no poold runs.")] = None
-    token_file: Annotated[str | None, _about("File (mode 0600) with the token for this host.")] = None
 
 
 ROLES: Final[dict[str, type[msgspec.Struct]]] = {"orcd": OrcdSettings, "poold": PooldSettings, "ctl": CtlSettings}
 """The tables of a settings file, beside the hosts. A worker has none: whoever starts it passes flags."""
 HOSTS_TABLE: Final = "hosts"
 VARIABLES: Final[dict[str, str]] = {
-    "RBEES_HOME": "Folder that holds state, sockets and the user's settings file together, in place of the platform's own places."
+    "RBEES_HOME": "Folder that holds state, sockets and the user's settings file together, in place of the platform's own places. "
+    "The system's settings file is then not read."
 }
 """Environment variables that belong to no role; any other `RBEES_*` name is refused as a slip."""

@@ -73,13 +73,21 @@ def load(
         raise _error(f"In `[{role}]`: {error}.") from None
 
 
-def load_hosts(files: Sequence[Path] | None = None) -> dict[str, HostSettings]:
+def load_hosts(files: Sequence[Path] | None = None) -> dict[str, Loaded[HostSettings]]:
     """`[hosts.NAME]` of all files; where two files name a host, the keys of the first win. Raises as `load`."""
-    merged: dict[str, dict[str, Any]] = {}
+    values: dict[str, dict[str, Any]] = {}
+    origins: dict[str, dict[str, str]] = {}
     for document in reversed(_documents(files)):
         for name, keys in document.tables.get(HOSTS_TABLE, {}).items():
-            merged.setdefault(name, {}).update(keys)
-    return {name: msgspec.convert(keys, HostSettings) for name, keys in merged.items()}
+            values.setdefault(name, {}).update(keys)
+            origins.setdefault(name, {}).update(dict.fromkeys(keys, f"file {document.path}"))
+    return {name: Loaded(msgspec.convert(keys, HostSettings), origins[name]) for name, keys in values.items()}
+
+
+def host_url(name: str) -> str | None:
+    """The url that the settings give a host, None where they know no host by this name. Raises as `load`."""
+    known = load_hosts().get(name)
+    return known.values.url if known is not None else None
 
 
 def variable_name(role: str, key: str) -> str:
@@ -111,6 +119,10 @@ def _find(
 
 def _parsed(field: msgspec.structs.FieldInfo, origin: str, text: str) -> object:
     """The text of a variable as the setting's type wants it; an empty one names nothing, except for lists, which it empties."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _error(f"`{field.name}` ({origin}) is not valid UTF-8.") from None
     if _is_tuple(field):
         return [part.strip() for part in text.split(",") if part.strip()]
     if _base(field.type) is bool:
@@ -151,18 +163,53 @@ def _is_tuple(field: msgspec.structs.FieldInfo) -> bool:
 
 def _documents(files: Sequence[Path] | None) -> list[_Document]:
     paths = folders.config_files() if files is None else files
-    return [_read(path) for path in paths if path.is_file()]
+    return [_read(path) for path in paths if exists(path)]
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a settings file. In a folder that this user may not look into there is no project.
+
+    Raises:
+        RbeesError: CONFIGURATION, for any other file that nobody can tell about.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        if _is_project(path):
+            return False
+        raise _unreadable(path, error) from None
 
 
 def _read(path: Path) -> _Document:
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            if _is_project(path):
+                _check_owner(path, os.fstat(file.fileno()), os.getuid())
+            tables = tomllib.loads(file.read())
     except OSError as error:
-        raise _error(f"The settings file {path} cannot be read: {os.strerror(error.errno or 0)}.") from None
+        raise _unreadable(path, error) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _error(f"The settings file {path} is not TOML: {error}.") from None
     _check_tables(path, tables)
     return _Document(path, tables)
+
+
+def _is_project(path: Path) -> bool:
+    return path.name == folders.PROJECT_CONFIG
+
+
+def _check_owner(path: Path, status: os.stat_result, uid: int) -> None:
+    """A project file counts wherever one happens to stand, so a stranger could leave one there that sends tokens and prompts to
+    a daemon of their own."""
+    trusted = {uid, 0}
+    if status.st_uid not in trusted or path.lstat().st_uid not in trusted:
+        raise _error(f"The settings file {path} belongs to another user; change to another folder, or copy what you trust of it.")
+    if status.st_mode & 0o022:
+        raise _error(f"The settings file {path} may be written by others; run `chmod go-w {path}`.")
+
+
+def _unreadable(path: Path, error: OSError) -> RbeesError:
+    return _error(f"The settings file {path} cannot be read: {os.strerror(error.errno or 0)}.")
 
 
 def _check_tables(path: Path, tables: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LINE_BREAKS: Final = re.compile(r"[\t\n]")
 
 
@@ -18,7 +18,7 @@ def visible(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with every control character replaced by a picture of it."""
+    """`text` on one line, with every control character, and what came from bytes that are no UTF-8, replaced by a picture."""
     return _LINE_BREAKS.sub(" ", visible(text))
 
 

@@ -1,7 +1,7 @@
 """One supervised daemon: started, started again when it dies, ended in order or by force.
 
 Its output goes to a file. It sits in a session of its own, so that Ctrl-C reaches the supervisor alone, which then ends the
-daemons in the right order; and it holds the reading end of the supervisor's pipe (see `leash.py`).
+daemons in the right order; and it holds the reading end of the supervisor's pipe (see `service/leash.py`).
 """
 
 from __future__ import annotations

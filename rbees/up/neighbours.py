@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.service import settings
+from rbees.service import folders, settings
 from rbees.service.clock import Clock
+from rbees.service.leash import GRACE_S
 from rbees.service.lock import ProcessLock
 from rbees.service.role_settings import ROLES
-from rbees.up.leash import GRACE_S
 
 LOCKS: Final[dict[str, str]] = {"orcd": "orcd.lock", "poold": "lock"}
 """The file that a daemon locks in the state folder of its role."""
@@ -69,7 +69,7 @@ def lock_holder(path: Path) -> str | None:
 def _configured_folder(role: str) -> tuple[Path, ...]:
     try:
         configured: str | None = getattr(settings.load(role, ROLES[role]).values, "state_dir", None)
+        return (folders.absolute(configured),) if configured else ()
     except RbeesError:
         # Settings that no daemon could start with are no reason for home mode, which ignores them, not to start.
         return ()
-    return (Path(configured).expanduser().absolute(),) if configured else ()

@@ -15,7 +15,7 @@ from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
 from rbees.protocol.model_ref import FileRef, parse
 from rbees.protocol.pools import PoolView
 from rbees.service.clock import SystemClock
-from rbees.service.folders import state_folder
+from rbees.service.folders import absolute, state_folder
 from rbees.service.home import HomeFile
 from rbees.service.lock import ProcessLock
 from rbees.terminal.notes import Notes, notes
@@ -52,7 +52,7 @@ def folders_of_models(model: str | None, model_dirs: Sequence[str]) -> tuple[Pat
     Raises:
         RbeesError: INVALID_REQUEST, where `model` is no model reference.
     """
-    named = [Path(folder).expanduser().absolute() for folder in model_dirs]
+    named = [absolute(folder) for folder in model_dirs]
     reference = parse(model) if model is not None else None
     if isinstance(reference, FileRef):
         named.append(Path(reference.path).parent)

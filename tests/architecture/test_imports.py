@@ -63,7 +63,7 @@ def test_a_pure_file_imports_the_protocol_and_pure_files(module: str) -> None:
 
 
 def test_the_program_itself_imports_no_role_by_name() -> None:
-    roles = {"rbees.orcd", "rbees.poold", "rbees.workerd", "rbees.ctl", "rbees.pool", "rbees.about"}
+    roles = {"rbees.orcd", "rbees.poold", "rbees.workerd", "rbees.ctl", "rbees.pool", "rbees.up", "rbees.about"}
     assert not [name for name in imported(modules()["rbees.cli"]) if is_inside(name, roles)]
 
 

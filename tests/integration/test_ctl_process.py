@@ -239,3 +239,18 @@ async def test_an_orcd_that_is_not_there_is_unavailable(llorch: Llorch, orcd: Sh
         code, out, err = await llorch.run(gone, *words)
         assert (code, out) == (69, ""), err
         assert "rbees up" in err
+
+
+async def test_a_pool_is_registered_by_its_name_in_the_settings(orcd: ShakyOrcd, llorch: Llorch) -> None:
+    (Path(llorch.environ["RBEES_HOME"]) / "config.toml").write_text('[hosts.attic]\nurl = "https://10.0.0.7:9200"\n')
+    for word in ("attic", "cellar"):
+        code, _, err = await llorch.run(orcd, "pool", "register", word)
+        assert code == 0, err
+    assert orcd.named == ["https://10.0.0.7:9200", "http://cellar:9200"]
+
+
+async def test_a_key_that_no_header_can_hold_is_refused(orcd: ShakyOrcd, llorch: Llorch) -> None:
+    code, _, err = await llorch.run(orcd, "jobs", "submit", *PROMPT, "--idempotency-key", "a\nb")
+    assert (code, orcd.bodies) == (2, [])
+    assert "Idempotency-Key" in err
+    assert "Traceback" not in err

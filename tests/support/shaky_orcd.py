@@ -12,6 +12,7 @@ from rbees.protocol import codec
 from rbees.protocol.errors import ErrorBody, ErrorCode, ErrorEnvelope
 from rbees.protocol.events import ChoiceEnd, End, Error, Event, Queued, Started, Timings, Token, Usage, event_name
 from rbees.protocol.jobs import CancelAnswer, JobAccepted, JobView
+from rbees.protocol.pools import PoolView
 from rbees.service.sse import frame
 
 JOB_ID = "job-01hzxxxxxxxxxxxxxxxxxxxxxx"
@@ -56,6 +57,8 @@ class ShakyOrcd:
     """Set with the first submission."""
     asked_after: list[int] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    named: list[str] = field(default_factory=list)
+    """Endpoints of pools that it was told to call."""
 
     async def __aenter__(self) -> ShakyOrcd:
         self.answering.set()
@@ -64,6 +67,7 @@ class ShakyOrcd:
         app.router.add_get("/v2/tasks/{id}/events", self._stream)
         app.router.add_get("/v2/tasks/{id}", self._show)
         app.router.add_delete("/v2/tasks/{id}", self._cancel)
+        app.router.add_post("/v2/pools", self._add_pool)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -124,6 +128,13 @@ class ShakyOrcd:
         self.cancelled.set()
         answer = CancelAnswer(job_id=request.match_info["id"], status="running")
         return web.Response(body=codec.encode(answer), status=202, content_type="application/json")
+
+    async def _add_pool(self, request: web.Request) -> web.Response:
+        endpoint = (await request.json())["endpoint"]
+        self.named.append(endpoint)
+        nothing: Any = {"devices": (), "models": (), "workers": ()}
+        view = PoolView(pool_id="p", endpoint=endpoint, state="live", version="1", last_heartbeat_age_ms=0, **nothing)
+        return web.Response(body=codec.encode(view), status=201, content_type="application/json")
 
 
 def _reset(request: web.Request) -> None:

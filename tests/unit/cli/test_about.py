@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,20 @@ def test_settings_and_where_they_come_from(
     assert "port = 8181 # environment RBEES_ORCD_PORT" in lines
     assert f"queue_limit = 7 # file {own_home / 'config.toml'}" in lines
     assert "[hosts.attic]" in lines
-    assert 'url = "http://<hidden>@attic:9200"' in lines
+    assert f'url = "http://<hidden>@attic:9200" # file {own_home / "config.toml"}' in lines
+
+
+def test_hosts_say_where_they_come_from_and_are_toml_again(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = own_home / "config.toml"
+    file.write_text('[hosts.attic]\nurl = "http://attic:9200"\n[hosts."my \\"host\\""]\nurl = "http://mine:9200"\n')
+    assert cli.run("rbees", ["config", "show", "--origin"]) == 0
+    shown = capsys.readouterr().out
+    assert f'url = "http://attic:9200"  # file {file}' in shown
+    assert tomllib.loads(shown)["hosts"] == {"attic": {"url": "http://attic:9200"}, 'my "host"': {"url": "http://mine:9200"}}
+    assert cli.run("rbees", ["config", "show", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hosts"]["attic"] == {
+        "url": {"value": "http://attic:9200", "origin": f"file {file}"}
+    }
 
 
 def test_one_role_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,8 +80,6 @@ def test_one_role_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_printed_is_toml_again(capsys: pytest.CaptureFixture[str]) -> None:
-    import tomllib
-
     assert cli.run("rbees", ["config", "show"]) == 0
     assert tomllib.loads(capsys.readouterr().out)["orcd"]["port"] == 8080
 

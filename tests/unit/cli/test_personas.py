@@ -75,24 +75,20 @@ def failing(error: BaseException) -> click.Command:
     return click.Command("failing", callback=fail, params=[click.Option(["--json"], is_flag=True, expose_value=False)])
 
 
-@pytest.fixture
-def playing(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    def play(error: BaseException, *words: str) -> int:
-        monkeypatch.setattr(cli, "load", lambda _persona: failing(error))
-        return cli.run("llorch", list(words))
-
-    return play
+def playing(error: BaseException, *words: str) -> int:
+    """The exit code of a command that fails so."""
+    return cli.run("llorch", words, role=lambda _persona: failing(error))
 
 
 @pytest.mark.parametrize("code", ErrorCode)
-def test_every_error_becomes_one_sentence_and_its_exit_code(code: ErrorCode, playing, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_every_error_becomes_one_sentence_and_its_exit_code(code: ErrorCode, capsys: pytest.CaptureFixture[str]) -> None:
     assert playing(RbeesError(code, "Do this instead.", path="/x", count=3)) == ERROR_TABLE[code].exit_code
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == f"llorch: Do this instead. [{code}]\n  path: /x\n  count: 3\n"
 
 
-def test_a_program_gets_the_envelope(playing, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_a_program_gets_the_envelope(capsys: pytest.CaptureFixture[str]) -> None:
     assert playing(RbeesError(ErrorCode.JOB_NOT_FOUND, "No such job.", job_id="job-1"), "--json") == 1
     error = json.loads(capsys.readouterr().err)["error"]
     assert (error["code"], error["message"], error["details"]) == ("JOB_NOT_FOUND", "No such job.", {"job_id": "job-1"})
@@ -103,22 +99,36 @@ def test_a_usage_error_is_an_envelope_too_where_json_was_asked_for(capsys: pytes
     assert json.loads(capsys.readouterr().err)["error"]["code"] == "INVALID_REQUEST"
 
 
+@pytest.mark.parametrize(
+    ("called", "words"),
+    [
+        ("llorch", ["jobs", "show", "\udcff"]),
+        ("llorch", ["jobs", "submit", "--model", "m", "--prompt", "p", "--session-id", "\udcff"]),
+        ("llorch", ["pool", "register", "\udcff"]),
+        ("rbees", ["\udcff"]),
+    ],
+)
+def test_words_that_are_not_utf_8_are_refused(called: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(called, words) == 2
+    assert f"Word {len(words)} of the command line is not valid UTF-8." in capsys.readouterr().err
+
+
 def test_json_behind_two_dashes_is_a_word() -> None:
     assert cli.wants_json(["a", "--json"])
     assert not cli.wants_json(["a", "--", "--json"])
 
 
-def test_an_interruption_is_130_and_silent(playing, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_an_interruption_is_130_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
     assert playing(KeyboardInterrupt()) == 130
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_defect_is_not_dressed_up_as_an_error(playing) -> None:  # type: ignore[no-untyped-def]
+def test_a_defect_is_not_dressed_up_as_an_error() -> None:
     with pytest.raises(ZeroDivisionError):
         playing(ZeroDivisionError())
 
 
-def test_debug_shows_where_an_error_came_from(playing, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]) -> None:
     assert playing(RbeesError(ErrorCode.CONFIGURATION, "Wrong."), "--debug") == 78
     assert "Traceback" in capsys.readouterr().err
 

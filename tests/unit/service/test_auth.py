@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
-from rbees.service import auth
+from rbees.service import auth, logs
 from rbees.service.auth import BearerAuth, NoAuth, Token
 
 SECRET = "rbk_" + "a" * 43
@@ -91,6 +91,14 @@ def test_anything_else_needs_a_token_and_tls(bind: str, token: Token | None, tls
 def test_with_both_or_said_aloud_it_listens(bind: str) -> None:
     auth.check_bind(bind, Token(SECRET), TLS, False)
     auth.check_bind(bind, Token(SECRET), None, True)
+
+
+def test_readable_traffic_is_said_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("orcd", format_="json")
+    auth.check_bind(OPEN[0], Token(SECRET), TLS, True)
+    assert capsys.readouterr().err == ""
+    auth.check_bind(OPEN[0], Token(SECRET), None, True)
+    assert '"action": "insecure_lan"' in capsys.readouterr().err
 
 
 def test_certificate_and_key_come_together(tmp_path: Path) -> None:

@@ -81,3 +81,21 @@ def test_an_own_link_to_a_private_folder_serves(tmp_path: Path) -> None:
     folders.make_private_folder(tmp_path / "real")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert folders.make_private_folder(tmp_path / "link") == tmp_path / "link"
+
+
+@pytest.mark.parametrize("variable", ["RBEES_HOME", "named"])
+def test_the_home_of_nobody_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RBEES_HOME", "~nosuchuser/x")
+    with pytest.raises(RbeesError, match="home folder of a user") as caught:
+        folders.home_folder() if variable == "RBEES_HOME" else folders.absolute("~nosuchuser/x")
+    assert caught.value.code is ErrorCode.CONFIGURATION
+
+
+def test_a_folder_that_was_deleted_holds_no_project(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert folders.config_files() == (home / "config.toml",)
+    with pytest.raises(RbeesError, match="deleted"):
+        folders.absolute("relative")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from rbees.protocol.errors import RbeesError
 from rbees.service import settings
 from rbees.service.role_settings import CtlSettings, OrcdSettings, PooldSettings
+
+STRANGER = 65_530
 
 
 @pytest.fixture
@@ -138,9 +141,11 @@ def test_ports_that_contradict_each_other() -> None:
 
 def test_hosts_of_several_files_are_joined(files: list[Path]) -> None:
     files[0].write_text("[hosts.attic]\nurl = 'http://new:9200'\n")
-    files[2].write_text("[hosts.attic]\nurl = 'http://old:9200'\nssh = 'me@attic'\n[hosts.cellar]\nssh = 'me@cellar'\n")
+    files[2].write_text("[hosts.attic]\nurl = 'http://old:9200'\n[hosts.cellar]\nurl = 'http://cellar:9200'\n")
     hosts = settings.load_hosts(files)
-    assert (hosts["attic"].url, hosts["attic"].ssh, hosts["cellar"].ssh) == ("http://new:9200", "me@attic", "me@cellar")
+    assert {name: host.values.url for name, host in hosts.items()} == {"attic": "http://new:9200", "cellar": "http://cellar:9200"}
+    assert hosts["attic"].origins == {"url": f"file {files[0]}"}
+    assert hosts["cellar"].origins == {"url": f"file {files[2]}"}
 
 
 def test_an_empty_list_of_a_flag_was_not_given(files: list[Path]) -> None:
@@ -148,3 +153,34 @@ def test_an_empty_list_of_a_flag_was_not_given(files: list[Path]) -> None:
     loaded = settings.load("ctl", CtlSettings, {"token_file": None}, environ={}, files=files)
     assert loaded.values == CtlSettings(orcd_url="http://x:1")
     assert load([], {"pools": ()}).origins["pools"] == "default"
+
+
+def test_a_project_file_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    project, user = tmp_path / "rbees.toml", tmp_path / "config.toml"
+    for file in (project, user):
+        file.write_text("[orcd]\nport = 1\n")
+        file.chmod(0o664)
+    assert load([user]).values.port == 1
+    said = refusal([project])
+    assert f"chmod go-w {project}" in said
+    project.chmod(0o644)
+    assert load([project]).values.port == 1
+
+
+def test_a_project_file_of_a_stranger_is_refused(tmp_path: Path) -> None:
+    project, link = tmp_path / "rbees.toml", tmp_path / "link"
+    project.write_text("[ctl]\norcd_url = 'http://thief.example:8080'\n")
+    link.symlink_to(project)
+    settings._check_owner(link, project.stat(), os.getuid())
+    if os.getuid() == 0:  # What root owns is trusted by everybody, so it is given away first.
+        os.lchown(link, STRANGER, -1)
+        with pytest.raises(RbeesError, match="another user"):
+            settings._check_owner(link, project.stat(), 0)
+        os.chown(project, STRANGER, -1)
+    with pytest.raises(RbeesError, match="another user") as caught:
+        settings._check_owner(project, project.stat(), STRANGER + 1)
+    assert caught.value.exit_code == 78
+
+
+def test_a_variable_that_is_not_utf_8_is_named() -> None:
+    assert "RBEES_ORCD_BIND" in refusal([], RBEES_ORCD_BIND="\udcff")
