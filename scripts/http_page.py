@@ -47,7 +47,12 @@ def _section(title: str, routes: Iterable[Route]) -> list[str]:
         query = "".join(f"<br>`{one.name}` ({one.where}): {one.about}" for one in route.parameters)
         body = f"<br>body: `{_name(route.request)}`" if route.request else ""
         errors = ", ".join(f"`{code}`" for code in route.errors)
-        row = (f"`{route.method} {route.path}`", f"{route.summary}{body}{query}", f"{route.status} {_answer(route)}", errors)
+        row = (
+            f"`{route.method} {route.path}`",
+            f"{route.summary}{body}{query}",
+            f"{', '.join(map(str, (route.status, *route.further_statuses)))} {_answer(route)}",
+            errors,
+        )
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|').strip() for cell in row)} |")
     return [*lines, ""]
 

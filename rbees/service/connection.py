@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service.answers import error_response
@@ -55,6 +56,11 @@ class Connection(web.RequestHandler):
         )
         self._limits = limits
         self._between_requests = True
+        self._body: StreamReader | None = None
+        """Of the last request whose head is complete."""
+        self._last_bytes = b""
+        self._holds_half_head = False
+        """Bytes have come that belong to a request behind the last complete one."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -73,7 +79,10 @@ class Connection(web.RequestHandler):
         """Begin the head's time with the first byte that comes between two requests."""
         if data and self._between_requests and self._head_timer is None:
             self._start_head_timer()
+        was_complete = self._body is not None and self._body.is_eof()
         super().data_received(data)
+        if data:
+            self._look_behind_the_last_request(data, was_complete)
 
     def request_begun(self) -> None:
         """Called by the application once the head is complete."""
@@ -83,11 +92,16 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send the answer's rest; whatever comes after it belongs to the next head."""
+        """Send the answer's rest; whatever comes after it belongs to the next head, and so may what has come already."""
+        if isinstance(resp, web.HTTPException):
+            # What the application itself refuses has passed the edge and is none; this is aiohttp's own word, quoting the client.
+            resp = _refusal(RbeesError(ErrorCode.INVALID_REQUEST, "The request's headers ask for something unknown here."))
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
             self._between_requests = True
+            if self._holds_half_head and not self._messages and self._head_timer is None and self.transport is not None:
+                self._start_head_timer()
 
     def pause_writing(self) -> None:
         """The client reads slower than rbees writes: from now on it must go on reading."""
@@ -113,11 +127,19 @@ class Connection(web.RequestHandler):
             self.logger.error("request failed outside of the application", exc_info=exc)
         code = ErrorCode.INVALID_REQUEST if status < 500 else ErrorCode.INTERNAL
         sentence = "The request is not valid HTTP/1.1." if status < 500 else "A defect of rbees; its log has the details."
-        made = Identities(SystemClock()).correlation_id()
-        correlation_id.set(made)
-        response = error_response(RbeesError(code, sentence), {HEADER: made, "Server": "rbees"})
-        response.force_close()
-        return response
+        return _refusal(RbeesError(code, sentence))
+
+    def _look_behind_the_last_request(self, data: bytes, was_complete: bool) -> None:
+        """Learn whether a part of a further head has come. One that came together with the end of a body is not noticed; the time
+        between requests bounds it."""
+        arrived_complete = bool(self._messages) and self._messages[-1][1] is not self._body
+        if arrived_complete:
+            self._body = self._messages[-1][1]
+        self._last_bytes = (self._last_bytes + data)[-4:]
+        if self._body is EMPTY_PAYLOAD:
+            self._holds_half_head = self._last_bytes != b"\r\n\r\n"
+        else:
+            self._holds_half_head = was_complete and not arrived_complete
 
     def _start_head_timer(self) -> None:
         self._head_timer = asyncio.get_running_loop().call_later(self._limits.head_s, self.force_close)
@@ -150,3 +172,12 @@ class Connection(web.RequestHandler):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def _refusal(error: RbeesError) -> web.Response:
+    """The last answer on a connection, to a request that the edge never saw."""
+    made = Identities(SystemClock()).correlation_id()
+    correlation_id.set(made)
+    response = error_response(error, {HEADER: made, "Server": "rbees"})
+    response.force_close()
+    return response

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from rbees.protocol import ids
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -52,7 +52,8 @@ class Edge:
     def register(self, app: web.Application, routes: Iterable[Route]) -> None:
         """Put the routes into the application and remember which route each is."""
         for route in routes:
-            self._routes[app.router.add_route(route.method, route.path, route.handler)] = route
+            added = app.router.add_route(route.method, route.path, route.handler, expect_handler=_leave_to_guard)
+            self._routes[added] = route
 
     @web.middleware
     async def envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -84,10 +85,11 @@ class Edge:
         if origin and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
             return _preflight(request)
         route = self._routes.get(request.match_info.route)
-        if route is None or not route.public:
+        if route is None or not (route.public or route.own_proof):
             self._authenticator.check(request.headers.get("Authorization"))
         if route is not None:
             _check_parameters(request, route)
+            await _meet_expectation(request)
         return await handler(request)
 
     async def finish(self, request: web.Request, response: web.StreamResponse) -> None:
@@ -116,7 +118,7 @@ class Edge:
     def _check_origin(self, request: web.Request) -> str | None:
         """The allowed foreign origin of a browser's request; None where the request comes from no other page."""
         origin = request.headers.get("Origin")
-        if origin is None or urlsplit(origin).netloc.lower() == request.headers.get("Host", "").lower():
+        if origin is None or _network_location(origin) == request.headers.get("Host", "").lower():
             return None
         if origin.lower() not in self._origins:
             raise RbeesError(
@@ -173,6 +175,29 @@ def _host_name(header: str) -> str:
         return urlsplit(f"//{header}").hostname or ""
     except ValueError:
         return ""
+
+
+async def _leave_to_guard(_request: web.Request) -> None:
+    """aiohttp would answer an `Expect` header before any middleware has seen the request."""
+
+
+async def _meet_expectation(request: web.Request) -> None:
+    """Ask for the body where the client waits for that (RFC 9110, section 10.1.1)."""
+    expected = request.headers.get("Expect", "") if request.version >= HttpVersion11 else ""
+    if expected.lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # Those bytes are no part of the answer whose length is counted.
+        request.writer.output_size = 0
+    elif expected:
+        raise RbeesError(ErrorCode.INVALID_REQUEST, "The Expect header may only say `100-continue`.")
+
+
+def _network_location(origin: str) -> str | None:
+    """Host and port of an Origin header; None, which is no daemon's, where it has no such form."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _preflight(request: web.Request) -> web.Response:

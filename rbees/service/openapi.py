@@ -52,7 +52,10 @@ def _operation(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, An
         "operationId": _operation_id(route),
         "summary": route.summary,
         "security": [] if route.public else [{"token": []}],
-        "responses": {str(route.status): _success(route, schemas), **_failures(route, schemas)},
+        "responses": {
+            **{str(status): _success(route, schemas) for status in (route.status, *route.further_statuses)},
+            **_failures(route, schemas),
+        },
     }
     parameters = _parameters(route, schemas)
     if parameters:
@@ -90,7 +93,8 @@ def _failures(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, Any
     by_status: dict[int, list[ErrorCode]] = {}
     for code in dict.fromkeys((*route.errors, *_implied_errors(route))):
         by_status.setdefault(ERROR_TABLE[code].http_status, []).append(code)
-    by_status.pop(route.status, None)
+    for status in (route.status, *route.further_statuses):
+        by_status.pop(status, None)
     return {
         str(status): {
             "description": " ".join(f"`{code}`: {ERROR_TABLE[code].meaning}" for code in codes),

@@ -43,10 +43,14 @@ class Route:
     response: Any = None
     """Type of the JSON answer, of each event's data where `stream` is set, or None where there is no body."""
     status: int = 200
+    further_statuses: tuple[int, ...] = ()
+    """Under which the same answer may come as well."""
     errors: tuple[ErrorCode, ...] = ()
     """Codes that this route can answer beside those that every route can."""
     public: bool = False
     """Answers without a token. Only /livez is."""
+    own_proof: bool = False
+    """Asks for another proof than the daemon's token; the handler checks it before it reads anything else."""
     stream: bool = False
     """Answers with server-sent events."""
     parameters: tuple[Parameter, ...] = ()

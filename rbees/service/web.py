@@ -108,7 +108,15 @@ def _operations(role: str, version: str, routes: Sequence[Route], figures: metri
 
     own = [
         Route("GET", "/livez", livez, "Tell that the process answers.", response=Alive, public=True),
-        Route("GET", "/readyz", readyz, "Tell whether the daemon can do its work.", response=Ready, parameters=(verbose,)),
+        Route(
+            "GET",
+            "/readyz",
+            readyz,
+            "Tell whether the daemon can do its work: 200 if so, else 503.",
+            response=Ready,
+            further_statuses=(503,),
+            parameters=(verbose,),
+        ),
         Route("GET", "/metrics", show_metrics, "Figures for Prometheus.", content_type="text/plain"),
         Route("GET", "/openapi.json", show_openapi, "This interface as OpenAPI 3.1.", response=dict[str, Any]),
         Route("GET", "/docs", show_docs, "This interface as a page.", content_type="text/html"),

@@ -93,6 +93,40 @@ async def test_the_second_head_on_a_connection_has_its_own_time() -> None:
         assert 0.2 < await seconds_until_closed(reader) < 2
 
 
+@pytest.mark.parametrize("body", [b"", b"{}"], ids=["no-body", "body"])
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_head_that_began_while_a_request_ran_has_its_time_too(body: bytes, together: bool) -> None:
+    async def slow(request: http.Request) -> http.Response:
+        await request.read()
+        await asyncio.sleep(0.3)
+        return reply({"a": 1})
+
+    half = b"GET /live"
+    request = b"POST /slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    route = Route("POST", "/slow", slow, "Slow.")
+    async with serving(route, limits=Limits(head_s=0.2, keep_alive_s=3.0)) as server, connection(server) as (reader, writer):
+        writer.write(request + half if together and not body else request)
+        await asyncio.sleep(0.1)
+        if body or not together:
+            writer.write(half)
+        assert b"200" in await reader.readuntil(b"}")
+        assert 0.1 < await seconds_until_closed(reader) < 1.5
+
+
+async def test_pipelined_requests_that_are_complete_leave_the_connection_open() -> None:
+    requests = [b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: y\r\n\r\n"]
+    async with serving(limits=Limits(head_s=0.2)) as server, connection(server) as (reader, writer):
+        for pieces in (requests, [b"".join(requests)], [requests[0] + requests[1][:9], requests[1][9:-1], requests[1][-1:]]):
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(0.02)
+            for _ in requests:
+                assert b"200" in await reader.readuntil(b"}")
+            await asyncio.sleep(0.4)
+        writer.write(requests[0])
+        assert b"200" in await reader.readuntil(b"}")
+
+
 async def test_an_idle_connection_is_kept_only_so_long() -> None:
     async with serving(limits=Limits(keep_alive_s=0.3)) as server, connection(server) as (reader, writer):
         writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")

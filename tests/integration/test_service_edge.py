@@ -20,7 +20,7 @@ from rbees.service import logs
 from rbees.service.auth import BearerAuth, Token
 from rbees.service.metrics import Metrics
 from rbees.service.web import Limits, NoAuth, Parameter, Route, Server, argument, build_app, read, reply
-from tests.support.service_app import ask, send_raw, serving
+from tests.support.service_app import ask, read_answer, send_raw, serving
 
 SECRET = "rbk_" + "a" * 43
 CANARY = "the-canary-sings"
@@ -254,7 +254,9 @@ async def test_the_address_at_which_a_request_arrived_names_this_daemon() -> Non
         writer.close()
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:3000", "https://evil.example:80", "x"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://localhost:3000", "https://evil.example:80", "x", "http://["]
+)
 async def test_pages_of_other_origins_may_not_call(origin: str) -> None:
     async with serving(*ROUTES) as server:
         answer = await ask(server, "POST", "/orders", {"Origin": origin, **JSON}, b'{"text": "a"}')
@@ -262,6 +264,30 @@ async def test_pages_of_other_origins_may_not_call(origin: str) -> None:
         assert "access-control-allow-origin" not in answer.headers
         preflight = await ask(server, "OPTIONS", "/orders", {"Origin": origin, "Access-Control-Request-Method": "POST"})
         assert preflight.status == 403
+
+
+async def test_an_expectation_passes_the_edge_like_everything_else() -> None:
+    token = {"Authorization": f"Bearer {SECRET}"}
+    async with serving(*ROUTES, authenticator=BearerAuth(Token(SECRET))) as server:
+        assert (await ask(server, "GET", "/orders", {"Expect": CANARY})).status == 401
+        assert (await ask(server, "GET", "/orders", {"Expect": "100-continue"})).status == 401, "nobody else is asked for a body"
+        assert (await ask(server, "GET", "/orders", {"Expect": CANARY}, host="evil.example")).status == 403
+        for path, headers in (("/orders", token), ("/nowhere", token), ("/nowhere", {})):
+            answer = await ask(server, "GET", path, {"Expect": CANARY, **headers})
+            assert (answer.status, answer.code) == (400, "INVALID_REQUEST"), path
+            assert CANARY.encode() not in answer.body
+            assert answer.headers["x-correlation-id"] == answer.json["error"]["correlation_id"]
+
+
+async def test_a_client_that_waits_is_asked_for_its_body() -> None:
+    async with serving(*ROUTES) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        head = "POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 13\r\n"
+        writer.write(f"{head}Expect: 100-Continue\r\n\r\n".encode())
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b'{"text": "a"}')
+        assert (await read_answer(reader)).status == (await ask(server, "POST", "/orders", JSON, b'{"text": "a"}')).status
+        writer.close()
 
 
 async def test_own_pages_and_configured_ones_may() -> None:

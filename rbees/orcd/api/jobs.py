@@ -117,6 +117,7 @@ def routes(jobs: Jobs, relay: Relay) -> list[Route]:
             "Cancel a job: 202 while that takes effect, 200 if it had ended.",
             response=CancelAnswer,
             status=202,
+            further_statuses=(200,),
             errors=(not_found,),
         ),
         Route(

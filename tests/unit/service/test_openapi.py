@@ -84,6 +84,18 @@ def test_errors_stand_under_their_status(document: dict[str, Any]) -> None:
     assert answers["503"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ErrorEnvelope"}
 
 
+def test_an_answer_may_come_under_several_statuses() -> None:
+    route = Route("DELETE", "/x", handler, "End.", response=dict[str, Any], status=202, further_statuses=(200, 503))
+    answers = openapi.document("orcd", "1.2.3", [route])["paths"]["/x"]["delete"]["responses"]
+    assert answers["202"] == answers["200"] == answers["503"]
+
+
+def test_a_route_with_a_proof_of_its_own_is_not_open() -> None:
+    described = openapi.document("poold", "1.2.3", [Route("POST", "/x", handler, "Report.", own_proof=True)])["paths"]["/x"]["post"]
+    assert described["security"]
+    assert "401" in described["responses"]
+
+
 def test_only_public_routes_need_no_token(document: dict[str, Any]) -> None:
     assert document["paths"]["/livez"]["get"]["security"] == []
     assert "401" not in document["paths"]["/livez"]["get"]["responses"]
