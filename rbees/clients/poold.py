@@ -18,7 +18,7 @@ from rbees.protocol.pools import (
     PoolStatus,
     RegisterRequest,
     SpawnAnswer,
-    SpawnRequest,
+    SpawnCommand,
     WorkerFacts,
     WorkerList,
 )
@@ -50,7 +50,7 @@ class PooldClient:
         """Where this client calls."""
         return self._http.url
 
-    async def spawn(self, request: SpawnRequest) -> SpawnAnswer:
+    async def spawn(self, request: SpawnCommand) -> SpawnAnswer:
         """Have a worker started; refused by preflight where it cannot fit."""
         return await self._http.call("POST", "/workers/spawn", request, SpawnAnswer)
 

@@ -37,7 +37,7 @@ from rbees.orcd.store.jobs import JobStore
 from rbees.protocol.errors import RbeesError
 from rbees.protocol.events import Metrics, StreamState, Token
 from rbees.protocol.jobs import JobRequest
-from rbees.protocol.pools import SpawnRequest
+from rbees.protocol.pools import SpawnCommand
 from rbees.protocol.workers import ExecuteRequest, GivenChoice
 from rbees.service import logs
 from rbees.service.clock import Clock
@@ -278,7 +278,7 @@ class LiveExecutor:
     # ---- workers -------------------------------------------------------------------------------------------------------
 
     async def _spawn(self, effect: SpawnWorker) -> None:
-        request = SpawnRequest(
+        request = SpawnCommand(
             model_ref=effect.model_ref,
             worker_id=effect.worker_id,
             model_sha256=effect.model_sha256,

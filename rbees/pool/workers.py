@@ -63,9 +63,9 @@ async def spawn(
     as_json: bool,
 ) -> None:
     """Start a worker and print its id. Without a backend the pool takes the device that fits best."""
-    from rbees.protocol.pools import SpawnRequest
+    from rbees.protocol.pools import SpawnCommand
 
-    request = SpawnRequest(model_ref=model_ref, backend=backend, devices=_devices(backend, gpu, device), ctx=ctx, slots=slots)
+    request = SpawnCommand(model_ref=model_ref, backend=backend, devices=_devices(backend, gpu, device), ctx=ctx, slots=slots)
     answer = await pool.spawn(request)
     if wait:
         await _wait_ready(pool, answer.worker_id, silent=as_json)

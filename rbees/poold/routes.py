@@ -16,7 +16,7 @@ from rbees.protocol.pools import (
     PoolStatus,
     RegisterRequest,
     SpawnAnswer,
-    SpawnRequest,
+    SpawnCommand,
     WorkerFacts,
     WorkerList,
 )
@@ -50,7 +50,7 @@ def routes(pool: Pool) -> list[Route]:
             "/workers/spawn",
             handlers.spawn,
             "Start a worker after preflight.",
-            request=SpawnRequest,
+            request=SpawnCommand,
             response=SpawnAnswer,
             status=202,
             errors=_SPAWN_ERRORS,
@@ -85,8 +85,8 @@ def routes(pool: Pool) -> list[Route]:
             "A worker's own report, proved by the worker's secret instead of the token.",
             request=WorkerReady,
             status=204,
-            errors=(ErrorCode.UNAUTHENTICATED, ErrorCode.WORKER_NOT_FOUND),
-            public=True,
+            errors=(ErrorCode.UNAUTHENTICATED,),
+            own_proof=True,
         ),
     ]
 
@@ -102,7 +102,7 @@ class _Handlers:
         return reply(self._pool.list_models())
 
     async def spawn(self, request: web.Request) -> web.Response:
-        worker_id = await self._pool.supervisor.spawn(await read(request, SpawnRequest))
+        worker_id = await self._pool.supervisor.spawn(await read(request, SpawnCommand))
         return reply(SpawnAnswer(worker_id=worker_id), 202)
 
     async def workers(self, _request: web.Request) -> web.Response:
@@ -129,6 +129,6 @@ class _Handlers:
         return reply(await self._pool.announce((await read(request, AnnounceRequest)).orcd_url))
 
     async def ready(self, request: web.Request) -> web.Response:
-        ready = await read(request, WorkerReady)
-        await self._pool.supervisor.call_back(request.match_info["worker_id"], request.headers.get("Authorization"), ready)
+        worker = await self._pool.supervisor.caller(request.match_info["worker_id"], request.headers.get("Authorization"))
+        await worker.call_back(await read(request, WorkerReady))
         return reply(status=204)

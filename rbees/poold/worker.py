@@ -161,18 +161,22 @@ class Worker:
         self._uri, self._called_at, self._secret = self._reachable(info.uri), self._dialled(info.uri), info.secret
         await self._take(info)
 
-    async def call_back(self, authorization: str | None, ready: WorkerReady) -> None:
-        """The worker's own ready call, proved by its secret.
-
-        Raises:
-            RbeesError: UNAUTHENTICATED.
-        """
+    async def is_proved(self, authorization: str | None) -> bool:
+        """True where `authorization` brings this worker's secret."""
         if self._secret is None:
             await self.look()
         proof = f"Bearer {self._secret}".encode()
-        genuine = self._secret is not None and hmac.compare_digest(proof, (authorization or "").encode(errors="replace"))
-        if not genuine or ready.nonce != self._record.spec.nonce:
-            raise RbeesError(ErrorCode.UNAUTHENTICATED, "This is not the worker's secret.")
+        return self._secret is not None and hmac.compare_digest(proof, (authorization or "").encode(errors="replace"))
+
+    async def call_back(self, ready: WorkerReady) -> None:
+        """The worker's own ready call, which its secret has proved.
+
+        Raises:
+            RbeesError: UNAUTHENTICATED, where it speaks for another process than the one that was started.
+        """
+        spec = self._record.spec
+        if (ready.worker_id, ready.nonce) != (spec.worker_id, spec.nonce):
+            raise not_the_worker()
         await self._accept(ready)
 
     def stop(self) -> None:
@@ -337,6 +341,11 @@ class Worker:
             return uri
         parts = urlsplit(uri)
         return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{parts.port}"
+
+
+def not_the_worker() -> RbeesError:
+    """The refusal of a call whose proof is not that of the worker it speaks for."""
+    return RbeesError(ErrorCode.UNAUTHENTICATED, "This is not the worker's secret.")
 
 
 def start(record: ProcessRecord, secret: str, around: Surroundings) -> tuple[ProcessRecord, WorkerProcess]:

@@ -24,10 +24,10 @@ from rbees.host.preflight import Wish, preflight
 from rbees.host.process import Identity, WorkerProcess, find_workers, is_running
 from rbees.host.process_table import ProcessRecord
 from rbees.host.worker_spec import WorkerSpec
-from rbees.poold.worker import Surroundings, Worker, start
+from rbees.poold.worker import Surroundings, Worker, not_the_worker, start
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.ids import WORKER_ID_PATTERN
-from rbees.protocol.pools import Device, SpawnRequest, WorkerFacts
+from rbees.protocol.pools import Device, SpawnCommand, WorkerFacts
 from rbees.protocol.workers import WorkerReady
 from rbees.service import logs
 from rbees.service.clock import Clock
@@ -140,7 +140,7 @@ class Supervisor:
                 return path
         raise RbeesError(ErrorCode.WORKER_NOT_FOUND, "This pool has no log of a worker by this id.")
 
-    async def spawn(self, request: SpawnRequest) -> str:
+    async def spawn(self, request: SpawnCommand) -> str:
         """Start a worker after preflight; its id. With an id that is known already: nothing but the id.
 
         Raises:
@@ -160,20 +160,21 @@ class Supervisor:
             self._workers[worker_id].stop()
         return self.get(worker_id)
 
-    async def call_back(self, worker_id: str, authorization: str | None, ready: WorkerReady) -> None:
-        """A worker's ready call.
+    async def caller(self, worker_id: str, authorization: str | None) -> Worker:
+        """The worker that calls, if it proves by its secret that it is the one.
 
         Raises:
-            RbeesError: WORKER_NOT_FOUND, UNAUTHENTICATED.
+            RbeesError: UNAUTHENTICATED, also where there is no such worker: a stranger learns nothing about which there are.
         """
         # The worker ends if it is told that nobody knows it, so its own start or adoption is waited for first; never another
         # worker's start, which may take longer than a worker waits for an answer.
         await self._adopted.wait()
         if worker_id in self._starting:
             await self._starting[worker_id].wait()
-        if worker_id not in self._workers or ready.worker_id != worker_id:
-            raise RbeesError(ErrorCode.WORKER_NOT_FOUND, "This pool has no worker by this id.")
-        await self._workers[worker_id].call_back(authorization, ready)
+        worker = self._workers.get(worker_id)
+        if worker is None or not await worker.is_proved(authorization):
+            raise not_the_worker()
+        return worker
 
     async def adopt(self) -> None:
         """Take over the workers of an earlier daemon on this state folder, and report those that died meanwhile."""
@@ -232,7 +233,7 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _spawn(self, request: SpawnRequest) -> str:
+    async def _spawn(self, request: SpawnCommand) -> str:
         worker_id = _checked_id(request.worker_id) or self._new_worker_id()
         await self._adopted.wait()
         async with self._one_spawn:
@@ -269,7 +270,7 @@ class Supervisor:
             pid=record.pid,
         )
 
-    def _preflight(self, request: SpawnRequest, model: StoredModel) -> Fit:
+    def _preflight(self, request: SpawnCommand, model: StoredModel) -> Fit:
         wish = Wish(request.backend, request.devices, request.ctx, request.slots or self._policy.default_slots)
         problems = self._installation.problems
         answer = preflight(model.facts, wish, self._rooms(), default_ctx=self._policy.default_ctx, problems=problems)

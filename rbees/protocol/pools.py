@@ -131,7 +131,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     unusable: tuple[UnusableModel, ...] = ()
 
 
-class SpawnRequest(Message, frozen=True, kw_only=True):
+class SpawnCommand(Message, frozen=True, kw_only=True):
     """`POST /workers/spawn` on a pool; asking again with the same `worker_id` starts nothing new."""
 
     model_ref: str
@@ -143,6 +143,10 @@ class SpawnRequest(Message, frozen=True, kw_only=True):
     ctx: Annotated[int, msgspec.Meta(ge=64, le=16_777_216)] | None = None
     """KV cells per sequence; default: the model's trained length, within the pool's limit."""
     slots: Annotated[int, msgspec.Meta(ge=1, le=256)] | None = None
+
+
+class SpawnRequest(SpawnCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v2/pools/{id}/workers/spawn`: the same as a client sends it to orcd, which refuses a slip instead of passing it on."""
 
 
 class SpawnAnswer(Message, frozen=True, kw_only=True):

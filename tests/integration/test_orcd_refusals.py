@@ -135,6 +135,14 @@ def test_an_endpoint_that_is_none_is_refused(cluster: Cluster, endpoint: str) ->
     _refused(request("POST", f"{cluster.url}/v2/pools", {"endpoint": endpoint}), 400, "INVALID_REQUEST")
 
 
+@pytest.mark.parametrize("prefix", ["/v2", ""])
+def test_a_slip_in_a_spawn_is_refused_by_name(cluster: Cluster, prefix: str) -> None:
+    (pool,) = cluster.pools()
+    path = f"{prefix}/pools/{pool['pool_id']}/workers/spawn"
+    error = _refused(request("POST", cluster.url + path, {"model_ref": cluster.model, "slot": 3}), 400, "INVALID_REQUEST")
+    assert "slot" in error["message"]
+
+
 def test_a_second_pool_under_a_live_id_is_refused(cluster: Cluster) -> None:
     (pool,) = cluster.pools()
     rival = {

@@ -24,7 +24,7 @@ from rbees.host.worker_spec import WorkerSpec
 from rbees.poold.worker import Limits, Surroundings
 from rbees.poold.workers import Policy, Supervisor
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.pools import SpawnRequest, WorkerFacts
+from rbees.protocol.pools import SpawnCommand, WorkerFacts
 from rbees.protocol.workers import WorkerReady
 from rbees.service.clock import SystemClock
 from tests.support.host_facts import device
@@ -138,6 +138,12 @@ def ready(worker_id: str) -> WorkerReady:
     )
 
 
+async def report(supervisor: Supervisor, worker_id: str) -> None:
+    """A worker's ready call, as the route passes it on."""
+    worker = await supervisor.caller(worker_id, f"Bearer {SECRET}")
+    await worker.call_back(ready(worker_id))
+
+
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not holds():  # noqa: ASYNC110 - a state of other threads
@@ -146,14 +152,14 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def test_a_slow_start_of_one_worker_does_not_keep_another_from_reporting(folder: Path) -> None:
     async with supervised(folder, ProcessTable(records(folder))) as (supervisor, store):
-        await supervisor.spawn(SpawnRequest(model_ref="bees", worker_id=FIRST))
-        slow = asyncio.create_task(supervisor.spawn(SpawnRequest(model_ref="bees", worker_id=SECOND)))
+        await supervisor.spawn(SpawnCommand(model_ref="bees", worker_id=FIRST))
+        slow = asyncio.create_task(supervisor.spawn(SpawnCommand(model_ref="bees", worker_id=SECOND)))
         await until(lambda: store.lookups == 2)
         async with asyncio.timeout(2):
-            await supervisor.call_back(FIRST, f"Bearer {SECRET}", ready(FIRST))
+            await report(supervisor, FIRST)
             with pytest.raises(RbeesError) as caught:
-                await supervisor.call_back(NOBODY, f"Bearer {SECRET}", ready(NOBODY))
-        assert caught.value.code is ErrorCode.WORKER_NOT_FOUND
+                await report(supervisor, NOBODY)
+        assert caught.value.code is ErrorCode.UNAUTHENTICATED
         assert supervisor.get(FIRST).state == "ready"
         store.go_on.set()
         assert await slow == SECOND
@@ -162,11 +168,11 @@ async def test_a_slow_start_of_one_worker_does_not_keep_another_from_reporting(f
 async def test_a_worker_that_reports_before_its_start_is_written_down_is_no_stranger(folder: Path) -> None:
     table = SlowTable(records(folder))
     async with supervised(folder, table) as (supervisor, store):
-        starting = asyncio.create_task(supervisor.spawn(SpawnRequest(model_ref="bees", worker_id=FIRST)))
+        starting = asyncio.create_task(supervisor.spawn(SpawnCommand(model_ref="bees", worker_id=FIRST)))
         await until(table.started.is_set)
-        waiting = asyncio.create_task(supervisor.spawn(SpawnRequest(model_ref="bees", worker_id=SECOND)))
+        waiting = asyncio.create_task(supervisor.spawn(SpawnCommand(model_ref="bees", worker_id=SECOND)))
         await asyncio.sleep(0.05)  # So that it stands in the queue before the call does.
-        calling = asyncio.create_task(supervisor.call_back(FIRST, f"Bearer {SECRET}", ready(FIRST)))
+        calling = asyncio.create_task(report(supervisor, FIRST))
         await asyncio.sleep(0.1)
         assert not calling.done()
         table.go_on.set()
@@ -180,7 +186,7 @@ async def test_a_worker_that_reports_before_its_start_is_written_down_is_no_stra
 async def test_a_worker_computes_with_the_cores_that_its_pool_measured(folder: Path) -> None:
     table = ProcessTable(records(folder))
     async with supervised(folder, table) as (supervisor, _):
-        await supervisor.spawn(SpawnRequest(model_ref="bees", worker_id=FIRST))
+        await supervisor.spawn(SpawnCommand(model_ref="bees", worker_id=FIRST))
         (record,) = table.load()
         assert record.spec.threads == 3
         assert record.pid is not None
@@ -199,7 +205,7 @@ async def test_what_was_installed_after_a_refusal_counts_at_the_next_spawn(folde
         for _ in range(2):
             with pytest.raises(RbeesError) as caught:
                 # More than the model was trained for, so that nothing is started once the backend is there.
-                await supervisor.spawn(SpawnRequest(model_ref="tiny", ctx=4_096))
+                await supervisor.spawn(SpawnCommand(model_ref="tiny", ctx=4_096))
             codes.append(caught.value.code)
             installed.append(folder)
         assert codes == [ErrorCode.BACKEND_UNAVAILABLE, ErrorCode.MODEL_INCOMPATIBLE]

@@ -117,3 +117,16 @@ def test_a_worker_answers_to_the_name_its_pool_is_known_by(host: PoolHost) -> No
     assert request("DELETE", stop, headers=bearer).status == 202
     wait_until(lambda: request("GET", stop, headers=bearer).json["state"] == "stopped")
     assert "SIGTERM" not in host.log_of(ready["worker_id"])
+
+
+def test_every_route_but_livez_asks_for_a_proof(host: PoolHost) -> None:
+    token = host.home.folder / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    host.serve("--token-file", str(token))
+    document = request("GET", f"http://127.0.0.1:{host.port}/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"}).json
+    calls = [(method, path) for path, methods in document["paths"].items() for method in methods]
+    assert len(calls) > 10
+    for method, path in calls:
+        answer = request(method.upper(), f"http://127.0.0.1:{host.port}" + path.replace("{", "").replace("}", ""))
+        assert answer.status == (200 if path == "/livez" else 401), (method, path)

@@ -28,7 +28,7 @@ from rbees.orcd.scheduler.events import AttemptCompleted, AttemptFailed, Event, 
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import Token
 from rbees.protocol.jobs import JobRequest
-from rbees.protocol.pools import SpawnAnswer, SpawnRequest
+from rbees.protocol.pools import SpawnAnswer, SpawnCommand
 from rbees.protocol.workers import ExecuteRequest, GivenChoice
 from rbees.service.clock import ManualClock
 from tests.support.orcd_parts import Desk, FakeWorker, end, settle, started, token
@@ -40,7 +40,7 @@ DIED = ErrorBody(code=ErrorCode.WORKER_CRASHED, message="The worker died.")
 class FakePool:
     """Takes down what it is told, and refuses where asked to."""
 
-    spawned: list[SpawnRequest] = field(default_factory=list)
+    spawned: list[SpawnCommand] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     refusal: RbeesError | None = None
 
@@ -48,7 +48,7 @@ class FakePool:
     def client(self) -> FakePool:
         return self
 
-    async def spawn(self, request: SpawnRequest) -> SpawnAnswer:
+    async def spawn(self, request: SpawnCommand) -> SpawnAnswer:
         if self.refusal is not None:
             raise self.refusal
         self.spawned.append(request)
