@@ -34,7 +34,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A message from a client: like `Message`, but an unknown field is refused by name."""
+    """A message from a client: like `Message`, but an unknown field is refused, by name where it has the form of one."""
 
 
 def encode(value: Any) -> bytes:
@@ -53,8 +53,9 @@ def decode(data: bytes | str, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(raw, type=type_)
     except msgspec.ValidationError as error:
-        # msgspec's validation sentences name types and paths, never values of the document.
-        raise RbeesError(ErrorCode.INVALID_REQUEST, f"The JSON does not fit: {error}.") from None
+        from rbees.protocol import validation  # Only a refusal pays for this import.
+
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"The JSON does not fit: {validation.sentence(error, type_)}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"The body is not valid JSON: {_where(error)}.") from None
 

@@ -12,7 +12,6 @@ from typing import Final
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 ENTROPY_BYTES: Final = 10
 
-JOB_ID_PATTERN: Final = r"^job-[0-9a-hjkmnp-tv-z]{26}$"
 WORKER_ID_PATTERN: Final = r"^worker-[0-9a-hjkmnp-tv-z]{26}$"
 POOL_ID_PATTERN: Final = r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$"
 CORRELATION_ID_PATTERN: Final = r"^[A-Za-z0-9-]{1,64}$"

@@ -47,7 +47,12 @@ class JobRequest(Request, frozen=True, kw_only=True):
     deterministic: bool = False
     """Decode this job alone, so that its text does not depend on what else the worker does."""
     priority: Priority = "interactive"
-    session_id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+    session_id: (
+        Annotated[
+            str, msgspec.Meta(min_length=1, max_length=128, description="A name for jobs that belong together; recorded and shown.")
+        ]
+        | None
+    ) = None
     timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=MAX_TIMEOUT_MS, description="From first dispatch.")] = DEFAULT_TIMEOUT_MS
     cancel_on_disconnect: bool = False
 

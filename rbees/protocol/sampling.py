@@ -5,7 +5,7 @@ Ranges are checked by the types, so a value out of range is refused with its pat
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 
@@ -28,6 +28,7 @@ StopStrings = Annotated[
 class Sampling(Request, frozen=True, kw_only=True):
     """How the next token is drawn."""
 
+    private: ClassVar[frozenset[str]] = frozenset({"stop"})
     temperature: Temperature = 0.7
     top_p: TopP = 0.95
     top_k: TopK = 40

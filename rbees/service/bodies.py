@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from rbees.protocol import codec
+from rbees.protocol import codec, validation
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service.connection import Limits
 from rbees.service.routes import Parameter
@@ -68,8 +68,9 @@ def argument(request: web.Request, parameter: Parameter) -> Any:
     try:
         return msgspec.convert(sent, parameter.type_, strict=False)
     except msgspec.ValidationError as error:
+        said = validation.sentence(error, parameter.type_)
         raise RbeesError(
-            ErrorCode.INVALID_REQUEST, f"The parameter `{parameter.name}` does not fit: {error}.", field=parameter.name
+            ErrorCode.INVALID_REQUEST, f"The parameter `{parameter.name}` does not fit: {said}.", field=parameter.name
         ) from None
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 
 from rbees.protocol import codec
 from rbees.protocol.codec import Message, Request
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.events import Event
 from rbees.protocol.jobs import JobRequest
+from rbees.protocol.pools import SpawnCommand, SpawnRequest
 
 SECRET = "the-canary-sings"
 
@@ -42,6 +44,44 @@ def test_prompts_do_not_show() -> None:
     job = JobRequest(model="haiku", prompt=SECRET, stop=(SECRET,))
     assert SECRET not in repr(job)
     assert SECRET not in repr([job])
+
+
+def test_stop_strings_do_not_show_on_their_way_to_a_worker() -> None:
+    assert SECRET not in repr(JobRequest(model="haiku", prompt="a", stop=(SECRET,)).sampling(1))
+
+
+@pytest.mark.parametrize(
+    ("body", "type_", "said"),
+    [
+        (b'{"model": "m", "priority": "the-canary-sings"}', JobRequest, "at `$.priority`: write one of `batch`, `interactive`."),
+        (
+            b'{"model": "m", "messages": [{"role": "the-canary-sings", "content": ""}]}',
+            JobRequest,
+            "`$.messages[0].role`: write one",
+        ),
+        (b'{"type": "the-canary-sings"}', Event, "at `$.type`: write one of `queued`, `started`"),
+        (b'"the-canary-sings \' - at `$.the-canary-sings`"', Literal["a", "b"], "at `$`: write one of `a`, `b`."),
+        (b'{"x": "the-canary-sings"}', dict[str, Literal["a"]], "write one of `a`."),
+        (b'{"model": "m", "the-canary-sings": 1}', JobRequest, "an unknown field - at `$`."),
+        (
+            b'{"model": "m", "messages": [{"role": "user", "the-canary-sings": ""}]}',
+            JobRequest,
+            "unknown field - at `$.messages[0]`",
+        ),
+        (b'{"model": "m", "the-canary-sings - at `$`": 1}', JobRequest, "an unknown field - at `$`."),
+        (b'{"model": "m", "max_token": 1}', JobRequest, "unknown field `max_token`"),
+    ],
+)
+def test_refusals_say_what_is_allowed_and_not_what_was_sent(body: bytes, type_: type[object], said: str) -> None:
+    error = refusal(body, type_)
+    assert said in error.message
+    assert SECRET not in error.message
+
+
+def test_a_newer_orcd_may_tell_a_pool_more_than_it_knows() -> None:
+    body = b'{"model_ref": "haiku", "later": 1}'
+    assert codec.decode(body, SpawnCommand) == SpawnCommand(model_ref="haiku")
+    assert "later" in refusal(body, SpawnRequest).message
 
 
 def test_messages_ignore_unknown_fields_and_requests_refuse_them() -> None:

@@ -12,7 +12,7 @@ LOWEST, HIGHEST = bytes(10), b"\xff" * 10
 
 
 def test_shapes() -> None:
-    assert re.match(ids.JOB_ID_PATTERN, ids.new_job_id(0, LOWEST))
+    assert re.fullmatch(r"job-[0-9a-hjkmnp-tv-z]{26}", ids.new_job_id(0, LOWEST))
     assert re.match(ids.WORKER_ID_PATTERN, ids.new_worker_id((1 << 48) - 1, HIGHEST))
     assert ids.is_correlation_id(ids.new_correlation_id(1_700_000_000_000, HIGHEST))
 

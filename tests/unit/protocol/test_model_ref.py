@@ -41,6 +41,8 @@ def test_every_form_is_read_and_printed(text: str, expected: ModelRef) -> None:
         "a b",
         "a\x00b",
         "a\nb",
+        "file:/models/a\x9b31m.gguf",
+        "hf:org/repo::file=a\x85b.gguf",
         "a\\b",
         "hf:",
         "hf:org",
