@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("llama_cpp")
+if importlib.util.find_spec("llama_cpp") is None:
+    pytest.fail("llama-cpp-python is missing; run `make setup`, which compiles it.", pytrace=False)
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "rbees" / "host" / "data" / "models" / "haiku.gguf"

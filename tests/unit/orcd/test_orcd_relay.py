@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from rbees.orcd import relay as relay_module
 from rbees.orcd.live import LiveJob
-from rbees.orcd.relay import Relay, Tail
-from rbees.orcd.store import jobs as job_store
+from rbees.orcd.relay import TAIL_BYTES, Relay, Tail
+from rbees.orcd.store.jobs import JOURNAL_BYTES_PER_READ
 from rbees.protocol.events import Event
 from rbees.service.clock import ManualClock
 from tests.support.orcd_parts import Desk, end, settle, started, token
@@ -88,14 +87,13 @@ async def test_a_row_of_several_events_is_cut_where_the_reader_left_off(theatre:
         assert await theatre.watch(after) == b"".join(frame + b"\n\n" for frame in whole.split(b"\n\n")[after:-1])
 
 
-async def test_a_slow_reader_falls_back_to_the_disk(theatre: Theatre, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_module, "TAIL_BYTES", 1000)
+async def test_a_slow_reader_falls_back_to_the_disk(theatre: Theatre) -> None:
     await theatre.play(start=True)
     async with theatre.relay.watch(theatre.job.number, 0, lambda: True) as pieces:
         seen = [await anext(pieces)]
-        await theatre.play(50)
+        await theatre.play(50, text="hum " * 1000)
         tail = theatre.relay._tails[theatre.job.number]
-        assert tail._bytes < 1300, "what a slow client has not read does not stay in memory"
+        assert tail._bytes < TAIL_BYTES + 5000, "what a slow client has not read does not stay in memory"
         await theatre.play(finish=True)
         seen += [piece async for piece in pieces]
     assert b"".join(seen) == theatre.stored
@@ -141,21 +139,20 @@ async def test_a_reader_beyond_the_end_of_a_running_job_is_let_go_when_that_ends
         assert await reading == b""
 
 
-async def test_a_slow_reader_whose_job_is_erased_meanwhile_is_let_go(theatre: Theatre, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_module, "TAIL_BYTES", 1)
+async def test_a_slow_reader_whose_job_is_erased_meanwhile_is_let_go(theatre: Theatre) -> None:
     await theatre.play(start=True)
     async with theatre.relay.watch(theatre.job.number, 0, lambda: False) as pieces:
         await anext(pieces)
-        await theatre.play(5, finish=True)
+        await theatre.play(5, finish=True, text="hum " * TAIL_BYTES)
         theatre.desk.database.connection.execute("DELETE FROM journal")
         async with asyncio.timeout(1):
             assert [piece async for piece in pieces] == []
 
 
-async def test_a_long_stream_is_read_from_the_disk_in_bounded_pieces(theatre: Theatre, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_store, "JOURNAL_BYTES_PER_READ", 1000)
-    await theatre.play(50, start=True, finish=True)
+async def test_a_long_stream_is_read_from_the_disk_in_bounded_pieces(theatre: Theatre) -> None:
+    await theatre.play(50, start=True, finish=True, text="hum " * 4000)
     async with theatre.relay.watch(theatre.job.number, 0, lambda: False) as pieces:
         seen = [piece async for piece in pieces]
-    assert max(map(len, seen)) < 1300
+    assert len(theatre.stored) > 2 * JOURNAL_BYTES_PER_READ
+    assert max(map(len, seen)) < JOURNAL_BYTES_PER_READ + 20_000
     assert b"".join(seen) == theatre.stored
