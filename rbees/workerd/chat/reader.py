@@ -231,7 +231,9 @@ class _OpenCall:
         self._name: str | None = None
         self._span: JsonSpan | None = None
         self._behind: int | None = None
-        """Where the JSON that was read last ends."""
+        """Where the JSON ends that was read last, while it is open whether more follows."""
+        self._proved = 0
+        """Where the last JSON ends that was a call."""
 
     def end(self, text: str, *, last: bool) -> int | None:
         """Where the call ends, None while it goes on. Without `calls` then: so much of the text is no call."""
@@ -287,21 +289,24 @@ class _OpenCall:
         if end is None:
             # What is open at the end of the answer, or nested without end, is no call; looking into it again would take
             # time that grows with the square of its length.
-            return len(text) if last or span.broken else None
+            return self._refuted(len(text)) if last or span.broken else None
         calls = read_calls(text[span.start : end], self._name)
         if calls is None:
-            self.calls.clear()
-            return end
+            return self._refuted(end)
         self.calls += calls
-        self._behind = end
+        self._proved = self._behind = end
         return None
+
+    def _refuted(self, end: int) -> int:
+        """Where the block ends if the JSON before `end` is no call: there, or behind the calls before it."""
+        return self._proved if self.calls else end
 
     def _close(self, text: str, behind: int, *, last: bool) -> int | None:
         """Find the closing mark, which models sometimes forget, or the next JSON before it."""
         if self.block.closes is None:
             return behind
         at = behind
-        while at < len(text):
+        while at < len(text) and at - behind <= _LONGEST_SPACE:
             filler = next((f for f in self.block.fillers if text.startswith(f, at)), None)
             if filler is None and not text[at].isspace() and text[at] not in _SEPARATORS:
                 break
@@ -310,6 +315,8 @@ class _OpenCall:
             return at + len(self.block.closes)
         if not last and any(mark.startswith(text[at:]) for mark in (self.block.closes, *self.block.fillers)):
             return None
+        if at - behind > _LONGEST_SPACE:
+            return behind
         if self._name is None and text.startswith("{", at):
             self._span, self._behind = JsonSpan(at), None
             return None

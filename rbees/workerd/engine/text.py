@@ -120,6 +120,8 @@ class TextStream:
 def _ends(data: bytes, positions: list[int]) -> list[int]:
     """How many characters of `data` are complete at each of the byte `positions`, which ascend."""
     ends: list[int] = []
+    if not positions:
+        return ends
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     begin = length = 0
     for position in positions:

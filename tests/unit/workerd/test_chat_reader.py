@@ -187,6 +187,19 @@ def test_a_call_behind_a_malformed_one_is_found() -> None:
     assert found == (F,)
 
 
+@pytest.mark.parametrize("rest", ['{"name": "g", "argu', '{"name": "g"}', "{" * 100])
+def test_a_broken_call_behind_a_good_one_is_text(rest: str) -> None:
+    events, found, _ = read(cut(f"<tool_calls>\n{F_JSON}\n{rest}", 1), chat_format("minimax"))
+    assert parts_of(events) == [("tool", f"<tool_calls>\n{F_JSON}"), ("text", f"\n{rest}")]
+    assert found == (F,)
+
+
+def test_space_without_end_behind_a_call_is_not_waited_for() -> None:
+    events, found, _ = read(cut(f"<tool_call>{F_JSON}" + "\n" * 2_000 + "x", 1), chat_format("hermes"))
+    assert found == (F,)
+    assert len(events) > 1_000
+
+
 def test_a_mark_within_an_argument_ends_nothing() -> None:
     text = '<tool_call>{"name": "f", "arguments": {"a": "</tool_call> \\"}"}}</tool_call>'
     _, found, _ = read(cut(text, 1), chat_format("hermes"))
