@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import jsonschema_rs
@@ -13,8 +14,9 @@ import pytest
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.response_format import GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
 from rbees.protocol.sampling import Sampling
+from rbees.workerd.engine.backend import BackendFacts
 from rbees.workerd.engine.engine import Engine
-from rbees.workerd.engine.grammar import Form, GrammarConstraint, compile_form
+from rbees.workerd.engine.grammar import Form, GrammarConstraint, Grammars, compile_form
 from rbees.workerd.engine.outputs import Failed, Finished, Grown
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
@@ -305,9 +307,22 @@ class Spacing:
         return self._inner.tokenize(" " + text, add_special=add_special, parse_special=parse_special)
 
 
-def test_a_space_of_the_tokenizers_own_is_no_part_of_a_forced_text() -> None:
-    from rbees.workerd.engine.grammar import Grammars
+class Endless(Spacing):
+    """A model without any token that ends an answer."""
 
+    @property
+    def facts(self) -> BackendFacts:
+        return replace(self._inner.facts, eog_ids=frozenset())
+
+
+def test_a_model_that_cannot_end_an_answer_follows_no_form() -> None:
+    backend: Any = Endless()
+    with pytest.raises(RbeesError) as raised:
+        Grammars(backend).build(compile_form(JsonObjectFormat()))
+    assert raised.value.code is ErrorCode.MODEL_INCOMPATIBLE
+
+
+def test_a_space_of_the_tokenizers_own_is_no_part_of_a_forced_text() -> None:
     backend: Any = Spacing()
     built = Grammars(backend).build(compile_form(schema(const="hum")))
     assert text_of(answer(built, backend=backend), "a") == '"hum"'
