@@ -132,6 +132,8 @@ class WorkerHealth(Message, frozen=True, kw_only=True):
     model_ref: str
     architecture: str | None = None
     quantization: str | None = None
+    tokenizer: str | None = None
+    """The kind of tokenizer, as the model's file names it."""
     vocabulary_size: int | None = None
     slots_total: int
     slots_used: int

@@ -132,6 +132,7 @@ class Worker:
             model_ref=config.model_ref,
             architecture=facts.architecture if facts else None,
             quantization=facts.quantization if facts else None,
+            tokenizer=facts.tokenizer if facts else None,
             vocabulary_size=facts.vocabulary_size if facts else None,
             slots_total=config.slots,
             slots_used=load.slots_used if load else 0,

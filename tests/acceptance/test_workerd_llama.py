@@ -266,6 +266,7 @@ def test_a_long_prefill_is_broken_off_within_milliseconds_and_shows_progress(tmp
 def test_the_tokenizer_and_facts_of_the_file_are_read(models: dict[str, Path]) -> None:
     backend = open_model(models["tiny"], ctx=4_096)
     facts = backend.facts
+    assert facts.tokenizer == "gpt2"
     assert (facts.architecture, facts.quantization, facts.vocabulary_size, facts.ctx) == ("llama", "F16", 264, 2_048)
     assert facts.adds_bos
     assert (facts.bos_text, facts.eos_text) == ("<|bos|>", "<|eos|>")

@@ -432,6 +432,7 @@ async def test_tokenize_answers_what_execute_computes(shared_worker: WorkerProce
 async def test_health_metrics_and_documents_answer(shared_worker: WorkerProcess) -> None:
     async with shared_worker.client() as client:
         health = await client.health()
+    assert health.tokenizer == "bytes"
     assert (health.state, health.architecture, health.slots_total, health.ctx) == ("ready", "scripted", 4, 4_096)
     for path in ("/metrics", "/openapi.json", "/docs", "/readyz?verbose"):
         status, body = await raw(shared_worker, "GET", path)

@@ -56,6 +56,8 @@ class BackendFacts:
 
     architecture: str
     quantization: str
+    tokenizer: str
+    """The kind of tokenizer, as the file names it."""
     vocabulary_size: int
     ctx: int
     cells: int

@@ -181,6 +181,7 @@ class LlamaBackend:
         return BackendFacts(
             architecture=_metadata(self._model, "general.architecture") or "unknown",
             quantization=_quantization(self._model),
+            tokenizer=_metadata(self._model, "tokenizer.ggml.model") or "unknown",
             vocabulary_size=size,
             ctx=ctx,
             cells=self._spec.cells or ctx * self._spec.slots,

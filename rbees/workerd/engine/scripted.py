@@ -97,6 +97,7 @@ class ScriptedBackend:
         self._facts = BackendFacts(
             architecture="scripted",
             quantization="none",
+            tokenizer="bytes",
             vocabulary_size=script.vocabulary_size,
             ctx=ctx,
             cells=cells,
