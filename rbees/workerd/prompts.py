@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from rbees.protocol.chat import ChatMessage, TemplateOption, Tool, ToolChoice, forced_tools
@@ -68,9 +68,9 @@ class Renderer(Protocol):
 class Prompt:
     """What the engine computes, and how its answer is read; without a format all of that is text."""
 
-    token_ids: tuple[int, ...]
-    format: AnswerFormat | None = None
-    forced: ForcedCall | None = None
+    token_ids: tuple[int, ...] = field(repr=False)
+    format: AnswerFormat | None = field(default=None, repr=False)
+    forced: ForcedCall | None = field(default=None, repr=False)
     """What keeps the answer to a call where one must be made."""
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
+from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.chat.traits import NEEDLES, RESERVED, TOOL_VARIABLES, TRIALS, TemplateTraits, trial_variables
 from rbees.workerd.child import Child
@@ -14,7 +15,8 @@ from rbees.workerd.child import Child
 RENDER_TIMEOUT_S: Final = 5.0
 
 
-class _Answer(msgspec.Struct, frozen=True):
+class _Answer(Message, frozen=True, kw_only=True):
+    private: ClassVar[frozenset[str]] = frozenset({"text"})
     text: str | None = None
     problem: str | None = None
     names: tuple[str, ...] = ()

@@ -64,6 +64,28 @@ def test_the_lint_for_secrets_sees_what_it_should() -> None:
         assert names_a_secret(compare.left) is found
 
 
+CONTENT = {"prompt", "generated", "further", "sampling", "text", "tokens", "token_ids", "arguments", "format"}
+"""Names of fields in a worker that hold what clients wrote and models answered."""
+
+
+def test_what_a_worker_holds_of_prompts_and_answers_shows_in_no_repr() -> None:
+    found = 0
+    for name, node in nodes(ast.ClassDef):
+        if name.startswith("rbees.workerd") and any(is_field_list(mark) for mark in (*node.decorator_list, *node.bases)):
+            hidden = next((ast.unparse(line) for line in node.body if "private" in ast.unparse(line)), "")
+            for line in node.body:
+                if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) in CONTENT:
+                    shown = "repr=False" not in ast.unparse(line) and repr(ast.unparse(line.target)) not in hidden
+                    assert not shown, f"{path_of(name)}:{line.lineno} shows `{ast.unparse(line.target)}`"
+                    found += 1
+    assert found
+
+
+def is_field_list(mark: ast.expr) -> bool:
+    """A decorator or a base that makes a `repr` of all fields."""
+    return ast.unparse(mark).partition("(")[0] in {"dataclass", "dataclasses.dataclass", "msgspec.Struct", "Message", "Request"}
+
+
 def test_policy_words_name_files_of_the_orchestrator_only() -> None:
     for path in PACKAGE.rglob("*.py"):
         if path.stem in POLICY_WORDS:

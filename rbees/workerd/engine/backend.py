@@ -6,7 +6,7 @@ Implemented by `llama.py` and `scripted.py`. Nothing here knows of jobs, samplin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
 import numpy as np
@@ -85,7 +85,7 @@ class Rows:
 
     slots: Ids
     positions: Ids
-    tokens: Ids
+    tokens: Ids = field(repr=False)
     wants_logits: NDArray[np.bool_]
 
     def __len__(self) -> int:

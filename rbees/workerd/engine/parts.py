@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from rbees.protocol.events import Part
@@ -21,8 +21,8 @@ from rbees.workerd.engine.text import Piece
 class Call:
     """One call of a tool, as the model wrote it."""
 
-    name: str
-    arguments: dict[str, Any]
+    name: str = field(repr=False)
+    arguments: dict[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Run:
     """The characters from `start` to `end` of an answer; they are all of one part. Between runs there are only marks."""
 
     part: Part
-    text: str
+    text: str = field(repr=False)
     start: int
     calls: tuple[Call, ...] = ()
 

@@ -40,7 +40,7 @@ class Oldest:
 @dataclass(slots=True, eq=False)
 class _Node:
     parent: _Node | None
-    tokens: list[int]
+    tokens: list[int] = field(repr=False)
     holders: set[int]
     children: dict[int, _Node] = field(default_factory=dict)
     """By their first token."""

@@ -11,7 +11,7 @@ blocks first, and top-p without top-k widens its window until it holds enough pr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -29,9 +29,9 @@ _MASK: Final = (1 << 64) - 1
 class Draw:
     """What one row of logits is sampled with."""
 
-    sampling: Sampling
+    sampling: Sampling = field(repr=False)
     choice: int
-    tokens: Sequence[int]
+    tokens: Sequence[int] = field(repr=False)
     """The prompt and the choice's answer so far; read, never kept."""
     prompt_length: int
     mask: NDArray[np.uint32] | None = None

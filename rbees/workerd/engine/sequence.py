@@ -17,16 +17,16 @@ class Work:
     """What the engine is asked to do for one job's attempt. The token ids were checked against the vocabulary."""
 
     key: str
-    prompt: tuple[int, ...]
-    generated: tuple[int, ...]
+    prompt: tuple[int, ...] = field(repr=False)
+    generated: tuple[int, ...] = field(repr=False)
     """The first answer's beginning, made and sent by earlier attempts."""
     max_tokens: int | None
     """Most tokens of the answer, the beginning included; None: what the context leaves."""
-    sampling: Sampling
+    sampling: Sampling = field(repr=False)
     deterministic: bool = False
-    format: AnswerFormat | None = None
+    format: AnswerFormat | None = field(default=None, repr=False)
     """How the answer marks its parts; None: all of it is text."""
-    further: tuple[tuple[int, ...], ...] = ()
+    further: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
     """The beginnings of further answers to the same prompt, where several are asked for."""
     constraint: Constraint | None = None
     """Keeps each answer in its form, from its very beginning; each sequence follows a fork of it."""
@@ -58,7 +58,7 @@ class Sequence:
     limit: int
     group: Group
     choice: int = 0
-    tokens: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list, repr=False)
     """The prompt and then the answer."""
     computed: int = 0
     """How many of `tokens` the KV memory holds."""
@@ -67,7 +67,7 @@ class Sequence:
     """When it was admitted, so many of `tokens` it had in common with one that ran."""
     paused: bool = False
     first_token_s: float | None = None
-    text: TextStream = field(default_factory=TextStream)
+    text: TextStream = field(default_factory=TextStream, repr=False)
     parts: PartStream | None = None
     constraint: Constraint | None = None
 

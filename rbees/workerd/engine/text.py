@@ -19,10 +19,10 @@ from rbees.protocol.events import Part
 class Piece:
     """Text to send and the tokens that it is made of."""
 
-    text: str
+    text: str = field(repr=False)
     index: int
     """Position of the first of these tokens within the answer."""
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] = field(repr=False)
     ends: tuple[int, ...] = field(default=(), compare=False)
     """Where within `text` each token ends; a character belongs to the token that completes it."""
     part: Part = "text"
