@@ -345,6 +345,13 @@ async def test_a_refused_callback_ends_the_worker_with_69(tmp_path: Path) -> Non
         ({"nonsense": 1}, (), 65, "MODEL_INCOMPATIBLE"),
         ({}, ("--kv-cells=64",), 78, "CONFIGURATION"),
         ({}, ("--bind=0.0.0.0",), 78, "CONFIGURATION"),
+        ({}, ("--worker-id=../x",), 78, "CONFIGURATION"),
+        ({}, ("--worker-id=.hidden",), 78, "CONFIGURATION"),
+        ({}, (f"--worker-id={'w' * 65}",), 78, "CONFIGURATION"),
+        ({}, ("--callback-url=ftp://127.0.0.1:1/ready",), 78, "CONFIGURATION"),
+        ({}, ("--callback-url=127.0.0.1:9200/ready",), 78, "CONFIGURATION"),
+        ({}, ("--callback-url=http://:9200/ready",), 78, "CONFIGURATION"),
+        ({}, ("--callback-url=http://127.0.0.1:99999/ready",), 78, "CONFIGURATION"),
         ({"crash_at_load": "SIGSEGV"}, (), -signal.SIGSEGV, None),
     ],
 )
