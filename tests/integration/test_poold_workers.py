@@ -57,7 +57,7 @@ def test_a_worker_lives_and_ends(host: PoolHost) -> None:
     assert is_gone(facts["pid"])
     assert host.call("DELETE", f"/workers/{facts['worker_id']}").status == 202
     assert not host.orcd.of("/workers/failed")
-    assert not list((host.state / "workers").glob("*.json"))
+    wait_until(lambda: not list((host.state / "workers").glob("*.json")))
 
 
 def test_the_same_command_twice_starts_one_worker(host: PoolHost) -> None:
