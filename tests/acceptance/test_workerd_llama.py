@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import threading
@@ -26,9 +27,11 @@ from rbees.workerd.engine.engine import WORTH_WAITING_FOR, Engine
 from rbees.workerd.engine.grammar import Grammars, compile_form
 from rbees.workerd.engine.outputs import Failed, Finished, Output
 from rbees.workerd.engine.sequence import Work
+from rbees.workerd.engine_thread import EngineThread
 from rbees.workerd.loading import load_backend
 from tests.support.scripted_models import ending_of, ids_of, run_out, text_of
 from tests.support.tiny_gguf import BOS, USER, write_tiny_gguf
+from tests.support.tiny_mamba import write_tiny_mamba
 from tests.support.worker_process import running_worker
 
 HAIKU = Path(__file__).parents[2] / "rbees" / "host" / "data" / "models" / "haiku.gguf"
@@ -106,15 +109,19 @@ class PlainLlama:
 def test_greedy_in_the_deterministic_lane_equals_llama_cpp_alone(models: dict[str, Path], name: str) -> None:
     backend = open_model(models[name])
     plain = PlainLlama(models[name], 1_024)
-    prompts = [backend.tokenize(text, add_special=True, parse_special=True)[:900] for text in PROMPTS]
+    texts = [*PROMPTS, *(f"{i}: the crab said, " + PROMPTS[i % 3] * (1 + i % 9 * 4) for i in range(28))]
+    prompts = [backend.tokenize(text, add_special=True, parse_special=True)[:900] for text in texts]
+    counts = [48 if i < len(PROMPTS) else 8 for i in range(len(prompts))]
     engine = engine_over(backend)
     # Others before, between and behind, so that the lane has something to be disturbed by.
     for i, prompt in enumerate(prompts):
-        engine.submit(greedy(f"other{i}", prompt[::-1], 10, deterministic=False))
-        engine.submit(greedy(f"job{i}", prompt, 48))
+        if i < 3 or i % 7 == 0:
+            engine.submit(greedy(f"other{i}", prompt[::-1], 10, deterministic=False))
+        engine.submit(greedy(f"job{i}", prompt, counts[i]))
     outputs = run_out(engine)
+    assert max(map(len, prompts)) > 600
     for i, prompt in enumerate(prompts):
-        assert ids_of(outputs, f"job{i}") == plain.greedy(prompt, 48), f"prompt {i} of {len(prompt)} tokens"
+        assert ids_of(outputs, f"job{i}") == plain.greedy(prompt, counts[i]), f"prompt {i} of {len(prompt)} tokens"
     plain.close()
     backend.close()
 
@@ -211,6 +218,33 @@ def test_shared_cells_give_the_answers_of_cells_of_their_own(models: dict[str, P
     backend.close()
 
 
+def test_a_recurrent_state_is_gone_on_with_as_a_whole_and_survives_interruptions(tmp_path: Path) -> None:
+    path = write_tiny_mamba(tmp_path / "mamba.gguf")
+    backend = open_model(path)
+    assert (backend.facts.divisible, backend.facts.slots) == (False, 4)
+    plain = PlainLlama(path, 1_024)
+    engine = engine_over(backend)
+    history = backend.tokenize("tell me of bees, for I know nothing of them", add_special=True, parse_special=True)
+    known = 0
+    for turn in range(3):
+        engine.submit(greedy(f"turn{turn}", history, 12, deterministic=False))
+        engine.submit(greedy(f"other{turn}", history[::-1], 12, deterministic=False))
+        engine.step()
+        backend.interrupt()
+        engine.step()
+        backend.rearm()
+        outputs = run_out(engine)
+        answer = ids_of(outputs, f"turn{turn}")
+        assert answer == plain.greedy(history, 12)
+        ending = ending_of(outputs, f"turn{turn}")
+        assert isinstance(ending, Finished)
+        assert ending.usage.cached_tokens == known
+        known = len(history) + 11
+        history = [*history, *answer, *b"<and then?>"]
+    plain.close()
+    backend.close()
+
+
 def test_cells_that_run_out_preempt_and_lose_nothing(models: dict[str, Path]) -> None:
     backend = open_model(models["tiny"], ctx=256, cells=512)
     engine = engine_over(backend)
@@ -260,6 +294,43 @@ def test_a_long_prefill_is_broken_off_within_milliseconds_and_shows_progress(tmp
     backend.rearm()
     backend.remove(0, 0)
     assert backend.decode(rows).shape == (1, backend.facts.vocabulary_size)
+    backend.close()
+
+
+async def test_cancelling_breaks_the_prefill_off_and_the_next_has_its_slot(tmp_path: Path) -> None:
+    """The call that computes the prompt when the cancellation comes is the last one for it, and it does not run to its end."""
+    slow = write_tiny_gguf(tmp_path / "slow.gguf", layers=10, width=512, heads=8, heads_kv=8)
+    backend = open_model(slow, slots=1, ctx=1_024)
+    calls: list[tuple[str, int]] = []
+    computing, ended = threading.Event(), asyncio.Event()
+    decode, outputs = backend.decode, list[Output]()
+
+    def recording(rows: Rows):  # type: ignore[no-untyped-def]
+        computing.set()
+        calls.append(("begun", len(rows)))
+        logits = decode(rows)
+        calls[-1] = ("done", len(rows))
+        return logits
+
+    def deliver(new: list[Output]) -> None:
+        outputs.extend(new)
+        if any(isinstance(o, Finished) and o.key == "next" for o in new):
+            ended.set()
+
+    backend.decode = recording  # type: ignore[method-assign]
+    thread = EngineThread(engine_over(backend, 1), backend)
+    thread.start(deliver)
+    thread.submit(greedy("long", [65] * 1_000, 4))
+    thread.submit(greedy("next", [66, 67], 1))
+    await asyncio.to_thread(computing.wait)
+    await asyncio.sleep(0.02)
+    thread.cancel("long")
+    await asyncio.wait_for(ended.wait(), 30)
+    await thread.stop()
+    assert calls == [("begun", 512), ("done", 2)]
+    ending = ending_of(outputs, "long")
+    assert isinstance(ending, Failed)
+    assert ending.error.code == ErrorCode.CANCELLED
     backend.close()
 
 

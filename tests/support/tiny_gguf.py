@@ -41,7 +41,7 @@ def write_tiny_gguf(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(VOCABULARY_SIZE)
     if tokenizer:
-        _add_tokenizer(writer, template, marks)
+        add_tokenizer(writer, template, marks)
     else:
         writer.add_tokenizer_model("none")
     _add_weights(writer, np.random.default_rng(seed), layers, width, width // heads * heads_kv, scale)
@@ -52,7 +52,8 @@ def write_tiny_gguf(
     return path
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, template: str | None, marks: tuple[str, ...]) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, template: str | None, marks: tuple[str, ...] = ()) -> None:
+    """A byte-level tokenizer with a few control tokens, of which `marks` are the first spare ones."""
     alphabet = _byte_alphabet()
     spare = [f"<|spare{i}|>" for i in range(VOCABULARY_SIZE - 259)]
     controls = ["<|bos|>", "<|eos|>", "<|user|>", *marks, *spare[len(marks) :]]

@@ -326,13 +326,15 @@ class Engine:
     def _salvage(self, shares: list[Share]) -> None:
         """After an interruption keep what was computed, except rows whose logits are lost with the call.
 
-        In the deterministic lane nothing is kept, so that the chunks stay those that llama.cpp alone would compute.
+        In the deterministic lane nothing is kept, so that the chunks stay those that llama.cpp alone would compute; nor where
+        memory is not divisible, because a state that was broken off stands behind the rows without being theirs.
         """
         for share in shares:
             sequence = self._running[share.key]
             assert sequence.slot is not None
             there = self._backend.length(sequence.slot)
-            done = sequence.computed if sequence.work.deterministic else min(there, len(sequence.tokens) - 1)
+            exact = sequence.work.deterministic or not self._facts.divisible
+            done = sequence.computed if exact else min(there, len(sequence.tokens) - 1)
             self._set_computed(sequence, done if done >= there else self._slots.cut(sequence.slot, done))
 
     def _set_computed(self, sequence: Sequence, computed: int) -> None:

@@ -219,7 +219,15 @@ class ScriptedBackend:
             self._progress += 1
         if self._interrupted.is_set():
             self._interrupted.clear()
+            if not self._script.divisible:
+                self._spoil(rows)
             raise Interrupted
+
+    def _spoil(self, rows: Rows) -> None:
+        """As a recurrent state that was broken off: it stands behind the rows, but is not what they would have made of it."""
+        for slot, token in zip(rows.slots.tolist(), rows.tokens.tolist(), strict=True):
+            self._append(self._prefixes[slot], token)
+            self._prefixes[slot][-1].hash ^= _MASK
 
     def _fill(self, logits: np.ndarray[tuple[int, ...], np.dtype[np.float32]], prefix: list[_Cell]) -> None:
         """A few likely tokens, chosen by the hash of everything before; the order of the others follows from it too, for where a

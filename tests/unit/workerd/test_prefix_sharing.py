@@ -165,6 +165,18 @@ def test_a_memory_that_cannot_be_cut_is_gone_on_with_as_a_whole_or_not_at_all() 
     assert counted.counts == [2]
 
 
+def test_a_state_that_was_broken_off_is_computed_anew() -> None:
+    answers = []
+    for interrupted in (False, True):
+        counted = Counted(divisible=False)
+        counted.submit("long", SYSTEM, max_tokens=9)
+        if interrupted:
+            counted.backend.interrupt()
+        counted.run()
+        answers.append(ids_of(counted.outputs, "long"))
+    assert answers[0] == answers[1]
+
+
 def test_nothing_is_shared_where_nothing_can_be_cut() -> None:
     counted = Counted(divisible=False)
     for i in range(3):
