@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from rbees.orcd.scheduler.events import LoopStalled
+from rbees.orcd.scheduler.events import LoopStalled, Ticked
 from rbees.protocol.errors import ErrorCode
 from tests.simulation.hosts import Host, SimWorker
 
@@ -124,8 +124,11 @@ class Faults:
         if self._world.shell.up and self._world.now_s >= self._world.shell.stalled_until_s:
             seconds = self._world.rng.uniform(1.0, 12.0)
             self._world.shell.stalled_until_s = self._world.now_s + seconds
-            self._world.after(seconds + 0.0001, lambda: self._goes_on(seconds))
+            # At the very moment at which it hears again: nothing may come between, for nobody knows yet whose silence it was.
+            self._world.after(seconds, lambda: self._goes_on(seconds))
 
     def _goes_on(self, seconds: float) -> None:
         if self._world.shell.up:
+            # Both from the timer that finds itself late, as in `SchedulerLoop.tick`.
             self._world.shell.feed(LoopStalled(seconds))
+            self._world.shell.feed(Ticked())

@@ -18,6 +18,7 @@ from rbees.orcd.scheduler.events import (
     WorkerEnded,
 )
 from rbees.orcd.scheduler.policy import Policy
+from rbees.protocol.errors import ErrorCode
 from rbees.protocol.pools import WorkerFacts
 
 if TYPE_CHECKING:
@@ -116,8 +117,10 @@ class Watch:
             case Requeue(job_id=job_id, epoch=epoch):
                 assert epoch == self._records[job_id].epoch
                 self._running.pop(job_id, None)
-            case Finish(job_id=job_id):
+            case Finish(job_id=job_id, error=error):
                 self._running.pop(job_id, None)
+                if error.code is ErrorCode.MODEL_NOT_FOUND:
+                    assert not self._is_held(self._records[job_id].spec.model), "a model that a pool holds is called unknown"
             case SpawnWorker(worker_id=worker_id):
                 assert not self._draining, "a worker is started by a process that is about to end"
                 assert worker_id not in self._spawned, "a worker id is used twice"
@@ -125,6 +128,9 @@ class Watch:
             case StopWorker(worker_id=worker_id):
                 is_busy = worker_id in self._running.values()
                 assert not is_busy or worker_id in self._suspects, "a busy worker is pushed out"
+
+    def _is_held(self, reference: str) -> bool:
+        return any(facts.ref == reference for report in self._last_report.values() for facts in report.models)
 
     def _stops_running(self, job_id: str, epoch: int) -> str | None:
         """The worker on which the attempt ran, if it was the current one."""

@@ -108,6 +108,9 @@ class World:
                 return record.cancel_asked
             case ErrorCode.TIMEOUT:
                 return record.spec.timeout_ms == SHORT_TIMEOUT_MS
+            case ErrorCode.MODEL_NOT_FOUND:
+                # Accepted while no pool was known; whether those that came then held the model, `Watch` has seen.
+                return record.model_sha256 is None
             case ErrorCode.WORKER_CRASHED:
                 # Twice is the least; where workers were killed from outside, the job has had the bad luck to look like poison.
                 return record.deaths >= self._policy.deaths_alone
