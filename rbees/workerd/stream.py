@@ -77,5 +77,5 @@ class EventBuffer:
                 acked_seq=self._forgotten,
                 last_seq=self.last_seq,
             )
-        skip = seq - self._forgotten
-        return [data for i, data in enumerate(self._frames) if i >= skip]
+        # Counted from the end: readers want the newest, however many wait for their acknowledgement.
+        return [self._frames[i] for i in range(seq - self.last_seq, 0)]
