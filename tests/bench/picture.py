@@ -17,7 +17,7 @@ MOST: Final = 1.6
 
 
 def draw(rows: Sequence[Row]) -> str:
-    """The SVG document. Green bars hold their goal, the line marks the goal."""
+    """The SVG document. Green bars hold their goal, which the line marks; the label says on which side of it they should end."""
     height = ROW_HEIGHT * (len(rows) + 2)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">',
@@ -35,6 +35,7 @@ def _bar(row: Row, y: int) -> str:
     share = min(max(reached / row.goal, 0.0), MOST)
     width = share * (GOAL_X - LABELS_WIDTH)
     unit = f"× {row.ratio:.2f}" if row.ratio is not None else f"{number(row.value)} {row.unit}"
+    unit += f" ({'≥' if row.least else '≤'} {row.goal:g})"
     colour = "#3a8f5c" if row.holds else "#c0504d"
     middle = y + ROW_HEIGHT / 2 + 4
     return (

@@ -13,7 +13,7 @@ RESULTS: Final = Path("build/bench.json")
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure. `goal` is the most that `ratio` may be, or that `value` may be where there is no peer."""
+    """One figure. `goal` is the most (with `least`: the least) that `ratio` may be, or that `value` may be without a peer."""
 
     name: str
     """`spine.…`: the suite, then the figure."""
@@ -23,6 +23,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """What the peer needed in the same run, in the same unit."""
     ratio: float | None = None
     goal: float | None = None
+    least: bool = False
     holds: bool | None = None
     """None where the figure is only reported."""
     about: str = ""
@@ -37,10 +38,13 @@ def at_most(name: str, value: float, unit: str, goal: float | None, about: str, 
     return Row(name=name, value=value, unit=unit, goal=goal, holds=holds, about=about, **more)
 
 
-def against(name: str, value: float, peer: float, unit: str, goal: float, about: str, **more: Any) -> Row:
-    """A figure beside its peer: `value / peer` should not exceed `goal`."""
+def against(
+    name: str, value: float, peer: float, unit: str, goal: float | None, about: str, *, least: bool = False, **more: Any
+) -> Row:
+    """A figure beside its peer: `value / peer` should not exceed `goal`, or with `least` reach it."""
     ratio = value / peer
-    return Row(name=name, value=value, unit=unit, peer=peer, ratio=ratio, goal=goal, holds=ratio <= goal, about=about, **more)
+    holds = None if goal is None else ratio >= goal if least else ratio <= goal
+    return Row(name=name, value=value, unit=unit, peer=peer, ratio=ratio, goal=goal, least=least, holds=holds, about=about, **more)
 
 
 def load(path: Path) -> list[Row]:
@@ -71,7 +75,7 @@ def cells(row: Row) -> tuple[str, str, str, str, str]:
     """Name, value, peer and ratio, goal, and whether it holds, as text."""
     spread = f" ({number(row.spread[0])}–{number(row.spread[1])})" if row.spread else ""
     beside = "" if row.peer is None or row.ratio is None else f"{number(row.peer)} {row.unit}, × {row.ratio:.2f}"
-    goal = "" if row.goal is None else f"≤ {'× ' if row.ratio is not None else ''}{row.goal:g}"
+    goal = "" if row.goal is None else f"{'≥' if row.least else '≤'} {'× ' if row.ratio is not None else ''}{row.goal:g}"
     verdict = {True: "yes", False: "**no**", None: "reported"}[row.holds]
     return row.name, f"{number(row.value)} {row.unit}{spread}", beside, goal, verdict
 

@@ -1,0 +1,19 @@
+"""The figures of the engine: a worker beside llama.cpp's own server, with the same file, slots, context and threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from tests.bench.engine import decoding, memory, sharing, stalls, structured
+from tests.bench.rows import Row
+
+PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
+    "decoding": decoding.measure,
+    "tiny": decoding.measure_tiny,
+    "sharing": sharing.measure,
+    "stalls": stalls.measure,
+    "structured": structured.measure,
+    "memory": memory.measure,
+}
+"""Each takes True for a short look, which has fewer samples."""

@@ -1,0 +1,99 @@
+"""The peer: `llama-server` and `llama-batched-bench`, built from the llama.cpp source inside the very sdist that rbees installs.
+
+`python -m tests.bench.engine.peer` prepares it, which takes some minutes once; everything is kept in build/peer and used again.
+The sdist comes through pip, by the version and the hashes of requirements/runtime.txt, and nothing else is downloaded. The
+compiler flags are those of scripts/cmake-args, as for the wheel.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Final
+
+FOLDER: Final = Path("build/peer")
+LOCK: Final = Path("requirements/runtime.txt")
+TARGETS: Final = ("llama-server", "llama-batched-bench")
+_SAME_AS_THE_WHEEL: Final = ("-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON")
+_LEFT_OUT: Final = (
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
+    # Left on, the build would fetch the pages of a web interface.
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+)
+
+
+def program(name: str) -> Path:
+    """The built program `name`, one of `TARGETS`; builds all of them where one is missing."""
+    made = FOLDER / "build" / "bin" / name
+    if not made.exists():
+        build()
+    return made.absolute()
+
+
+def source() -> Path:
+    """The root of the llama.cpp source; unpacked where it is not there yet."""
+    root = FOLDER / "source" / "vendor" / "llama.cpp"
+    if not root.exists():
+        _unpack(_sdist())
+    return root
+
+
+def build() -> None:
+    """Configure and compile the targets, at low priority: whatever else the machine does goes first."""
+    assert shutil.which("cmake"), "the peer is built with CMake: install it (apt-get install cmake; brew install cmake)"
+    print("Building llama-server for comparison; this takes some minutes, once.", file=sys.stderr)
+    flags = subprocess.run(["scripts/cmake-args"], capture_output=True, text=True, check=True).stdout
+    folder = FOLDER / "build"
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    _quietly(["cmake", "-S", str(source()), "-B", str(folder), *generator, *_SAME_AS_THE_WHEEL, *_LEFT_OUT, *shlex.split(flags)])
+    _quietly(["cmake", "--build", str(folder), f"-j{os.cpu_count() or 1}", "--target", *TARGETS])
+
+
+def _quietly(command: list[str]) -> None:
+    log = FOLDER / "build.log"
+    with log.open("ab") as file:
+        done = subprocess.run(["nice", "-n", "10", *command], stdout=file, stderr=file, check=False)
+    assert done.returncode == 0, f"{command[0]} failed; see {log}"
+
+
+def _sdist() -> Path:
+    """The source archive, by pip; asked for as the lock has it, so that another archive is refused."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    found = list(FOLDER.glob("llama_cpp_python-*.tar.gz"))
+    if not found:
+        wanted = FOLDER / "sdist.txt"
+        wanted.write_text(_locked("llama-cpp-python"))
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
+        pip += ["--no-deps", "--no-binary", "llama-cpp-python", "--require-hashes", "-r", str(wanted), "-d", str(FOLDER)]
+        subprocess.run(pip, check=True)
+        found = list(FOLDER.glob("llama_cpp_python-*.tar.gz"))
+    return found[0]
+
+
+def _locked(name: str) -> str:
+    """The lock's entry of one package: its version and hashes."""
+    entry = re.search(rf"^{re.escape(name)}==.*?(?=^\S|\Z)", LOCK.read_text(), re.MULTILINE | re.DOTALL)
+    assert entry is not None, f"{LOCK} does not name {name}"
+    return entry[0]
+
+
+def _unpack(archive: Path) -> None:
+    with tarfile.open(archive) as packed:
+        packed.extractall(FOLDER, filter="data")
+    (unpacked,) = (path for path in FOLDER.glob("llama_cpp_python-*") if path.is_dir())
+    unpacked.rename(FOLDER / "source")
+
+
+if __name__ == "__main__":
+    for target in TARGETS:
+        print(program(target))
