@@ -23,6 +23,15 @@ def _text(_context: click.Context, _option: click.Parameter, value: str) -> str:
         raise click.BadParameter("the text is not valid UTF-8.") from None
 
 
+def _biases(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[int, float] | None:
+    """Token ids and what to add to their logits; the request's own check has the ranges."""
+    try:
+        pairs = [value.split(":") for value in values]
+        return {int(token): float(bias) for token, bias in pairs} or None
+    except ValueError:
+        raise click.BadParameter("write it as ID:BIAS, such as 198:-100.") from None
+
+
 @click.group(no_args_is_help=True)
 def jobs() -> None:
     """Submit jobs, look at them, cancel them."""
@@ -37,6 +46,12 @@ def jobs() -> None:
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 is greedy; higher is more varied. Default: 0.7.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Keep the likeliest up to this sum. Default: 0.95.")
 @click.option("--top-k", type=click.IntRange(min=0), help="Keep this many of the likeliest tokens; 0 keeps all. Default: 40.")
+@click.option("--min-p", type=click.FloatRange(0, 1), help="Keep tokens with this share of the likeliest one's probability.")
+@click.option("--repetition-penalty", type=click.FloatRange(0.1, 10), help="Above 1: make the last 64 tokens less likely.")
+@click.option("--presence-penalty", type=click.FloatRange(-2, 2), help="Above 0: make tokens less likely that were there.")
+@click.option("--frequency-penalty", type=click.FloatRange(-2, 2), help="Above 0: the less likely the oftener they were there.")
+@click.option("--logit-bias", multiple=True, metavar="ID:BIAS", callback=_biases, help="Add to a token's logit, -100 to 100.")
+@click.option("--logprobs", type=click.IntRange(0, 20), help="With --json: each token's logprob, and of so many alternatives.")
 @click.option("--seed", type=click.IntRange(min=0), help="Same seed, same draws. Chosen and recorded if absent.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given up to four times.")
 @click.option("--json-schema", type=_FILE, metavar="FILE", help="Answer with JSON that satisfies the schema in this file.")

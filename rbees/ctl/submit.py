@@ -41,6 +41,8 @@ async def submit(
     **options: Any,
 ) -> int | None:
     """Submit one job. Returns the exit code; a job that fails raises its error."""
+    if options.get("logprobs") is not None and not as_json:
+        raise click.UsageError("--logprobs shows only with --json.")
     job = build_job(prompt, raw=raw, **options)
     key = idempotency_key or secrets.token_hex(16)
     clock = SystemClock()
@@ -71,6 +73,8 @@ def build_job(text: str, *, raw: bool, **options: Any) -> JobRequest:
     options["response_format"] = response_format(**{name: options.pop(name, None) for name in ("json_schema", "grammar", "regex")})
     # Compared by identity: a temperature or a seed of 0 was given and must arrive.
     given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
+    if "logprobs" in given:
+        given |= {"logprobs": True, "top_logprobs": given["logprobs"]}
     try:
         job = msgspec.convert({**content, **given}, JobRequest)
     except msgspec.ValidationError as error:

@@ -15,6 +15,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import ClassVar, Final, Literal
 
+import msgspec
+
 from rbees.protocol.chat import ToolCall
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorBody
@@ -43,10 +45,29 @@ class Started(Message, frozen=True, kw_only=True, tag_field="type", tag="started
     prompt_tokens: int
 
 
+class TopLogprob(Message, frozen=True, kw_only=True):
+    """A token that could have come, with the natural logarithm of its probability."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"token_id", "text", "bytes"})
+    token_id: int
+    text: str
+    """U+FFFD stands for bytes that are no character by themselves."""
+    bytes: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    """The token's bytes, where `text` is not exactly those."""
+    logprob: float
+
+
+class TokenLogprob(TopLogprob, frozen=True, kw_only=True):
+    """A token that came, beside the likeliest ones at its place."""
+
+    private: ClassVar[frozenset[str]] = TopLogprob.private | {"top"}
+    top: tuple[TopLogprob, ...] = ()
+
+
 class Token(Message, frozen=True, kw_only=True, tag_field="type", tag="token"):
     """One or more whole tokens whose text is complete UTF-8."""
 
-    private: ClassVar[frozenset[str]] = frozenset({"text", "token_ids"})
+    private: ClassVar[frozenset[str]] = frozenset({"text", "token_ids", "logprobs"})
     choice: int = 0
     part: Part = "text"
     """Of a call of a tool the text is as the model wrote it, with the marks around it, and one event holds all of it."""
@@ -54,6 +75,8 @@ class Token(Message, frozen=True, kw_only=True, tag_field="type", tag="token"):
     index: int
     """Position of the first of these tokens within the choice's answer, from 0."""
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | msgspec.UnsetType = msgspec.UNSET
+    """One for each of `token_ids`, where the job asks for them: the model's own distribution, before any sampling parameter."""
 
 
 class Metrics(Message, frozen=True, kw_only=True, tag_field="type", tag="metrics"):

@@ -11,7 +11,31 @@ from rbees.protocol.codec import Message, Request
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import FinishReason, Timings, Usage
 from rbees.protocol.response_format import ResponseFormat, check_forced_call, check_response_format
-from rbees.protocol.sampling import Sampling, Seed, StopStrings, Temperature, TopK, TopP
+from rbees.protocol.sampling import (
+    DEFAULT_BREAKERS,
+    DryAllowedLength,
+    DryBase,
+    DryMultiplier,
+    DryPenaltyLastN,
+    DrySequenceBreakers,
+    FrequencyPenalty,
+    LogitBias,
+    MinP,
+    PenaltyLastN,
+    PresencePenalty,
+    RepetitionPenalty,
+    Sampling,
+    Seed,
+    StopStrings,
+    Temperature,
+    TopK,
+    TopLogprobs,
+    TopP,
+    TypicalP,
+    XtcProbability,
+    XtcThreshold,
+    check_sampling,
+)
 
 Priority = Literal["interactive", "batch"]
 JobStatus = Literal["queued", "dispatched", "running", "completed", "failed", "cancelled"]
@@ -26,7 +50,9 @@ MAX_CHOICES: Final = 16
 class JobRequest(Request, frozen=True, kw_only=True):
     """`POST /v2/tasks`: exactly one of `prompt` (raw text) and `messages` (the model's template is applied)."""
 
-    private: ClassVar[frozenset[str]] = frozenset({"prompt", "messages", "tools", "template_options", "stop", "response_format"})
+    private: ClassVar[frozenset[str]] = frozenset(
+        {"prompt", "messages", "tools", "template_options", "stop", "response_format", "logit_bias", "dry_sequence_breakers"}
+    )
     kind: Literal["generate"] = "generate"
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, description="Alias, `hf:` or `file:` reference.")]
     prompt: str | None = None
@@ -40,10 +66,27 @@ class JobRequest(Request, frozen=True, kw_only=True):
     temperature: Temperature = 0.7
     top_p: TopP = 0.95
     top_k: TopK = 40
+    min_p: MinP = 0.0
+    typical_p: TypicalP = 1.0
+    repetition_penalty: RepetitionPenalty = 1.0
+    presence_penalty: PresencePenalty = 0.0
+    frequency_penalty: FrequencyPenalty = 0.0
+    penalty_last_n: PenaltyLastN = 64
+    dry_multiplier: DryMultiplier = 0.0
+    dry_base: DryBase = 1.75
+    dry_allowed_length: DryAllowedLength = 2
+    dry_penalty_last_n: DryPenaltyLastN = 64
+    dry_sequence_breakers: DrySequenceBreakers = DEFAULT_BREAKERS
+    xtc_probability: XtcProbability = 0.0
+    xtc_threshold: XtcThreshold = 0.1
+    logit_bias: LogitBias = {}
     seed: Annotated[Seed, msgspec.Meta(description="Chosen and recorded if absent.")] | None = None
     stop: StopStrings = ()
     ignore_eos: bool = False
     response_format: Annotated[ResponseFormat, msgspec.Meta(description="The form that the answer must have.")] | None = None
+    logprobs: bool = False
+    """Say with each token how likely the model itself found it."""
+    top_logprobs: TopLogprobs = 0
     deterministic: bool = False
     """Decode this job alone, so that its text does not depend on what else the worker does."""
     priority: Priority = "interactive"
@@ -58,14 +101,8 @@ class JobRequest(Request, frozen=True, kw_only=True):
 
     def sampling(self, seed: int) -> Sampling:
         """The sampling part of this job, with the seed that was recorded for it."""
-        return Sampling(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            seed=seed,
-            stop=self.stop,
-            ignore_eos=self.ignore_eos,
-        )
+        shared = {name: getattr(self, name) for name in Sampling.__struct_fields__ if name != "seed"}
+        return Sampling(seed=seed, **shared)
 
 
 def check_job(job: JobRequest) -> None:
@@ -81,6 +118,7 @@ def check_job(job: JobRequest) -> None:
     check_chat(job.messages, job.tools, job.tool_choice, job.template_options)
     check_response_format(job.response_format, ignore_eos=job.ignore_eos)
     check_forced_call(job.tools, job.tool_choice, job.response_format, ignore_eos=job.ignore_eos)
+    check_sampling(job.sampling(job.seed or 0))
 
 
 class JobAccepted(Message, frozen=True, kw_only=True):

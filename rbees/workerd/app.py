@@ -28,6 +28,7 @@ from rbees.workerd.jobs import Attempts
 from rbees.workerd.loading import load_backend
 from rbees.workerd.prompts import Prompts
 from rbees.workerd.routes import routes
+from rbees.workerd.sampling_needs import SamplingNeeds
 from rbees.workerd.template_process import TemplateProcess
 
 CALLBACK_TRIES_S = 10.0
@@ -205,6 +206,7 @@ class Worker:
             engine=thread,
             prompts=prompts,
             forms=forms,
+            needs=SamplingNeeds(backend),
             clock=self._clock,
             ctx=facts.ctx,
             worker_id=config.worker_id,

@@ -10,12 +10,14 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+import msgspec
 from msgspec.structs import replace
 
 from rbees.protocol.chat import ToolCall, check_chat
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, End, Error, Event, Started, Token
 from rbees.protocol.response_format import check_forced_call, check_response_format
+from rbees.protocol.sampling import check_sampling
 from rbees.protocol.workers import AckRequest, ExecuteRequest
 from rbees.service import logs
 from rbees.service.clock import Clock
@@ -25,6 +27,7 @@ from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Outp
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.forms import Forms
 from rbees.workerd.prompts import Prompt, Prompts
+from rbees.workerd.sampling_needs import SamplingNeeds
 from rbees.workerd.stream import EventBuffer
 
 FORGET_AFTER_S: Final = 60.0
@@ -87,6 +90,7 @@ class Attempts:
         engine: EngineDoor,
         prompts: Prompts,
         forms: Forms,
+        needs: SamplingNeeds,
         clock: Clock,
         ctx: int,
         worker_id: str,
@@ -95,6 +99,7 @@ class Attempts:
         self._engine = engine
         self._prompts = prompts
         self._forms = forms
+        self._needs = needs
         self._clock = clock
         self._ctx = ctx
         self._worker_id = worker_id
@@ -261,6 +266,7 @@ class Attempts:
             prompt.format,
             further=tuple(further),
             constraint=constraint,
+            breakers=await self._needs.prepared(request.sampling),
         )
 
     def _end(self, attempt: Attempt) -> None:
@@ -292,7 +298,14 @@ class Attempts:
                 )
             case Grown():
                 piece = output.piece
-                return Token(choice=output.choice, part=piece.part, text=piece.text, index=piece.index, token_ids=piece.token_ids)
+                return Token(
+                    choice=output.choice,
+                    part=piece.part,
+                    text=piece.text,
+                    index=piece.index,
+                    token_ids=piece.token_ids,
+                    logprobs=msgspec.UNSET if output.logprobs is None else output.logprobs,
+                )
             case Finished():
                 attempt.ends.append(output)
                 return end_of(attempt.job_id, attempt.ends) if len(attempt.ends) == attempt.choices else None
@@ -322,6 +335,7 @@ def check_request(request: ExecuteRequest) -> None:
     ignore_eos = request.sampling.ignore_eos
     check_response_format(request.response_format, ignore_eos=ignore_eos)
     check_forced_call(request.tools, request.tool_choice, request.response_format, ignore_eos=ignore_eos)
+    check_sampling(request.sampling)
 
 
 def end_of(job_id: str, ends: list[Finished]) -> End:

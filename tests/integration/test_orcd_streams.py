@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,18 @@ def test_the_second_reader_gets_the_same_tail_byte_for_byte(cluster: Cluster) ->
     assert whole[: -len(tail)].count(b"\n\n") == 5
     assert read_events(url + "?after=5") == tail
     assert read_events(url, after=TOKENS * 10) == b""
+
+
+def test_logprobs_are_journaled_with_their_tokens(cluster: Cluster) -> None:
+    shaped: dict[str, Any] = {"min_p": 0.01, "frequency_penalty": 0.5, "logit_bias": {"300": 1.5}}
+    job_id = cluster.submit(max_tokens=12, logprobs=True, top_logprobs=2, **shaped)
+    url = events_url(cluster.url, job_id)
+    assert read_events(url) == read_events(url)
+    tokens = [frame.data for frame in read_frames(cluster.url, job_id) if "logprobs" in frame.data]
+    assert sum(len(token["token_ids"]) for token in tokens) == 12
+    for token in tokens:
+        assert [each["token_id"] for each in token["logprobs"]] == token["token_ids"]
+        assert all(len(each["top"]) == 2 for each in token["logprobs"])
 
 
 def test_many_watchers_of_one_job_see_the_same(cluster: Cluster) -> None:

@@ -415,6 +415,7 @@ async def test_what_cannot_be_computed_ends_the_stream_with_its_code(tmp_path: P
         {"job_id": "a/b", "epoch": 1, "prompt": "x"},
         {"job_id": "a", "epoch": 1, "prompt": "x", "sampling": {"temperature": 9}},
         {"job_id": "a", "epoch": 1, "prompt": "x", "sampling": {"stop": [""]}},
+        {"job_id": "a", "epoch": 1, "prompt": "x", "sampling": {"top_logprobs": 2}},
         {"job_id": "a", "epoch": 1, "prompt": 5},
     ],
 )
@@ -422,6 +423,21 @@ async def test_ill_formed_requests_are_refused_before_any_stream(shared_worker: 
     status, answer = await raw(shared_worker, "POST", "/execute", body)
     assert status == 400
     assert codec.decode(answer, ErrorEnvelope).error.code == ErrorCode.INVALID_REQUEST
+
+
+async def test_logprobs_are_the_same_bytes_in_every_replay_and_a_bias_outside_the_vocabulary_ends_the_job(
+    shared_worker: WorkerProcess,
+) -> None:
+    sampling = Sampling(seed=7, min_p=0.02, dry_multiplier=0.8, presence_penalty=0.2, logprobs=True, top_logprobs=2)
+    request = ExecuteRequest(job_id="rated", epoch=1, prompt="bees", max_tokens=12, sampling=sampling)
+    _, whole = await raw(shared_worker, "POST", "/execute", request)
+    _, again = await raw(shared_worker, "GET", "/jobs/rated/events?epoch=1&after=0")
+    assert again == whole
+    assert whole.count(b'"logprobs":[{"token_id":') == whole.count(b"event: token") > 0
+    biased = ExecuteRequest(job_id="biased", epoch=1, prompt="bees", sampling=Sampling(logit_bias={1_000_000: 1.0}))
+    ((_, event),) = await run_job(shared_worker, biased)
+    assert isinstance(event, Error)
+    assert (event.error.code, event.error.details["token_id"]) == (ErrorCode.INVALID_REQUEST, 1_000_000)
 
 
 async def test_tokenize_answers_what_execute_computes(shared_worker: WorkerProcess) -> None:

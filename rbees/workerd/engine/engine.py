@@ -22,11 +22,13 @@ from rbees.protocol.events import FinishReason, Timings, Usage
 from rbees.workerd.engine import batcher, sampling
 from rbees.workerd.engine.backend import Backend, CellsExhausted, DecodeFailed, Interrupted, Logits, Rows
 from rbees.workerd.engine.batcher import Demand, Share
+from rbees.workerd.engine.logprobs import message
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Output
 from rbees.workerd.engine.pace import Pace
 from rbees.workerd.engine.prefix_cache import common_length
 from rbees.workerd.engine.sequence import Group, Sequence, Work
 from rbees.workerd.engine.slots import Slots
+from rbees.workerd.engine.text import Piece
 
 STEADY_CHUNK = 512
 """Prompt tokens per call in the deterministic lane: llama.cpp's own default, so that sums are the same."""
@@ -352,7 +354,14 @@ class Engine:
             return []
         masks = [_mask(s) for s in ripe]
         draws = [
-            sampling.Draw(s.work.sampling, s.choice, s.tokens, len(s.work.prompt), None if isinstance(mask, RbeesError) else mask)
+            sampling.Draw(
+                s.work.sampling,
+                s.choice,
+                s.tokens,
+                len(s.work.prompt),
+                None if isinstance(mask, RbeesError) else mask,
+                s.work.breakers,
+            )
             for s, mask in zip(ripe, masks, strict=True)
         ]
         drawn = sampling.sample(logits, draws, self._eog)
@@ -373,14 +382,21 @@ class Engine:
                 continue
             if sequence.first_token_s is None:
                 sequence.first_token_s = now
+            if outcome.logprob is not None:
+                sequence.rated[sequence.answered] = outcome.logprob
             try:
                 pieces, reason = sequence.accept(outcome.token, self._backend.piece(outcome.token), self._facts.eog_ids)
             except RbeesError as error:
                 self._fail(sequence.key, error)
                 continue
-            self._out += [Grown(sequence.key, sequence.choice, piece) for piece in pieces]
+            self._out += [self._grown(sequence, piece) for piece in pieces]
             if reason is not None:
                 self._finish(sequence, reason)
+
+    def _grown(self, sequence: Sequence, piece: Piece) -> Grown:
+        rated = sequence.take_rated(piece)
+        logprobs = None if rated is None else tuple(message(each, self._backend.piece) for each in rated)
+        return Grown(sequence.key, sequence.choice, piece, logprobs)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self._leave(sequence)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rbees.protocol.errors import ErrorBody
-from rbees.protocol.events import FinishReason, Timings, Usage
+from rbees.protocol.events import FinishReason, Timings, TokenLogprob, Usage
 from rbees.workerd.engine.parts import Call
 from rbees.workerd.engine.text import Piece
 
@@ -25,6 +25,8 @@ class Grown:
     key: str
     choice: int
     piece: Piece
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """One for each token of the piece, where the job asks for them."""
 
 
 @dataclass(frozen=True, slots=True)

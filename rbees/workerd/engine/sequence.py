@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from rbees.protocol.events import FinishReason
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.constraint import Constraint
+from rbees.workerd.engine.dry import NO_BREAKERS, Breakers
+from rbees.workerd.engine.logprobs import Rated
 from rbees.workerd.engine.parts import AnswerFormat, Call, PartStream
 from rbees.workerd.engine.text import Piece, TextStream
 
@@ -30,6 +32,8 @@ class Work:
     """The beginnings of further answers to the same prompt, where several are asked for."""
     constraint: Constraint | None = None
     """Keeps each answer in its form, from its very beginning; each sequence follows a fork of it."""
+    breakers: Breakers = NO_BREAKERS
+    """DRY's sequence breakers as tokens of the model."""
 
     @property
     def choices(self) -> tuple[tuple[int, ...], ...]:
@@ -70,6 +74,8 @@ class Sequence:
     text: TextStream = field(default_factory=TextStream, repr=False)
     parts: PartStream | None = None
     constraint: Constraint | None = None
+    rated: dict[int, Rated] = field(default_factory=dict)
+    """By place in the answer: how likely the model found tokens that are not sent yet, where the job asks for it."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.work.prompt)
@@ -170,6 +176,12 @@ class Sequence:
     def calls(self) -> tuple[Call, ...]:
         """The tools that were called so far."""
         return tuple(self.parts.calls) if self.parts is not None else ()
+
+    def take_rated(self, piece: Piece) -> list[Rated] | None:
+        """What is known of the tokens of a piece that is sent now; None where the job does not ask for it."""
+        if not self.work.sampling.logprobs:
+            return None
+        return [self.rated.pop(place) for place in range(piece.index, piece.index + len(piece.token_ids))]
 
 
 def _present(*pieces: Piece | None) -> list[Piece]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench.engine import decoding, memory, sharing, stalls, structured
+from tests.bench.engine import decoding, memory, sampling, sharing, stalls, structured
 from tests.bench.rows import Row
 
 PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
@@ -15,5 +15,6 @@ PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
     "stalls": stalls.measure,
     "structured": structured.measure,
     "memory": memory.measure,
+    "sampling": sampling.measure,
 }
 """Each takes True for a short look, which has fewer samples."""

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from rbees.ctl.jobs import jobs
 from rbees.ctl.submit import build_job
 from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -35,6 +37,20 @@ def test_raw_text_is_a_prompt() -> None:
 def test_zero_is_a_value() -> None:
     job = build_job("hello", raw=True, model="m", **{**NOTHING, "temperature": 0.0, "seed": 0})
     assert (job.temperature, job.seed) == (0.0, 0)
+
+
+def test_sampling_parameters_arrive() -> None:
+    options = {**NOTHING, "min_p": 0.0, "presence_penalty": -1.0, "logit_bias": {7: -100.0}}
+    job = build_job("hello", raw=True, model="m", logprobs=0, **options)
+    assert (job.min_p, job.presence_penalty, job.logit_bias, job.logprobs, job.top_logprobs) == (0.0, -1.0, {7: -100.0}, True, 0)
+
+
+def test_biases_are_typed_as_pairs_and_logprobs_go_with_json() -> None:
+    runner, base = CliRunner(), ["submit", "--model", "m", "--prompt", "x"]
+    for arguments in (["--logit-bias", "7"], ["--logit-bias", "a:1"], ["--logit-bias", "1:2:3"], ["--logprobs", "3"]):
+        done = runner.invoke(jobs, [*base, *arguments])
+        assert done.exit_code == 2, done.output
+        assert "ID:BIAS" in done.output or "--json" in done.output
 
 
 def test_what_was_given_arrives() -> None:

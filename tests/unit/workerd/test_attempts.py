@@ -19,6 +19,7 @@ from rbees.workerd.engine.text import Piece
 from rbees.workerd.forms import Forms
 from rbees.workerd.jobs import FORGET_AFTER_S, PAUSE_ABOVE_BYTES, Attempt, Attempts, check_request
 from rbees.workerd.prompts import Prompts
+from rbees.workerd.sampling_needs import SamplingNeeds
 
 
 class RecordingEngine:
@@ -44,6 +45,7 @@ class Bench:
             engine=self.engine,
             prompts=Prompts(backend, None),
             forms=Forms(backend),
+            needs=SamplingNeeds(backend),
             clock=self.clock,
             ctx=64,
             worker_id="w",

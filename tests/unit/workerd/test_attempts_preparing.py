@@ -16,6 +16,7 @@ from rbees.workerd.engine.sequence import Work
 from rbees.workerd.forms import Forms
 from rbees.workerd.jobs import Attempt, Attempts
 from rbees.workerd.prompts import Prompts, Renderer
+from rbees.workerd.sampling_needs import SamplingNeeds
 
 CHAT = (ChatMessage(role="user", content="x"),)
 
@@ -38,6 +39,7 @@ def begun(renderer: Renderer) -> tuple[Attempts, Attempt]:
         engine=NoEngine(),
         prompts=Prompts(backend, renderer),
         forms=Forms(backend),
+        needs=SamplingNeeds(backend),
         clock=ManualClock(),
         ctx=64,
         worker_id="w",

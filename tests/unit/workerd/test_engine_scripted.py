@@ -10,7 +10,7 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.backend import CellsExhausted, DecodeFailed, Logits, Rows
 from rbees.workerd.engine.engine import Engine
-from rbees.workerd.engine.outputs import Admitted, Failed, Finished
+from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
 from tests.support.scripted_models import Ticks, ending_of, ids_of, run_out, scripted_engine, text_of
@@ -68,6 +68,58 @@ def test_the_seed_decides_the_draws_and_greedy_ignores_it() -> None:
     assert undisturbed(seed=1)[0] == undisturbed(seed=1)[0]
     assert undisturbed(seed=1)[0] != undisturbed(seed=2)[0]
     assert undisturbed(seed=1, temperature=0.0)[0] == undisturbed(seed=2, temperature=0.0)[0]
+
+
+EVERYTHING: dict[str, Any] = {
+    "temperature": 1.3,
+    "top_k": 0,
+    "top_p": 0.99,
+    "min_p": 0.01,
+    "typical_p": 0.98,
+    "repetition_penalty": 1.2,
+    "presence_penalty": 0.3,
+    "frequency_penalty": 0.2,
+    "penalty_last_n": -1,
+    "dry_multiplier": 0.8,
+    "dry_allowed_length": 1,
+    "dry_penalty_last_n": -1,
+    "xtc_probability": 0.5,
+    "xtc_threshold": 0.1,
+    "logit_bias": {300: 2.0},
+    "logprobs": True,
+    "top_logprobs": 2,
+}
+
+
+def test_an_answer_goes_on_as_if_never_interrupted_whatever_shapes_it() -> None:
+    engine = scripted_engine()
+    engine.submit(work(seed=4, **EVERYTHING))
+    whole = [output for output in run_out(engine) if isinstance(output, Grown)]
+    ids = [token for grown in whole for token in grown.piece.token_ids]
+    for cut in range(len(whole)):
+        before = sum(len(grown.piece.token_ids) for grown in whole[:cut])
+        engine = scripted_engine(slots=3)
+        engine.submit(work(generated=tuple(ids[:before]), seed=4, **EVERYTHING))
+        engine.submit(work("mate", seed=5, **EVERYTHING))
+        engine.submit(work("other", seed=6))
+        assert [output for output in run_out(engine) if isinstance(output, Grown) and output.key == "a"] == whole[cut:]
+
+
+def test_every_token_that_is_sent_has_its_logprobs() -> None:
+    engine = scripted_engine()
+    engine.submit(work(seed=3, logprobs=True, top_logprobs=2, stop=("no bee says this",)))
+    grown = [output for output in run_out(engine) if isinstance(output, Grown)]
+    assert any(len(output.piece.token_ids) > 1 for output in grown), "some characters came in several tokens"
+    for output in grown:
+        assert output.logprobs is not None
+        assert [each.token_id for each in output.logprobs] == list(output.piece.token_ids)
+        assert all(len(each.top) == 2 and each.logprob <= each.top[0].logprob <= 0 for each in output.logprobs)
+
+
+def test_without_being_asked_nothing_is_said_of_probabilities() -> None:
+    engine = scripted_engine()
+    engine.submit(work())
+    assert {output.logprobs for output in run_out(engine) if isinstance(output, Grown)} == {None}
 
 
 def test_batch_mates_change_nothing() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
 
+from rbees.protocol import codec
 from rbees.protocol.sampling import Sampling
-from rbees.workerd.engine.sampling import Draw, sample, top_k, uniform
+from rbees.workerd.engine.largest import largest
+from rbees.workerd.engine.logprobs import Rated, message
+from rbees.workerd.engine.sampling import Draw, sample, uniform
+from tests.support.slow_sampling import slow_token
 
 NO_EOG = np.array([], dtype=np.int64)
 
@@ -31,35 +35,19 @@ def tokens(logits: np.ndarray, draws: list[Draw], eog: np.ndarray = NO_EOG) -> l
     return [drawn.token if drawn else None for drawn in sample(logits.copy(), draws, eog)]
 
 
-def reference(row: np.ndarray, draw: Draw) -> int:
-    """Sort everything, cut, draw: one step after the other, in plain Python."""
-    sampling = draw.sampling
-    order = sorted(range(len(row)), key=lambda i: (-float(row[i]), i))
-    if sampling.temperature == 0:
-        return order[0]
-    if sampling.top_k:
-        order = order[: sampling.top_k]
-    peak = float(row[order[0]])
-    weights = [math.exp(float(row[i]) - peak) for i in order]
-    if sampling.top_p < 1:
-        total, running, kept = math.fsum(weights), 0.0, 0
-        for kept, weight in enumerate(weights, 1):  # noqa: B007
-            running += weight
-            if running >= sampling.top_p * total:
-                break
-        order = order[:kept]
-    if sampling.top_k == 0 and sampling.top_p >= 1:
-        order = sorted(order)
-    weights = [math.exp((float(row[i]) - peak) / sampling.temperature) for i in order]
-    point = uniform(sampling.seed, draw.choice, draw.position) * math.fsum(weights)
-    for i, weight in zip(order, weights, strict=True):
-        point -= weight
-        if point < 0:
-            return i
-    return order[-1]
+def reference(row: np.ndarray, draw: Draw, allowed: list[int] | None = None) -> int:
+    token, _ = slow_token(
+        row.tolist(),
+        draw.sampling,
+        choice=draw.choice,
+        tokens=draw.tokens,
+        prompt_length=draw.prompt_length,
+        allowed=allowed,
+    )
+    return token
 
 
-@pytest.mark.parametrize("width", [300, 5_003, 40_000])
+@pytest.mark.parametrize("width", [300, 5_003, 20_000])
 @pytest.mark.parametrize("top_k_", [0, 1, 40, 100_000])
 @pytest.mark.parametrize("top_p", [0.5, 0.95, 1.0])
 def test_every_path_equals_the_reference(width: int, top_k_: int, top_p: float) -> None:
@@ -88,9 +76,9 @@ def test_rows_of_one_batch_may_differ_in_everything() -> None:
 def test_ties_go_to_the_lowest_id() -> None:
     logits = np.zeros((1, 20_000), dtype=np.float32)
     assert tokens(logits, [at(0, Sampling(temperature=0))]) == [0]
-    assert top_k(logits, 5)[0].tolist() == [0, 1, 2, 3, 4]
+    assert largest(logits, [0], 5)[0][0].tolist() == [0, 1, 2, 3, 4]
     logits[0, [19_999, 12_000, 77]] = 1.0
-    assert top_k(logits, 4)[0].tolist() == [77, 12_000, 19_999, 0]
+    assert largest(logits, [0], 4)[0][0].tolist() == [77, 12_000, 19_999, 0]
 
 
 def test_ignore_eos_never_draws_an_end() -> None:
@@ -108,10 +96,8 @@ def test_only_what_the_mask_allows_is_drawn(top_k_: int, temperature: float) -> 
     draws = [
         at(i, Sampling(temperature=temperature, top_k=top_k_, top_p=0.99, seed=i), mask=allowing(allowed, width)) for i in range(40)
     ]
-    masked = np.full_like(logits, -np.inf)
-    masked[:, allowed] = logits[:, allowed]
     drawn = tokens(logits, draws)
-    assert drawn == [reference(row, draw) for row, draw in zip(masked, draws, strict=True)]
+    assert drawn == [reference(row, draw, allowed) for row, draw in zip(logits, draws, strict=True)]
     assert set(drawn) == set(allowed)
 
 
@@ -128,8 +114,71 @@ def test_rows_that_are_not_finite_have_no_token() -> None:
     logits = np.zeros((3, 300), dtype=np.float32)
     logits[0, 9] = np.nan
     logits[1] = -np.inf
-    draws = [at(0, Sampling(temperature=t)) for t in (0.0, 0.7, 0.0)]
+    draws = [at(0, Sampling(temperature=t, logprobs=True)) for t in (0.0, 0.7, 0.0)]
     assert tokens(logits, draws) == [None, None, 0]
+
+
+def test_the_extremes_of_every_range_draw_a_token() -> None:
+    logits = (np.random.default_rng(10).standard_normal((1, 9_000)) * 5).astype(np.float32)
+    extremes: list[dict[str, Any]] = [
+        {"temperature": 5e-324},
+        {"temperature": 5e-324, "top_k": 0, "top_p": 1.0},
+        {"top_p": 5e-324},
+        {"top_p": 5e-324, "top_k": 0},
+        {"top_p": 1 - 1e-16, "top_k": 0},
+        {"min_p": 1.0, "top_k": 0, "top_p": 1.0},
+        {"min_p": 5e-324, "top_k": 0, "top_p": 1.0},
+        {"typical_p": 5e-324, "top_k": 0},
+        {"typical_p": 1 - 1e-16},
+        {"repetition_penalty": 10.0, "presence_penalty": 2.0, "frequency_penalty": 2.0, "penalty_last_n": -1},
+        {"dry_multiplier": 100.0, "dry_base": 100.0, "dry_allowed_length": 1, "dry_penalty_last_n": -1},
+        {"xtc_probability": 1.0, "xtc_threshold": 5e-324, "top_k": 0, "top_p": 1.0},
+        {"xtc_probability": 1.0, "xtc_threshold": 5e-324, "temperature": 0.0},
+        {"logit_bias": dict.fromkeys(range(1_024), -100.0), "top_k": 1_000_000},
+    ]
+    for fields in extremes:
+        sampling = Sampling(**fields)
+        codec.decode(codec.encode(sampling), Sampling)
+        draw = Draw(sampling, 0, [7, 8, 9] * 300, 3)
+        assert tokens(logits, [draw]) == [reference(logits[0], draw)], fields
+
+
+def test_logprobs_are_the_models_own() -> None:
+    logits = (np.random.default_rng(11).standard_normal((2, 5_000)) * 4).astype(np.float32)
+    exact = logits[0] - np.log(np.exp(logits[0].astype(np.float64)).sum())
+    order = np.argsort(-logits[0])
+    banned = int(order[0])
+    sampling = Sampling(temperature=0, logit_bias={banned: -100.0}, repetition_penalty=2.0, logprobs=True, top_logprobs=3)
+    first, second = sample(logits, [at(4, sampling), at(4, Sampling())], NO_EOG)
+    assert first is not None
+    assert second is not None
+    assert second.logprob is None
+    assert first.logprob is not None
+    assert first.token == first.logprob.token == order[1]
+    assert first.logprob.logprob == pytest.approx(exact[order[1]], abs=2e-6)
+    assert [token for token, _ in first.logprob.top] == order[:3].tolist()
+    assert [value for _, value in first.logprob.top] == pytest.approx(exact[order[:3]].tolist(), abs=2e-6)
+
+
+def test_a_piece_that_is_no_text_by_itself_says_its_bytes() -> None:
+    pieces = {1: b" caf", 2: b"\xc3", 3: b"\xef\xbf\xbd"}
+    said = message(Rated(2, -0.5, ((2, -0.5), (1, -1.0), (3, -2.0))), pieces.__getitem__)
+    assert codec.encode(said) == (
+        b'{"token_id":2,"text":"\xef\xbf\xbd","bytes":[195],"logprob":-0.5,"top":['
+        b'{"token_id":2,"text":"\xef\xbf\xbd","bytes":[195],"logprob":-0.5},'
+        b'{"token_id":1,"text":" caf","logprob":-1.0},{"token_id":3,"text":"\xef\xbf\xbd","logprob":-2.0}]}'
+    )
+
+
+def test_xtc_has_a_random_number_of_its_own() -> None:
+    values = {uniform(1, 2, 3, stream=1), uniform(1, 2, 3), uniform(1, 2, 1), uniform(1, 2, 4, stream=1)}
+    assert len(values) == 4
+    logits = np.log(np.array([[0.5, 0.3, 0.2]], dtype=np.float32))
+    sampling = Sampling(temperature=0, xtc_probability=0.25, seed=6)
+    drawn = [tokens(logits, [at(position, sampling)])[0] for position in range(2_000)]
+    # All three are top choices; where XTC acts, the least likely of them is left.
+    assert set(drawn) == {0, 2}
+    assert abs(drawn.count(2) / 2_000 - 0.25) < 0.03
 
 
 def test_draws_are_spread_evenly_and_differ_by_every_coordinate() -> None:
