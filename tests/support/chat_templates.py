@@ -1,4 +1,4 @@
-"""Chat templates of the project's own, built like those of published models; the real ones are tested by `make templates`."""
+"""Chat templates of the project's own, built like those of published models; the real ones have a test of their own."""
 
 from __future__ import annotations
 

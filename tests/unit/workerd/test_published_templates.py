@@ -1,7 +1,7 @@
 """The chat templates of published models, as llama.cpp collects them: each is looked at, tried and read back.
 
 What a template writes for an assistant's call is what its model was trained to write. So the test has it write a call and reads
-that. The collection is fetched by `make templates` (and `make test`); without it these tests are skipped.
+that. `make test` fetches the collection.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.templates import CALL, called_turn, rendered, said, traits_of
 FOLDER = Path(__file__).parents[3] / "build" / "llama-source" / "templates"
 FILES = sorted(FOLDER.glob("*.jinja"))
 
-pytestmark = pytest.mark.skipif(not FILES, reason="`make templates` fetches the collection")
+assert FILES, "llama.cpp's collection of chat templates is not here: fetch it with `python -m scripts.llama_source`."
 
 READ_BACK = {
     "hermes": [
