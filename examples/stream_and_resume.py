@@ -22,7 +22,7 @@ from typing import Any
 
 def submit(url: str, model: str, prompt: str) -> str:
     """Hand a job over; its id. The key makes it safe to send the same request again if no answer came."""
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": prompt}]}).encode()
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}).encode()
     headers = {"Content-Type": "application/json", "Idempotency-Key": secrets.token_hex(16)}
     with urllib.request.urlopen(urllib.request.Request(f"{url}/v2/tasks", body, headers), timeout=30) as answer:
         job_id: str = json.load(answer)["job_id"]
