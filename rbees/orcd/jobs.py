@@ -122,6 +122,7 @@ class Jobs:
             session_id=request.session_id,
             seed=seed,
             timeout_ms=request.timeout_ms,
+            choices=request.n,
             cancel_on_disconnect=request.cancel_on_disconnect,
             request=encode(msgspec.structs.replace(request, seed=seed)),
             request_sha256=_fingerprint(request),
@@ -276,7 +277,7 @@ class Jobs:
 
 
 def _spec(job: LiveJob, new: NewJob) -> JobSpec:
-    return JobSpec(job.job_id, new.model, new.model_sha256, new.priority, job.number, new.timeout_ms)
+    return JobSpec(job.job_id, new.model, new.model_sha256, new.priority, job.number, new.timeout_ms, new.choices)
 
 
 def _choice_output(choice: int, texts: dict[Part, list[str]], end: ChoiceEnd | None) -> ChoiceOutput:

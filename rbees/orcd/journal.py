@@ -49,6 +49,7 @@ class NewJob:
     session_id: str | None
     seed: int
     timeout_ms: int
+    choices: int
     cancel_on_disconnect: bool
     request: bytes
     request_sha256: bytes

@@ -49,6 +49,7 @@ def _event(stored: UnendedJob) -> JobRecovered:
             stored.priority,
             stored.number,
             stored.timeout_ms,
+            stored.choices,
         ),
         epoch=stored.epoch,
         failures=stored.failures,

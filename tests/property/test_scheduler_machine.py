@@ -177,10 +177,15 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     # --- jobs -----------------------------------------------------------------------------------------------------------
 
-    @rule(model=MODEL, priority=st.sampled_from(("interactive", "batch")), timeout_ms=st.sampled_from((5_000, 300_000)))
-    def a_job_arrives(self, model: str, priority: Priority, timeout_ms: int) -> None:
+    @rule(
+        model=MODEL,
+        priority=st.sampled_from(("interactive", "batch")),
+        timeout_ms=st.sampled_from((5_000, 300_000)),
+        choices=st.sampled_from((1, 1, 1, 2, 3, 16)),
+    )
+    def a_job_arrives(self, model: str, priority: Priority, timeout_ms: int, choices: int = 1) -> None:
         self.orders += 1
-        spec = JobSpec(f"job-{self.orders}", model, None, priority, self.orders, timeout_ms)
+        spec = JobSpec(f"job-{self.orders}", model, None, priority, self.orders, timeout_ms, choices)
         self.shell.accept(Record(spec, self.orders, 3, None, self.shell.now_s))
 
     @precondition(lambda self: self.shell.records)

@@ -21,7 +21,7 @@ POLICY = Policy(batch_ages_after_s=10.0)
 
 STEPS = st.lists(
     st.one_of(
-        st.sampled_from(("interactive", "interactive", "batch", "complete", "complete", "fail")),
+        st.sampled_from(("interactive", "interactive", "batch", "interactive 2", "batch 9", "complete", "complete", "fail")),
         st.floats(0.1, 4.0),
     ),
     max_size=120,
@@ -63,7 +63,7 @@ class Line:
             job.overtaken_by.add(effect.job_id)
             assert len(job.overtaken_by) <= job.bound, "more jobs came first than the bound allows"
 
-    def accept(self, priority: Priority, order: int) -> None:
+    def accept(self, priority: Priority, order: int, choices: int = 1) -> None:
         job_id = f"job-{order}"
         for job in self.waiting.values():
             if (
@@ -74,7 +74,7 @@ class Line:
                 job.bound += 1
         self.waiting[job_id] = Waiting(priority, self.now_s, len(self.unended))
         self.unended.add(job_id)
-        self.send(JobArrived(JobSpec(job_id, MODEL.ref, MODEL.sha256, priority, order, 1_800_000)))
+        self.send(JobArrived(JobSpec(job_id, MODEL.ref, MODEL.sha256, priority, order, 1_800_000, choices)))
 
     def end_one(self, *, failing: bool) -> None:
         if self.running:
@@ -100,10 +100,11 @@ def test_a_job_is_overtaken_by_no_more_than_the_bound(steps: list[str | float], 
         match step:
             case float():
                 line.wait(step)
-            case "interactive" | "batch":
-                line.accept("batch" if step == "batch" else "interactive", order)
-            case _:
+            case "complete" | "fail":
                 line.end_one(failing=step == "fail")
+            case _:
+                priority, _, choices = step.partition(" ")
+                line.accept("batch" if priority == "batch" else "interactive", order, int(choices or 1))
     line.scheduler.check_integrity()
 
 

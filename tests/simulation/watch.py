@@ -144,7 +144,9 @@ class Watch:
         assert worker is not None, "dispatched to a worker that is not there"
         assert worker.state == "ready", f"dispatched to a worker that is {worker.state}"
         assert now_s - self._heard_at_s[pool_id] < self._policy.suspect_after_s + TICK_S, "dispatched to a silent pool"
-        assert list(self._running.values()).count(worker_id) < worker.slots, "dispatched beyond the slots"
+        beside = [other for other, on in self._running.items() if on == worker_id]
+        taken = sum(min(self._records[one].spec.choices, worker.slots) for one in (*beside, job_id))
+        assert taken <= worker.slots, "dispatched beyond the slots"
         assert self._records[job_id].model_sha256 == worker.model_sha256, "dispatched to another model"
         self._running[job_id] = worker_id
 

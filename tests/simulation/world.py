@@ -30,6 +30,8 @@ TICK_S: Final = 1.0
 CONNECT_S: Final = 5.0
 SHORT_TIMEOUT_MS: Final = 20_000
 """Some jobs are given so little time that a fault, or the mere length of their answer, may cost it."""
+CHOICES: Final = (1, 1, 1, 1, 1, 2, 3, 16)
+"""Most jobs make one answer; some make more at once than a worker has slots."""
 MODELS: Final = (facts.model("small", 1 << 30), facts.model("medium", 3 << 30), facts.model("large", 6 << 30))
 
 
@@ -379,7 +381,7 @@ class World:
         length = rng.randrange(4, 120)
         deadly_at = rng.randrange(1, length + 1) if rng.random() < 0.02 else None
         timeout_ms = SHORT_TIMEOUT_MS if rng.random() < 0.03 else 300_000
-        spec = JobSpec(job_id, model.ref, None, rng.choice(("interactive", "batch")), self._orders, timeout_ms)
+        spec = JobSpec(job_id, model.ref, None, rng.choice(("interactive", "batch")), self._orders, timeout_ms, rng.choice(CHOICES))
         self.shell.accept(Record(spec, self._orders, length, deadly_at, self.now_s))
         if job_id in self.shell.records and rng.random() < 0.05:
             self.after(rng.uniform(0.0, 30.0), lambda: self._ask_to_cancel(job_id))

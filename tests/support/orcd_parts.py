@@ -125,6 +125,7 @@ def new_job(name: str = "one", request: JobRequest | None = None, **fields: Any)
         "session_id": None,
         "seed": 1,
         "timeout_ms": 1000,
+        "choices": request.n,
         "cancel_on_disconnect": False,
         "request": encode(request),
         "request_sha256": b"digest",

@@ -103,6 +103,7 @@ def _after_attempts(error: ErrorBody, attempts: int) -> ErrorBody:
 
 def _seat(turn: Turn, job: Job, worker: Worker) -> None:
     worker.attempts[job.spec.job_id] = job.epoch
+    worker.choices[job.spec.job_id] = job.spec.choices
     if job.attempt is not None and job.attempt.alone:
         worker.sole_job = job.spec.job_id
     for claimed in list(turn.state.claims.values()):
@@ -115,6 +116,7 @@ def _unseat(turn: Turn, job: Job) -> None:
     assert job.attempt is not None
     worker = turn.state.workers[job.attempt.worker_id]
     del worker.attempts[job.spec.job_id]
+    del worker.choices[job.spec.job_id]
     if worker.sole_job == job.spec.job_id:
         worker.sole_job = None
     turn.touched.add(worker.model_sha256)

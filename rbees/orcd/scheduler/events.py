@@ -36,6 +36,8 @@ class JobSpec:
     order: int
     """Position of acceptance: smaller is older."""
     timeout_ms: int
+    choices: int = 1
+    """Answers to make at once; each takes a slot of the worker, as far as it has so many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,12 @@ def busy(slots: int, workers: int) -> Obstacle:
     return Obstacle("busy", reason)
 
 
+def too_few_free(slots: int) -> Obstacle:
+    """Some slots are free, kept so for the first job, which makes several answers at once."""
+    reason = f"The first job for this model takes {slots} slots; none is given away until a worker has as many free."
+    return Obstacle("too_few_free", reason)
+
+
 def doubted(worker: Worker) -> Obstacle:
     """The only worker for the model cannot be relied upon, and its pool will soon say more."""
     reason = f"Worker {worker.worker_id} is in doubt: {worker.doubt} Its pool is being heard."

@@ -1,8 +1,8 @@
 """PURE: when a model gets another worker, and what its jobs wait for when it does not get one now.
 
 One worker at a time is started for a model. The first one may push out idle workers of other models, and after `swap_after_s`
-lets a busy one empty; a replica takes only room that is free, on a device without a worker for the model, and only when more
-jobs wait than all its workers have slots.
+lets a busy one empty; a replica takes only room that is free, on a device without a worker for the model, and only when the
+waiting jobs take more slots than all its workers have.
 """
 
 from __future__ import annotations
@@ -36,14 +36,26 @@ def grow(turn: Turn, model_sha256: str) -> Obstacle | None:
 def _consider_replica(turn: Turn, model_sha256: str, serving: list[Worker]) -> Obstacle:
     slots = sum(worker.slots for worker in serving)
     suspects_wait = turn.queue.head(model_sha256, alone=True) is not None
-    if model_sha256 not in turn.state.saturated and (suspects_wait or turn.queue.depth(model_sha256) > slots):
+    if model_sha256 not in turn.state.saturated and (suspects_wait or _wanted_slots(turn, model_sha256, serving) > slots):
         free = [site for site in sites.find_sites(turn.state, model_sha256, turn.now_s) if site.is_free]
         if free:
             return explain.loading(_start(turn, min(free, key=_cost)))
         turn.state.saturated.add(model_sha256)
-    if turn.queue.head(model_sha256, alone=False) is None:
+    head = turn.queue.head(model_sha256, alone=False)
+    if head is None:
         return explain.ALONE
+    choices = turn.state.jobs[head].spec.choices
+    if choices > 1 and any(turn.state.is_open(worker) for worker in serving):
+        return explain.too_few_free(min(worker.slots_for(choices) for worker in serving))
     return explain.busy(slots, len(serving))
+
+
+def _wanted_slots(turn: Turn, model_sha256: str, serving: list[Worker]) -> int:
+    """How many slots the first jobs that wait would take; no more of them are counted than could decide anything."""
+    enough = sum(worker.slots for worker in serving) + 1
+    widest = max(worker.slots for worker in serving)
+    first = turn.queue.front(model_sha256, enough)
+    return sum(min(turn.state.jobs[job_id].spec.choices, widest) for job_id in first)
 
 
 def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:

@@ -1,8 +1,9 @@
 """PURE: which worker a waiting job goes to.
 
 For each model with waiting jobs, in the order of their first job: give jobs to ready workers with free slots, the least loaded
-first; jobs that must run alone get an empty worker, and where there is none, one worker takes no more work until it is empty.
-What still waits then is the business of growth.py.
+first. A job that makes several answers takes as many slots; while no worker has them free, nothing is given to those behind it,
+or it would wait for ever. Jobs that must run alone get an empty worker, and where there is none, one worker takes no more work
+until it is empty. What still waits then is the business of growth.py.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def _place_model(turn: Turn, model_sha256: str) -> None:
 
 
 def _load(worker: Worker, job: Job) -> tuple[object, ...]:
-    busy = len(worker.attempts) / worker.slots
+    busy = worker.taken_slots / worker.slots
     return (worker.worker_id == job.avoid, busy, sites.BACKEND_RANK[worker.backend], worker.worker_id)
 
 
@@ -46,7 +47,10 @@ def _place_others(turn: Turn, model_sha256: str) -> None:
     candidates = _open_workers(turn, model_sha256) if turn.queue.head(model_sha256, alone=False) else []
     while candidates and (job_id := turn.queue.head(model_sha256, alone=False)) is not None:
         job = turn.state.jobs[job_id]
-        worker = min(candidates, key=lambda candidate: _load(candidate, job))
+        roomy = [candidate for candidate in candidates if candidate.has_slots_for(job.spec.choices)]
+        if not roomy:
+            return
+        worker = min(roomy, key=lambda candidate: _load(candidate, job))
         attempts.dispatch(turn, job, worker)
         if worker.free_slots <= 0:
             candidates.remove(worker)

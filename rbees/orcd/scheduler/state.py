@@ -144,6 +144,8 @@ class Worker:
     idle_since_s: float = 0.0
     attempts: dict[str, int] = field(default_factory=dict)
     """Epoch by job id, of the attempts that run here."""
+    choices: dict[str, int] = field(default_factory=dict)
+    """By job id, how many answers each attempt here makes."""
     sole_job: str | None = None
     """The job that must be alone here."""
     claim: Claim | None = None
@@ -157,9 +159,22 @@ class Worker:
     stop_asked_at_s: float | None = None
 
     @property
+    def taken_slots(self) -> int:
+        """How many slots the attempts here take; may exceed `slots` after old attempts were taken up again."""
+        return sum(map(self.slots_for, self.choices.values()))
+
+    @property
     def free_slots(self) -> int:
-        """How many more jobs it may be given by its slots alone."""
-        return self.slots - len(self.attempts)
+        """How many more slots may be given away."""
+        return self.slots - self.taken_slots
+
+    def slots_for(self, choices: int) -> int:
+        """How many slots a job with so many answers takes here: those that find none free wait inside the worker."""
+        return min(choices, self.slots)
+
+    def has_slots_for(self, choices: int) -> bool:
+        """True where all the slots that such a job takes are free."""
+        return self.slots_for(choices) <= self.free_slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,5 +381,6 @@ class State:
             assert attempt is not None
             assert (attempt.worker_id, attempt.epoch) == (worker_id, epoch)
             assert self.jobs[job_id].phase in {Phase.DISPATCHED, Phase.RUNNING}
+        assert worker.choices == {job_id: self.jobs[job_id].spec.choices for job_id in worker.attempts}
         if worker.sole_job is not None:
             assert set(worker.attempts) == {worker.sole_job}

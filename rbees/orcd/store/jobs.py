@@ -66,6 +66,7 @@ class UnendedJob:
     model_ref: str | None
     priority: Priority
     timeout_ms: int
+    choices: int
     cancel_on_disconnect: bool
     cancel_asked: bool
     watched: bool
@@ -274,6 +275,7 @@ def _unended(row: sqlite3.Row) -> UnendedJob:
         model_ref=row["model_ref"],
         priority=row["priority"],
         timeout_ms=row["timeout_ms"],
+        choices=row["choices"],
         cancel_on_disconnect=bool(row["cancel_on_disconnect"]),
         cancel_asked=bool(row["cancel_asked"]),
         watched=bool(row["watched"]),

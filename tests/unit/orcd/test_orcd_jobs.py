@@ -294,6 +294,17 @@ async def test_a_restart_with_many_waiting_jobs_tells_only_the_first_of_them_aga
     assert 0 < len(notes) <= 2 * Policy().noted_jobs, "of each of the two models"
 
 
+async def test_a_restart_remembers_how_many_answers_a_job_makes(office: Office) -> None:
+    for request in (REQUEST, msgspec.structs.replace(REQUEST, n=7)):
+        await office.jobs.submit(request)
+    before = [event.job for event in office.posted if isinstance(event, JobArrived)]
+    office.desk.journal.live.clear()
+    office.posted.clear()
+    await recover(office.desk.store, office.desk.journal, office.posted.append)
+    after = [event.job for event in office.posted if isinstance(event, JobRecovered)]
+    assert [job.choices for job in before] == [job.choices for job in after] == [1, 7]
+
+
 async def test_a_restart_takes_up_what_has_not_ended() -> None:
     clock = ManualClock(unix_ms=1_000_000)
     async with Desk(clock) as desk:

@@ -53,6 +53,33 @@ def test_a_job_travels_from_an_empty_cluster_to_its_end() -> None:
     assert drive.scheduler.queue_position("job-1") is None
 
 
+def test_a_job_takes_a_slot_for_each_answer_as_far_as_the_worker_has_so_many() -> None:
+    drive = with_worker(slots=4)
+    assert drive.job("job-1", choices=16) == [Dispatch("job-1", 1, "w1", "a")]
+    assert drive.job("job-2") == []
+    assert drive.scheduler.waiting_for("job-2") == "All 4 slots of the 1 worker for this model are in use or kept free for others."
+    assert drive.send(AttemptCompleted("job-1", 1)) == [Dispatch("job-2", 1, "w1", "a")]
+
+
+def test_a_job_with_many_answers_goes_where_there_is_room_for_all_of_them() -> None:
+    drive = with_worker(slots=4)
+    drive.report("b", facts.worker("w2", HAIKU, slots=3))
+    assert drive.job("job-1", choices=2) == [Dispatch("job-1", 1, "w1", "a")]
+    assert drive.job("job-2", choices=3) == [Dispatch("job-2", 1, "w2", "b")]
+    assert drive.job("job-3", choices=2) == [Dispatch("job-3", 1, "w1", "a")]
+
+
+def test_nobody_overtakes_a_job_that_waits_for_several_slots() -> None:
+    drive = with_worker(slots=2)
+    drive.job("job-1")
+    assert drive.job("job-2", choices=2) == []
+    assert drive.job("job-3") == [], "a slot is free and kept so"
+    reason = "The first job for this model takes 2 slots; none is given away until a worker has as many free."
+    assert drive.scheduler.waiting_for("job-3") == reason
+    assert drive.send(AttemptCompleted("job-1", 1)) == [Dispatch("job-2", 1, "w1", "a")]
+    assert drive.send(AttemptCompleted("job-2", 1)) == [Dispatch("job-3", 1, "w1", "a")]
+
+
 def test_jobs_fill_the_slots_and_no_more() -> None:
     drive = with_worker(slots=2)
     assert drive.job("job-1") == [Dispatch("job-1", 1, "w1", "a")]

@@ -23,6 +23,14 @@ def test_an_attempt_that_still_runs_is_attached_to() -> None:
     assert drive.send(AttemptCompleted("job-1", 3)) == []
 
 
+def test_an_attempt_taken_up_again_has_its_slots_again() -> None:
+    drive = Drive()
+    drive.send(JobRecovered(drive.spec("job-1", choices=9), 3, 1, "w1", "a"))
+    drive.job("job-2")
+    assert drive.report("a", facts.worker("w1", HAIKU)) == [Attach("job-1", 3, "w1", "a")]
+    assert drive.send(AttemptCompleted("job-1", 3)) == [Dispatch("job-2", 1, "w1", "a")]
+
+
 def test_an_attempt_whose_worker_is_gone_goes_back_to_the_queue() -> None:
     drive = Drive()
     drive.send(recovered(drive, "job-1"))

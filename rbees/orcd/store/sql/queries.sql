@@ -104,7 +104,9 @@ SELECT
     jobs.dispatched_at_ms, jobs.started_at_ms,
     last.last_seq, last.epoch AS journal_epoch, last.worker_seq,
     attempt.epoch AS epoch, attempt.worker_id, attempt.pool_id,
-    (SELECT count(*) FROM attempts WHERE job = jobs.number AND counted = 1) AS failures
+    (SELECT count(*) FROM attempts WHERE job = jobs.number AND counted = 1) AS failures,
+    -- A job that has not ended still has its request; text, because newer libraries take a blob for their own binary form.
+    coalesce(json_extract(CAST(jobs.request AS TEXT), '$.n'), 1) AS choices
 FROM jobs
 JOIN journal AS last ON last.job = jobs.number
     AND last.first_seq = (SELECT max(first_seq) FROM journal WHERE job = jobs.number)
