@@ -178,7 +178,10 @@ class ModelStore:
         if isinstance(reference, FileRef):
             return self._explain_file(Path(reference.path))
         if isinstance(reference, HubRef):
-            return _not_found(f"This pool holds no copy of {name}; put the file into one of its model_dirs and name it `file:…`.")
+            return _not_found(
+                f"This pool holds no copy of {name}, and rbees does not download models by itself yet; put the file into one of "
+                "its model_dirs and name it `file:…`."
+            )
         close = difflib.get_close_matches(name, [*index.stored, *index.problems], n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "list the models with `rbees-pool models list`."
         return RbeesError(ErrorCode.MODEL_NOT_FOUND, f"This pool has no model {name!r}; {hint}", close_names=close)

@@ -123,7 +123,7 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await self._server.stop()
-            await self._pool.supervisor.detach()
+            _tell_who_stays(await self._pool.supervisor.detach())
         return ExitCode.OK
 
     async def _take_stock(self) -> None:
@@ -244,6 +244,13 @@ async def _first_of(stopping: asyncio.Event, background: list[asyncio.Task[None]
                 task.result()
     finally:
         told.cancel()
+
+
+def _tell_who_stays(workers: int) -> None:
+    """Workers outlive the daemon, and without it nobody answers who asks for them or would have them end."""
+    if workers:
+        advice = "to end them, run `rbees poold serve --stop-workers-on-exit` with the same settings and stop it"
+        logs.logger().info(f"workers stay for the next pool daemon; {advice}", action="workers_stay", workers=workers)
 
 
 def _model_store(settings: PooldSettings, state: Path) -> ModelStore:

@@ -224,14 +224,16 @@ class Supervisor:
         """Refuse new workers and let followers go, so that none of them holds the end of the daemon up."""
         self._draining = self._leaving = True
 
-    async def detach(self) -> None:
-        """Leave the processes that still run to a later daemon."""
+    async def detach(self) -> int:
+        """Leave the processes that still run to a later daemon; how many there are."""
         self.leave()
-        for worker in tuple(self._workers.values()):
+        left = tuple(self._workers.values())
+        for worker in left:
             await worker.detach()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        return len(left)
 
     async def _spawn(self, request: SpawnCommand) -> str:
         worker_id = _checked_id(request.worker_id) or self._new_worker_id()

@@ -75,6 +75,8 @@ def parse(text: str) -> ModelRef:
         return _parse_hub(text.removeprefix("hf:"))
     if text.startswith("file:"):
         return _parse_file(text.removeprefix("file:"))
+    if text.startswith("/"):
+        raise _refusal(f"is a bare path; write `{_parse_file(text)}`")
     if not _ALIAS.fullmatch(text) or ".." in text:
         raise _refusal("is neither an alias (letters, digits, `.`, `_`, `-`, `:`) nor starts with `hf:` or `file:`")
     return AliasRef(text)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from typing import Final
 
 from rbees.clients.orcd import OrcdClient
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.pools import PoolView, SpawnRequest, WorkerFacts
+from rbees.protocol.model_ref import AliasRef, parse
+from rbees.protocol.pools import ModelFacts, PoolView, SpawnRequest, WorkerFacts
 from rbees.service.clock import Clock
 
 LOOK_S: Final = 0.1
 REPORT_S: Final = 6.0
 """How long a worker that was asked for may be missing from what its pool reports."""
+LISTED_NAMES: Final = 3
 
 
 async def make_ready(
@@ -34,7 +37,7 @@ async def make_ready(
         on_known()
         return
     note(f"starting {model}", None)
-    worker_id = (await orcd.spawn(pool.pool_id, SpawnRequest(model_ref=model))).worker_id
+    worker_id = await _ask_for_worker(orcd, pool, model)
     seen_at = clock.monotonic()
     while True:
         worker = next((one for one in (await orcd.workers()).workers if one.worker_id == worker_id), None)
@@ -51,12 +54,36 @@ async def make_ready(
         await clock.sleep(LOOK_S)
 
 
+async def _ask_for_worker(orcd: OrcdClient, pool: PoolView, model: str) -> str:
+    try:
+        return (await orcd.spawn(pool.pool_id, SpawnRequest(model_ref=model))).worker_id
+    except RbeesError as error:
+        if error.code is not ErrorCode.MODEL_NOT_FOUND or not isinstance(parse(model), AliasRef):
+            raise
+        # Home mode ends with this, so that nobody is left who could be asked for a list of models.
+        raise unknown_alias(pool, model) from None
+
+
+def unknown_alias(pool: PoolView, model: str) -> RbeesError:
+    """MODEL_NOT_FOUND with the names that would do, those most like `model` first where there are any."""
+    names = sorted(_short_name(facts) for facts in pool.models)
+    close = difflib.get_close_matches(model, names, n=LISTED_NAMES)
+    listed = " or ".join(f"`{name}`" for name in (close or names[:LISTED_NAMES]))
+    advice = "a file as `--model file:/absolute/path.gguf`, or a folder with `--model-dir`"
+    message = f"This machine has no model `{model}`; name {f'{listed}, ' if listed else ''}{advice}."
+    return RbeesError(ErrorCode.MODEL_NOT_FOUND, message, model=model, close=close)
+
+
 def first_model(pool: PoolView) -> str | None:
     """The shortest name of the first model that this pool can serve at once."""
-    return next((min((facts.ref, *facts.aliases), key=len) for facts in pool.models), None)
+    return next(map(_short_name, pool.models), None)
 
 
 def serves(pool: PoolView, worker: WorkerFacts, model: str) -> bool:
     """True where the worker's file is the one that `model` names on this pool."""
     named = {facts.sha256 for facts in pool.models if model == facts.ref or model in facts.aliases}
     return worker.model_sha256 in named
+
+
+def _short_name(facts: ModelFacts) -> str:
+    return min((facts.ref, *facts.aliases), key=len)

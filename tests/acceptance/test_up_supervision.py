@@ -90,7 +90,10 @@ def test_models_of_ones_own_are_named_by_file_or_found_in_a_folder(home: Home) -
 
 def test_a_model_that_is_not_there_ends_it(home: Home) -> None:
     up = home.start("up", "--port", "0", "--model", "no-such-model")
-    assert "[MODEL_NOT_FOUND]" in ended(up, home, 1)
+    said = ended(up, home, 1)
+    assert "[MODEL_NOT_FOUND]" in said
+    assert "`haiku`" in said, "what would do is named, since nobody is left to ask for a list"
+    assert "models list" not in said
 
 
 def test_a_file_that_is_no_model_ends_it(home: Home, tmp_path: Path) -> None:

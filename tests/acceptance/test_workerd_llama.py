@@ -14,6 +14,7 @@ import llama_cpp as ll
 import msgspec
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from rbees.protocol import codec
 from rbees.protocol.chat import ChatMessage
@@ -488,3 +489,10 @@ async def test_a_damaged_file_ends_the_process_with_65_and_its_reason(tmp_path: 
     async with running_worker(damaged, tmp_path, backend="cpu") as worker:
         assert await worker.ended() == 65
         assert codec.decode(worker.log.splitlines()[-1], ErrorEnvelope).error.code == ErrorCode.MODEL_INCOMPATIBLE
+
+
+def test_a_cache_larger_than_the_model_was_trained_for_is_no_warning() -> None:
+    with capture_logs() as lines:
+        facts = open_model(HAIKU, slots=4).facts
+    assert facts.cells > facts.ctx, "several sequences share it, none of which is longer than the model knows"
+    assert not [line for line in lines if line["log_level"] == "warning" and "> n_ctx_train" in line["event"]]

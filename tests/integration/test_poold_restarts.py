@@ -54,6 +54,8 @@ def test_sigterm_leaves_the_workers_running(host: PoolHost) -> None:
     daemon = host.serve()
     facts = host.ready()
     assert daemon.stop() == 0
+    assert "workers_stay" in daemon.said
+    assert "rbees poold serve --stop-workers-on-exit" in daemon.said, "nothing that asks a daemon works now"
     assert not is_gone(facts["pid"])
     host.serve()
     assert host.worker(facts["worker_id"])["pid"] == facts["pid"]
@@ -64,6 +66,7 @@ def test_sigterm_ends_the_workers_where_that_was_asked_for(host: PoolHost) -> No
     daemon = host.serve("--stop-workers-on-exit")
     ready, loading = host.ready(), host.worker(host.spawn())
     assert daemon.stop() == 0
+    assert "workers_stay" not in daemon.said
     assert is_gone(ready["pid"])
     assert is_gone(loading["pid"])
     assert not host.orcd.of("/workers/failed")

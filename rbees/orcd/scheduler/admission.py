@@ -45,7 +45,9 @@ def not_found(reference: str, known: Iterable[ModelFacts]) -> RbeesError:
     """MODEL_NOT_FOUND, with the names that look most like `reference`."""
     names = sorted({name for facts in known for name in (facts.ref, *facts.aliases)})
     close = difflib.get_close_matches(reference, names, n=CLOSE_NAMES, cutoff=0.5)
-    if close:
+    if reference.startswith("hf:"):
+        hint = "rbees does not download models by itself yet; put the GGUF file into a model folder of a pool."
+    elif close:
         hint = "Did you mean " + " or ".join(f"`{name}`" for name in close) + "?"
     elif names:
         hint = "List the models that pools hold with `llorch models list`."

@@ -46,6 +46,8 @@ _SMALLEST_CONTEXT: Final = 16
 _LARGEST_PIECE_BYTES: Final = 1024
 _ALL_LAYERS: Final = 10_000
 _OUT_OF_MEMORY: Final = re.compile(r"(failed|unable) to allocate|out of memory|insufficient memory", re.IGNORECASE)
+_HARMLESS: Final = re.compile(r"n_ctx_seq \(\d+\) > n_ctx_train")
+"""With one cache for all slots the library takes its size for that of each sequence; the engine keeps those to the model's."""
 _MEMORY: Final[dict[str, MemoryArchitecture]] = {"cuda": "vram", "metal": "unified"}
 
 
@@ -371,7 +373,8 @@ class _LibraryLog:
         self._out_of_memory |= _OUT_OF_MEMORY.search(line) is not None
         if not line.strip("."):
             return
-        write = {3: self._log.warning, 4: self._log.error}.get(self._level, self._log.debug)
+        level = 0 if _HARMLESS.search(line) else self._level
+        write = {3: self._log.warning, 4: self._log.error}.get(level, self._log.debug)
         write(line, action="llama_log")
 
 

@@ -43,6 +43,12 @@ def test_every_way_to_name_a_model(reference: str, sha: str) -> None:
     assert admission.resolve(reference, [(QWEN,), (LLAMA,)]).sha256 == sha * 32
 
 
+def test_a_hub_reference_that_nobody_holds_says_that_nothing_is_downloaded() -> None:
+    with pytest.raises(RbeesError, match="does not download models by itself yet; put the GGUF file into a model folder") as caught:
+        admission.resolve("hf:other/repo", [[QWEN]])
+    assert caught.value.code is ErrorCode.MODEL_NOT_FOUND
+
+
 @pytest.mark.parametrize("reference", ["hf:Qwen/Qwen-GGUF@other", "hf:Qwen/Qwen-GGUF::file=q8.gguf", "file:/models/x.gguf", "qwem"])
 def test_what_nobody_holds_is_not_found(reference: str) -> None:
     with pytest.raises(RbeesError) as caught:

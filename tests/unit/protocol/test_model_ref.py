@@ -79,3 +79,8 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
         parse(text)
     assert caught.value.code is ErrorCode.INVALID_REQUEST
     assert caught.value.details == {"field": "model"}
+
+
+def test_a_bare_path_is_answered_with_the_reference_to_write() -> None:
+    with pytest.raises(RbeesError, match=r"is a bare path; write `file:/models/x\.gguf`"):
+        parse("/models/x.gguf")
