@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Self
-from urllib.parse import quote
 
-from rbees.clients.dialer import Dialer
+from rbees.clients.daemon import DaemonClient, segment
 from rbees.clients.events import numbered_events
-from rbees.clients.http import HttpClient
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import Event
 from rbees.protocol.jobs import CancelAnswer, JobAccepted, JobList, JobRequest, JobView
@@ -33,31 +28,10 @@ from rbees.protocol.pools import (
 SUBMIT_TIMEOUT_S = 60.0
 
 
-class OrcdClient:
+class OrcdClient(DaemonClient):
     """Calls orcd. Every method raises `RbeesError`: the code orcd answered with, or ORCD_UNREACHABLE."""
 
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        token: str | None = None,
-        ssl: ssl.SSLContext | None = None,
-        connect_timeout_s: float = 5.0,
-        dialer: Dialer | None = None,
-    ) -> None:
-        self._http = HttpClient(
-            base_url,
-            token=token,
-            ssl=ssl,
-            unreachable=ErrorCode.ORCD_UNREACHABLE,
-            connect_timeout_s=connect_timeout_s,
-            dialer=dialer,
-        )
-
-    @property
-    def url(self) -> str:
-        """Where this client calls."""
-        return self._http.url
+    unreachable = ErrorCode.ORCD_UNREACHABLE
 
     async def submit(self, job: JobRequest, idempotency_key: str | None = None) -> JobAccepted:
         """Hand a job over; when this returns, the job is durable."""
@@ -66,7 +40,7 @@ class OrcdClient:
 
     async def job(self, job_id: str) -> JobView:
         """State, timings and, once ended, output."""
-        return await self._http.call("GET", f"/v2/tasks/{_safe(job_id)}", response=JobView)
+        return await self._http.call("GET", f"/v2/tasks/{segment(job_id)}", response=JobView)
 
     async def jobs(
         self, status: str | None = None, model: str | None = None, limit: int | None = None, cursor: str | None = None
@@ -78,13 +52,13 @@ class OrcdClient:
 
     async def cancel(self, job_id: str) -> CancelAnswer:
         """Cancel; harmless where the job has ended."""
-        return await self._http.call("DELETE", f"/v2/tasks/{_safe(job_id)}", response=CancelAnswer)
+        return await self._http.call("DELETE", f"/v2/tasks/{segment(job_id)}", response=CancelAnswer)
 
     @asynccontextmanager
     async def events(self, job_id: str, after: int = 0) -> AsyncIterator[AsyncIterator[tuple[int, Event]]]:
         """The job's numbered events behind `after`, until it has ended: `async with …events(id) as events: async for …`."""
         headers = {"Last-Event-ID": str(after)} if after else None
-        async with self._http.stream("GET", f"/v2/tasks/{_safe(job_id)}/events", headers=headers) as frames:
+        async with self._http.stream("GET", f"/v2/tasks/{segment(job_id)}/events", headers=headers) as frames:
             yield numbered_events(self.url, frames)
 
     async def pools(self) -> PoolList:
@@ -93,7 +67,7 @@ class OrcdClient:
 
     async def pool(self, pool_id: str) -> PoolView:
         """One pool."""
-        return await self._http.call("GET", f"/v2/pools/{_safe(pool_id)}", response=PoolView)
+        return await self._http.call("GET", f"/v2/pools/{segment(pool_id)}", response=PoolView)
 
     async def add_pool(self, endpoint: str) -> PoolView:
         """Have orcd call a pool host and take it in."""
@@ -101,7 +75,7 @@ class OrcdClient:
 
     async def spawn(self, pool_id: str, request: SpawnRequest) -> SpawnAnswer:
         """Have a pool start a worker."""
-        return await self._http.call("POST", f"/v2/pools/{_safe(pool_id)}/workers/spawn", request, SpawnAnswer)
+        return await self._http.call("POST", f"/v2/pools/{segment(pool_id)}/workers/spawn", request, SpawnAnswer)
 
     async def workers(self) -> WorkerList:
         """Every worker of every pool."""
@@ -117,7 +91,7 @@ class OrcdClient:
 
     async def heartbeat(self, pool_id: str, heartbeat: Heartbeat, timeout_s: float = 5.0) -> None:
         """A pool says that it lives, and what it has."""
-        await self._http.call("POST", f"/v2/pools/{_safe(pool_id)}/heartbeat", heartbeat, timeout_s=timeout_s)
+        await self._http.call("POST", f"/v2/pools/{segment(pool_id)}/heartbeat", heartbeat, timeout_s=timeout_s)
 
     async def worker_ready(self, report: WorkerReadyReport) -> None:
         """A pool passes on that a worker has loaded its model."""
@@ -126,17 +100,3 @@ class OrcdClient:
     async def worker_failed(self, report: WorkerFailedReport) -> None:
         """A pool passes on that a worker ended without being asked to."""
         await self._http.call("POST", "/v2/internal/workers/failed", report)
-
-    async def close(self) -> None:
-        """Close this client's connections."""
-        await self._http.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
-
-
-def _safe(segment: str) -> str:
-    return quote(segment, safe="")

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Self
-from urllib.parse import quote
 
-from rbees.clients.dialer import Dialer
-from rbees.clients.http import HttpClient
+from rbees.clients.daemon import DaemonClient, segment
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.pools import (
     AnnounceRequest,
@@ -24,31 +19,10 @@ from rbees.protocol.pools import (
 )
 
 
-class PooldClient:
+class PooldClient(DaemonClient):
     """Calls poold. Every method raises `RbeesError`: the code poold answered with, or POOL_UNREACHABLE."""
 
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        token: str | None = None,
-        ssl: ssl.SSLContext | None = None,
-        connect_timeout_s: float = 5.0,
-        dialer: Dialer | None = None,
-    ) -> None:
-        self._http = HttpClient(
-            base_url,
-            token=token,
-            ssl=ssl,
-            unreachable=ErrorCode.POOL_UNREACHABLE,
-            connect_timeout_s=connect_timeout_s,
-            dialer=dialer,
-        )
-
-    @property
-    def url(self) -> str:
-        """Where this client calls."""
-        return self._http.url
+    unreachable = ErrorCode.POOL_UNREACHABLE
 
     async def spawn(self, request: SpawnCommand) -> SpawnAnswer:
         """Have a worker started; refused by preflight where it cannot fit."""
@@ -60,17 +34,17 @@ class PooldClient:
 
     async def worker(self, worker_id: str) -> WorkerFacts:
         """One worker."""
-        return await self._http.call("GET", f"/workers/{_safe(worker_id)}", response=WorkerFacts)
+        return await self._http.call("GET", f"/workers/{segment(worker_id)}", response=WorkerFacts)
 
     async def stop_worker(self, worker_id: str) -> None:
         """Have a worker drained and stopped."""
-        await self._http.call("DELETE", f"/workers/{_safe(worker_id)}")
+        await self._http.call("DELETE", f"/workers/{segment(worker_id)}")
 
     @asynccontextmanager
     async def logs(self, worker_id: str, follow: bool = False) -> AsyncIterator[AsyncIterator[str]]:
         """The worker's log, line by line; with `follow` as it grows: `async with client.logs(id) as lines: async for line`."""
         query = {"follow": "true"} if follow else None
-        async with self._http.lines(f"/workers/{_safe(worker_id)}/logs", query) as lines:
+        async with self._http.lines(f"/workers/{segment(worker_id)}/logs", query) as lines:
             yield lines
 
     async def status(self) -> PoolStatus:
@@ -84,17 +58,3 @@ class PooldClient:
     async def announce(self, orcd_url: str) -> RegisterRequest:
         """Tell the pool where its orchestrator is; it answers with its registration."""
         return await self._http.call("POST", "/register-with", AnnounceRequest(orcd_url=orcd_url), RegisterRequest)
-
-    async def close(self) -> None:
-        """Close this client's connections."""
-        await self._http.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
-
-
-def _safe(segment: str) -> str:
-    return quote(segment, safe="")

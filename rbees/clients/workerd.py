@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Final, Self
-from urllib.parse import quote
+from typing import Final
 
-from rbees.clients.dialer import Dialer
+from rbees.clients.daemon import DaemonClient, segment
 from rbees.clients.events import worker_events
-from rbees.clients.http import HttpClient
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import Event
 from rbees.protocol.workers import AckRequest, Beat, CancelRequest, ExecuteRequest, TokenizeAnswer, TokenizeRequest, WorkerHealth
@@ -22,31 +18,10 @@ STREAM_IDLE_S: Final = 15.0
 WorkerStream = AsyncIterator[tuple[int | None, Event | Beat]]
 
 
-class WorkerClient:
+class WorkerClient(DaemonClient):
     """Calls one worker with its secret. Every method raises `RbeesError`: the worker's code, or WORKER_UNREACHABLE."""
 
-    def __init__(
-        self,
-        uri: str,
-        secret: str | None,
-        ssl: ssl.SSLContext | None = None,
-        *,
-        connect_timeout_s: float = 5.0,
-        dialer: Dialer | None = None,
-    ) -> None:
-        self._http = HttpClient(
-            uri,
-            token=secret,
-            ssl=ssl,
-            unreachable=ErrorCode.WORKER_UNREACHABLE,
-            connect_timeout_s=connect_timeout_s,
-            dialer=dialer,
-        )
-
-    @property
-    def url(self) -> str:
-        """Where this client calls."""
-        return self._http.url
+    unreachable = ErrorCode.WORKER_UNREACHABLE
 
     @asynccontextmanager
     async def execute(self, request: ExecuteRequest) -> AsyncIterator[WorkerStream]:
@@ -57,13 +32,13 @@ class WorkerClient:
     @asynccontextmanager
     async def attach(self, job_id: str, epoch: int, after: int = 0) -> AsyncIterator[WorkerStream]:
         """Read an attempt's events behind `after`."""
-        path, query = f"/jobs/{_safe(job_id)}/events", {"epoch": epoch, "after": after}
+        path, query = f"/jobs/{segment(job_id)}/events", {"epoch": epoch, "after": after}
         async with self._http.stream("GET", path, query=query, idle_timeout_s=STREAM_IDLE_S) as frames:
             yield worker_events(self.url, frames)
 
     async def ack(self, job_id: str, epoch: int, seq: int) -> None:
         """Everything up to `seq` is journaled."""
-        await self._http.call("POST", f"/jobs/{_safe(job_id)}/ack", AckRequest(epoch=epoch, seq=seq), timeout_s=5.0)
+        await self._http.call("POST", f"/jobs/{segment(job_id)}/ack", AckRequest(epoch=epoch, seq=seq), timeout_s=5.0)
 
     async def cancel(self, job_id: str, epoch: int | None = None) -> None:
         """Stop an attempt, or all of the job's; harmless where there is none."""
@@ -80,17 +55,3 @@ class WorkerClient:
     async def shutdown(self) -> None:
         """Have the worker drain and exit 0."""
         await self._http.call("POST", "/shutdown", timeout_s=5.0)
-
-    async def close(self) -> None:
-        """Close this client's connections."""
-        await self._http.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
-
-
-def _safe(segment: str) -> str:
-    return quote(segment, safe="")

@@ -98,7 +98,7 @@ class Directory:
 
     def put_worker(self, pool_id: str, ready: WorkerReady) -> None:
         """A worker is ready, and this is its secret."""
-        client = WorkerClient(ready.uri, ready.secret, self._tls, dialer=self._dialer)
+        client = WorkerClient(ready.uri, token=ready.secret, ssl=self._tls, dialer=self._dialer)
         self._workers[ready.worker_id] = WorkerAddress(ready.worker_id, pool_id, client)
         self.pool(pool_id).workers.add(ready.worker_id)
 

@@ -328,7 +328,7 @@ class Worker:
 
     def _client(self) -> WorkerClient:
         assert self._called_at is not None
-        return WorkerClient(self._called_at, self._secret, self._around.tls)
+        return WorkerClient(self._called_at, token=self._secret, ssl=self._around.tls)
 
     def _dialled(self, uri: str) -> str:
         """Where this daemon itself calls the worker: this host may not know the name that others know it by."""

@@ -337,7 +337,7 @@ async def test_a_worker_s_stream_has_events_and_beats() -> None:
     route = Route("POST", "/execute", execute, "Execute.", stream=True)
     async with (
         serving(route, authenticator=BearerAuth(Secret(SECRET))) as server,
-        WorkerClient(server.url, SECRET) as worker,
+        WorkerClient(server.url, token=SECRET) as worker,
         worker.execute(ExecuteRequest(job_id="j", epoch=3, prompt="p")) as events,
     ):
         assert [event async for event in events] == [(None, Beat(step=3)), (1, EVENTS[0]), (2, END)]
@@ -375,7 +375,7 @@ async def test_calls_go_to_the_routes_of_the_contract() -> None:
     )
     async with serving(*table) as server, Dialer() as dialer:
         orcd, poold = OrcdClient(server.url, dialer=dialer), PooldClient(server.url, dialer=dialer)
-        worker = WorkerClient(server.url, None, dialer=dialer)
+        worker = WorkerClient(server.url, dialer=dialer)
         assert (await orcd.submit(JobRequest(model="haiku", prompt="p"), "key")).job_id == "j"
         await orcd.jobs(status="queued", limit=5)
         await orcd.cancel("j")

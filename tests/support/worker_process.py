@@ -68,7 +68,7 @@ class WorkerProcess:
 
     def client(self) -> WorkerClient:
         """A client with the worker's secret."""
-        return WorkerClient(self.uri, self.secret)
+        return WorkerClient(self.uri, token=self.secret)
 
     async def ended(self, timeout_s: float = START_S) -> int:
         """The exit code, once there is one; negative for a signal."""
