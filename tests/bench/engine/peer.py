@@ -8,7 +8,6 @@ compiler flags are those of scripts/cmake-args, as for the wheel.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -17,8 +16,9 @@ import tarfile
 from pathlib import Path
 from typing import Final
 
+from scripts.llama_source import archive
+
 FOLDER: Final = Path("build/peer")
-LOCK: Final = Path("requirements/runtime.txt")
 TARGETS: Final = ("llama-server", "llama-batched-bench")
 _SAME_AS_THE_WHEEL: Final = ("-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON")
 _LEFT_OUT: Final = (
@@ -44,7 +44,7 @@ def source() -> Path:
     """The root of the llama.cpp source; unpacked where it is not there yet."""
     root = FOLDER / "source" / "vendor" / "llama.cpp"
     if not root.exists():
-        _unpack(_sdist())
+        _unpack(archive())
     return root
 
 
@@ -66,29 +66,8 @@ def _quietly(command: list[str]) -> None:
     assert done.returncode == 0, f"{command[0]} failed; see {log}"
 
 
-def _sdist() -> Path:
-    """The source archive, by pip; asked for as the lock has it, so that another archive is refused."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    found = list(FOLDER.glob("llama_cpp_python-*.tar.gz"))
-    if not found:
-        wanted = FOLDER / "sdist.txt"
-        wanted.write_text(_locked("llama-cpp-python"))
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
-        pip += ["--no-deps", "--no-binary", "llama-cpp-python", "--require-hashes", "-r", str(wanted), "-d", str(FOLDER)]
-        subprocess.run(pip, check=True)
-        found = list(FOLDER.glob("llama_cpp_python-*.tar.gz"))
-    return found[0]
-
-
-def _locked(name: str) -> str:
-    """The lock's entry of one package: its version and hashes."""
-    entry = re.search(rf"^{re.escape(name)}==.*?(?=^\S|\Z)", LOCK.read_text(), re.MULTILINE | re.DOTALL)
-    assert entry is not None, f"{LOCK} does not name {name}"
-    return entry[0]
-
-
-def _unpack(archive: Path) -> None:
-    with tarfile.open(archive) as packed:
+def _unpack(sdist: Path) -> None:
+    with tarfile.open(sdist) as packed:
         packed.extractall(FOLDER, filter="data")
     (unpacked,) = (path for path in FOLDER.glob("llama_cpp_python-*") if path.is_dir())
     unpacked.rename(FOLDER / "source")
