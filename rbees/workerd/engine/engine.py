@@ -34,7 +34,7 @@ STEADY_CHUNK = 512
 """Prompt tokens per call in the deterministic lane: llama.cpp's own default, so that sums are the same."""
 
 LEAST_UNPROVEN: Final = 1024
-"""Cells that may be kept for prompts that may come although nothing shows that they will; half a context where that is more."""
+"""Cells that may always be kept for prompts that may come although nothing shows that they will."""
 
 WORTH_WAITING_FOR: Final = 32
 """Tokens that an older sequence must be about to compute for a younger one to wait for them instead of computing them too."""
@@ -69,9 +69,9 @@ class Engine:
         self._facts = facts
         self._now = now
         self._most = slots
-        self._slots = Slots(
-            backend, count=facts.slots, cells=facts.cells, divisible=facts.divisible, unproven=max(LEAST_UNPROVEN, facts.ctx // 2)
-        )
+        # A chat's last turn is of use to nobody until the next one comes, so a whole context must find room, and several better.
+        unproven = max(LEAST_UNPROVEN, facts.ctx, facts.cells // 2)
+        self._slots = Slots(backend, count=facts.slots, cells=facts.cells, divisible=facts.divisible, unproven=unproven)
         self._pace = Pace(facts.max_rows)
         self._eog = np.array(sorted(facts.eog_ids), dtype=np.int64)
         self._waiting: list[Sequence] = []

@@ -33,8 +33,6 @@ class Oldest:
     slot: int
     start: int
     length: int
-    proven: bool
-    """It was of use before."""
 
 
 @dataclass(slots=True, eq=False)
@@ -177,13 +175,14 @@ class PrefixCache:
                 found.append(slot)
         return found
 
-    def oldest(self, spared: int | None = None) -> Oldest | None:
-        """Of the leaves of idle slots but `spared`, unproven ones before others, the least recently used; None if there is none."""
-        slot = min(self._idle - {spared}, key=lambda s: (self._ends[s].proven, self._ends[s].used, s), default=None)
+    def oldest(self, spared: int | None = None, *, unproven: bool = False) -> Oldest | None:
+        """Of the leaves of idle slots but `spared`, or of the unproven ones, the least recently used; None if there is none."""
+        idle = (s for s in self._idle if s != spared and not (unproven and self._ends[s].proven))
+        slot = min(idle, key=lambda s: (self._ends[s].used, s), default=None)
         if slot is None:
             return None
         length = self._lengths[slot]
-        return Oldest(slot, length - len(self._ends[slot].tokens), length, self._ends[slot].proven)
+        return Oldest(slot, length - len(self._ends[slot].tokens), length)
 
     def check_integrity(self) -> None:
         """AssertionError if the tree contradicts itself."""

@@ -59,7 +59,7 @@ class Prefixes(Protocol):
 
     def redundant(self) -> list[int]: ...
 
-    def oldest(self, spared: int | None = None) -> Oldest | None: ...
+    def oldest(self, spared: int | None = None, *, unproven: bool = False) -> Oldest | None: ...
 
     def check_integrity(self) -> None: ...
 
@@ -148,7 +148,7 @@ class Slots:
         del self._owners[slot]
         self._known.rest(slot)
         self._drop_redundant()
-        while self.cells_kept > self._unproven and (oldest := self._known.oldest()) is not None and not oldest.proven:
+        while self.cells_kept > self._unproven and (oldest := self._known.oldest(unproven=True)) is not None:
             self._forget_end(oldest, self.cells_kept - self._unproven)
 
     def drop(self, slot: int) -> None:

@@ -85,10 +85,10 @@ class WholePrefixes:
                 found.append(slot)
         return found
 
-    def oldest(self, spared: int | None = None) -> Oldest | None:
-        """Of the idle slots but `spared`, unproven ones before others, the first that came to rest; None if there is none."""
-        slot = min((s for s in self._idle if s != spared), key=lambda s: s in self._proven, default=None)
-        return None if slot is None else Oldest(slot, 0, len(self._tokens[slot]), slot in self._proven)
+    def oldest(self, spared: int | None = None, *, unproven: bool = False) -> Oldest | None:
+        """Of the idle slots but `spared`, or of the unproven among them, the first that came to rest; None if there is none."""
+        slot = next((s for s in self._idle if s != spared and not (unproven and s in self._proven)), None)
+        return None if slot is None else Oldest(slot, 0, len(self._tokens[slot]))
 
     def check_integrity(self) -> None:
         """AssertionError if the ledger contradicts itself."""

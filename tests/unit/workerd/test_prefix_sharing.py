@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rbees.protocol.sampling import Sampling
-from rbees.workerd.engine.engine import LEAST_UNPROVEN, WORTH_WAITING_FOR, Engine
+from rbees.workerd.engine.engine import WORTH_WAITING_FOR, Engine
 from rbees.workerd.engine.outputs import Finished
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
@@ -126,9 +126,24 @@ def test_prompts_that_come_once_do_not_push_out_what_comes_again() -> None:
     for i in range(12):
         counted.submit(f"once{i}", tuple(bytes([100 + i]) * 200), max_tokens=1)
         counted.run()
-    assert counted.engine.load().cells_kept <= LEAST_UNPROVEN
+    assert counted.engine.load().cells_kept <= 2_000
     counted.submit("again", (*SYSTEM, 9), max_tokens=1)
     assert counted.run()["again"].usage.cached_tokens == len(SYSTEM)
+
+
+def test_a_chat_goes_on_from_its_last_turn_where_older_chats_fill_the_memory() -> None:
+    counted = Counted(slots=2, ctx=460, cells=540)
+    old = (*SYSTEM, *b"old" * 20)
+    for turn in range(2):
+        counted.submit(f"old{turn}", (*old, *b"more" * 10 * turn), max_tokens=1)
+        counted.run()
+    new = (*SYSTEM, *b"new" * 80)
+    counted.submit("new", new, max_tokens=1)
+    counted.run()
+    counted.submit("other", tuple(b"something else " * 4), max_tokens=1)
+    counted.run()
+    counted.submit("next turn", (*new, *b"and more"), max_tokens=1)
+    assert counted.run()["next turn"].usage.cached_tokens >= len(new)
 
 
 def test_cells_that_are_shared_admit_more_at_once() -> None:
