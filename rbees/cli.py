@@ -22,7 +22,7 @@ import click
 from rbees.personas import CALLED_NAMES, PERSONAS
 
 _INTERRUPTED: Final = 130
-_FAILED: Final = 1
+_PIPE_CLOSED: Final = 141
 _UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """What an output that cannot take more answers; everything else that the system refuses is translated where it happens."""
 
@@ -96,7 +96,7 @@ def run(called: str, arguments: Sequence[str], role: Callable[[str], click.Comma
         return _INTERRUPTED
     except BrokenPipeError:
         _drop_output()
-        return _FAILED
+        return _PIPE_CLOSED
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise

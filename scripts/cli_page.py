@@ -39,6 +39,7 @@ Tables are plain where the output is no terminal; `NO_COLOR` is honoured.
 | 77 | not allowed |
 | 78 | a setting is wrong |
 | 130 | interrupted |
+| 141 | whoever read the output has left |
 
 `rbees workerd serve` alone also ends with 65, where its model cannot be loaded: starting it again would end the same way.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ PRIORITIES = ("interactive", "batch")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-def _text(_context: click.Context, _option: click.Parameter, value: str) -> str:
+def _text(context: click.Context, option: click.Parameter, value: str | None) -> str:
     """The prompt itself. It is read before the event loop runs, where Ctrl-C would not reach a read that waits."""
+    if value is None and sys.stdin.isatty():
+        raise click.MissingParameter(ctx=context, param=option)
     try:
-        return sys.stdin.buffer.read().decode() if value == "-" else value
+        return sys.stdin.buffer.read().decode() if value in {None, "-"} else value or ""
     except UnicodeError:
         raise click.BadParameter("the text is not valid UTF-8.") from None
 
@@ -32,6 +35,11 @@ def _biases(_context: click.Context, _option: click.Parameter, values: tuple[str
         raise click.BadParameter("write it as ID:BIAS, such as 198:-100.") from None
 
 
+def _no_words(_context: click.Context, _argument: click.Parameter, words: tuple[str, ...]) -> None:
+    if words:
+        raise click.UsageError(f"`{words[0]}` belongs to no option; write the prompt as --prompt {shlex.quote(' '.join(words))}")
+
+
 @click.group(no_args_is_help=True)
 def jobs() -> None:
     """Submit jobs, look at them, cancel them."""
@@ -39,7 +47,9 @@ def jobs() -> None:
 
 @jobs.command()
 @click.option("--model", required=True, metavar="REF", help="Alias, `hf:org/repo…` or `file:/path.gguf`.")
-@click.option("--prompt", required=True, metavar="TEXT", callback=_text, help="What to say; `-` reads it from stdin.")
+# Eager: a stray word is told before anything waits for stdin.
+@click.argument("words", nargs=-1, metavar="", expose_value=False, is_eager=True, callback=_no_words)
+@click.option("--prompt", metavar="TEXT", callback=_text, help="What to say; `-`, or a pipe and no such option, reads stdin.")
 @click.option("--raw", is_flag=True, help="Send the text as it is, without the model's chat template.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer. Default: what the context leaves.")
 @click.option("--n", type=click.IntRange(1, 16), help="Answers to make; the first is shown as it comes. Default: 1.")

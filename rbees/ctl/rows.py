@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from rbees.protocol.events import FinishReason
 from rbees.protocol.jobs import AttemptView, JobView
 from rbees.protocol.pools import Device, ModelView, PoolView, WorkerFacts
 from rbees.terminal.quantities import bytes_text, count_text, duration_text
@@ -32,6 +33,8 @@ def job_pairs(job: JobView, now_ms: int) -> list[Pair]:
         ("events", str(job.last_seq)),
         ("about", _about(job)),
     ]
+    if job.output:
+        pairs.append(("finish", "; ".join(_finish(choice.finish_reason) for choice in job.output)))
     if job.usage:
         usage = job.usage
         counted = f"{usage.prompt_tokens} prompt ({usage.cached_tokens} cached), {usage.completion_tokens} completion"
@@ -101,6 +104,10 @@ def _about(job: JobView) -> str:
     if job.waiting_for:
         return job.waiting_for
     return f"position {job.queue_position}" if job.queue_position else ""
+
+
+def _finish(reason: FinishReason | None) -> str:
+    return "length (cut at max_tokens or at the end of the context)" if reason == "length" else reason or ""
 
 
 def _attempt(attempt: AttemptView) -> str:

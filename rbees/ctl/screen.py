@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Protocol, assert_never
+from enum import Enum
+from typing import Final, Protocol, assert_never
 
 import click
 import msgspec
@@ -14,6 +15,15 @@ from rbees.protocol.events import End, Error, Event, Metrics, Queued, Started, T
 from rbees.protocol.jobs import JobAccepted
 from rbees.terminal.answer import AnswerWriter
 from rbees.terminal.notes import Notes
+
+
+class Unknown(Enum):
+    """Says that a limit may or may not have been given."""
+
+    UNKNOWN = 0
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
 
 
 class Screen(Protocol):
@@ -31,6 +41,10 @@ class Screen(Protocol):
         """Something that is not an event of the job."""
         ...
 
+    def keep(self, text: str) -> None:
+        """A note that stays after everything else."""
+        ...
+
     def leave(self) -> None:
         """Nothing more comes; put the terminal in order."""
         ...
@@ -42,9 +56,18 @@ class PeopleScreen:
     Of several answers the first is shown as it comes, the others whole and numbered behind it.
     """
 
-    def __init__(self, answer: AnswerWriter, notes: Notes, *, shares_terminal: bool, reasoning: bool = True) -> None:
+    def __init__(
+        self,
+        answer: AnswerWriter,
+        notes: Notes,
+        *,
+        shares_terminal: bool,
+        reasoning: bool = True,
+        max_tokens: int | Unknown | None = UNKNOWN,
+    ) -> None:
         self._answer = answer
         self._reasoning = reasoning
+        self._max_tokens = max_tokens
         self._notes = notes
         self._shares_terminal = shares_terminal
         self._running = False
@@ -82,11 +105,17 @@ class PeopleScreen:
                     self._answer.begin(choice + 1)
                     self._answer.write("".join(texts))
                 self.leave()
+                if any(choice.finish_reason == "length" for choice in event.choices):
+                    self.keep(cut_text(self._max_tokens, event.usage.completion_tokens))
             case Error():
                 self.leave()
                 raise RbeesError.from_body(event.error)
             case _:
                 assert_never(event)
+
+    def keep(self, text: str) -> None:
+        """See `Screen`."""
+        self._notes.keep(text)
 
     def leave(self) -> None:
         """See `Screen`."""
@@ -105,6 +134,9 @@ class JsonScreen:
     def note(self, text: str) -> None:
         """See `Screen`; programs learn of events only."""
 
+    def keep(self, text: str) -> None:
+        """See `Screen`; as `note`."""
+
     def show(self, seq: int, event: Event) -> None:
         """See `Screen`."""
         _print_line({"seq": seq}, event)
@@ -115,12 +147,26 @@ class JsonScreen:
         """See `Screen`."""
 
 
-def screen(*, as_json: bool, notes: Notes, reasoning: bool = True) -> Screen:
-    """The screen that the caller asked for; `reasoning`: show people what the model thinks, too."""
+def screen(*, as_json: bool, notes: Notes, reasoning: bool = True, max_tokens: int | Unknown | None = UNKNOWN) -> Screen:
+    """The screen that the caller asked for; `reasoning`: show people what the model thinks, too.
+
+    `max_tokens` is what the job was submitted with, so that a cut can be explained; whoever only watches does not know it.
+    """
     if as_json:
         return JsonScreen()
     shares_terminal = sys.stdout.isatty() and sys.stderr.isatty()
-    return PeopleScreen(AnswerWriter(sys.stdout), notes, shares_terminal=shares_terminal, reasoning=reasoning)
+    return PeopleScreen(
+        AnswerWriter(sys.stdout), notes, shares_terminal=shares_terminal, reasoning=reasoning, max_tokens=max_tokens
+    )
+
+
+def cut_text(max_tokens: int | Unknown | None, completion_tokens: int) -> str:
+    """What ended an answer before the model did."""
+    if max_tokens is UNKNOWN:
+        return "the answer was cut at max_tokens or at the end of the model's context"
+    if max_tokens is None or completion_tokens < max_tokens:
+        return "the answer was cut: the model's context is full"
+    return f"the answer was cut at max_tokens={max_tokens}"
 
 
 def describe(event: Metrics) -> str:

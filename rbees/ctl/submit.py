@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import signal
 from collections.abc import Coroutine
@@ -48,7 +49,7 @@ async def submit(
     clock = SystemClock()
     async with target.client() as orcd:
         with notes(silent=as_json) as said:
-            shown = screen(as_json=as_json, notes=said, reasoning=not no_reasoning)
+            shown = screen(as_json=as_json, notes=said, reasoning=not no_reasoning, max_tokens=job.max_tokens)
             interrupted = _on_interrupt()
             handing_over = hand_over(orcd, job, key, clock, RESTART_PATIENCE_S if target.is_home else 0.0)
             accepted = await _unless_interrupted(handing_over, interrupted, shown)
@@ -127,12 +128,13 @@ async def _stream(orcd: OrcdClient, job_id: str, shown: Screen, interrupted: asy
             return ExitCode.INTERRUPTED
         return streaming.result()
     except BrokenPipeError:
-        # Whoever read the answer is gone: nobody is left to want the rest.
-        await orcd.cancel(job_id)
+        # A pager was closed or `head` has seen enough. That is no order to throw away what was computed.
+        shown.keep(f"nobody reads the answer any more; the job goes on: `llorch jobs watch {job_id}`")
         raise
     finally:
         waiting.cancel()
-        shown.leave()
+        with contextlib.suppress(BrokenPipeError):
+            shown.leave()
 
 
 async def show_events(

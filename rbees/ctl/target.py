@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from rbees.protocol.errors import ExitCode
 from rbees.terminal.output import json_option
 
 if TYPE_CHECKING:
@@ -96,5 +97,8 @@ def asks_orcd(action: Action) -> Callable[..., int | None]:
         except asyncio.CancelledError:
             # An action that handles Ctrl-C itself cancels its own task upon the second one.
             raise KeyboardInterrupt from None
+        except BrokenPipeError:
+            # What is still buffered is dropped where the program ends; click would make an ordinary failure of this.
+            return ExitCode.PIPE_CLOSED
 
     return callback

@@ -35,6 +35,8 @@ class ExitCode:
     PERMISSION = 77
     CONFIGURATION = 78
     INTERRUPTED = 130
+    PIPE_CLOSED = 141
+    """128 and SIGPIPE, as a shell reports a program whose reader has left."""
 
 
 class ErrorCode(StrEnum):

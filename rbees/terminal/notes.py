@@ -8,10 +8,13 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from rbees.terminal.output import is_live
 from rbees.terminal.text import printable
+
+if TYPE_CHECKING:
+    from rbees.terminal.rich_views import LiveNotes
 
 
 class Notes(AbstractContextManager["Notes"], Protocol):
@@ -19,6 +22,10 @@ class Notes(AbstractContextManager["Notes"], Protocol):
 
     def note(self, text: str, progress: float | None = None) -> None:
         """Say what is awaited; `progress` is 0 to 1 where it is known."""
+        ...
+
+    def keep(self, text: str) -> None:
+        """Say something that stays when all is over."""
         ...
 
     def clear(self) -> None:
@@ -43,6 +50,10 @@ class PlainNotes:
         self._stream.write(f"{text}{share}\n")
         self._stream.flush()
 
+    def keep(self, text: str) -> None:
+        """See `Notes`."""
+        self.note(text)
+
     def clear(self) -> None:
         """See `Notes`; what was written stays."""
 
@@ -64,7 +75,7 @@ class _LiveSafe:
     """The live line, imported with its first note: an answer that comes at once never pays for rich."""
 
     def __init__(self) -> None:
-        self._view: Notes | None = None
+        self._view: LiveNotes | None = None
 
     def note(self, text: str, progress: float | None = None) -> None:
         if self._view is None:
@@ -72,6 +83,11 @@ class _LiveSafe:
 
             self._view = LiveNotes()
         self._view.note(printable(text), progress)
+
+    def keep(self, text: str) -> None:
+        self.clear()
+        sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.flush()
 
     def clear(self) -> None:
         if self._view is not None:

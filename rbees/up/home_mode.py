@@ -19,6 +19,7 @@ from rbees.host import process
 from rbees.host.process_table import ProcessTable
 from rbees.host.worker_spec import owner_of
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.jobs import JobStatus
 from rbees.protocol.pools import PoolView
 from rbees.service.clock import Clock
 from rbees.service.home import Home
@@ -30,6 +31,10 @@ LOOK_S: Final = 0.05
 DRAIN_S: Final = 10.0
 """How long jobs that run may take to finish when home mode ends; what is left is durable and goes on at the next start."""
 STOP_PATIENCE_S: Final = DRAIN_S + 10.0
+UNFINISHED: Final[tuple[JobStatus, ...]] = ("queued", "dispatched", "running")
+COUNT_EVERY_S: Final = 0.3
+MOST_COUNTED: Final = 1000
+"""The longest page of jobs."""
 _NOT_FOR_CHILDREN: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
@@ -66,13 +71,14 @@ class HomeMode:
         self._clock = clock
         self._say = say
         environ = child_environment(os.environ, place.state_dir)
-        common = ("--bind", LOOPBACK, "--drain-timeout-s", str(DRAIN_S), "--log-format", "json")
+        common = ("--bind", LOOPBACK, "--log-format", "json")
 
         def child(role: str, *flags: str) -> Child:
             return Child(role, (*flags, *common), folder=place.state_dir, environ=environ, clock=clock, say=say)
 
-        self._orcd = child("orcd", "--port", str(place.orcd_port), "--queue-limit", "0")
-        own = ("--port", str(place.poold_port), "--orcd-url", place.orcd_url, "--stop-workers-on-exit")
+        self._orcd = child("orcd", "--port", str(place.orcd_port), "--queue-limit", "0", "--drain-timeout-s", str(DRAIN_S))
+        # It ends once orcd is gone: what its workers still compute by then nobody reads, so they get no time of their own.
+        own = ("--port", str(place.poold_port), "--orcd-url", place.orcd_url, "--stop-workers-on-exit", "--drain-timeout-s", "0")
         dirs = (word for folder in place.model_dirs for word in ("--model-dirs", str(folder)))
         self._poold = child("poold", *own, *dirs)
         self._leash = os.pipe()
@@ -112,17 +118,44 @@ class HomeMode:
         finally:
             told.cancel()
 
-    async def stop(self, hurry: asyncio.Event) -> None:
-        """End everything: orcd drains, then poold ends its workers; `hurry` cuts both short. No process is left."""
+    async def unfinished_jobs(self) -> int | None:
+        """How many jobs have not ended, as far as one page of each state tells; None where orcd does not answer."""
+        try:
+            pages = [await self.client.jobs(status, limit=MOST_COUNTED) for status in UNFINISHED]
+        except RbeesError:
+            return None
+        return len({job.job_id for page in pages for job in page.jobs})
+
+    async def stop(self, hurry: asyncio.Event) -> int:
+        """End everything: orcd drains, then poold ends its workers; `hurry` cuts both short. No process is left.
+
+        Returns how many jobs are kept for the next start.
+        """
+        left = await self._stop_orcd(hurry)
         await self.client.close()
-        await self._orcd.stop(STOP_PATIENCE_S, hurry)
         await self._poold.stop(STOP_PATIENCE_S, hurry)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        await end_workers(self._place.state_dir, self._clock)
+        await end_workers(self._place.state_dir, self._clock, hurry)
         for descriptor in self._leash:
             os.close(descriptor)
+        return left
+
+    async def _stop_orcd(self, hurry: asyncio.Event) -> int:
+        """End orcd; the jobs that it last said to be unfinished. It answers while it drains and cannot be asked afterwards."""
+        left = 0
+        ending = asyncio.create_task(self._orcd.stop(STOP_PATIENCE_S, hurry))
+        while not ending.done():
+            counting = asyncio.create_task(self.unfinished_jobs())
+            await asyncio.wait({ending, counting}, return_when=asyncio.FIRST_COMPLETED)
+            counting.cancel()
+            answers = await asyncio.gather(counting, return_exceptions=True)
+            # One that ends is deaf before it is gone; what it said before still holds then.
+            left = next((answer for answer in answers if isinstance(answer, int)), left)
+            await asyncio.wait({ending}, timeout=COUNT_EVERY_S)
+        await ending
+        return left
 
     async def _look_for_pool(self) -> PoolView:
         while (pool := await self._live_pool()) is None:
@@ -150,13 +183,17 @@ def child_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
     return {**kept, "RBEES_HOME": str(home)}
 
 
-async def end_workers(home: Path, clock: Clock, patience_s: float = 3.0) -> None:
-    """End the workers of a home whose poold could not: it was killed, or did not finish in time."""
+async def end_workers(home: Path, clock: Clock, hurry: asyncio.Event, patience_s: float = 3.0) -> None:
+    """End the workers of a home whose poold could not: it was killed, or did not finish in time. `hurry`: without asking them."""
     found = await asyncio.to_thread(_workers_of, home)
     for number in (signal.SIGTERM, signal.SIGKILL):
+        if number is signal.SIGTERM and hurry.is_set():
+            continue
         alive = [identity for identity in found if process.send_signal(identity, number)]
         until = clock.monotonic() + patience_s
         while any(process.is_running(identity) for identity in alive) and clock.monotonic() < until:
+            if number is signal.SIGTERM and hurry.is_set():
+                break
             await clock.sleep(LOOK_S)
 
 

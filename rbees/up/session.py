@@ -119,16 +119,23 @@ class Session:
             pool = await self._until(self._get_ready(home, place, model, said))
             if pool is not None:
                 said.clear()
-                _announce(place, pool, model, as_json=self._as_json)
+                self._announce(place, pool, model)
                 await home.wait_end(self._stopping)
         finally:
-            await _end(home, self._hurry, said)
+            left = await _end(home, self._hurry, said)
+            if left and not self._as_json:
+                say(f"{_jobs(left)} kept and {_goes(left)} on with the next `rbees up`")
 
     async def _get_ready(self, home: HomeMode, place: Place, model: str | None, said: Notes) -> PoolView:
         def tell() -> None:
             self._file.write(place.home())
 
         pool = await home.wait_ready()
+        # Asked before anybody is told the address, so that only what an earlier start left is counted.
+        left = await home.unfinished_jobs()
+        if left and not self._as_json:
+            said.clear()
+            click.echo(f"{_jobs(left)} left from an earlier `rbees up` and {_goes(left)} on", err=True)
         if model is None:
             tell()
         else:
@@ -146,27 +153,39 @@ class Session:
             doing.cancel()
             told.cancel()
 
+    def _announce(self, place: Place, pool: PoolView, model: str | None) -> None:
+        if self._as_json:
+            print_json(place.home())
+            return
+        # A script or a bookmark may know the usual port by heart.
+        moved = self._port is None and place.orcd_port != ORCD_PORT
+        why = f"port {ORCD_PORT} is taken by another program; " if moved else ""
+        click.echo(f"rbees is up at {place.orcd_url} ({why}Ctrl-C ends it)")
+        suggested = model or first_model(pool)
+        if suggested is None:
+            click.echo(f"No model is here yet: put a GGUF file into {place.state_dir / 'poold' / 'models'}.", err=True)
+            return
+        click.echo("In another terminal, try:", err=True)
+        click.echo(f"  llorch jobs submit --model {shlex.quote(suggested)} --prompt {shlex.quote(EXAMPLE_PROMPT)}", err=True)
 
-async def _end(home: HomeMode, hurry: asyncio.Event, said: Notes) -> None:
+
+async def _end(home: HomeMode, hurry: asyncio.Event, said: Notes) -> int:
+    """End it, with a word where that takes longer; how many jobs are kept for the next start."""
     ending = asyncio.create_task(home.stop(hurry))
     await asyncio.wait({ending}, timeout=QUIET_STOP_S)
     if not ending.done():
         said.note("finishing what runs; Ctrl-C again ends it at once")
-    await ending
+    left = await ending
     said.clear()
+    return left
 
 
-def _announce(place: Place, pool: PoolView, model: str | None, *, as_json: bool) -> None:
-    if as_json:
-        print_json(place.home())
-        return
-    click.echo(f"rbees is up at {place.orcd_url} (Ctrl-C ends it)")
-    suggested = model or first_model(pool)
-    if suggested is None:
-        click.echo(f"No model is here yet: put a GGUF file into {place.state_dir / 'poold' / 'models'}.", err=True)
-        return
-    click.echo("In another terminal, try:", err=True)
-    click.echo(f"  llorch jobs submit --model {shlex.quote(suggested)} --prompt {shlex.quote(EXAMPLE_PROMPT)}", err=True)
+def _jobs(number: int) -> str:
+    return "1 job is" if number == 1 else f"{number} jobs are"
+
+
+def _goes(number: int) -> str:
+    return "goes" if number == 1 else "go"
 
 
 def _on_signals() -> tuple[asyncio.Event, asyncio.Event]:

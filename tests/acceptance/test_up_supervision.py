@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -109,6 +110,14 @@ def test_a_port_that_was_asked_for_is_not_exchanged(home: Home) -> None:
     assert str(port) in said
 
 
+USUAL = """
+import sys
+from rbees import cli
+from rbees.up import session
+session.ORCD_PORT = {port}
+sys.exit(cli.run("rbees", sys.argv[1:]))
+"""
+
 LATE = """
 import sys
 from rbees import cli
@@ -201,14 +210,45 @@ def test_a_daemon_that_cannot_start_is_explained(home: Home) -> None:
     assert str(home.folder / "up" / "orcd.log") in said
 
 
-def test_the_second_signal_does_not_wait_for_what_runs(home: Home) -> None:
-    up = home.up("--port", "0")
-    job_id = long_job(home.url, seed=5)
+def up_with_a_slow_job(home: Home) -> tuple[Daemon, str]:
+    """A home and a job in it that runs and will not be done when an end has lasted as long as it may."""
+    slow = write_script(home.folder / "models", tokens_per_second=2.0)
+    up = home.up("--port", "0", "--model", f"file:{slow}")
+    submitted = home.llorch("jobs", "submit", "--model", f"file:{slow}", "--prompt", "x", "--max-tokens", "60", "--detach")
+    job_id = submitted.stdout.strip()
     wait_until(lambda: show(home.url, job_id)["last_seq"] > 5, what="stream")
+    return up, job_id
+
+
+def test_the_second_signal_does_not_wait_for_what_runs(home: Home) -> None:
+    up, _ = up_with_a_slow_job(home)
     up.send(signal.SIGINT)
-    wait_until(lambda: up.process.poll() is not None or "Ctrl-C again" in up.said, what="explain the wait")
-    if up.process.poll() is None:
-        up.send(signal.SIGINT)
+    wait_until(lambda: "Ctrl-C again" in up.said, what="explain the wait")
+    hurried_at = time.monotonic()
+    up.send(signal.SIGINT)
+    said = ended(up, home, 0)
+    assert time.monotonic() - hurried_at < 2.5, "nothing is asked any more (on a busy machine)"
+    assert "1 job is kept and goes on with the next `rbees up`" in said
+
+
+def test_an_end_takes_no_longer_than_jobs_may_and_tells_what_is_left(home: Home) -> None:
+    up, job_id = up_with_a_slow_job(home)
+    told_at = time.monotonic()
+    up.send(signal.SIGINT)
+    said = ended(up, home, 0)
+    assert time.monotonic() - told_at < 17.0, "ten seconds for the job, little for all else"
+    assert "1 job is kept and goes on with the next `rbees up`" in said
+    again = home.up("--port", "0")
+    assert "1 job is left from an earlier `rbees up` and goes on" in again.said
+    assert show(home.url, job_id)["status"] in {"queued", "dispatched", "running"}
+
+
+def test_another_port_than_the_usual_one_is_explained(home: Home) -> None:
+    with taken_port() as taken:
+        up = home.start("-c", USUAL.format(port=taken), "up", program=sys.executable)
+        line = wait_until(lambda: up.stdout if up.stdout.endswith("\n") else "", up, "tell its address")
+        assert f"(port {taken} is taken by another program; Ctrl-C ends it)" in line
+    up.send(signal.SIGINT)
     ended(up, home, 0)
 
 

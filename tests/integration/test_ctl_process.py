@@ -70,6 +70,19 @@ async def test_a_prompt_comes_from_stdin_as_it_is(orcd: ShakyOrcd, llorch: Llorc
     assert orcd.bodies[0]["prompt"] == "a\n日本 "
 
 
+async def test_a_pipe_without_a_prompt_is_the_prompt(orcd: ShakyOrcd, llorch: Llorch) -> None:
+    code, _, err = await llorch.run(orcd, "jobs", "submit", "--model", "m", stdin=b"said in a pipe")
+    assert code == 0, err
+    assert orcd.bodies[0]["messages"][0]["content"] == "said in a pipe"
+
+
+async def test_a_prompt_without_its_option_is_explained(orcd: ShakyOrcd, llorch: Llorch) -> None:
+    code, _, err = await llorch.run(orcd, "jobs", "submit", "--model", "m", "hello", "you")
+    assert code == 2
+    assert "--prompt 'hello you'" in err
+    assert not orcd.bodies
+
+
 async def test_text_that_is_not_utf_8_is_a_usage_error(orcd: ShakyOrcd, llorch: Llorch) -> None:
     for words, stdin in (((*PROMPT[:3], "a\udcff"), b""), ((*PROMPT[:3], "-"), b"a\xff")):
         code, out, err = await llorch.run(orcd, "jobs", "submit", *words, stdin=stdin)
@@ -219,7 +232,7 @@ async def test_ctrl_c_ends_watching_and_not_the_job(orcd: ShakyOrcd, llorch: Llo
     assert b"Traceback" not in err
 
 
-async def test_a_reader_that_leaves_cancels_the_job_without_a_word(orcd: ShakyOrcd, llorch: Llorch) -> None:
+async def test_a_reader_that_leaves_does_not_end_the_job(orcd: ShakyOrcd, llorch: Llorch) -> None:
     orcd.job = [*orcd.job[:2], *[orcd.job[2]] * 2000, orcd.job[-1]]
     process = await llorch.start(orcd, "jobs", "submit", *PROMPT)
     await until_shown(process, "the")
@@ -227,10 +240,11 @@ async def test_a_reader_that_leaves_cancels_the_job_without_a_word(orcd: ShakyOr
     process.stdout._transport.close()  # type: ignore[attr-defined]
     assert process.stderr is not None
     err = await process.stderr.read()
-    assert await process.wait() == 1
+    assert await process.wait() == 141, "as a shell reports SIGPIPE"
     assert b"Traceback" not in err
     assert b"BrokenPipe" not in err
-    assert orcd.cancelled.is_set()
+    assert f"llorch jobs watch {JOB_ID}".encode() in err
+    assert not orcd.cancelled.is_set()
 
 
 async def test_an_orcd_that_is_not_there_is_unavailable(llorch: Llorch, orcd: ShakyOrcd) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rbees.ctl.rows import age_text, device_row, job_pairs, job_row, moment_text, worker_row
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.events import Timings, Usage
-from rbees.protocol.jobs import AttemptView, JobView
+from rbees.protocol.jobs import AttemptView, ChoiceOutput, JobView
 from rbees.protocol.pools import Device, WorkerFacts
 
 NOW_MS = 1_700_000_060_000
@@ -27,6 +27,13 @@ def test_a_job_that_waits_says_for_what() -> None:
 def test_a_job_that_failed_says_why() -> None:
     error = ErrorBody(code=ErrorCode.TIMEOUT, message="It took too long.")
     assert job_row(changed(status="failed", error=error), NOW_MS)[-1] == "TIMEOUT: It took too long."
+
+
+def test_why_an_answer_ended_is_a_row() -> None:
+    job = changed(
+        status="completed", output=(ChoiceOutput(text="a", finish_reason="stop"), ChoiceOutput(text="b", finish_reason="length"))
+    )
+    assert dict(job_pairs(job, NOW_MS))["finish"] == "stop; length (cut at max_tokens or at the end of the context)"
 
 
 def test_a_job_in_full() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 
+import msgspec
 import pytest
 
-from rbees.ctl.screen import JsonScreen, PeopleScreen, describe
+from rbees.ctl.screen import UNKNOWN, JsonScreen, PeopleScreen, describe
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, End, Error, Event, Metrics, Queued, Started, Timings, Token, Usage
 from rbees.protocol.jobs import JobAccepted
@@ -55,6 +56,31 @@ def test_further_answers_follow_the_first_one_whole_and_numbered() -> None:
     tokens = [Token(choice=choice, text=f"{choice}{i} ", index=i) for i in range(2) for choice in range(2)]
     answer, _ = show([*tokens, end])
     assert answer == "00 01 \n\n[2]\n10 11 \n"
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "said"),
+    [
+        (4, "the answer was cut at max_tokens=4"),
+        (9, "the answer was cut: the model's context is full"),
+        (None, "the answer was cut: the model's context is full"),
+        (UNKNOWN, "the answer was cut at max_tokens or at the end of the model's context"),
+    ],
+)
+def test_a_cut_answer_is_told_from_a_complete_one(max_tokens: int | None, said: str) -> None:
+    end = End(
+        choices=(ChoiceEnd(finish_reason="length"),),
+        usage=Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=4),
+        timings=Timings(prefill_ms=1, decode_ms=1),
+    )
+    answer, notes = io.StringIO(), io.StringIO()
+    screen = PeopleScreen(AnswerWriter(answer), PlainNotes(notes), shares_terminal=True, max_tokens=max_tokens)
+    screen.show(1, Token(text="cut", index=0))
+    screen.show(2, end)
+    assert answer.getvalue() == "cut\n", "the note is no part of the answer"
+    assert notes.getvalue() == f"{said}\n"
+    complete = msgspec.structs.replace(end, choices=(ChoiceEnd(finish_reason="stop"),))
+    assert "cut" not in show([Token(text="whole", index=0), complete])[1]
 
 
 def test_nothing_falls_into_an_answer_that_runs_on_the_same_terminal() -> None:
