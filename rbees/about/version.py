@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from rbees import __version__
+from rbees.service.extras import install_command
 from rbees.terminal.output import json_option, print_json, print_pairs
 
 LLAMA_MODULES: Final = ("llama_cpp", "numpy", "jinja2", "llguidance")
@@ -48,13 +49,14 @@ def command(as_json: bool) -> None:
     if as_json:
         print_json(versions)
         return
+    missing = f"not installed; workers need `{install_command('llama')}`"
     llama = versions.llama_cpp_python if versions.llama_extra else None
     print_pairs(
         [
             ("rbees", versions.rbees),
             ("python", versions.python),
             ("platform", versions.platform),
-            ("llama.cpp", f"llama-cpp-python {llama}" if llama else "not installed; workers need `pip install 'rbees[llama]'`"),
+            ("llama.cpp", f"llama-cpp-python {llama}" if llama else missing),
             ("event loop", f"uvloop {versions.uvloop}" if versions.uvloop else "asyncio"),
         ]
     )

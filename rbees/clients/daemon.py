@@ -25,6 +25,7 @@ class DaemonClient:
         ssl: ssl.SSLContext | None = None,
         connect_timeout_s: float = 5.0,
         dialer: Dialer | None = None,
+        role: str | None = None,
     ) -> None:
         self._http = HttpClient(
             base_url,
@@ -33,6 +34,7 @@ class DaemonClient:
             unreachable=self.unreachable,
             connect_timeout_s=connect_timeout_s,
             dialer=dialer,
+            role=role,
         )
 
     @property

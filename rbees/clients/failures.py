@@ -39,9 +39,9 @@ class _LooseEnvelope(msgspec.Struct, frozen=True):
     error: _LooseError
 
 
-def unreachable(code: ErrorCode, url: str, error: BaseException) -> RbeesError:
-    """The error for a call that got no answer."""
-    reason = _reason(error)
+def unreachable(code: ErrorCode, url: str, error: BaseException, role: str | None = None) -> RbeesError:
+    """The error for a call that got no answer. `role`: whose settings the caller goes by, so that they can be named."""
+    reason = _reason(error, role, plain=url.startswith("http:"))
     who, what_to_do = _WHO.get(code, "Nothing answers"), _WHAT_TO_DO.get(code, "Check that it runs.")
     return RbeesError(code, f"{who} at {url}: {reason}. {what_to_do}", url=url, reason=reason)
 
@@ -72,9 +72,21 @@ def not_understood(url: str) -> RbeesError:
     )
 
 
-def _reason(error: BaseException) -> str:
+def without_token(role: str) -> RbeesError:
+    """What a peer's refusal of a call without a token means to whoever typed a command: nobody types HTTP headers there."""
+    flag = "`--token-file`, or as " if role == "ctl" else ""
+    setting = f"`token_file` in `[{role}]` (RBEES_{role.upper()}_TOKEN_FILE)"
+    return RbeesError(
+        ErrorCode.UNAUTHENTICATED, f"The cluster's token is asked for; name the file that holds it with {flag}{setting}."
+    )
+
+
+def _reason(error: BaseException, role: str | None, *, plain: bool) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "its certificate is not trusted (`tls_ca_file`)"
+        if role is None:
+            return "its certificate is not trusted (`tls_ca_file`)"
+        setting = f"`tls_ca_file` in `[{role}]` or RBEES_{role.upper()}_TLS_CA_FILE"
+        return f"its certificate is not trusted; name the file of the authority that signed it as {setting}"
     if isinstance(error, aiohttp.ClientSSLError):
         return "TLS could not be agreed on (http instead of https?)"
     if isinstance(error, asyncio.TimeoutError):
@@ -83,7 +95,7 @@ def _reason(error: BaseException) -> str:
         return "the name can be no host's"
     if isinstance(error, aiohttp.ClientConnectorError):
         return _connect_reason(error.os_error)
-    return "the connection broke off"
+    return "the connection broke off" + ("; if it serves with a certificate, write https://" if plain else "")
 
 
 def _connect_reason(error: OSError) -> str:

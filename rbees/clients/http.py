@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from rbees.clients.dialer import Dialer
-from rbees.clients.failures import not_understood, refused, unreachable
+from rbees.clients.failures import not_understood, refused, unreachable, without_token
 from rbees.protocol import codec
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service.correlation import HEADER, correlation_id
@@ -43,11 +43,13 @@ class HttpClient:
         unreachable: ErrorCode,
         connect_timeout_s: float = 5.0,
         dialer: Dialer | None = None,
+        role: str | None = None,
     ) -> None:
         self._base = _checked_base(base_url)
         self._token = token
         self._ssl: SSLContext | bool = ssl if ssl is not None else True
         self._unreachable = unreachable
+        self._role = role
         self._dialer = dialer or Dialer(connect_timeout_s)
         self._owns_dialer = dialer is None
 
@@ -103,7 +105,7 @@ class HttpClient:
             try:
                 content = await _read_bounded(answer)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise unreachable(self._unreachable, self._base, error) from None
+                raise unreachable(self._unreachable, self._base, error, self._role) from None
         if response is None:
             return None
         try:
@@ -176,7 +178,7 @@ class HttpClient:
             )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # ValueError is what resolvers and url libraries raise for a name that can be no host's.
-            raise unreachable(self._unreachable, self._base, error) from None
+            raise unreachable(self._unreachable, self._base, error, self._role) from None
         try:
             if not 200 <= answer.status < 300:
                 raise await self._refusal(answer)
@@ -189,8 +191,11 @@ class HttpClient:
         try:
             content = await _read_bounded(answer)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return unreachable(self._unreachable, self._base, error)
-        return refused(self._unreachable, self._base, answer.status, content)
+            return unreachable(self._unreachable, self._base, error, self._role)
+        refusal = refused(self._unreachable, self._base, answer.status, content)
+        if refusal.code is ErrorCode.UNAUTHENTICATED and self._token is None and self._role is not None:
+            return without_token(self._role)
+        return refusal
 
     async def _frames(self, answer: aiohttp.ClientResponse) -> AsyncIterator[SseFrame]:
         parser = SseParser()
@@ -199,7 +204,7 @@ class HttpClient:
                 for frame in parser.feed(chunk):
                     yield frame
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise unreachable(self._unreachable, self._base, error) from None
+            raise unreachable(self._unreachable, self._base, error, self._role) from None
         except SseTooLong:
             raise not_understood(self._base) from None
 
@@ -211,7 +216,7 @@ class HttpClient:
                 for line in complete:
                     yield line.decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise unreachable(self._unreachable, self._base, error) from None
+            raise unreachable(self._unreachable, self._base, error, self._role) from None
         if pending:
             yield pending.decode(errors="replace")
 

@@ -36,7 +36,7 @@ class Target:
         """A client of it, to be used as a context manager."""
         from rbees.clients.orcd import OrcdClient
 
-        return OrcdClient(self.url, token=self.token, ssl=self.tls)
+        return OrcdClient(self.url, token=self.token, ssl=self.tls, role="ctl")
 
 
 def find_target(orcd_url: str | None, token_file: str | None, on_wait: Callable[[], None] = lambda: None) -> Target:

@@ -15,6 +15,7 @@ import msgspec
 
 from rbees.protocol.pools import Device
 from rbees.protocol.workers import Backend
+from rbees.service.extras import install_command
 
 _LIBRARY: Final[dict[Backend, str]] = {"cuda": "libggml-cuda*", "metal": "libggml-metal*"}
 _BUILD_FLAG: Final[dict[Backend, str]] = {"cuda": "-DGGML_CUDA=on", "metal": "-DGGML_METAL=on"}
@@ -35,12 +36,12 @@ def problem_of(backend: Backend, folder: Path | None) -> str | None:
     if backend == "scripted":
         return None
     if folder is None:
-        return "llama-cpp-python is not installed here; run `pip install 'rbees[llama]'` (it needs a C++ compiler and CMake)."
+        return f"llama-cpp-python is not installed here; run `{install_command('llama')}` (it needs a C++ compiler and CMake)."
     if backend in _LIBRARY and not any(folder.glob(_LIBRARY[backend])):
         flag = _BUILD_FLAG[backend]
         return (
             f"llama-cpp-python is built without {backend} here; run "
-            f"`CMAKE_ARGS={flag} pip install --force-reinstall --no-binary llama-cpp-python 'rbees[llama]'`."
+            f"`CMAKE_ARGS={flag} {install_command('llama', '--force-reinstall', '--no-binary', 'llama-cpp-python')}`."
         )
     return None
 

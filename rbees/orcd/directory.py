@@ -57,7 +57,7 @@ class Directory:
 
     def pool_client(self, endpoint: str) -> PooldClient:
         """A client for a pool daemon that may not have registered yet."""
-        return PooldClient(endpoint, token=self._token, ssl=self._tls, dialer=self._dialer)
+        return PooldClient(endpoint, token=self._token, ssl=self._tls, dialer=self._dialer, role="orcd")
 
     def find_pool(self, pool_id: str) -> PoolAddress | None:
         """The pool, if it has registered."""

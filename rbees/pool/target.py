@@ -34,7 +34,7 @@ def find_pool(poold_url: str | None, token_file: str | None) -> PooldClient:
         # A configured token belongs to the configured daemon; home mode asks for none.
         return PooldClient(home.poold_url)
     token = auth.read_secret(own.token_file) if own.token_file else None
-    return PooldClient(poold_url or own_url(own), token=token, ssl=auth.tls_client_context(own.tls_ca_file))
+    return PooldClient(poold_url or own_url(own), token=token, ssl=auth.tls_client_context(own.tls_ca_file), role="poold")
 
 
 def own_url(own: Any) -> str:

@@ -173,7 +173,7 @@ class Daemon:
         return url
 
     def _connect(self, url: str) -> OrcdClient:
-        return OrcdClient(url, token=self._token, ssl=self._client_tls)
+        return OrcdClient(url, token=self._token, ssl=self._client_tls, role="poold")
 
     def _make_supervisor(self, pool: Pool) -> Supervisor:
         return Supervisor(

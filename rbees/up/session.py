@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from rbees.host.backends import library_folder, problem_of
 from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
 from rbees.protocol.model_ref import FileRef, parse
 from rbees.protocol.pools import PoolView
@@ -161,6 +162,10 @@ class Session:
         moved = self._port is None and place.orcd_port != ORCD_PORT
         why = f"port {ORCD_PORT} is taken by another program; " if moved else ""
         click.echo(f"rbees is up at {place.orcd_url} ({why}Ctrl-C ends it)")
+        problem = problem_of("cpu", library_folder())
+        if problem is not None:
+            click.echo(f"This installation cannot run models, so jobs would wait: {problem}", err=True)
+            return
         suggested = model or first_model(pool)
         if suggested is None:
             click.echo(f"No model is here yet: put a GGUF file into {place.state_dir / 'poold' / 'models'}.", err=True)

@@ -96,7 +96,9 @@ def _serve(config: WorkerConfig, secret: str) -> int:
     try:
         from rbees.workerd.app import Worker
     except ModuleNotFoundError as error:
-        sentence = f"The package {error.name} is not installed here; run `pip install 'rbees[llama]'`."
+        from rbees.service.extras import install_command
+
+        sentence = f"The package {error.name} is not installed here; run `{install_command('llama')}`."
         raise RbeesError(ErrorCode.BACKEND_UNAVAILABLE, sentence) from None
 
     async def main(stopping: asyncio.Event) -> int:

@@ -210,6 +210,25 @@ def test_a_daemon_that_cannot_start_is_explained(home: Home) -> None:
     assert str(home.folder / "up" / "orcd.log") in said
 
 
+BARE = """
+import sys
+from rbees import cli
+from rbees.up import session
+session.library_folder = lambda: None
+sys.exit(cli.run("rbees", sys.argv[1:]))
+"""
+"""`rbees up` as in an installation without the part that runs models."""
+
+
+def test_an_installation_that_cannot_run_models_says_so_at_once(home: Home) -> None:
+    up = home.start("-c", BARE, "up", "--port", "0", program=sys.executable)
+    wait_until(lambda: "cannot run models" in up.said, up, "warn")
+    assert f"{sys.executable} -m pip install" in up.said
+    assert "jobs submit" not in up.said, "such a job could only wait"
+    up.send(signal.SIGINT)
+    ended(up, home, 0)
+
+
 def up_with_a_slow_job(home: Home) -> tuple[Daemon, str]:
     """A home and a job in it that runs and will not be done when an end has lasted as long as it may."""
     slow = write_script(home.folder / "models", tokens_per_second=2.0)

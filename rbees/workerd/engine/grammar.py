@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.response_format import GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
+from rbees.service.extras import install_command
 from rbees.workerd.engine.backend import Backend
 
 try:
@@ -28,7 +29,7 @@ try:
 except ImportError:
     raise RbeesError(
         ErrorCode.BACKEND_UNAVAILABLE,
-        "Structured output needs llguidance, which is not installed; run `pip install 'rbees[llama]'`.",
+        f"Structured output needs llguidance, which is not installed; run `{install_command('llama')}`.",
     ) from None
 
 Form = JsonObjectFormat | JsonSchemaFormat | RegexFormat | GrammarFormat

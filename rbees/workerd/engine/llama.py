@@ -18,6 +18,7 @@ import psutil
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.workers import MemoryArchitecture
 from rbees.service import logs
+from rbees.service.extras import install_command
 from rbees.workerd.engine.abort_flag import make_flag
 from rbees.workerd.engine.backend import (
     BackendFacts,
@@ -37,7 +38,7 @@ try:
 except (ImportError, OSError, RuntimeError):  # Also a shared library that this machine cannot load.
     raise RbeesError(
         ErrorCode.BACKEND_UNAVAILABLE,
-        "llama.cpp is not installed here; run `pip install 'rbees[llama]'` (it needs a C++ compiler).",
+        f"llama.cpp is not installed here; run `{install_command('llama')}` (it needs a C++ compiler).",
     ) from None
 
 MAX_ROWS: Final = 512

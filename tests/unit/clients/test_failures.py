@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import aiohttp
 import pytest
 
 from rbees.clients import failures
@@ -64,7 +65,7 @@ def test_what_is_not_rbees_is_called_so(body: bytes) -> None:
     ("error", "reason"),
     [
         (TimeoutError("secret"), "no answer in time"),
-        (ConnectionResetError("secret"), "the connection broke off"),
+        (ConnectionResetError("secret"), "the connection broke off; if it serves with a certificate, write https://"),
         (UnicodeError("secret"), "the name can be no host's"),
     ],
 )
@@ -74,3 +75,12 @@ def test_failures_on_the_way(error: Exception, reason: str) -> None:
     assert made.details == {"url": URL, "reason": reason}
     assert "rbees poold serve" in made.message
     assert "secret" not in made.message
+
+
+def test_who_names_a_role_is_told_its_settings() -> None:
+    untrusted = aiohttp.ClientConnectorCertificateError.__new__(aiohttp.ClientConnectorCertificateError)
+    told = failures.unreachable(ErrorCode.ORCD_UNREACHABLE, "https://lab:8080", untrusted, "ctl").message
+    assert "`tls_ca_file` in `[ctl]` or RBEES_CTL_TLS_CA_FILE" in told
+    assert "https://." not in failures.unreachable(ErrorCode.ORCD_UNREACHABLE, "https://lab", ConnectionResetError()).message
+    assert "`--token-file`" in failures.without_token("ctl").message
+    assert "RBEES_POOLD_TOKEN_FILE" in failures.without_token("poold").message

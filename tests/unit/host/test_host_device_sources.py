@@ -15,6 +15,7 @@ from rbees.host.device_source import NoSuchHardware
 from rbees.host.metal import MetalSource, parse_gpu_names, parse_working_set
 from rbees.host.nvml import LOOK_AGAIN_EVERY, NvmlSource
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service.extras import install_command
 from tests.support.host_facts import GIB, device
 
 APPLE_SILICON = {
@@ -243,7 +244,7 @@ def test_backends_are_recognised_by_their_libraries(tmp_path: Path) -> None:
     assert problem_of("cuda", tmp_path) is None
     assert "without metal" in (problem_of("metal", tmp_path) or "")
     assert problem_of("scripted", None) is None
-    assert "pip install 'rbees[llama]'" in (problem_of("cpu", None) or "")
+    assert install_command("llama") in (problem_of("cpu", None) or "")
 
 
 def test_what_was_installed_meanwhile_is_seen_at_the_next_look(tmp_path: Path) -> None:
