@@ -63,7 +63,9 @@ class Record:
     ended_at_s: float = 0.0
     cancel_asked: bool = False
     deaths: int = 0
-    """Of workers while they ran it."""
+    """Of workers while they ran it, or may have for all that orcd could know."""
+    broken_on: set[str] = field(default_factory=set)
+    """Workers to which its stream broke: nobody can tell whether the attempt got there."""
 
 
 @dataclass(slots=True)
@@ -219,6 +221,8 @@ class Shell:
         """The attempt's stream is over without a result."""
         if stream.open and self.up and self.streams.get(stream.job_id) is stream:
             self._close(stream.job_id)
+            if suspect:
+                self.records[stream.job_id].broken_on.add(stream.worker_id)
             error = ErrorBody(code=code, message="simulated")
             self.feed(AttemptFailed(stream.job_id, stream.epoch, error, final, suspect, hung))
 

@@ -262,8 +262,9 @@ class World:
     def take_down(self, worker: SimWorker) -> None:
         """The process is gone, and everything that it ran."""
         worker.alive = False
-        for job_id in worker.runs:
-            self.shell.records[job_id].deaths += 1
+        for record in self.shell.records.values():
+            if record.spec.job_id in worker.runs or worker.worker_id in record.broken_on:
+                record.deaths += 1
         worker.runs.clear()
 
     def die(self, host: Host, worker: SimWorker, cause: str | None) -> None:
