@@ -207,7 +207,7 @@ BODIES = {
     "out of range": Body(_job(temperature=2.5), 400, "INVALID_REQUEST", "temperature"),
     "negative": Body(_job(max_tokens=-1), 400, "INVALID_REQUEST", "max_tokens"),
     "unknown field": Body(_job(temprature=1), 400, "INVALID_REQUEST", "temprature"),
-    "field of a later version": Body(_job(logprobs=True), 400, "INVALID_REQUEST", "logprobs"),
+    "field of a later version": Body(_job(deadline=1000), 400, "INVALID_REQUEST", "deadline"),
     "missing field": Body(b'{"prompt":"x"}', 400, "INVALID_REQUEST", "model"),
     "two prompts": Body(_job(prompt="x"), 400, "INVALID_REQUEST", "exactly one"),
     "no prompt": Body(b'{"model":"haiku"}', 400, "INVALID_REQUEST", "exactly one"),
