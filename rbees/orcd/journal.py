@@ -99,7 +99,7 @@ class Journal:
             RbeesError: STORAGE_FULL, and then the job does not exist.
         """
         durable: asyncio.Future[LiveJob] = asyncio.get_running_loop().create_future()
-        job = LiveJob(self._next_number, new.job_id, new.created_at_ms, new.cancel_on_disconnect, Stream())
+        job = LiveJob(self._next_number, new.job_id, new.created_at_ms, new.cancel_on_disconnect, Stream(choices=new.choices))
         job.correlation_id = new.correlation_id
         self._next_number += 1
         self.restore(job)

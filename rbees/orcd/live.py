@@ -38,6 +38,8 @@ class Stream:
     """The last event of that attempt that was taken, in its worker's numbering."""
     listening: bool = False
     """Whether that attempt may still write."""
+    choices: int = 1
+    """Answers that were asked for; a worker may name no other."""
     taken: dict[int, int] = field(default_factory=dict)
     """How many tokens of each answer were taken; after a restart, set from the journal before any event is admitted."""
 
@@ -72,6 +74,8 @@ class Stream:
             raise _defect(f"has a gap between {self.worker_seq} and {worker_seq}")
         if isinstance(event, Queued) or (self.state, type(_shape(self, event))) not in LEGAL_ORDER:
             raise _defect(f"holds an event `{type(event).__name__}` that may not come in state {self.state.value}")
+        if isinstance(event, Token) and not 0 <= event.choice < self.choices:
+            raise _defect(f"names answer {event.choice} of {self.choices}")
         if isinstance(event, Token) and event.index != (taken := self.taken.get(event.choice, 0)):
             raise _defect(f"goes on at token {event.index} instead of {taken}")
         self.worker_seq = worker_seq

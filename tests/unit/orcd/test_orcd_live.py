@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from rbees.orcd.live import LiveJob, Stream, Verdict, public_event
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
@@ -53,8 +54,14 @@ def test_a_repeated_event_is_skipped(stream: Stream) -> None:
 
 @pytest.mark.parametrize(
     ("seq", "event"),
-    [(3, token(0)), (2, token(1)), (2, Queued(queue_position=1, created_at_ms=0))],
-    ids=["gap", "token out of place", "event that a worker may not send"],
+    [
+        (3, token(0)),
+        (2, token(1)),
+        (2, replace(token(0), choice=1)),
+        (2, replace(token(0), choice=-1)),
+        (2, Queued(queue_position=1, created_at_ms=0)),
+    ],
+    ids=["gap", "token out of place", "an answer too many", "no answer's number", "event that a worker may not send"],
 )
 def test_a_stream_that_cannot_be_right_is_refused(stream: Stream, seq: int, event: Started) -> None:
     _take(stream, 1, started())
