@@ -7,35 +7,11 @@ from typing import Annotated, ClassVar, Final, Literal
 import msgspec
 
 from rbees.protocol.chat import MAX_MESSAGES, ChatMessage, TemplateOptions, ToolCall, ToolChoice, Tools, check_chat
-from rbees.protocol.codec import Message, Request
+from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import FinishReason, Timings, Usage
 from rbees.protocol.response_format import ResponseFormat, check_forced_call, check_response_format
-from rbees.protocol.sampling import (
-    DEFAULT_BREAKERS,
-    DryAllowedLength,
-    DryBase,
-    DryMultiplier,
-    DryPenaltyLastN,
-    DrySequenceBreakers,
-    FrequencyPenalty,
-    LogitBias,
-    MinP,
-    PenaltyLastN,
-    PresencePenalty,
-    RepetitionPenalty,
-    Sampling,
-    Seed,
-    StopStrings,
-    Temperature,
-    TopK,
-    TopLogprobs,
-    TopP,
-    TypicalP,
-    XtcProbability,
-    XtcThreshold,
-    check_sampling,
-)
+from rbees.protocol.sampling import Sampling, Seed, SeedlessSampling, check_sampling
 
 Priority = Literal["interactive", "batch"]
 JobStatus = Literal["queued", "dispatched", "running", "completed", "failed", "cancelled"]
@@ -47,12 +23,16 @@ MAX_TOKENS: Final = 1_000_000
 MAX_CHOICES: Final = 16
 
 
-class JobRequest(Request, frozen=True, kw_only=True):
+class JobRequest(SeedlessSampling, frozen=True, kw_only=True):
     """`POST /v2/tasks`: exactly one of `prompt` (raw text) and `messages` (the model's template is applied)."""
 
-    private: ClassVar[frozenset[str]] = frozenset(
-        {"prompt", "messages", "tools", "template_options", "stop", "response_format", "logit_bias", "dry_sequence_breakers"}
-    )
+    private: ClassVar[frozenset[str]] = SeedlessSampling.private | {
+        "prompt",
+        "messages",
+        "tools",
+        "template_options",
+        "response_format",
+    }
     kind: Literal["generate"] = "generate"
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, description="Alias, `hf:` or `file:` reference.")]
     prompt: str | None = None
@@ -63,30 +43,8 @@ class JobRequest(Request, frozen=True, kw_only=True):
     template_options: TemplateOptions = {}
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS, description="Default: what the context leaves.")] | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES, description="Answers to make, each with draws of its own.")] = 1
-    temperature: Temperature = 0.7
-    top_p: TopP = 0.95
-    top_k: TopK = 40
-    min_p: MinP = 0.0
-    typical_p: TypicalP = 1.0
-    repetition_penalty: RepetitionPenalty = 1.0
-    presence_penalty: PresencePenalty = 0.0
-    frequency_penalty: FrequencyPenalty = 0.0
-    penalty_last_n: PenaltyLastN = 64
-    dry_multiplier: DryMultiplier = 0.0
-    dry_base: DryBase = 1.75
-    dry_allowed_length: DryAllowedLength = 2
-    dry_penalty_last_n: DryPenaltyLastN = 64
-    dry_sequence_breakers: DrySequenceBreakers = DEFAULT_BREAKERS
-    xtc_probability: XtcProbability = 0.0
-    xtc_threshold: XtcThreshold = 0.1
-    logit_bias: LogitBias = {}
     seed: Annotated[Seed, msgspec.Meta(description="Chosen and recorded if absent.")] | None = None
-    stop: StopStrings = ()
-    ignore_eos: bool = False
     response_format: Annotated[ResponseFormat, msgspec.Meta(description="The form that the answer must have.")] | None = None
-    logprobs: bool = False
-    """Say with each token how likely the model itself found it."""
-    top_logprobs: TopLogprobs = 0
     deterministic: bool = False
     """Decode this job alone, so that its text does not depend on what else the worker does."""
     priority: Priority = "interactive"
@@ -101,8 +59,7 @@ class JobRequest(Request, frozen=True, kw_only=True):
 
     def sampling(self, seed: int) -> Sampling:
         """The sampling part of this job, with the seed that was recorded for it."""
-        shared = {name: getattr(self, name) for name in Sampling.__struct_fields__ if name != "seed"}
-        return Sampling(seed=seed, **shared)
+        return Sampling(seed=seed, **{name: getattr(self, name) for name in SeedlessSampling.__struct_fields__})
 
 
 def check_job(job: JobRequest) -> None:
@@ -118,7 +75,7 @@ def check_job(job: JobRequest) -> None:
     check_chat(job.messages, job.tools, job.tool_choice, job.template_options)
     check_response_format(job.response_format, ignore_eos=job.ignore_eos)
     check_forced_call(job.tools, job.tool_choice, job.response_format, ignore_eos=job.ignore_eos)
-    check_sampling(job.sampling(job.seed or 0))
+    check_sampling(job)
 
 
 class JobAccepted(Message, frozen=True, kw_only=True):

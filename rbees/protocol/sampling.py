@@ -76,8 +76,8 @@ TopLogprobs = Annotated[
 ]
 
 
-class Sampling(Request, frozen=True, kw_only=True):
-    """How the next token is drawn, and what is said about it."""
+class SeedlessSampling(Request, frozen=True, kw_only=True):
+    """How the next token is drawn and what is said about it, but for the seed, which a client may leave open."""
 
     private: ClassVar[frozenset[str]] = frozenset({"stop", "logit_bias", "dry_sequence_breakers"})
     temperature: Temperature = 0.7
@@ -97,7 +97,6 @@ class Sampling(Request, frozen=True, kw_only=True):
     xtc_probability: XtcProbability = 0.0
     xtc_threshold: XtcThreshold = 0.1
     logit_bias: LogitBias = {}
-    seed: Seed = 0
     stop: StopStrings = ()
     ignore_eos: bool = False
     logprobs: bool = False
@@ -105,7 +104,13 @@ class Sampling(Request, frozen=True, kw_only=True):
     top_logprobs: TopLogprobs = 0
 
 
-def check_sampling(sampling: Sampling) -> None:
+class Sampling(SeedlessSampling, frozen=True, kw_only=True):
+    """All that a worker needs to draw tokens."""
+
+    seed: Seed = 0
+
+
+def check_sampling(sampling: SeedlessSampling) -> None:
     """What the types cannot say.
 
     Raises:
