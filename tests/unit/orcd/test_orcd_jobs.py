@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from rbees.orcd.crew import Crew
 from rbees.orcd.jobs import Jobs
@@ -18,7 +19,7 @@ from rbees.orcd.scheduler.effects import Note
 from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived, JobRecovered, Moment, PoolReported
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
-from rbees.protocol.events import StreamState
+from rbees.protocol.events import ChoiceEnd, End, Started, StreamState, Token
 from rbees.protocol.jobs import JobRequest
 from rbees.protocol.pools import ModelFacts
 from rbees.service.clock import ManualClock
@@ -169,6 +170,22 @@ async def test_an_ended_job_is_shown_with_its_output(office: Office) -> None:
     assert shown.usage is not None
     assert shown.usage.completion_tokens == 2
     assert "honey" not in repr(shown)
+
+
+async def test_each_answer_of_a_job_is_shown_by_itself_and_thoughts_apart(office: Office) -> None:
+    accepted = await office.jobs.submit(msgspec.structs.replace(REQUEST, n=2), "k")
+    job = office.desk.journal.live[accepted.job_id]
+    await office.desk.journal.begin_attempt(job, 1, "worker-a", "pool")
+    events: list[Started | Token | End] = [started(), replace(token(0, "hm"), choice=1, part="reasoning"), token(0, "honey")]
+    events += [replace(token(1, "bee"), choice=1)]
+    ends = (ChoiceEnd(choice=0, finish_reason="length"), ChoiceEnd(choice=1, finish_reason="stop"))
+    for seq, event in enumerate([*events, replace(end(3), choices=ends)], 1):
+        office.desk.take(job, 1, seq, event)
+    await settle()
+    output = (await office.jobs.view(accepted.job_id)).output
+    assert output is not None
+    shown = [(each.choice, each.reasoning, each.text, each.finish_reason) for each in output]
+    assert shown == [(0, "", "honey", "length"), (1, "hm", "bee", "stop")]
 
 
 async def test_erased_content_is_gone_everywhere(office: Office) -> None:
