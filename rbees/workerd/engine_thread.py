@@ -15,8 +15,8 @@ from typing import Final
 
 from rbees.service import logs
 from rbees.workerd.engine.backend import Backend
-from rbees.workerd.engine.engine import Engine, Load
-from rbees.workerd.engine.outputs import Output
+from rbees.workerd.engine.engine import Engine
+from rbees.workerd.engine.outputs import Load, Output
 from rbees.workerd.engine.sequence import Work
 
 BATCHES_UNDER_WAY: Final = 64

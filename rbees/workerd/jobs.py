@@ -22,8 +22,8 @@ from rbees.protocol.workers import AckRequest, ExecuteRequest
 from rbees.service import logs
 from rbees.service.clock import Clock
 from rbees.workerd.chat.conversation import call_id
-from rbees.workerd.engine.engine import check_fits
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Output
+from rbees.workerd.engine.refusals import check_fits
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.forms import Forms
 from rbees.workerd.prompts import Prompt, Prompts

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -23,9 +22,10 @@ from rbees.workerd.engine import batcher, sampling
 from rbees.workerd.engine.backend import Backend, CellsExhausted, DecodeFailed, Interrupted, Logits, Rows
 from rbees.workerd.engine.batcher import Demand, Share
 from rbees.workerd.engine.logprobs import message
-from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Output
+from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Load, Output
 from rbees.workerd.engine.pace import Pace
 from rbees.workerd.engine.prefix_cache import common_length
+from rbees.workerd.engine.refusals import check_fits, not_computed, not_finite
 from rbees.workerd.engine.sequence import Group, Sequence, Work
 from rbees.workerd.engine.slots import Slots
 from rbees.workerd.engine.text import Piece
@@ -41,22 +41,6 @@ WORTH_WAITING_FOR: Final = 32
 
 FAILURES_TO_GIVE_UP: Final = 3
 """Failed calls in a row after which the backend itself must be broken, and not what it was asked to compute."""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How full the engine is; safe to hand to other threads."""
-
-    slots_total: int
-    slots_used: int
-    waiting: int
-    cells_total: int
-    cells_used: int
-    """Held by sequences that run."""
-    cells_kept: int
-    """Held only for prompts that may come; given up whenever others need them."""
-    prefill_tokens_per_second: float | None
-    decode_tokens_per_second: float | None
 
 
 class Engine:
@@ -366,7 +350,7 @@ class Engine:
         ]
         drawn = sampling.sample(logits, draws, self._eog)
         return [
-            (s, mask if isinstance(mask, RbeesError) else outcome or _not_finite())
+            (s, mask if isinstance(mask, RbeesError) else outcome or not_finite())
             for s, mask, outcome in zip(ripe, masks, drawn, strict=True)
         ]
 
@@ -416,7 +400,7 @@ class Engine:
     def _fail_all(self, shares: list[Share]) -> None:
         """End those whose rows could not be computed; the others never noticed."""
         for key in dict.fromkeys(self._running[share.key].key for share in shares):
-            self._fail(key, _not_computed())
+            self._fail(key, not_computed())
 
     def _timings(self, sequence: Sequence) -> Timings:
         now = self._now()
@@ -453,41 +437,12 @@ class Engine:
         return [s for s in (*self._running.values(), *self._waiting) if s.key == key]
 
 
-def check_fits(work: Work, ctx: int) -> None:
-    """Refuse what can never fit a context of `ctx` tokens.
-
-    Raises:
-        RbeesError: CONTEXT_EXCEEDED with the numbers.
-    """
-    prompt, wanted = len(work.prompt), work.max_tokens or 1
-    if prompt + max(wanted, *map(len, work.choices)) <= ctx:
-        return
-    raise RbeesError(
-        ErrorCode.CONTEXT_EXCEEDED,
-        f"The prompt has {prompt} tokens and the answer may have {wanted}, but the context holds {ctx}; "
-        "shorten the prompt, lower `max_tokens`, or serve the model with a larger context.",
-        prompt_tokens=prompt,
-        max_tokens=work.max_tokens,
-        ctx_tokens=ctx,
-    )
-
-
 def _mask(sequence: Sequence) -> NDArray[np.uint32] | RbeesError | None:
     """What a sequence's constraint allows next, None for everything; or why it can go on no more."""
     try:
         return sequence.constraint.mask() if sequence.constraint is not None else None
     except RbeesError as error:
         return error
-
-
-def _not_computed() -> RbeesError:
-    return RbeesError(ErrorCode.INTERNAL, "The worker could not compute a step of this job; its log has the reason.")
-
-
-def _not_finite() -> RbeesError:
-    return RbeesError(
-        ErrorCode.MODEL_INCOMPATIBLE, "The model computed numbers that are not finite; its file or quantisation is damaged."
-    )
 
 
 def _ids(values: list[int]) -> NDArray[np.int32]:

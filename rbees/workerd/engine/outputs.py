@@ -1,4 +1,4 @@
-"""What the engine reports about each attempt, in order: Admitted, Grown*, then one of Finished, Failed. PURE."""
+"""What the engine reports: of each attempt, in order, Admitted, Grown*, then one of Finished, Failed; and its Load. PURE."""
 
 from __future__ import annotations
 
@@ -51,3 +51,19 @@ class Failed:
 
 
 Output = Admitted | Grown | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How full the engine is; safe to hand to other threads."""
+
+    slots_total: int
+    slots_used: int
+    waiting: int
+    cells_total: int
+    cells_used: int
+    """Held by sequences that run."""
+    cells_kept: int
+    """Held only for prompts that may come; given up whenever others need them."""
+    prefill_tokens_per_second: float | None
+    decode_tokens_per_second: float | None
