@@ -9,7 +9,7 @@ from rbees.clients.daemon import DaemonClient, segment
 from rbees.clients.events import numbered_events
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import Event
-from rbees.protocol.jobs import CancelAnswer, JobAccepted, JobList, JobRequest, JobView
+from rbees.protocol.jobs import CancelAnswer, JobAccepted, JobList, JobRequest, JobView, StatusFilter
 from rbees.protocol.pools import (
     AddPoolRequest,
     Heartbeat,
@@ -43,7 +43,7 @@ class OrcdClient(DaemonClient):
         return await self._http.call("GET", f"/v2/tasks/{segment(job_id)}", response=JobView)
 
     async def jobs(
-        self, status: str | None = None, model: str | None = None, limit: int | None = None, cursor: str | None = None
+        self, status: StatusFilter | None = None, model: str | None = None, limit: int | None = None, cursor: str | None = None
     ) -> JobList:
         """A page of jobs, newest first."""
         asked = {"status": status, "model": model, "limit": limit, "cursor": cursor}

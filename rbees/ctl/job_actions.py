@@ -13,7 +13,7 @@ from rbees.ctl.screen import screen
 from rbees.ctl.submit import RESTART_PATIENCE_S, show_events
 from rbees.ctl.target import Target
 from rbees.protocol.codec import encode
-from rbees.protocol.jobs import TERMINAL_STATUSES, JobView
+from rbees.protocol.jobs import TERMINAL_STATUSES, JobView, StatusFilter
 from rbees.service.clock import SystemClock
 from rbees.terminal.answer import AnswerWriter
 from rbees.terminal.notes import notes
@@ -23,7 +23,7 @@ JOB_HEADERS: Final = ("job", "status", "model", "age", "tokens", "about")
 
 
 async def list_jobs(
-    target: Target, *, status: str | None, model: str | None, limit: int, cursor: str | None, as_json: bool
+    target: Target, *, status: StatusFilter | None, model: str | None, limit: int, cursor: str | None, as_json: bool
 ) -> None:
     """One page of jobs."""
     async with target.client() as orcd:

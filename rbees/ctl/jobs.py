@@ -11,7 +11,7 @@ import click
 
 from rbees.ctl.target import Target, asks_orcd
 
-STATUSES = ("queued", "dispatched", "running", "completed", "failed", "cancelled")
+STATUSES = ("queued", "dispatched", "running", "completed", "failed", "cancelled", "unfinished")
 PRIORITIES = ("interactive", "batch")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -83,7 +83,7 @@ async def submit(target: Target, **given: Any) -> int | None:
 
 
 @jobs.command(name="list")
-@click.option("--status", type=click.Choice(STATUSES), help="Only jobs in this state.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only jobs in this state; unfinished: all that have not ended.")
 @click.option("--model", metavar="REF", help="Only jobs for this model.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Most jobs to show.")
 @click.option("--cursor", metavar="TEXT", help="Go on where an earlier page ended.")

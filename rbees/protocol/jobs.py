@@ -15,6 +15,8 @@ from rbees.protocol.sampling import Sampling, Seed, SeedlessSampling, check_samp
 
 Priority = Literal["interactive", "batch"]
 JobStatus = Literal["queued", "dispatched", "running", "completed", "failed", "cancelled"]
+StatusFilter = Literal[JobStatus, "unfinished"]
+"""`unfinished`: queued, dispatched or running, seen at one moment; one list of each could miss a job that moves between them."""
 TERMINAL_STATUSES: Final[frozenset[JobStatus]] = frozenset({"completed", "failed", "cancelled"})
 
 DEFAULT_TIMEOUT_MS: Final = 300_000

@@ -19,7 +19,6 @@ from rbees.host import process
 from rbees.host.process_table import ProcessTable
 from rbees.host.worker_spec import owner_of
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.jobs import JobStatus
 from rbees.protocol.pools import PoolView
 from rbees.service.clock import Clock
 from rbees.service.home import Home
@@ -31,7 +30,6 @@ LOOK_S: Final = 0.05
 DRAIN_S: Final = 10.0
 """How long jobs that run may take to finish when home mode ends; what is left is durable and goes on at the next start."""
 STOP_PATIENCE_S: Final = DRAIN_S + 10.0
-UNFINISHED: Final[tuple[JobStatus, ...]] = ("queued", "dispatched", "running")
 COUNT_EVERY_S: Final = 0.3
 MOST_COUNTED: Final = 1000
 """The longest page of jobs."""
@@ -119,12 +117,11 @@ class HomeMode:
             told.cancel()
 
     async def unfinished_jobs(self) -> int | None:
-        """How many jobs have not ended, as far as one page of each state tells; None where orcd does not answer."""
+        """How many jobs have not ended, as far as one page tells; None where orcd does not answer."""
         try:
-            pages = [await self.client.jobs(status, limit=MOST_COUNTED) for status in UNFINISHED]
+            return len((await self.client.jobs("unfinished", limit=MOST_COUNTED)).jobs)
         except RbeesError:
             return None
-        return len({job.job_id for page in pages for job in page.jobs})
 
     async def stop(self, hurry: asyncio.Event) -> int:
         """End everything: orcd drains, then poold ends its workers; `hurry` cuts both short. No process is left.

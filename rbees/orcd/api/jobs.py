@@ -11,7 +11,7 @@ from rbees.orcd.jobs import Jobs
 from rbees.orcd.relay import Relay
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import Event
-from rbees.protocol.jobs import TERMINAL_STATUSES, CancelAnswer, JobAccepted, JobList, JobRequest, JobStatus, JobView
+from rbees.protocol.jobs import TERMINAL_STATUSES, CancelAnswer, JobAccepted, JobList, JobRequest, JobView, StatusFilter
 from rbees.service.sse import SseWriter
 from rbees.service.web import Parameter, Route, argument, read, reply
 
@@ -24,7 +24,7 @@ _IDEMPOTENCY_KEY = Parameter(
     Annotated[str, msgspec.Meta(min_length=1, max_length=200)],
     where="header",
 )
-_STATUS = Parameter("status", "Only jobs with this status.", JobStatus)
+_STATUS = Parameter("status", "Only jobs with this status; `unfinished` for all that have not ended.", StatusFilter)
 _MODEL = Parameter("model", "Only jobs for this model, as it was written.", Annotated[str, msgspec.Meta(max_length=1024)])
 _LIMIT = Parameter("limit", f"Jobs per page, {DEFAULT_PAGE} by default.", Annotated[int, msgspec.Meta(ge=1, le=1000)])
 _CURSOR = Parameter("cursor", "`next_cursor` of the page before.", Annotated[int, msgspec.Meta(ge=1, le=LARGEST_NUMBER)])

@@ -157,7 +157,15 @@ class JobStore:
 
     async def jobs(self, *, below: int, status: str | None, model: str | None, limit: int) -> list[JobRow]:
         """At most `limit` jobs with numbers under `below`, newest first; a filter that is None lets everything pass."""
-        query = "list_jobs_of_status" if status is not None else "list_jobs_of_model" if model is not None else "list_jobs"
+        match status, model:
+            case None, None:
+                query = "list_jobs"
+            case None, _:
+                query = "list_jobs_of_model"
+            case "unfinished", _:
+                query = "list_jobs_unended"
+            case _:
+                query = "list_jobs_of_status"
         return [_job(row) for row in await self._select(query, below=below, status=status, model=model, limit=limit)]
 
     async def submitted(self, idempotency_key: str) -> Submitted | None:

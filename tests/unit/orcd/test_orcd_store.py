@@ -161,6 +161,33 @@ async def test_numbers_are_never_used_twice(database: Database) -> None:
     assert await store.next_number() == 42
 
 
+async def test_a_listing_is_narrowed_by_state_and_by_model(database: Database) -> None:
+    states = ("queued", "dispatched", "running", "completed", "failed", "cancelled")
+
+    def fill(connection: sqlite3.Connection) -> None:
+        connection.executemany(
+            "INSERT INTO jobs (job_id, status, model, priority, seed, timeout_ms, cancel_on_disconnect, request_sha256,"
+            " accepted_position, created_at_ms, ended_at_ms, outcome) VALUES (?, ?, ?, 'batch', 1, 1, 0, x'00', 1, 1, ?, ?)",
+            [
+                (f"{status}-{model}", status, model, None if place < 3 else 2, None if place < 3 else b"{}")
+                for model in "ab"
+                for place, status in enumerate(states)
+            ],
+        )
+
+    await database.write(fill)
+    store = JobStore(database, queries.load())
+
+    async def listed(status: str | None, model: str | None, below: int = 100) -> list[str]:
+        return [row.job_id for row in await store.jobs(below=below, status=status, model=model, limit=9)]
+
+    assert await listed("running", None) == ["running-b", "running-a"]
+    assert await listed("failed", "a") == ["failed-a"]
+    assert await listed(None, "a") == [f"{status}-a" for status in reversed(states)]
+    assert await listed("unfinished", "b") == ["running-b", "dispatched-b", "queued-b"]
+    assert await listed("unfinished", None, below=8) == ["queued-b", "running-a", "dispatched-a", "queued-a"]
+
+
 @pytest.mark.parametrize("name", [name for name in queries.load() if name.startswith(("list_jobs", "job_by"))])
 def test_listings_use_an_index_and_leave_requests_on_the_disk(name: str) -> None:
     connection = _memory()

@@ -87,6 +87,15 @@ SELECT
 FROM jobs
 WHERE status = :status AND number < :below AND (:model IS NULL OR model = :model) ORDER BY number DESC LIMIT :limit;
 
+-- list_jobs_unended --
+-- The same by the index on what has not ended.
+SELECT
+    number, job_id, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect, request IS NULL AS erased,
+    created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
+FROM jobs
+WHERE ended_at_ms IS NULL AND number < :below AND (:model IS NULL OR model = :model) ORDER BY number DESC LIMIT :limit;
+
 -- list_jobs_of_model --
 -- The same by the index on the model.
 SELECT
