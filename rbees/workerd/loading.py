@@ -26,7 +26,7 @@ def load_backend(spec: LoadSpec, progress: ProgressCallback) -> Backend:
 
         return scripted.load(spec, progress)
     check_magic(spec.path)
-    from rbees.workerd.engine.llama import load
+    from rbees.workerd.engine.llama.load import load
 
     return load(spec, progress)
 

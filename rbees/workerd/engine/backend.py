@@ -1,6 +1,6 @@
 """What the engine asks of whatever computes the model: a small protocol, its facts and its ways to stop short.
 
-Implemented by `llama.py` and `scripted.py`. Nothing here knows of jobs, sampling or HTTP.
+Implemented by `llama/` and `scripted.py`. Nothing here knows of jobs, sampling or HTTP.
 """
 
 from __future__ import annotations

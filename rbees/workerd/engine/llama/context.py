@@ -1,0 +1,173 @@
+"""One model with one KV memory that all slots share: the backend that the engine computes with."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any, Final
+
+import numpy as np
+import psutil
+
+from rbees.service import logs
+from rbees.workerd.engine.abort_flag import make_flag
+from rbees.workerd.engine.backend import (
+    BackendFacts,
+    CellsExhausted,
+    DecodeFailed,
+    Interrupted,
+    LoadSpec,
+    Logits,
+    Rows,
+    slots_for,
+)
+from rbees.workerd.engine.llama.batch import BatchArrays
+from rbees.workerd.engine.llama.facts import is_divisible, kv_bytes, read_facts, sequence_length
+from rbees.workerd.engine.llama.library import ll
+from rbees.workerd.engine.llama.log import LibraryLog
+from rbees.workerd.engine.llama.vocabulary import Vocabulary
+
+MAX_ROWS: Final = 512
+_WARM_UP_ROWS: Final = 64
+
+
+class LlamaBackend:
+    """One model in one context."""
+
+    def __init__(self, spec: LoadSpec, model: Any, context: Any, keep_alive: tuple[Any, ...]) -> None:
+        self._spec = spec
+        self._model = model
+        self._context = context
+        self._keep_alive = keep_alive
+        self._flag = keep_alive[0]
+        self._vocabulary = Vocabulary(model)
+        self._memory = ll.llama_get_memory(context)
+        self._max_outputs = min(spec.slots, ll.llama_n_batch(context))
+        self._facts = read_facts(spec, model, context, self._vocabulary)
+        self._batch = BatchArrays(self._facts.max_rows)
+
+    @property
+    def facts(self) -> BackendFacts:
+        """What is fixed since the load."""
+        return self._facts
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """As `Backend.tokenize`."""
+        return self._vocabulary.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def piece(self, token: int) -> bytes:
+        """As `Backend.piece`."""
+        return self._vocabulary.piece(token)
+
+    def decode(self, rows: Rows) -> Logits:
+        """As `Backend.decode`."""
+        outputs = int(rows.wants_logits.sum())
+        assert 0 < len(rows) <= self._facts.max_rows
+        assert outputs <= self._max_outputs
+        assert rows.slots.min() >= 0 and rows.slots.max() < self._facts.slots  # noqa: PT018 - one condition
+        assert rows.tokens.min() >= 0 and rows.tokens.max() < self._facts.vocabulary_size  # noqa: PT018
+        assert rows.positions.min() >= 0 and rows.positions.max() < self._facts.ctx  # noqa: PT018
+        status = ll.llama_decode(self._context, self._batch.fill(rows))
+        if status == 1:
+            raise CellsExhausted
+        if status == 2:
+            raise Interrupted
+        if status < -1:
+            logs.logger().error("llama_decode failed", action="decode_failed", status=status, rows=len(rows))
+            raise DecodeFailed
+        assert status == 0, f"llama_decode refused the batch with {status}"
+        width = self._facts.vocabulary_size
+        if not outputs:
+            return np.empty((0, width), dtype=np.float32)
+        return np.ctypeslib.as_array(ll.llama_get_logits(self._context), shape=(outputs, width))
+
+    def remove(self, slot: int, start: int) -> bool:
+        """As `Backend.remove`."""
+        assert 0 <= slot < self._facts.slots
+        return bool(ll.llama_memory_seq_rm(self._memory, slot, start, -1))
+
+    def share(self, source: int, target: int, start: int, stop: int) -> None:
+        """As `Backend.share`."""
+        assert self._facts.divisible
+        assert 0 <= source < self._facts.slots
+        assert 0 <= target < self._facts.slots
+        assert source != target
+        assert 0 <= start < stop <= self.length(source)
+        assert start <= self.length(target), "no gap may be left"
+        # Copying onto positions that are occupied would mix both.
+        ll.llama_memory_seq_rm(self._memory, target, start, stop)
+        ll.llama_memory_seq_cp(self._memory, source, target, start, stop)
+
+    def clear(self) -> None:
+        """As `Backend.clear`."""
+        ll.llama_memory_clear(self._memory, False)
+
+    def length(self, slot: int) -> int:
+        """As `Backend.length`."""
+        assert 0 <= slot < self._facts.slots
+        return int(ll.llama_memory_seq_pos_max(self._memory, slot)) + 1
+
+    def interrupt(self) -> None:
+        """As `Backend.interrupt`."""
+        self._flag.stop()
+
+    def rearm(self) -> None:
+        """As `Backend.rearm`."""
+        self._flag.rearm()
+
+    def progress(self) -> int:
+        """As `Backend.progress`."""
+        return int(self._flag.progress())
+
+    def memory_bytes(self) -> int:
+        """On the CPU what the process holds; on a device weights and KV cells, by their sizes."""
+        if self._facts.memory_architecture == "ram":
+            return int(psutil.Process().memory_info().rss)
+        return int(ll.llama_model_size(self._model)) + kv_bytes(self._model, self._facts.cells)
+
+    def close(self) -> None:
+        """As `Backend.close`."""
+        ll.llama_free(self._context)
+        ll.llama_model_free(self._model)
+
+    def warm_up(self) -> None:
+        """One prompt and one token through all kernels: what kills the process shall do it before a job is here."""
+        count = min(_WARM_UP_ROWS, self._facts.max_rows, self._facts.ctx - 1)
+        for start, length in ((0, count), (count, 1)):
+            wants = np.zeros(length, dtype=np.bool_)
+            wants[-1] = True
+            zeros = np.zeros(length, dtype=np.int32)
+            self.decode(Rows(zeros, np.arange(start, start + length, dtype=np.int32), zeros, wants))
+        self.clear()
+
+
+def make_context(spec: LoadSpec, model: Any, log: LibraryLog) -> LlamaBackend:
+    """A backend over `model`, which it takes over.
+
+    Raises:
+        RbeesError: MODEL_INCOMPATIBLE, INSUFFICIENT_VRAM
+    """
+    flag = make_flag()
+    abort = ctypes.cast(flag.function, ll.ggml_abort_callback)
+    params = ll.llama_context_default_params()
+    params.n_ctx = spec.cells or sequence_length(spec, model) * spec.slots
+    params.n_batch = params.n_ubatch = max(MAX_ROWS, spec.slots)
+    # A recurrent state takes memory for every slot; of other memory a slot is nothing but a number.
+    params.n_seq_max = slots_for(spec.slots) if is_divisible(model) else spec.slots
+    # Without this the compute buffers are sized for logits of every row of a batch. The library wants one for each slot.
+    params.n_outputs_max = params.n_seq_max
+    params.n_threads = params.n_threads_batch = spec.threads or _physical_cores()
+    params.kv_unified = True
+    params.no_perf = True
+    params.offload_kqv = params.op_offload = spec.backend != "cpu"
+    params.abort_callback = abort
+    params.abort_callback_data = flag.address
+    context = ll.llama_init_from_model(model, params)
+    if not context:
+        raise log.refusal("llama.cpp cannot make a context for this model; ask for fewer slots or a smaller context.")
+    return LlamaBackend(spec, model, context, (flag, abort))
+
+
+def _physical_cores() -> int:
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
+    return min(psutil.cpu_count(logical=False) or allowed, allowed)

@@ -1,0 +1,74 @@
+"""What a loaded model and its context say of themselves."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Final
+
+from rbees.protocol.workers import MemoryArchitecture
+from rbees.workerd.engine.backend import BackendFacts, LoadSpec
+from rbees.workerd.engine.llama.library import ll
+from rbees.workerd.engine.llama.vocabulary import Vocabulary
+
+_MEMORY: Final[dict[str, MemoryArchitecture]] = {"cuda": "vram", "metal": "unified"}
+
+
+def read_facts(spec: LoadSpec, model: Any, context: Any, vocabulary: Vocabulary) -> BackendFacts:
+    """All that is fixed once a model is loaded."""
+    ctx = sequence_length(spec, model)
+    template = ll.llama_model_chat_template(model, None)
+    return BackendFacts(
+        architecture=_metadata(model, "general.architecture") or "unknown",
+        quantization=_quantization(model),
+        tokenizer=_metadata(model, "tokenizer.ggml.model") or "unknown",
+        vocabulary_size=vocabulary.size,
+        ctx=ctx,
+        cells=spec.cells or ctx * spec.slots,
+        slots=ll.llama_n_seq_max(context),
+        divisible=is_divisible(model),
+        max_rows=ll.llama_n_batch(context),
+        memory_architecture=_MEMORY.get(spec.backend, "ram"),
+        chat_template=template.decode("utf-8", "replace") if template else None,
+        bos_text=vocabulary.bos_text,
+        eos_text=vocabulary.eos_text,
+        adds_bos=vocabulary.adds_bos,
+        eog_ids=vocabulary.eog_ids(),
+        control_texts=vocabulary.control_texts(),
+    )
+
+
+def sequence_length(spec: LoadSpec, model: Any) -> int:
+    """Most tokens of one sequence: what was asked for, within what the model was trained for."""
+    trained_for = int(ll.llama_model_n_ctx_train(model))
+    return min(spec.ctx, trained_for) if trained_for > 0 else spec.ctx
+
+
+def is_divisible(model: Any) -> bool:
+    """Whether each token has cells of its own that stay.
+
+    A recurrent state cannot be cut back, although `llama_memory_can_shift` says so of some. With a sliding window the
+    library overwrites cells that fell out of their own sequence's window, but another that shares them may still need them.
+    """
+    recurrent = ll.llama_model_is_recurrent(model) or ll.llama_model_is_hybrid(model)
+    return not recurrent and ll.llama_model_n_swa(model) == 0
+
+
+def kv_bytes(model: Any, cells: int) -> int:
+    """Two bytes (F16) for keys and values of every head, layer and cell."""
+    heads = max(1, ll.llama_model_n_head(model))
+    width = ll.llama_model_n_embd(model) * ll.llama_model_n_head_kv(model) // heads
+    return int(4 * width * ll.llama_model_n_layer(model) * cells)
+
+
+def _metadata(model: Any, key: str) -> str | None:
+    buffer = ctypes.create_string_buffer(256)
+    length = ll.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
+    return buffer.value.decode("utf-8", "replace") if length >= 0 else None
+
+
+def _quantization(model: Any) -> str:
+    """The name of the file type that the header states, such as Q4_K_M."""
+    stated = _metadata(model, "general.file_type")
+    prefix = "LLAMA_FTYPE_MOSTLY_"
+    names = {str(getattr(ll, name)): name.removeprefix(prefix) for name in dir(ll) if name.startswith(prefix)}
+    return {"0": "F32", **names}.get(stated or "", "unknown")

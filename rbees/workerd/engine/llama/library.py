@@ -1,0 +1,30 @@
+"""The one import of llama_cpp, and what is done once with the library before anything else is asked of it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service.extras import install_command
+from rbees.workerd.engine.llama.log import LibraryLog
+
+try:
+    import llama_cpp as ll
+except (ImportError, OSError, RuntimeError):  # Also a shared library that this machine cannot load.
+    raise RbeesError(
+        ErrorCode.BACKEND_UNAVAILABLE,
+        f"llama.cpp is not installed here; run `{install_command('llama')}` (it needs a C++ compiler).",
+    ) from None
+
+__all__ = ["ll", "open_library"]
+
+_KEPT_FOR_EVER: Final[list[Any]] = []
+"""The library holds these without saying so; collecting them would leave it a dangling pointer."""
+
+
+def open_library(log: LibraryLog) -> None:
+    """Have the library write to `log` from now on, and make its backends ready."""
+    callback = ll.llama_log_callback(log.take)
+    ll.llama_log_set(callback, None)
+    _KEPT_FOR_EVER.append(callback)
+    ll.llama_backend_init()

@@ -1,0 +1,35 @@
+"""From a file to a backend that has computed once."""
+
+from __future__ import annotations
+
+from rbees.protocol.errors import RbeesError
+from rbees.workerd.engine.backend import CellsExhausted, DecodeFailed, LoadSpec, ProgressCallback
+from rbees.workerd.engine.llama.context import LlamaBackend, make_context
+from rbees.workerd.engine.llama.library import ll, open_library
+from rbees.workerd.engine.llama.log import LibraryLog
+from rbees.workerd.engine.llama.model import check_backend, check_kind, load_model
+
+
+def load(spec: LoadSpec, progress: ProgressCallback) -> LlamaBackend:
+    """Load the file into a context and warm it up.
+
+    Raises:
+        RbeesError: MODEL_INCOMPATIBLE, INSUFFICIENT_VRAM, BACKEND_UNAVAILABLE
+        LoadAbandoned: `progress` answered False.
+    """
+    log = LibraryLog()
+    open_library(log)
+    check_backend(spec)
+    model = load_model(spec, progress, log)
+    try:
+        check_kind(model)
+        backend = make_context(spec, model, log)
+    except RbeesError:
+        ll.llama_model_free(model)
+        raise
+    try:
+        backend.warm_up()
+    except (DecodeFailed, CellsExhausted):
+        backend.close()
+        raise log.refusal("llama.cpp loads this model but cannot compute with it.") from None
+    return backend

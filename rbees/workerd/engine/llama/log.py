@@ -1,0 +1,47 @@
+"""What the library writes while it loads and computes: into the structured log, and remembered where a refusal needs it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service import logs
+
+_OUT_OF_MEMORY: Final = re.compile(r"(failed|unable) to allocate|out of memory|insufficient memory", re.IGNORECASE)
+_HARMLESS: Final = re.compile(r"n_ctx_seq \(\d+\) > n_ctx_train")
+"""With one cache for all slots the library takes its size for that of each sequence; the engine keeps those to the model's."""
+
+
+class LibraryLog:
+    """Turns the library's lines into log events, and remembers whether it lacked memory."""
+
+    def __init__(self) -> None:
+        self._log = logs.logger()
+        self._line = ""
+        self._level = 0
+        self._out_of_memory = False
+
+    def take(self, level: int, text: bytes, _user_data: Any) -> None:
+        """The callback: pieces of lines, level 5 going on with the one before."""
+        self._level = level if level != 5 else self._level
+        self._line += text.decode("utf-8", "replace")
+        if self._line.endswith("\n") or len(self._line) > 4096:
+            line, self._line = self._line.strip(), ""
+            self._write(line)
+
+    def refusal(self, sentence: str) -> RbeesError:
+        """Why nothing was loaded."""
+        if self._out_of_memory:
+            return RbeesError(
+                ErrorCode.INSUFFICIENT_VRAM, "The device ran out of memory while loading; ask for fewer slots or a smaller context."
+            )
+        return RbeesError(ErrorCode.MODEL_INCOMPATIBLE, f"{sentence} The worker's log has the reason.")
+
+    def _write(self, line: str) -> None:
+        self._out_of_memory |= _OUT_OF_MEMORY.search(line) is not None
+        if not line.strip("."):
+            return
+        level = 0 if _HARMLESS.search(line) else self._level
+        write = {3: self._log.warning, 4: self._log.error}.get(level, self._log.debug)
+        write(line, action="llama_log")

@@ -1,0 +1,91 @@
+"""Loading a model's weights, and refusing what is no model that answers text with text."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any, Final
+
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.workerd.engine.backend import LoadAbandoned, LoadSpec, ProgressCallback
+from rbees.workerd.engine.llama.library import ll
+from rbees.workerd.engine.llama.log import LibraryLog
+
+_SMALLEST_CONTEXT: Final = 16
+_ALL_LAYERS: Final = 10_000
+
+
+def check_backend(spec: LoadSpec) -> None:
+    """Refuse a backend that this build of the library does not have.
+
+    Raises:
+        RbeesError: BACKEND_UNAVAILABLE
+    """
+    if spec.backend == "cpu" or ll.llama_supports_gpu_offload():
+        return
+    flag = "GGML_CUDA" if spec.backend == "cuda" else "GGML_METAL"
+    raise RbeesError(
+        ErrorCode.BACKEND_UNAVAILABLE,
+        f"This llama.cpp was built without {spec.backend}; run "
+        f"`CMAKE_ARGS=-D{flag}=on pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python`.",
+    )
+
+
+def load_model(spec: LoadSpec, progress: ProgressCallback, log: LibraryLog) -> Any:
+    """The model in `spec.path`; the caller frees it.
+
+    Raises:
+        RbeesError: MODEL_INCOMPATIBLE, INSUFFICIENT_VRAM
+        LoadAbandoned: `progress` answered False.
+    """
+    abandoned = False
+
+    def on_progress(share: float, _user_data: Any) -> bool:
+        nonlocal abandoned
+        abandoned = not progress(share)
+        return not abandoned
+
+    params = ll.llama_model_default_params()
+    params.use_extra_bufts = not spec.safe_mode
+    params.progress_callback = callback = ll.llama_progress_callback(on_progress)
+    no_devices = (ctypes.c_void_p * 1)(None)
+    if spec.backend == "cpu":
+        # An empty list, so that a library built for a GPU leaves it alone.
+        params.devices = ctypes.addressof(no_devices)
+        params.n_gpu_layers = 0
+    else:
+        params.n_gpu_layers = _ALL_LAYERS
+        params.split_mode = ll.LLAMA_SPLIT_MODE_NONE
+        params.main_gpu = _device_index(spec.device)
+    model = ll.llama_model_load_from_file(os.fsencode(spec.path), params)
+    del callback, no_devices
+    if model:
+        return model
+    if abandoned:
+        raise LoadAbandoned
+    raise log.refusal("llama.cpp cannot load this file: it is truncated, damaged, or of a kind that this version does not know.")
+
+
+def check_kind(model: Any) -> None:
+    """Refuse a model that does not turn text into text.
+
+    Raises:
+        RbeesError: MODEL_INCOMPATIBLE
+    """
+    vocab = ll.llama_model_get_vocab(model)
+    if ll.llama_vocab_type(vocab) == ll.LLAMA_VOCAB_TYPE_NONE or ll.llama_vocab_n_tokens(vocab) == 0:
+        raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, "The file holds no tokenizer; convert the model again with one.")
+    if 0 < ll.llama_model_n_ctx_train(model) < _SMALLEST_CONTEXT:
+        raise RbeesError(
+            ErrorCode.MODEL_INCOMPATIBLE,
+            "The file's header gives the model no usable context length; convert the model again.",
+        )
+    if ll.llama_model_has_encoder(model) or not ll.llama_model_has_decoder(model):
+        raise RbeesError(
+            ErrorCode.MODEL_INCOMPATIBLE, "The model does not generate text from text alone; choose a decoder-only model."
+        )
+
+
+def _device_index(device: str) -> int:
+    _, _, index = device.partition(":")
+    return int(index) if index.isdigit() else 0
