@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -44,9 +44,10 @@ class WorkerClient(DaemonClient):
         """Stop an attempt, or all of the job's; harmless where there is none."""
         await self._http.call("POST", "/cancel", CancelRequest(job_id=job_id, epoch=epoch), timeout_s=5.0)
 
-    async def health(self, timeout_s: float = 5.0) -> WorkerHealth:
-        """What the worker holds and how busy it is."""
-        return await self._http.call("GET", "/health", response=WorkerHealth, timeout_s=timeout_s)
+    async def health(self, timeout_s: float = 5.0, prefixes: Sequence[str] = ()) -> WorkerHealth:
+        """What the worker holds and how busy it is; of the cached prefixes only these, where some are named."""
+        query = {"prefixes": ",".join(prefixes)} if prefixes else None
+        return await self._http.call("GET", "/health", response=WorkerHealth, query=query, timeout_s=timeout_s)
 
     async def tokenize(self, request: TokenizeRequest) -> TokenizeAnswer:
         """The prompt's token ids."""

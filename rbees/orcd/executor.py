@@ -12,6 +12,7 @@ from contextvars import Context, copy_context
 from typing import Any, Final, NoReturn, Protocol, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from rbees.orcd.attempt import Attempt, Seat
 from rbees.orcd.crew import Crew
@@ -38,6 +39,7 @@ from rbees.protocol.errors import RbeesError
 from rbees.protocol.events import Metrics, StreamState, Token
 from rbees.protocol.jobs import JobRequest
 from rbees.protocol.pools import SpawnCommand
+from rbees.protocol.prefix_chain import chain_of
 from rbees.protocol.workers import ExecuteRequest, GivenChoice
 from rbees.service import logs
 from rbees.service.clock import Clock
@@ -210,7 +212,7 @@ class LiveExecutor:
         request = msgspec.json.decode(stored, type=JobRequest)
         assert request.seed is not None, "the seed was recorded at acceptance"
         generated = await self._generated(job, request.n)
-        return ExecuteRequest(
+        execute = ExecuteRequest(
             job_id=job.job_id,
             epoch=epoch,
             prompt=request.prompt,
@@ -225,6 +227,7 @@ class LiveExecutor:
             response_format=request.response_format,
             deterministic=request.deterministic,
         )
+        return replace(execute, prefix_chain=chain_of(execute))
 
     async def _generated(self, job: LiveJob, n: int) -> list[tuple[int, ...]]:
         """The tokens of each of the `n` answers so far."""

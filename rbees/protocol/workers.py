@@ -9,6 +9,7 @@ import msgspec
 from rbees.protocol.chat import ChatMessage, TemplateOptions, ToolChoice, Tools
 from rbees.protocol.codec import Message
 from rbees.protocol.jobs import MAX_CHOICES
+from rbees.protocol.prefix_chain import PrefixChain
 from rbees.protocol.response_format import ResponseFormat
 from rbees.protocol.sampling import Sampling
 
@@ -42,6 +43,7 @@ class ExecuteRequest(Message, frozen=True, kw_only=True):
             "choices",
             "sampling",
             "response_format",
+            "prefix_chain",
         }
     )
     job_id: str
@@ -58,6 +60,8 @@ class ExecuteRequest(Message, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     response_format: ResponseFormat | None = None
     deterministic: bool = False
+    prefix_chain: PrefixChain = ()
+    """Names of the prompt's beginnings, by which the worker can be asked which of them it has cached."""
 
 
 class Beat(Message, frozen=True, kw_only=True, tag_field="type", tag="beat"):
@@ -125,6 +129,7 @@ class WorkerReady(Message, frozen=True, kw_only=True):
 class WorkerHealth(Message, frozen=True, kw_only=True):
     """`GET /health`, from the first moment the port is open."""
 
+    private: ClassVar[frozenset[str]] = frozenset({"cached_prefixes"})
     worker_id: str
     nonce: str
     state: WorkerState
@@ -150,6 +155,8 @@ class WorkerHealth(Message, frozen=True, kw_only=True):
     decode_tokens_per_second: float | None = None
     load_ms: float | None = None
     safe_mode: bool = False
+    cached_prefixes: tuple[str, ...] = ()
+    """Hashes of `prefix_chain`s whose tokens are cached, those of the newest jobs first."""
 
 
 class ControlInfo(Message, frozen=True, kw_only=True):

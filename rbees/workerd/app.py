@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
+
 from rbees import __version__
 from rbees.clients.http import HttpClient
 from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
@@ -34,6 +36,7 @@ from rbees.workerd.template_process import TemplateProcess
 CALLBACK_TRIES_S = 10.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """Larger than orcd's own limit: a continued job also brings its generated tokens."""
+MAX_CACHED_PREFIXES = 1_024
 _RETRY_LOADING_S = 1.0
 _LAST_WRITES_S = 2.0
 _DRAIN_LOOK_S = 0.02
@@ -120,8 +123,14 @@ class Worker:
         """Begin to drain."""
         self._stopping.set()
 
-    def health(self) -> WorkerHealth:
-        """Facts and figures; those of the model are absent while it loads."""
+    async def health(self, asked: frozenset[str] | None) -> WorkerHealth:
+        """Facts and figures; of the cached prefixes those asked about, or the newest of all."""
+        cached = await self._model.thread.cached_prefixes() if self._model else ()
+        told = cached[:MAX_CACHED_PREFIXES] if asked is None else tuple(name for name in cached if name in asked)
+        return replace(self._figures(), cached_prefixes=told)
+
+    def _figures(self) -> WorkerHealth:
+        """Those of the model are absent while it loads."""
         config, model = self._config, self._model
         facts = model.backend.facts if model else None
         load = model.thread.load if model else None
@@ -319,4 +328,4 @@ class Worker:
         return metrics
 
     def _figure(self, name: str) -> float:
-        return float(getattr(self.health(), name))
+        return float(getattr(self._figures(), name))

@@ -7,6 +7,7 @@ many are under way. The engine's thread must never fail: if it does, the process
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections import deque
@@ -23,6 +24,8 @@ BATCHES_UNDER_WAY: Final = 64
 IDLE_TURN_S: Final = 0.5
 """An engine with nothing to compute turns this often, so that its step counter tells it from one that hangs."""
 EXIT_ENGINE_DIED: Final = 70
+ANSWER_PATIENCE_S: Final = 1.5
+"""Longer than any step but one that hangs: who asks how a worker is must be told of that one too."""
 STOP_PATIENCE_S: Final = 5.0
 """A decode call that is interrupted ends within milliseconds; one that has not ended by then never will."""
 
@@ -50,6 +53,8 @@ class EngineThread:
         self._room = threading.Semaphore(BATCHES_UNDER_WAY)
         self._turns = 0
         self._load = engine.load()
+        self._cached: tuple[str, ...] = ()
+        self._asked: asyncio.Future[None] | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self, deliver: Deliver) -> None:
@@ -94,6 +99,25 @@ class EngineThread:
     def load(self) -> Load:
         """How full the engine was after its last step."""
         return self._load
+
+    async def cached_prefixes(self) -> tuple[str, ...]:
+        """As `Engine.cached_prefixes`, after the step that runs; as of the last time where that one does not end."""
+        if self._asked is None:
+            self._asked = self._loop.create_future()
+            self._post(self._tell_cached)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_PATIENCE_S):
+                await asyncio.shield(self._asked)
+        return self._cached
+
+    def _tell_cached(self, engine: Engine) -> None:
+        self._loop.call_soon_threadsafe(self._take_cached, engine.cached_prefixes())
+
+    def _take_cached(self, cached: tuple[str, ...]) -> None:
+        assert self._asked is not None
+        self._cached = cached
+        self._asked.set_result(None)
+        self._asked = None
 
     def _post(self, command: Command) -> None:
         with self._wakeup:

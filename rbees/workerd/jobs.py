@@ -267,6 +267,7 @@ class Attempts:
             further=tuple(further),
             constraint=constraint,
             breakers=await self._needs.prepared(request.sampling),
+            chain=request.prefix_chain,
         )
 
     def _end(self, attempt: Attempt) -> None:

@@ -12,6 +12,7 @@ from rbees.protocol.chat import check_chat
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import Event
+from rbees.protocol.prefix_chain import HASH_PATTERN
 from rbees.protocol.workers import (
     AckRequest,
     Beat,
@@ -29,6 +30,11 @@ from rbees.workerd.prompts import Prompts
 BEAT_EVERY_S = 1.0
 
 EPOCH = Parameter("epoch", "The attempt.", Annotated[int, msgspec.Meta(ge=1)], required=True)
+PREFIXES = Parameter(
+    "prefixes",
+    "Hashes of a `prefix_chain`, separated by commas: tell only which of these are cached.",
+    Annotated[str, msgspec.Meta(pattern=f"^{HASH_PATTERN}(,{HASH_PATTERN})*$")],
+)
 AFTER = Parameter("after", "Number of the last event that the caller has.", Annotated[int, msgspec.Meta(ge=0)])
 
 
@@ -57,8 +63,8 @@ class Worker(Protocol):
     def accepting(self) -> Serving:
         """The loaded model, for new work. Raises MODEL_LOADING before, DRAINING after."""
 
-    def health(self) -> WorkerHealth:
-        """Facts and figures."""
+    async def health(self, asked: frozenset[str] | None) -> WorkerHealth:
+        """Facts and figures; of the cached prefixes those asked about, or the newest of all."""
 
     def shut_down(self) -> None:
         """Begin to drain."""
@@ -93,8 +99,9 @@ def routes(worker: Worker) -> list[Route]:
         check_chat(body.messages, body.tools, body.tool_choice, body.template_options)
         return reply(TokenizeAnswer(token_ids=(await worker.serving().prompts.of_source(body)).token_ids))
 
-    async def health(_request: web.Request) -> web.Response:
-        return reply(worker.health())
+    async def health(request: web.Request) -> web.Response:
+        asked = argument(request, PREFIXES)
+        return reply(await worker.health(None if asked is None else frozenset(asked.split(","))))
 
     async def shutdown(_request: web.Request) -> web.Response:
         worker.shut_down()
@@ -150,7 +157,14 @@ def routes(worker: Worker) -> list[Route]:
             response=TokenizeAnswer,
             errors=(*loading, ErrorCode.MODEL_INCOMPATIBLE),
         ),
-        Route("GET", "/health", health, "Model, slots, memory and learned rates.", response=WorkerHealth),
+        Route(
+            "GET",
+            "/health",
+            health,
+            "Model, slots, memory, learned rates, and which prefixes are cached.",
+            response=WorkerHealth,
+            parameters=(PREFIXES,),
+        ),
         Route("POST", "/shutdown", shutdown, "Finish what runs, then exit 0.", status=202),
     ]
 

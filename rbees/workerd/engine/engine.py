@@ -25,6 +25,7 @@ from rbees.workerd.engine.logprobs import message
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Load, Output
 from rbees.workerd.engine.pace import Pace
 from rbees.workerd.engine.prefix_cache import common_length
+from rbees.workerd.engine.prefix_digest import PrefixDigest
 from rbees.workerd.engine.refusals import check_fits, not_computed, not_finite
 from rbees.workerd.engine.sequence import Group, Sequence, Work
 from rbees.workerd.engine.slots import Slots
@@ -56,6 +57,7 @@ class Engine:
         # A chat's last turn is of use to nobody until the next one comes, so a whole context must find room, and several better.
         unproven = max(LEAST_UNPROVEN, facts.ctx, facts.cells // 2)
         self._slots = Slots(backend, count=facts.slots, cells=facts.cells, divisible=facts.divisible, unproven=unproven)
+        self._digest = PrefixDigest(cells=facts.cells, divisible=facts.divisible)
         self._pace = Pace(facts.max_rows)
         self._eog = np.array(sorted(facts.eog_ids), dtype=np.int64)
         self._waiting: list[Sequence] = []
@@ -81,6 +83,10 @@ class Engine:
             decode_tokens_per_second=self._pace.decode_tokens_per_second,
         )
 
+    def cached_prefixes(self) -> tuple[str, ...]:
+        """Hashes of the prompts' beginnings that are cached, those of the newest works first."""
+        return self._digest.held(self._slots.reach)
+
     def submit(self, work: Work) -> None:
         """Take an attempt up; everything about it comes out of later steps.
 
@@ -88,6 +94,7 @@ class Engine:
             RbeesError: CONTEXT_EXCEEDED if it can never fit.
         """
         check_fits(work, self._facts.ctx)
+        self._digest.remember(work.chain, work.prompt)
         limit = work.max_tokens or self._facts.ctx - len(work.prompt)
         group = Group(arrived_s=self._now())
         for choice in range(len(work.choices)):

@@ -95,6 +95,11 @@ class PrefixCache:
         whole = source in self._idle and len(node.holders) == 1 and self._lengths[source] == length
         return Match(length, source, whole)
 
+    def reach(self, tokens: list[int]) -> int:
+        """How many of `tokens` some slot holds, from the first one on."""
+        match = self.match(tokens, len(tokens))
+        return match.length if match else 0
+
     def share(self, slot: int, tokens: list[int], length: int) -> None:
         """From now on `slot`, new and active, holds the first `length` of `tokens`, which others hold."""
         assert slot not in self._ends, "only a new slot takes a share"

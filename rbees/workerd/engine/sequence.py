@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from rbees.protocol.events import FinishReason
+from rbees.protocol.prefix_chain import PrefixLink
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.constraint import Constraint
 from rbees.workerd.engine.dry import NO_BREAKERS, Breakers
@@ -34,6 +35,8 @@ class Work:
     """Keeps each answer in its form, from its very beginning; each sequence follows a fork of it."""
     breakers: Breakers = NO_BREAKERS
     """DRY's sequence breakers as tokens of the model."""
+    chain: tuple[PrefixLink, ...] = field(default=(), repr=False)
+    """By what orcd calls the prompt's beginnings."""
 
     @property
     def choices(self) -> tuple[tuple[int, ...], ...]:

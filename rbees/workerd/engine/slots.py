@@ -45,6 +45,8 @@ class Prefixes(Protocol):
 
     def match(self, tokens: list[int], limit: int) -> Match | None: ...
 
+    def reach(self, tokens: list[int]) -> int: ...
+
     def share(self, slot: int, tokens: list[int], length: int) -> None: ...
 
     def grow(self, slot: int, tokens: list[int]) -> Match | None: ...
@@ -99,6 +101,10 @@ class Slots:
         """How many of `tokens` a sequence that begins with them would not need to compute: at most all but the last."""
         match = self._known.match(tokens, len(tokens) - 1)
         return match.length if match else 0
+
+    def reach(self, tokens: list[int]) -> int:
+        """How many of `tokens`, an earlier prompt, are held for prompts that begin with it."""
+        return self._known.reach(tokens)
 
     def begin(self, owner: str, tokens: list[int]) -> tuple[int, int]:
         """A slot for `owner`, and how many of its `tokens` it holds already (`known`)."""

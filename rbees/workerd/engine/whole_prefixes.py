@@ -46,6 +46,10 @@ class WholePrefixes:
         best = max(found, key=lambda s: (len(self._tokens[s]), -s))
         return Match(len(self._tokens[best]), best, True)
 
+    def reach(self, tokens: list[int]) -> int:
+        """All of `tokens` where an idle slot begins with them and so may be gone on with by a prompt that does; else 0."""
+        return len(tokens) if any(self._tokens[slot][: len(tokens)] == tokens for slot in self._idle) else 0
+
     def share(self, slot: int, tokens: list[int], length: int) -> None:
         """`slot` is new and active. Nothing can be shared."""
         assert slot not in self._tokens

@@ -25,10 +25,12 @@ from rbees.orcd.scheduler.effects import (
     StopWorker,
 )
 from rbees.orcd.scheduler.events import AttemptCompleted, AttemptFailed, Event, SpawnAccepted, SpawnRefused
+from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import Token
 from rbees.protocol.jobs import JobRequest
 from rbees.protocol.pools import SpawnAnswer, SpawnCommand
+from rbees.protocol.prefix_chain import chain_of
 from rbees.protocol.workers import ExecuteRequest, GivenChoice
 from rbees.service.clock import ManualClock
 from tests.support.orcd_parts import Desk, FakeWorker, end, settle, started, token
@@ -151,6 +153,17 @@ async def test_a_worker_gets_what_the_client_sent_and_the_recorded_seed(stage: S
     sent = stage.sent()
     assert (sent.prompt, sent.max_tokens, sent.deterministic, sent.generated_token_ids) == ("hum", 9, True, ())
     assert (sent.sampling.seed, sent.sampling.temperature, sent.sampling.top_k, sent.sampling.stop) == (77, 0.25, 3, ("x",))
+
+
+async def test_a_worker_is_told_the_names_of_the_prompts_beginnings(stage: Stage) -> None:
+    messages = (ChatMessage(role="system", content="You are a bee. " * 100), ChatMessage(role="user", content="hum"))
+    await stage.desk.job(request=JobRequest(model="bees", messages=messages, seed=1))
+    await stage.perform(_dispatch())
+    longer = (*messages, ChatMessage(role="assistant", content="hum, hum"), ChatMessage(role="user", content="and more " * 200))
+    following = chain_of(ExecuteRequest(job_id="next", epoch=1, messages=longer))
+    names = [link.hash for link in stage.sent().prefix_chain]
+    assert names == [link.hash for link in following[: len(names)]]
+    assert len(names) == 3, "1 500 bytes of text and what stands around them"
 
 
 async def test_each_of_several_answers_goes_on_from_its_own_tokens(stage: Stage) -> None:
