@@ -1,41 +1,31 @@
 """PURE: would this model, with this context and so many slots, fit on that device? The preflight of every spawn.
 
-What a worker takes is estimated from the model's facts: its weights, the KV cache, the compute buffer. The estimate errs
-on the large side; what is free is what was measured, less what running workers have reserved and not yet taken.
+What a worker takes is an estimate (`demand.py`); what is free is what was measured, less what running workers have reserved
+and not yet taken.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+
+from rbees.host.demand import Demand, demand, offloaded, spread
+from rbees.protocol.device_options import (
+    ACCELERATORS,
+    DEFAULT_KV_TYPE,
+    NOTHING_ASKED,
+    DeviceOptions,
+    check_device_options,
+    fits_heads,
+)
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import Device, ModelFacts
 from rbees.protocol.workers import Backend
 
-KV_ELEMENT_BYTES: Final = 2
-"""F16, llama.cpp's default cache type."""
-MICRO_BATCH: Final = 512
-"""Tokens that llama.cpp computes at once; activations exist for so many."""
-_ACTIVATION_COPIES: Final = 16
-"""Vectors of the embedding's length alive at once for each token of a micro batch (feed-forward, attention, norms)."""
-_RUNTIME_BYTES: Final = 32 << 20
-"""What the process and the library take beside the model."""
 _MIB: Final = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What a worker will need, in bytes."""
-
-    weights_bytes: int
-    kv_bytes: int
-    compute_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """All of it."""
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +55,20 @@ class Room:
 class Fit:
     """It fits: start it like this."""
 
-    device: Device
+    devices: tuple[Device, ...]
     backend: Backend
     slots: int
     ctx: int
     demand: Demand
+    """Of all devices together."""
+    options: DeviceOptions = NOTHING_ASKED
+    reserved: dict[str, int] = field(default_factory=dict)
+    """Bytes to be set aside, by device id: also in main memory, where layers stay there."""
+
+    @property
+    def device(self) -> Device:
+        """The first of its devices."""
+        return self.devices[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +84,6 @@ class Refusal:
         return RbeesError(self.code, self.message, **self.details)
 
 
-def demand(model: ModelFacts, *, ctx: int, slots: int) -> Demand:
-    """The memory of a worker that serves `model` with `slots` sequences of `ctx` KV cells each."""
-    cells = ctx * slots
-    kv_bytes = cells * model.layers * model.head_count_kv * (model.key_length + model.value_length) * KV_ELEMENT_BYTES
-    activations = MICRO_BATCH * model.embedding_length * 4 * _ACTIVATION_COPIES
-    # One row of scores for each sequence, as floats, in the library and once more where they are sampled.
-    scores = slots * model.vocabulary_size * 4 * 2
-    mask = MICRO_BATCH * cells * KV_ELEMENT_BYTES if model.layers else 0
-    return Demand(model.size_bytes, kv_bytes, activations + scores + mask + _RUNTIME_BYTES)
-
-
 def context(model: ModelFacts, asked: int | None, default_ctx: int) -> int | Refusal:
     """KV cells per sequence: what was asked for, else the trained length within the pool's default."""
     if asked is None:
@@ -109,19 +97,92 @@ def context(model: ModelFacts, asked: int | None, default_ctx: int) -> int | Ref
     return asked
 
 
-def fit(model: ModelFacts, room: Room, *, backend: Backend, ctx: int | None, slots: int, default_ctx: int) -> Fit | Refusal:
-    """Whether the model can be served from the device, and how; the numbers either way."""
-    if not room.device.healthy:
-        return _unhealthy(room.device)
+def fit(
+    model: ModelFacts,
+    rooms: Sequence[Room],
+    *,
+    backend: Backend,
+    ctx: int | None,
+    slots: int,
+    default_ctx: int,
+    options: DeviceOptions = NOTHING_ASKED,
+    host: Room | None = None,
+) -> Fit | Refusal:
+    """Whether the model can be served from the devices of `rooms`, and how; the numbers either way.
+
+    More than one room means that the model is spread over all of them. `host` is main memory, for the layers that stay there.
+    """
+    sick = next((room.device for room in rooms if not room.device.healthy), None)
+    if sick is not None:
+        return _unhealthy(sick)
+    contradiction = _contradiction(model, rooms, backend, options)
+    if contradiction is not None:
+        return contradiction
     cells = context(model, ctx, default_ctx)
     if isinstance(cells, Refusal):
         return cells
-    needed = demand(model, ctx=cells, slots=slots)
+    whole = demand(model, ctx=cells, slots=slots, options=options)
+    part, kept_bytes = offloaded(whole, model, options) if backend in ACCELERATORS else (whole, 0)
+    if len(rooms) > 1:
+        # The shares are said to the library, so that it does what was reckoned with here.
+        options = msgspec.structs.replace(options, tensor_split=options.tensor_split or _by_free_memory(rooms))
+    parts = spread(part, model, options.tensor_split) if len(rooms) > 1 else [part]
+    needs = list(zip(rooms, parts, strict=True))
+    if host is not None and kept_bytes:
+        needs.append((host, Demand(kept_bytes, 0, 0)))
+    refused = next((refusal for room, needed in needs if (refusal := _refused(needed, room)) is not None), None)
+    if refused is not None:
+        return refused
+    return Fit(
+        devices=tuple(room.device for room in rooms),
+        backend=backend,
+        slots=slots,
+        ctx=cells,
+        demand=sum(parts, Demand(0, 0, 0)),
+        options=options,
+        reserved={room.device.device_id: needed.total_bytes for room, needed in needs},
+    )
+
+
+def usable_for(model: ModelFacts, defaults: DeviceOptions) -> DeviceOptions:
+    """A pool's defaults, without the KV types that this model cannot be served with: nobody asked for those by name."""
+    return msgspec.structs.replace(
+        defaults,
+        kv_type_k=defaults.kv_type_k if fits_heads(defaults.kv_type_k, model.key_length) else None,
+        kv_type_v=defaults.kv_type_v if fits_heads(defaults.kv_type_v, model.value_length) else None,
+    )
+
+
+def _by_free_memory(rooms: Sequence[Room]) -> tuple[float, ...]:
+    """Shares in proportion to what each has to give, in MiB so that they read well on a command line."""
+    return tuple(float(max(1, room.free_bytes // _MIB)) for room in rooms)
+
+
+def _refused(needed: Demand, room: Room) -> Refusal | None:
     if needed.total_bytes <= room.free_bytes:
-        return Fit(room.device, backend, slots, cells, needed)
+        return None
     if room.held_bytes and needed.total_bytes <= room.free_without_workers_bytes:
         return _busy(needed, room)
     return _too_large(needed, room)
+
+
+def _contradiction(model: ModelFacts, rooms: Sequence[Room], backend: Backend, options: DeviceOptions) -> Refusal | None:
+    """What is asked for and contradicts itself, the devices or the model."""
+    try:
+        check_device_options(backend, tuple(room.device.device_id for room in rooms), options)
+    except RbeesError as error:
+        return Refusal(error.code, error.message, error.details)
+    for field_, kv_type, length in (
+        ("kv_type_k", options.kv_type_k, model.key_length),
+        ("kv_type_v", options.kv_type_v, model.value_length),
+    ):
+        if not fits_heads(kv_type, length):
+            return Refusal(
+                ErrorCode.MODEL_INCOMPATIBLE,
+                f"The model's heads are {length} long, which {kv_type} cannot store in whole blocks; ask for {DEFAULT_KV_TYPE}.",
+                {"field": field_, "head_length": length},
+            )
+    return None
 
 
 def _unhealthy(device: Device) -> Refusal:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rbees.host.fit import Fit, Refusal, Room, fit
+from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.pools import Device, ModelFacts
 from rbees.protocol.workers import Backend
@@ -23,6 +24,7 @@ class Wish:
     devices: tuple[str, ...]
     ctx: int | None
     slots: int
+    options: DeviceOptions = NOTHING_ASKED
 
 
 def preflight(
@@ -35,7 +37,8 @@ def preflight(
     candidates = _candidates(backend, wish, rooms)
     if isinstance(candidates, Refusal):
         return candidates
-    answers = [_try(model, wish, room, backend, default_ctx, problems) for room in candidates]
+    host = next((room for room in rooms if room.device.backend == "cpu"), None)
+    answers = [_try(model, wish, group, backend, host, default_ctx, problems) for group in candidates]
     return next((answer for answer in answers if isinstance(answer, Fit)), None) or _most_telling(answers)
 
 
@@ -55,40 +58,60 @@ def _backend(model: ModelFacts, wish: Wish) -> Backend | Refusal | None:
     return wish.backend
 
 
-def _candidates(backend: Backend | None, wish: Wish, rooms: Sequence[Room]) -> Sequence[Room] | Refusal:
-    if len(wish.devices) > 1:
-        return _invalid("A worker uses one device; name only one.", rooms)
+def _candidates(backend: Backend | None, wish: Wish, rooms: Sequence[Room]) -> Sequence[Sequence[Room]] | Refusal:
+    """Rooms that may serve the model, the best first; those of one group together, because they were named together."""
     if wish.devices:
-        named = [room for room in rooms if room.device.device_id == wish.devices[0]]
-        if not named:
-            return _invalid(f"This pool has no device {wish.devices[0]!r}.", rooms)
-        if backend is not None and not runs_on(backend, named[0].device):
-            return _invalid(f"The backend {backend} does not run on {wish.devices[0]}.", rooms)
-        return named
+        return _named(backend, wish, rooms)
     fitting = [room for room in rooms if backend is None or runs_on(backend, room.device)]
     if not fitting:
         return _unavailable(f"This pool has no device for the backend {backend}.")
-    return sorted(fitting, key=lambda room: (not room.device.healthy, room.device.backend == "cpu", -room.free_bytes))
+    return [[room] for room in sorted(fitting, key=lambda r: (not r.device.healthy, r.device.backend == "cpu", -r.free_bytes))]
+
+
+def _named(backend: Backend | None, wish: Wish, rooms: Sequence[Room]) -> Sequence[Sequence[Room]] | Refusal:
+    known = {room.device.device_id: room for room in rooms}
+    for name in wish.devices:
+        if name not in known:
+            return _invalid(f"This pool has no device {name!r}.", rooms)
+        if backend is not None and not runs_on(backend, known[name].device):
+            return _invalid(f"The backend {backend} does not run on {name}.", rooms)
+    return [[known[name] for name in wish.devices]]
 
 
 def _try(
     model: ModelFacts,
     wish: Wish,
-    room: Room,
+    rooms: Sequence[Room],
     backend: Backend | None,
+    host: Room | None,
     default_ctx: int,
     problems: Mapping[Backend, str | None],
 ) -> Fit | Refusal:
-    chosen = backend or room.device.backend
+    chosen = backend or rooms[0].device.backend
     problem = problems.get(chosen)
     if problem is not None:
         return _unavailable(problem)
-    return fit(model, room, backend=chosen, ctx=wish.ctx, slots=wish.slots, default_ctx=default_ctx)
+    return fit(
+        model,
+        rooms,
+        backend=chosen,
+        ctx=wish.ctx,
+        slots=wish.slots,
+        default_ctx=default_ctx,
+        options=wish.options,
+        host=host,
+    )
 
 
 def _most_telling(answers: Sequence[Fit | Refusal]) -> Refusal:
     """Of several refusals, the one that is nearest to success."""
-    order = [ErrorCode.DEVICE_BUSY, ErrorCode.INSUFFICIENT_VRAM, ErrorCode.MODEL_INCOMPATIBLE, ErrorCode.BACKEND_UNAVAILABLE]
+    order = [
+        ErrorCode.DEVICE_BUSY,
+        ErrorCode.INSUFFICIENT_VRAM,
+        ErrorCode.MODEL_INCOMPATIBLE,
+        ErrorCode.BACKEND_UNAVAILABLE,
+        ErrorCode.INVALID_REQUEST,
+    ]
     refusals = [answer for answer in answers if isinstance(answer, Refusal)]
     return min(refusals, key=lambda refusal: (order.index(refusal.code), refusal.details.get("missing_bytes", 0)))
 

@@ -25,11 +25,20 @@ class ProcessRecord(Message, frozen=True, kw_only=True):
 
     spec: WorkerSpec
     reserved_bytes: int
+    """On all its devices together."""
+    reserved: dict[str, int] = {}
+    """By device id; empty in the records of earlier versions, whose workers used one device."""
     started_at_ms: int
     pid: int | None = None
     started: str | None = None
     """Tells this process from a later one with the same id; see `process.identify`."""
     was_ready: bool = False
+
+    def reserved_on(self, device_id: str) -> int:
+        """Bytes that are set aside for it on a device."""
+        if self.reserved:
+            return self.reserved.get(device_id, 0)
+        return self.reserved_bytes // len(self.spec.devices) if device_id in self.spec.devices else 0
 
 
 class ProcessTable:

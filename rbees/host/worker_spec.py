@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from rbees.protocol.codec import Message
+from rbees.protocol.device_options import DeviceOptions
 from rbees.protocol.workers import Backend
 
 PROGRAM: Final = ("-P", "-m", "rbees", "workerd", "serve")
@@ -49,7 +49,7 @@ FIXED_ENVIRONMENT: Final = {
 }
 
 
-class WorkerSpec(Message, frozen=True, kw_only=True):
+class WorkerSpec(DeviceOptions, frozen=True, kw_only=True):
     """One worker process to start, or found running."""
 
     worker_id: str
@@ -60,6 +60,7 @@ class WorkerSpec(Message, frozen=True, kw_only=True):
     model_sha256: str
     backend: Backend
     device: str
+    """Its id, or the ids of several with commas between them."""
     slots: int
     ctx: int
     """KV cells per sequence."""
@@ -77,6 +78,11 @@ class WorkerSpec(Message, frozen=True, kw_only=True):
     tls_key_file: str | None = None
     tls_ca_file: str | None = None
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The ids of the devices that it uses."""
+        return tuple(self.device.split(","))
+
 
 _VALUES: Final = {
     "worker_id": "--worker-id",
@@ -89,6 +95,13 @@ _VALUES: Final = {
     "slots": "--slots",
     "ctx": "--ctx",
     "threads": "--threads",
+    "gpu_layers": "--gpu-layers",
+    "split_mode": "--split-mode",
+    "main_gpu": "--main-gpu",
+    "flash_attention": "--flash-attention",
+    "kv_type_k": "--kv-type-k",
+    "kv_type_v": "--kv-type-v",
+    "load_mode": "--load-mode",
     "bind": "--bind",
     "port": "--port",
     "callback_url": "--callback-url",
@@ -98,12 +111,14 @@ _VALUES: Final = {
     "tls_key_file": "--tls-key-file",
     "tls_ca_file": "--tls-ca-file",
 }
+_LISTS: Final = {"tensor_split": "--tensor-split"}
 _SWITCHES: Final = {"safe_mode": "--safe-mode", "insecure_lan": "--insecure-lan"}
 
 
 def arguments(spec: WorkerSpec, secret_fd: int | None) -> list[str]:
     """The arguments after the interpreter, as an argument list."""
     words = [f"{flag}={value}" for name, flag in _VALUES.items() if (value := getattr(spec, name)) is not None]
+    words += [f"{flag}={','.join(map(str, value))}" for name, flag in _LISTS.items() if (value := getattr(spec, name))]
     if secret_fd is not None:
         words.append(f"--secret-fd={secret_fd}")
     switches = [flag for name, flag in _SWITCHES.items() if getattr(spec, name)]
@@ -117,6 +132,7 @@ def read_arguments(command_line: Sequence[str]) -> WorkerSpec | None:
         return None
     given = dict(word.split("=", 1) for word in words[1 + len(PROGRAM) :] if "=" in word)
     found: dict[str, object] = {name: given[flag] for name, flag in _VALUES.items() if flag in given}
+    found |= {name: given[flag].split(",") for name, flag in _LISTS.items() if flag in given}
     found |= {name: flag in words for name, flag in _SWITCHES.items()}
     try:
         return msgspec.convert(found, WorkerSpec, strict=False)

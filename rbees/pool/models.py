@@ -46,7 +46,7 @@ async def list_(pool: PooldClient, *, as_json: bool) -> None:
 @asks_poold
 async def info(pool: PooldClient, *, model: str, ctx: int | None, slots: int, as_json: bool) -> None:
     """Show what a model's header says and how much memory a worker would need."""
-    from rbees.host.fit import demand
+    from rbees.host.demand import demand
 
     facts = _find(await pool.models(), model)
     if as_json:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
+import msgspec
 
 from rbees.pool.target import asks_poold
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.workers import Backend
+from rbees.service.device_flags import device_flags, take_device_options
 from rbees.terminal.notes import notes
 from rbees.terminal.output import print_json, print_table
 from rbees.terminal.quantities import bytes_text
@@ -45,9 +47,10 @@ async def list_(pool: PooldClient, *, as_json: bool) -> None:
 @click.argument("backend", required=False, type=click.Choice(get_args(Backend)))
 @click.option("--model", "model_ref", required=True, help="Alias, `hf:` or `file:` reference.")
 @click.option("--gpu", type=click.IntRange(0), help="Index of the accelerator.")
-@click.option("--device", help="Device by its id, such as cuda:1.")
+@click.option("--device", help="Device by its id, such as cuda:1, or several as cuda:0,cuda:1.")
 @click.option("--ctx", type=click.IntRange(64), help="Most tokens of one sequence.")
 @click.option("--slots", type=click.IntRange(1, 256), help="Sequences served at once.")
+@device_flags
 @click.option("--wait/--no-wait", default=True, help="Wait until the model is loaded.  [default: wait]")
 @asks_poold
 async def spawn(
@@ -61,11 +64,19 @@ async def spawn(
     slots: int | None,
     wait: bool,
     as_json: bool,
+    **flags: Any,
 ) -> None:
     """Start a worker and print its id. Without a backend the pool takes the device that fits best."""
     from rbees.protocol.pools import SpawnCommand
 
-    request = SpawnCommand(model_ref=model_ref, backend=backend, devices=_devices(backend, gpu, device), ctx=ctx, slots=slots)
+    request = SpawnCommand(
+        model_ref=model_ref,
+        backend=backend,
+        devices=_devices(backend, gpu, device),
+        ctx=ctx,
+        slots=slots,
+        **msgspec.structs.asdict(take_device_options(flags)),
+    )
     answer = await pool.spawn(request)
     if wait:
         await _wait_ready(pool, answer.worker_id, silent=as_json)
@@ -107,7 +118,7 @@ def _devices(backend: Backend | None, gpu: int | None, device: str | None) -> tu
     if gpu is not None and device is not None:
         raise click.UsageError("--gpu and --device name the same thing; give one of them.")
     if gpu is None:
-        return (device,) if device else ()
+        return tuple(device.split(",")) if device else ()
     if backend not in ("cuda", "metal"):
         raise click.UsageError("--gpu needs the backend cuda or metal before it.")
     return (f"{backend}:{gpu}",)

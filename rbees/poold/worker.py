@@ -109,10 +109,9 @@ class Worker:
         """True of an adopted process that was ready and has not answered yet: it lives, but nobody can call it."""
         return self._life.was_ready and self._life.state in lifecycle.LOADING
 
-    @property
-    def pending_bytes(self) -> int:
-        """Reserved and not yet visible in the device's free memory."""
-        return self._record.reserved_bytes if self._life.is_loading else 0
+    def pending_on(self, device_id: str) -> int:
+        """Bytes that are reserved on a device and not yet visible in its free memory."""
+        return self._record.reserved_on(device_id) if self._life.is_loading else 0
 
     def facts(self) -> WorkerFacts:
         """The worker as it is reported."""
@@ -123,7 +122,7 @@ class Worker:
             model_ref=spec.model_ref,
             model_sha256=spec.model_sha256,
             backend=spec.backend,
-            devices=(spec.device,),
+            devices=spec.devices,
             slots=spec.slots,
             ctx=spec.ctx,
             pid=None if self._gone.is_set() else self._process.identity.pid,

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+import msgspec
+
 from rbees.host import lifecycle, worker_log
 from rbees.host.backends import Installation
-from rbees.host.fit import Fit, Refusal, Room
+from rbees.host.fit import Fit, Refusal, Room, usable_for
 from rbees.host.model_store import ModelStore, StoredModel
 from rbees.host.ports import choose_port
 from rbees.host.preflight import Wish, preflight
@@ -25,6 +27,7 @@ from rbees.host.process import Identity, WorkerProcess, find_workers, is_running
 from rbees.host.process_table import ProcessRecord
 from rbees.host.worker_spec import WorkerSpec
 from rbees.poold.worker import Surroundings, Worker, not_the_worker, start
+from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions, options_of, with_defaults
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.ids import WORKER_ID_PATTERN
 from rbees.protocol.pools import Device, SpawnCommand, WorkerFacts
@@ -58,6 +61,7 @@ class Policy:
     runtime_dir: Path
     own_url: Callable[[], str]
     """Where workers call back."""
+    default_options: DeviceOptions = NOTHING_ASKED
     insecure_lan: bool = False
     tls_cert_file: str | None = None
     tls_key_file: str | None = None
@@ -249,6 +253,7 @@ class Supervisor:
             record = ProcessRecord(
                 spec=self._spec(worker_id, model, fit),
                 reserved_bytes=fit.demand.total_bytes,
+                reserved=fit.reserved,
                 started_at_ms=self._around.clock.unix_ms(),
             )
             await self._start(record)
@@ -273,7 +278,8 @@ class Supervisor:
         )
 
     def _preflight(self, request: SpawnCommand, model: StoredModel) -> Fit:
-        wish = Wish(request.backend, request.devices, request.ctx, request.slots or self._policy.default_slots)
+        options = with_defaults(options_of(request), usable_for(model.facts, self._policy.default_options))
+        wish = Wish(request.backend, request.devices, request.ctx, request.slots or self._policy.default_slots, options)
         problems = self._installation.problems
         answer = preflight(model.facts, wish, self._rooms(), default_ctx=self._policy.default_ctx, problems=problems)
         if isinstance(answer, Refusal):
@@ -284,11 +290,11 @@ class Supervisor:
         return [self._room(device) for device in self._devices()]
 
     def _room(self, device: Device) -> Room:
-        on_it = [worker for worker in self._workers.values() if worker.record.spec.device == device.device_id]
+        workers = self._workers.values()
         return Room(
             device,
-            held_bytes=sum(worker.record.reserved_bytes for worker in on_it),
-            pending_bytes=sum(worker.pending_bytes for worker in on_it),
+            held_bytes=sum(worker.record.reserved_on(device.device_id) for worker in workers),
+            pending_bytes=sum(worker.pending_on(device.device_id) for worker in workers),
             reserve_bytes=self._policy.reserve_bytes,
         )
 
@@ -302,7 +308,7 @@ class Supervisor:
             model_ref=model.facts.ref,
             model_sha256=model.facts.sha256,
             backend=fit.backend,
-            device=fit.device.device_id,
+            device=",".join(device.device_id for device in fit.devices),
             slots=fit.slots,
             ctx=fit.ctx,
             threads=self._threads(fit.device),
@@ -315,6 +321,7 @@ class Supervisor:
             tls_cert_file=policy.tls_cert_file,
             tls_key_file=policy.tls_key_file,
             tls_ca_file=policy.tls_ca_file,
+            **msgspec.structs.asdict(fit.options),
         )
 
     def _threads(self, device: Device) -> int | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from rbees.protocol.codec import Message, Request
+from rbees.protocol.device_options import DeviceOptions
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.workers import Backend, MemoryArchitecture, WorkerReady, WorkerState
 
@@ -131,7 +132,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     unusable: tuple[UnusableModel, ...] = ()
 
 
-class SpawnCommand(Message, frozen=True, kw_only=True):
+class SpawnCommand(DeviceOptions, frozen=True, kw_only=True):
     """`POST /workers/spawn` on a pool; asking again with the same `worker_id` starts nothing new."""
 
     model_ref: str
@@ -140,6 +141,7 @@ class SpawnCommand(Message, frozen=True, kw_only=True):
     model_sha256: str | None = None
     backend: Backend | None = None
     devices: tuple[str, ...] = ()
+    """Ids of the devices to use; several spread the model over them."""
     ctx: Annotated[int, msgspec.Meta(ge=64, le=16_777_216)] | None = None
     """KV cells per sequence; default: the model's trained length, within the pool's limit."""
     slots: Annotated[int, msgspec.Meta(ge=1, le=256)] | None = None

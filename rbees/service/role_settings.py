@@ -11,6 +11,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from rbees.protocol.device_options import FlashAttention, KvType, LoadMode, needs_flash_attention
+
 
 def _about(text: str, *, gt: float | None = None, ge: float | None = None, le: float | None = None) -> msgspec.Meta:
     if gt is not None:
@@ -85,12 +87,20 @@ class PooldSettings(DaemonSettings, frozen=True, kw_only=True):
     default_ctx: Annotated[
         int, _about("Most KV cells per sequence unless the spawn says; models trained for less get less.", ge=64)
     ] = 4_096
+    default_flash_attention: Annotated[FlashAttention, _about("Flash attention of workers unless the spawn says.")] = "auto"
+    default_kv_type_k: Annotated[KvType, _about("How workers store keys unless the spawn says.")] = "f16"
+    default_kv_type_v: Annotated[KvType, _about("How workers store values unless the spawn says.")] = "f16"
+    default_load_mode: Annotated[LoadMode, _about("How workers read weights unless the spawn says.")] = "auto"
     load_timeout_s: Annotated[float, _about("A worker that has not loaded its model after so long is stopped.", gt=0)] = 600.0
     memory_reserve_bytes: Annotated[int, _about("Memory that preflight leaves free on each device.", ge=0)] = 256 * 1024 * 1024
 
     def __post_init__(self) -> None:
         if self.worker_port_last < self.worker_port_first:
             raise ValueError("`worker_port_last` lies below `worker_port_first`")
+        if self.default_flash_attention == "off" and needs_flash_attention(self.default_kv_type_v):
+            raise ValueError(
+                f"`default_kv_type_v` {self.default_kv_type_v} needs flash attention, which `default_flash_attention` forbids"
+            )
 
 
 class CtlSettings(msgspec.Struct, frozen=True, kw_only=True):

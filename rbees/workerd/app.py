@@ -201,6 +201,7 @@ class Worker:
             cells=config.kv_cells,
             threads=config.threads,
             safe_mode=config.safe_mode,
+            options=config.options,
         )
         backend = await asyncio.to_thread(load_backend, spec, self._on_progress)
         load_ms = round((time.monotonic() - began) * 1000, 3)

@@ -15,11 +15,13 @@ from urllib.parse import urlsplit
 import click
 
 from rbees.protocol.codec import encode
+from rbees.protocol.device_options import DeviceOptions, check_device_options
 from rbees.protocol.errors import ErrorCode, ErrorEnvelope, RbeesError
 from rbees.protocol.workers import Backend
 from rbees.service import folders, logs
 from rbees.service.clock import SystemClock
 from rbees.service.daemon import run_daemon
+from rbees.service.device_flags import device_flags, take_device_options
 from rbees.service.identity import Identities
 from rbees.workerd.config import WorkerConfig
 
@@ -45,7 +47,8 @@ def command(context: click.Context) -> None:
 @click.option("--model-ref", help="Name of the model in events and reports.  [default: file:MODEL]")
 @click.option("--model-sha256", help="Digest of the file, passed on in reports.")
 @click.option("--backend", type=click.Choice(get_args(Backend)), default="cpu", show_default=True, help="What computes.")
-@click.option("--device", help="Backend's name and index, such as cuda:1.  [default: the backend's first]")
+@click.option("--device", help="Such as cuda:1; several as cuda:0,cuda:1.  [default: the backend's first]")
+@device_flags
 @click.option("--slots", type=click.IntRange(1, 256), default=4, show_default=True, help="Sequences served at once.")
 @click.option("--ctx", type=click.IntRange(16), default=4096, show_default=True, help="Most tokens of one sequence.")
 @click.option("--kv-cells", type=click.IntRange(16), help="KV cells that all slots share.  [default: slots × ctx]")
@@ -109,7 +112,9 @@ def _serve(config: WorkerConfig, secret: str) -> int:
 
 def _config(flags: dict[str, Any]) -> WorkerConfig:
     model: Path = flags["model"].absolute()
-    backend = flags["backend"]
+    backend, options = flags["backend"], take_device_options(flags)
+    device = flags["device"] or {"cuda": "cuda:0", "metal": "metal:0"}.get(backend, "cpu")
+    _check_options(backend, device, options)
     if flags["kv_cells"] is not None and flags["kv_cells"] < flags["ctx"]:
         raise RbeesError(ErrorCode.CONFIGURATION, "`--kv-cells` must be at least `--ctx`, or no sequence could fill its context.")
     if flags["worker_id"] is not None and not _WORKER_ID.fullmatch(flags["worker_id"]):
@@ -118,12 +123,26 @@ def _config(flags: dict[str, Any]) -> WorkerConfig:
     defaults: dict[str, Any] = {
         "model": model,
         "model_ref": flags["model_ref"] or f"file:{model}",
-        "device": flags["device"] or {"cuda": "cuda:0", "metal": "metal:0"}.get(backend, "cpu"),
+        "device": device,
+        "options": options,
         "worker_id": flags["worker_id"] or Identities(SystemClock()).worker_id(),
         "nonce": flags["nonce"] or secrets.token_hex(8),
         "runtime_dir": folders.make_private_folder(flags["runtime_dir"]) if flags["runtime_dir"] else folders.runtime_folder(),
     }
     return WorkerConfig(**{**flags, **defaults})
+
+
+def _check_options(backend: str, device: str, options: DeviceOptions) -> None:
+    """What `check_device_options` refuses, said of flags.
+
+    Raises:
+        RbeesError: CONFIGURATION
+    """
+    try:
+        check_device_options(backend, tuple(device.split(",")), options)
+    except RbeesError as error:
+        flags = re.sub(r"`([a-z]+(?:_[a-z]+)*)`", lambda name: f"`--{name[1].replace('_', '-')}`", error.message)
+        raise RbeesError(ErrorCode.CONFIGURATION, flags) from None
 
 
 def _check_callback_url(url: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rbees.protocol.device_options import DeviceOptions
 from rbees.protocol.workers import Backend
 
 DRAIN_TIMEOUT_S = 30.0
@@ -26,6 +27,7 @@ class WorkerConfig:
     kv_cells: int | None
     threads: int | None
     safe_mode: bool
+    options: DeviceOptions
     bind: str
     port: int
     callback_url: str | None

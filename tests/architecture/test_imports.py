@@ -10,6 +10,7 @@ from tests.architecture.sources import ROOT, imported, modules
 
 PURE = (
     "rbees.orcd.scheduler",
+    "rbees.host.demand",
     "rbees.host.fit",
     "rbees.host.lifecycle",
     "rbees.workerd.engine.sequence",

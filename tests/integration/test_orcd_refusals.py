@@ -144,6 +144,13 @@ def test_a_slip_in_a_spawn_is_refused_by_name(cluster: Cluster, prefix: str) -> 
     assert "slot" in error["message"]
 
 
+def test_device_options_of_a_spawn_reach_the_pool(cluster: Cluster) -> None:
+    (pool,) = cluster.pools()
+    path = f"/v2/pools/{pool['pool_id']}/workers/spawn"
+    error = _refused(request("POST", cluster.url + path, {"model_ref": cluster.model, "gpu_layers": 3}), 400, "INVALID_REQUEST")
+    assert error["details"]["field"] == "gpu_layers"
+
+
 def test_a_second_pool_under_a_live_id_is_refused(cluster: Cluster) -> None:
     (pool,) = cluster.pools()
     rival = {

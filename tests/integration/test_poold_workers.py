@@ -222,6 +222,10 @@ def test_spawns_that_are_refused(host: PoolHost) -> None:
         ({"model_ref": "tiny", "ctx": 1_000_000}, 422, "MODEL_INCOMPATIBLE"),
         ({"model_ref": "tiny", "devices": ["cuda:99"]}, 400, "INVALID_REQUEST"),
         ({"model_ref": "tiny", "backend": "metal"}, 422, "BACKEND_UNAVAILABLE"),
+        ({"model_ref": "tiny", "gpu_layers": 4}, 400, "INVALID_REQUEST"),
+        ({"model_ref": "tiny", "kv_type_k": "q2_k"}, 400, "INVALID_REQUEST"),
+        ({"model_ref": "tiny", "kv_type_v": "q8_0", "flash_attention": "off"}, 400, "INVALID_REQUEST"),
+        ({"model_ref": "tiny", "kv_type_k": "q8_0"}, 422, "MODEL_INCOMPATIBLE"),
         ({"model_ref": "bees", "backend": "cuda"}, 422, "MODEL_INCOMPATIBLE"),
         ({"model_ref": "bees", "worker_id": "../../etc/x"}, 400, "INVALID_REQUEST"),
         ({"model_ref": "bees", "slots": 0}, 400, "INVALID_REQUEST"),
@@ -408,9 +412,14 @@ def test_the_operators_own_command(host: PoolHost) -> None:
     daemon = host.serve()
     tool = ["--poold-url", daemon.url]
     assert "cpu" in host.home.run("status", *tool, program="rbees-pool").stdout
-    spawned = host.home.run("worker", "spawn", "--model", "bees", *tool, program="rbees-pool")
+    refused = host.home.run("worker", "spawn", "--model", "bees", "--gpu-layers", "3", *tool, program="rbees-pool")
+    assert (refused.returncode, "`gpu_layers` is for cuda and metal" in refused.stderr) == (2, True)
+    options = ["--kv-type-k", "q8_0", "--load-mode", "none", "--gpu-layers", "all"]
+    spawned = host.home.run("worker", "spawn", "--model", "bees", *options, *tool, program="rbees-pool")
     assert spawned.returncode == 0, spawned.said
     worker_id = spawned.stdout.strip()
+    words = psutil.Process(host.worker(worker_id)["pid"]).cmdline()
+    assert {"--kv-type-k=q8_0", "--kv-type-v=f16", "--load-mode=none"} <= set(words)
     listed = host.home.run("worker", "list", "--json", *tool, program="rbees-pool").json
     assert [worker["worker_id"] for worker in listed["workers"]] == [worker_id]
     assert "model_loaded" in host.home.run("worker", "logs", worker_id, *tool, program="rbees-pool").stdout

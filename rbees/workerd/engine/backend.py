@@ -12,6 +12,7 @@ from typing import Final, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions
 from rbees.protocol.workers import Backend as BackendName
 from rbees.protocol.workers import MemoryArchitecture
 
@@ -33,7 +34,7 @@ class LoadSpec:
     path: str
     backend: BackendName
     device: str
-    """`cpu`, `cuda:0`, `metal:0`: the backend's name, then its own index."""
+    """`cpu`, `cuda:0`, `metal:0`: the backend's name, then its own index; several with commas between them."""
     slots: int
     ctx: int
     """Most tokens of one sequence; less where the model was trained for less."""
@@ -43,6 +44,13 @@ class LoadSpec:
     """Compute threads; unset: one per physical core this process may use."""
     safe_mode: bool = False
     """Avoid the fast kernels that are known to kill the process on some virtual machines."""
+    options: DeviceOptions = NOTHING_ASKED
+    """How weights and KV cells are laid on the devices."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices by name."""
+        return tuple(self.device.split(","))
 
 
 def slots_for(running: int) -> int:

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from rbees.host.fit import Fit, Refusal, Room, demand, fit
+from rbees.host.demand import demand
+from rbees.host.fit import Fit, Refusal, Room, fit, usable_for
 from rbees.host.preflight import Wish, preflight
+from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.pools import Device, ModelFacts
 from rbees.protocol.workers import Backend
@@ -27,8 +29,10 @@ def ask(
     devices: tuple[str, ...] = (),
     ctx: int | None = None,
     problems: dict[Backend, str | None] | None = None,
+    options: DeviceOptions = NOTHING_ASKED,
 ) -> Fit | Refusal:
-    return preflight(of or model(), Wish(backend, devices, ctx, 4), rooms, default_ctx=CTX, problems=problems or {})
+    wish = Wish(backend, devices, ctx, 4, options)
+    return preflight(of or model(), wish, rooms, default_ctx=CTX, problems=problems or {})
 
 
 def test_the_kv_cache_is_counted_exactly() -> None:
@@ -46,19 +50,19 @@ def test_more_slots_and_more_context_never_need_less() -> None:
 
 
 def test_it_fits() -> None:
-    answer = fit(model(), room(device()), backend="cpu", ctx=None, slots=4, default_ctx=CTX)
+    answer = fit(model(), [room(device())], backend="cpu", ctx=None, slots=4, default_ctx=CTX)
     assert isinstance(answer, Fit)
     assert (answer.ctx, answer.slots, answer.backend) == (CTX, 4, "cpu")
 
 
 def test_context_is_the_trained_length_where_that_is_less() -> None:
-    answer = fit(model(context_length=1024), room(device()), backend="cpu", ctx=None, slots=1, default_ctx=CTX)
+    answer = fit(model(context_length=1024), [room(device())], backend="cpu", ctx=None, slots=1, default_ctx=CTX)
     assert isinstance(answer, Fit)
     assert answer.ctx == 1024
 
 
 def test_too_large_says_by_how_much() -> None:
-    answer = fit(model(), room(device(free=3 * GIB)), backend="cpu", ctx=None, slots=4, default_ctx=CTX)
+    answer = fit(model(), [room(device(free=3 * GIB))], backend="cpu", ctx=None, slots=4, default_ctx=CTX)
     assert isinstance(answer, Refusal)
     assert answer.code is ErrorCode.INSUFFICIENT_VRAM
     needed = demand(model(), ctx=CTX, slots=4).total_bytes
@@ -69,7 +73,7 @@ def test_too_large_says_by_how_much() -> None:
 
 
 def test_what_others_hold_makes_the_device_busy() -> None:
-    answer = fit(model(), room(device(), held=6 * GIB), backend="cpu", ctx=None, slots=4, default_ctx=CTX)
+    answer = fit(model(), [room(device(), held=6 * GIB)], backend="cpu", ctx=None, slots=4, default_ctx=CTX)
     assert isinstance(answer, Refusal)
     assert answer.code is ErrorCode.DEVICE_BUSY
     assert answer.details["held_by_workers_bytes"] == 6 * GIB
@@ -116,6 +120,9 @@ def test_unhealthy_devices_are_passed_over_and_refused_by_name() -> None:
     [
         ({"devices": ("cuda:7",)}, ErrorCode.INVALID_REQUEST),
         ({"devices": ("cpu", "cpu")}, ErrorCode.INVALID_REQUEST),
+        ({"options": DeviceOptions(gpu_layers=3)}, ErrorCode.INVALID_REQUEST),
+        ({"options": DeviceOptions(kv_type_v="q8_0", flash_attention="off")}, ErrorCode.INVALID_REQUEST),
+        ({"of": model(key_length=80), "options": DeviceOptions(kv_type_k="q8_0")}, ErrorCode.MODEL_INCOMPATIBLE),
         ({"devices": ("cpu",), "backend": "cuda"}, ErrorCode.INVALID_REQUEST),
         ({"backend": "metal"}, ErrorCode.BACKEND_UNAVAILABLE),
         ({"backend": "scripted"}, ErrorCode.MODEL_INCOMPATIBLE),
@@ -140,3 +147,75 @@ def test_of_several_refusals_the_nearest_to_success_is_told() -> None:
     answer = ask(room(device("cuda:0", free=GIB)), room(device("cuda:1", free=2 * GIB)), backend="cuda")
     assert isinstance(answer, Refusal)
     assert answer.details["device_id"] == "cuda:1"
+
+
+def test_kv_types_change_what_the_cache_takes() -> None:
+    plain = demand(model(), ctx=CTX, slots=4)
+    eight_bits = demand(model(), ctx=CTX, slots=4, options=DeviceOptions(kv_type_k="q8_0", kv_type_v="q8_0"))
+    mixed = demand(model(), ctx=CTX, slots=4, options=DeviceOptions(kv_type_k="f32"))
+    assert eight_bits.kv_bytes == plain.kv_bytes * 34 // 64
+    assert mixed.kv_bytes == plain.kv_bytes * 3 // 2
+    assert eight_bits.compute_bytes == plain.compute_bytes
+
+
+def test_without_flash_attention_computing_takes_more() -> None:
+    plain = demand(model(), ctx=CTX, slots=4)
+    without = demand(model(), ctx=CTX, slots=4, options=DeviceOptions(flash_attention="off"))
+    assert without.compute_bytes - plain.compute_bytes == 512 * 4 * CTX * 32 * 4
+
+
+def test_a_model_that_is_too_large_fits_with_a_part_of_its_layers() -> None:
+    small, main = room(device("cuda:0", free=4 * GIB)), room(device("cpu"))
+    assert isinstance(ask(small, main, backend="cuda"), Refusal)
+    answer = ask(small, main, backend="cuda", options=DeviceOptions(gpu_layers=10))
+    assert isinstance(answer, Fit)
+    assert answer.devices[0].device_id == "cuda:0"
+    assert answer.reserved["cuda:0"] == answer.demand.total_bytes < 4 * GIB
+    whole = demand(model(), ctx=CTX, slots=4)
+    assert answer.demand.kv_bytes == pytest.approx(whole.kv_bytes * 9 / 32, abs=2)
+    assert answer.reserved["cpu"] + answer.demand.weights_bytes + answer.demand.kv_bytes >= whole.weights_bytes + whole.kv_bytes
+    assert whole.total_bytes == demand(model(), ctx=CTX, slots=4, options=DeviceOptions(gpu_layers=33)).total_bytes
+
+
+def test_layers_that_stay_in_main_memory_must_fit_there() -> None:
+    answer = ask(
+        room(device("cuda:0", free=4 * GIB)), room(device("cpu", free=GIB)), backend="cuda", options=DeviceOptions(gpu_layers=4)
+    )
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.details["device_id"]) == (ErrorCode.INSUFFICIENT_VRAM, "cpu")
+
+
+def test_a_model_that_no_device_holds_is_spread_over_several() -> None:
+    rooms = [room(device(f"cuda:{i}", free=(6 - 2 * i) * GIB)) for i in range(2)]
+    assert isinstance(ask(*rooms), Refusal)
+    answer = ask(*rooms, devices=("cuda:0", "cuda:1"))
+    assert isinstance(answer, Fit)
+    assert [found.device_id for found in answer.devices] == ["cuda:0", "cuda:1"]
+    first, second = answer.options.tensor_split
+    assert first / second == pytest.approx((6 * GIB - 256 * MIB) / (4 * GIB - 256 * MIB), rel=0.01)
+    assert sum(answer.reserved.values()) == answer.demand.total_bytes
+    assert answer.reserved["cuda:0"] > answer.reserved["cuda:1"]
+    whole = demand(model(), ctx=CTX, slots=4)
+    assert answer.demand.weights_bytes >= whole.weights_bytes
+    lopsided = ask(*rooms, devices=("cuda:0", "cuda:1"), options=DeviceOptions(tensor_split=(1.0, 9.0)))
+    assert isinstance(lopsided, Refusal)
+    assert (lopsided.code, lopsided.details["device_id"]) == (ErrorCode.INSUFFICIENT_VRAM, "cuda:1")
+
+
+def test_a_device_of_several_that_is_unhealthy_refuses_them_all() -> None:
+    answer = ask(room(device("cuda:0")), room(device("cuda:1", healthy=False, problem="Gone.")), devices=("cuda:0", "cuda:1"))
+    assert isinstance(answer, Refusal)
+    assert answer.code is ErrorCode.BACKEND_UNAVAILABLE
+
+
+def test_options_for_accelerators_pass_the_cpu_over() -> None:
+    options = DeviceOptions(gpu_layers=5)
+    answer = ask(room(device("cpu")), room(device("cuda:0")), options=options)
+    assert isinstance(answer, Fit)
+    assert answer.backend == "cuda"
+
+
+def test_defaults_of_a_pool_that_a_model_cannot_take_are_left_out() -> None:
+    defaults = DeviceOptions(kv_type_k="q8_0", kv_type_v="q8_0", load_mode="mmap")
+    assert usable_for(model(), defaults) == defaults
+    assert usable_for(model(key_length=80, value_length=64), defaults) == DeviceOptions(kv_type_v="q8_0", load_mode="mmap")

@@ -169,3 +169,10 @@ async def test_a_flood_is_cut_down_to_its_last_lines(tmp_path: Path) -> None:
     assert log.read_bytes().startswith(b"line 0")
     assert len(worker_log.read_all(log)) <= 1 << 20
     assert not worker_log.shorten(tmp_path / "none.log")
+
+
+def test_a_record_says_what_is_set_aside_on_each_device() -> None:
+    spread = msgspec.structs.replace(RECORD, reserved_bytes=5, reserved={"cuda:0": 3, "cuda:1": 2})
+    assert [spread.reserved_on(device) for device in ("cuda:0", "cuda:1", "cpu")] == [3, 2, 0]
+    earlier = msgspec.structs.replace(RECORD, reserved_bytes=6)
+    assert [earlier.reserved_on(device) for device in ("cpu", "cuda:0")] == [6, 0]

@@ -29,6 +29,9 @@ def test_a_command_line_can_be_read_back() -> None:
         msgspec.structs.replace(
             SPEC, safe_mode=True, callback_url=None, port=9301, tls_cert_file="/c.pem", insecure_lan=True, threads=2
         ),
+        msgspec.structs.replace(SPEC, kv_type_k="q8_0", kv_type_v="q4_0", flash_attention="on", load_mode="mmap+mlock"),
+        msgspec.structs.replace(SPEC, backend="cuda", device="cuda:0", gpu_layers=0, split_mode="none", main_gpu=0),
+        msgspec.structs.replace(SPEC, backend="cuda", device="cuda:0,cuda:2", split_mode="layer", tensor_split=(3.0, 1.25)),
     ):
         assert read_arguments(["/usr/bin/python3", *arguments(spec, 7)]) == spec
         assert read_arguments(["/usr/bin/python3", *arguments(spec, None)]) == spec
@@ -62,3 +65,8 @@ def test_only_listed_variables_reach_a_worker() -> None:
         "LD_PRELOAD": "/evil.so",
     }
     assert environment(own) == {"PATH": "/bin", "LC_ALL": "C", "RBEES_HOME": "/h", **FIXED_ENVIRONMENT}
+
+
+def test_a_worker_may_use_several_devices() -> None:
+    assert SPEC.devices == ("cpu",)
+    assert msgspec.structs.replace(SPEC, device="cuda:0,cuda:2").devices == ("cuda:0", "cuda:2")

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import psutil
 
+from rbees.protocol.device_options import ACCELERATORS, FlashAttention
 from rbees.service import logs
 from rbees.workerd.engine.abort_flag import make_flag
 from rbees.workerd.engine.backend import (
@@ -22,22 +23,32 @@ from rbees.workerd.engine.backend import (
     slots_for,
 )
 from rbees.workerd.engine.llama.batch import BatchArrays
-from rbees.workerd.engine.llama.facts import is_divisible, kv_bytes, read_facts, sequence_length
+from rbees.workerd.engine.llama.devices import names_of
+from rbees.workerd.engine.llama.facts import is_divisible, read_facts, sequence_length
+from rbees.workerd.engine.llama.footprint import Footprint
+from rbees.workerd.engine.llama.kv_types import check_head_lengths, ggml_type
 from rbees.workerd.engine.llama.library import ll
 from rbees.workerd.engine.llama.log import LibraryLog
 from rbees.workerd.engine.llama.vocabulary import Vocabulary
 
 MAX_ROWS: Final = 512
 _WARM_UP_ROWS: Final = 64
+_FLASH_ATTENTION: Final[dict[FlashAttention, str]] = {
+    "auto": "LLAMA_FLASH_ATTN_TYPE_AUTO",
+    "on": "LLAMA_FLASH_ATTN_TYPE_ENABLED",
+    "off": "LLAMA_FLASH_ATTN_TYPE_DISABLED",
+}
 
 
 class LlamaBackend:
     """One model in one context."""
 
-    def __init__(self, spec: LoadSpec, model: Any, context: Any, keep_alive: tuple[Any, ...]) -> None:
+    def __init__(self, spec: LoadSpec, model: Any, context: Any, footprint: Footprint, keep_alive: tuple[Any, ...]) -> None:
         self._spec = spec
         self._model = model
         self._context = context
+        self._footprint = footprint
+        self._devices = names_of(spec)
         self._keep_alive = keep_alive
         self._flag = keep_alive[0]
         self._vocabulary = Vocabulary(model)
@@ -120,10 +131,10 @@ class LlamaBackend:
         return int(self._flag.progress())
 
     def memory_bytes(self) -> int:
-        """On the CPU what the process holds; on a device weights and KV cells, by their sizes."""
+        """On the CPU what the process holds; on devices the buffers of weights, KV cells and computing."""
         if self._facts.memory_architecture == "ram":
             return int(psutil.Process().memory_info().rss)
-        return int(ll.llama_model_size(self._model)) + kv_bytes(self._model, self._facts.cells)
+        return self._footprint.bytes_on(self._devices)
 
     def close(self) -> None:
         """As `Backend.close`."""
@@ -147,6 +158,8 @@ def make_context(spec: LoadSpec, model: Any, log: LibraryLog) -> LlamaBackend:
     Raises:
         RbeesError: MODEL_INCOMPATIBLE, INSUFFICIENT_VRAM
     """
+    options = spec.options
+    check_head_lengths(options, model)
     flag = make_flag()
     abort = ctypes.cast(flag.function, ll.ggml_abort_callback)
     params = ll.llama_context_default_params()
@@ -158,14 +171,16 @@ def make_context(spec: LoadSpec, model: Any, log: LibraryLog) -> LlamaBackend:
     params.n_outputs_max = params.n_seq_max
     params.n_threads = params.n_threads_batch = spec.threads or _physical_cores()
     params.kv_unified = True
+    params.flash_attn_type = getattr(ll, _FLASH_ATTENTION[options.flash_attention or "auto"])
+    params.type_k, params.type_v = ggml_type(options.kv_type_k), ggml_type(options.kv_type_v)
     params.no_perf = True
-    params.offload_kqv = params.op_offload = spec.backend != "cpu"
+    params.offload_kqv = params.op_offload = spec.backend in ACCELERATORS
     params.abort_callback = abort
     params.abort_callback_data = flag.address
     context = ll.llama_init_from_model(model, params)
     if not context:
         raise log.refusal("llama.cpp cannot make a context for this model; ask for fewer slots or a smaller context.")
-    return LlamaBackend(spec, model, context, (flag, abort))
+    return LlamaBackend(spec, model, context, log.footprint, (flag, abort))
 
 
 def _physical_cores() -> int:

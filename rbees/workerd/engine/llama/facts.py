@@ -18,9 +18,9 @@ def read_facts(spec: LoadSpec, model: Any, context: Any, vocabulary: Vocabulary)
     ctx = sequence_length(spec, model)
     template = ll.llama_model_chat_template(model, None)
     return BackendFacts(
-        architecture=_metadata(model, "general.architecture") or "unknown",
+        architecture=metadata(model, "general.architecture") or "unknown",
         quantization=_quantization(model),
-        tokenizer=_metadata(model, "tokenizer.ggml.model") or "unknown",
+        tokenizer=metadata(model, "tokenizer.ggml.model") or "unknown",
         vocabulary_size=vocabulary.size,
         ctx=ctx,
         cells=spec.cells or ctx * spec.slots,
@@ -53,14 +53,16 @@ def is_divisible(model: Any) -> bool:
     return not recurrent and ll.llama_model_n_swa(model) == 0
 
 
-def kv_bytes(model: Any, cells: int) -> int:
-    """Two bytes (F16) for keys and values of every head, layer and cell."""
-    heads = max(1, ll.llama_model_n_head(model))
-    width = ll.llama_model_n_embd(model) * ll.llama_model_n_head_kv(model) // heads
-    return int(4 * width * ll.llama_model_n_layer(model) * cells)
+def head_lengths(model: Any) -> tuple[int, int]:
+    """Elements of one head's key and of its value."""
+    architecture = metadata(model, "general.architecture")
+    plain = ll.llama_model_n_embd(model) // max(1, ll.llama_model_n_head(model))
+    key, value = (metadata(model, f"{architecture}.attention.{name}_length") for name in ("key", "value"))
+    return int(key or plain), int(value or plain)
 
 
-def _metadata(model: Any, key: str) -> str | None:
+def metadata(model: Any, key: str) -> str | None:
+    """What the file says under `key`, as text; None where it says nothing."""
     buffer = ctypes.create_string_buffer(256)
     length = ll.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
     return buffer.value.decode("utf-8", "replace") if length >= 0 else None
@@ -68,7 +70,7 @@ def _metadata(model: Any, key: str) -> str | None:
 
 def _quantization(model: Any) -> str:
     """The name of the file type that the header states, such as Q4_K_M."""
-    stated = _metadata(model, "general.file_type")
+    stated = metadata(model, "general.file_type")
     prefix = "LLAMA_FTYPE_MOSTLY_"
     names = {str(getattr(ll, name)): name.removeprefix(prefix) for name in dir(ll) if name.startswith(prefix)}
     return {"0": "F32", **names}.get(stated or "", "unknown")

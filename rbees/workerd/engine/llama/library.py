@@ -10,13 +10,14 @@ from rbees.workerd.engine.llama.log import LibraryLog
 
 try:
     import llama_cpp as ll
+    from llama_cpp._ggml import libggml as ggml
 except (ImportError, OSError, RuntimeError):  # Also a shared library that this machine cannot load.
     raise RbeesError(
         ErrorCode.BACKEND_UNAVAILABLE,
         f"llama.cpp is not installed here; run `{install_command('llama')}` (it needs a C++ compiler).",
     ) from None
 
-__all__ = ["ll", "open_library"]
+__all__ = ["ggml", "ll", "open_library"]
 
 _KEPT_FOR_EVER: Final[list[Any]] = []
 """The library holds these without saying so; collecting them would leave it a dangling pointer."""

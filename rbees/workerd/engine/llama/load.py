@@ -5,9 +5,11 @@ from __future__ import annotations
 from rbees.protocol.errors import RbeesError
 from rbees.workerd.engine.backend import CellsExhausted, DecodeFailed, LoadSpec, ProgressCallback
 from rbees.workerd.engine.llama.context import LlamaBackend, make_context
+from rbees.workerd.engine.llama.devices import check_backend
 from rbees.workerd.engine.llama.library import ll, open_library
 from rbees.workerd.engine.llama.log import LibraryLog
-from rbees.workerd.engine.llama.model import check_backend, check_kind, load_model
+from rbees.workerd.engine.llama.model import check_kind, load_model
+from rbees.workerd.engine.llama.residency import drop_mapped_pages
 
 
 def load(spec: LoadSpec, progress: ProgressCallback) -> LlamaBackend:
@@ -27,6 +29,9 @@ def load(spec: LoadSpec, progress: ProgressCallback) -> LlamaBackend:
     except RbeesError:
         ll.llama_model_free(model)
         raise
+    if (spec.options.load_mode or "auto") in ("auto", "mmap"):
+        # Before the warm-up, which brings back what is needed of them.
+        drop_mapped_pages(spec.path)
     try:
         backend.warm_up()
     except (DecodeFailed, CellsExhausted):

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service import logs
+from rbees.workerd.engine.llama.footprint import Footprint
 
 _OUT_OF_MEMORY: Final = re.compile(r"(failed|unable) to allocate|out of memory|insufficient memory", re.IGNORECASE)
 _HARMLESS: Final = re.compile(r"n_ctx_seq \(\d+\) > n_ctx_train")
@@ -21,6 +22,8 @@ class LibraryLog:
         self._line = ""
         self._level = 0
         self._out_of_memory = False
+        self.footprint = Footprint()
+        """What the library has said of the sizes of its buffers."""
 
     def take(self, level: int, text: bytes, _user_data: Any) -> None:
         """The callback: pieces of lines, level 5 going on with the one before."""
@@ -39,6 +42,7 @@ class LibraryLog:
         return RbeesError(ErrorCode.MODEL_INCOMPATIBLE, f"{sentence} The worker's log has the reason.")
 
     def _write(self, line: str) -> None:
+        self.footprint.note(line)
         self._out_of_memory |= _OUT_OF_MEMORY.search(line) is not None
         if not line.strip("."):
             return

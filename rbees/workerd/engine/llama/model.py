@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from typing import Any, Final
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.engine.backend import LoadAbandoned, LoadSpec, ProgressCallback
+from rbees.workerd.engine.llama.devices import DeviceParams
 from rbees.workerd.engine.llama.library import ll
 from rbees.workerd.engine.llama.log import LibraryLog
 
 _SMALLEST_CONTEXT: Final = 16
-_ALL_LAYERS: Final = 10_000
-
-
-def check_backend(spec: LoadSpec) -> None:
-    """Refuse a backend that this build of the library does not have.
-
-    Raises:
-        RbeesError: BACKEND_UNAVAILABLE
-    """
-    if spec.backend == "cpu" or ll.llama_supports_gpu_offload():
-        return
-    flag = "GGML_CUDA" if spec.backend == "cuda" else "GGML_METAL"
-    raise RbeesError(
-        ErrorCode.BACKEND_UNAVAILABLE,
-        f"This llama.cpp was built without {spec.backend}; run "
-        f"`CMAKE_ARGS=-D{flag}=on pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python`.",
-    )
 
 
 def load_model(spec: LoadSpec, progress: ProgressCallback, log: LibraryLog) -> Any:
@@ -48,17 +31,10 @@ def load_model(spec: LoadSpec, progress: ProgressCallback, log: LibraryLog) -> A
     params = ll.llama_model_default_params()
     params.use_extra_bufts = not spec.safe_mode
     params.progress_callback = callback = ll.llama_progress_callback(on_progress)
-    no_devices = (ctypes.c_void_p * 1)(None)
-    if spec.backend == "cpu":
-        # An empty list, so that a library built for a GPU leaves it alone.
-        params.devices = ctypes.addressof(no_devices)
-        params.n_gpu_layers = 0
-    else:
-        params.n_gpu_layers = _ALL_LAYERS
-        params.split_mode = ll.LLAMA_SPLIT_MODE_NONE
-        params.main_gpu = _device_index(spec.device)
+    devices = DeviceParams(spec)
+    devices.fill(params)
     model = ll.llama_model_load_from_file(os.fsencode(spec.path), params)
-    del callback, no_devices
+    del callback, devices
     if model:
         return model
     if abandoned:
@@ -84,8 +60,3 @@ def check_kind(model: Any) -> None:
         raise RbeesError(
             ErrorCode.MODEL_INCOMPATIBLE, "The model does not generate text from text alone; choose a decoder-only model."
         )
-
-
-def _device_index(device: str) -> int:
-    _, _, index = device.partition(":")
-    return int(index) if index.isdigit() else 0
