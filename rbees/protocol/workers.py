@@ -126,6 +126,15 @@ class WorkerReady(Message, frozen=True, kw_only=True):
     safe_mode: bool = False
 
 
+class LoraAdapter(Message, frozen=True, kw_only=True):
+    """An adapter that a worker computes with. Workers of one model whose adapters or scales differ answer differently."""
+
+    name: str
+    """Of its file."""
+    sha256: str
+    scale: float
+
+
 class WorkerHealth(Message, frozen=True, kw_only=True):
     """`GET /health`, from the first moment the port is open."""
 
@@ -155,6 +164,7 @@ class WorkerHealth(Message, frozen=True, kw_only=True):
     decode_tokens_per_second: float | None = None
     load_ms: float | None = None
     safe_mode: bool = False
+    adapters: tuple[LoraAdapter, ...] = ()
     cached_prefixes: tuple[str, ...] = ()
     """Hashes of `prefix_chain`s whose tokens are cached, those of the newest jobs first."""
 

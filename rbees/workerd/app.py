@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from rbees import __version__
 from rbees.clients.http import HttpClient
 from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
-from rbees.protocol.workers import ControlInfo, WorkerHealth, WorkerReady, WorkerState
+from rbees.protocol.workers import ControlInfo, LoraAdapter, WorkerHealth, WorkerReady, WorkerState
 from rbees.service import logs
 from rbees.service.auth import BearerAuth, Token, check_bind, tls_client_context, tls_server_context
 from rbees.service.clock import Clock
@@ -157,6 +157,10 @@ class Worker:
             decode_tokens_per_second=load.decode_tokens_per_second if load else None,
             load_ms=model.load_ms if model else None,
             safe_mode=config.safe_mode,
+            adapters=tuple(
+                LoraAdapter(name=os.path.basename(adapter.path), sha256=adapter.sha256, scale=adapter.scale)
+                for adapter in config.adapters
+            ),
         )
 
     def control_info(self) -> ControlInfo:
@@ -202,6 +206,7 @@ class Worker:
             threads=config.threads,
             safe_mode=config.safe_mode,
             options=config.options,
+            adapters=config.adapters,
         )
         backend = await asyncio.to_thread(load_backend, spec, self._on_progress)
         load_ms = round((time.monotonic() - began) * 1000, 3)

@@ -23,6 +23,7 @@ from rbees.service.clock import SystemClock
 from rbees.service.daemon import run_daemon
 from rbees.service.device_flags import device_flags, take_device_options
 from rbees.service.identity import Identities
+from rbees.workerd.adapters import named_with, read_adapters
 from rbees.workerd.config import WorkerConfig
 
 EXIT_MODEL_NOT_LOADABLE: Final = 65
@@ -53,6 +54,7 @@ def command(context: click.Context) -> None:
 @click.option("--ctx", type=click.IntRange(16), default=4096, show_default=True, help="Most tokens of one sequence.")
 @click.option("--kv-cells", type=click.IntRange(16), help="KV cells that all slots share.  [default: slots × ctx]")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Compute threads.  [default: physical cores]")
+@click.option("--lora", multiple=True, metavar="PATH[=SCALE]", help="Compute with this LoRA adapter; may be given several times.")
 @click.option("--safe-mode", is_flag=True, help="Avoid kernels that kill the process on some virtual machines.")
 @click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Port; 0 takes a free one.")
@@ -120,9 +122,11 @@ def _config(flags: dict[str, Any]) -> WorkerConfig:
     if flags["worker_id"] is not None and not _WORKER_ID.fullmatch(flags["worker_id"]):
         raise RbeesError(ErrorCode.CONFIGURATION, "`--worker-id` names files: use up to 64 letters, digits, `.`, `_` and `-`.")
     _check_callback_url(flags["callback_url"])
+    adapters = read_adapters(flags.pop("lora"))
     defaults: dict[str, Any] = {
         "model": model,
-        "model_ref": flags["model_ref"] or f"file:{model}",
+        "model_ref": flags["model_ref"] or named_with(f"file:{model}", adapters),
+        "adapters": adapters,
         "device": device,
         "options": options,
         "worker_id": flags["worker_id"] or Identities(SystemClock()).worker_id(),

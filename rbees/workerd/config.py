@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rbees.protocol.device_options import DeviceOptions
 from rbees.protocol.workers import Backend
+from rbees.workerd.engine.backend import Adapter
 
 DRAIN_TIMEOUT_S = 30.0
 
@@ -28,6 +29,7 @@ class WorkerConfig:
     threads: int | None
     safe_mode: bool
     options: DeviceOptions
+    adapters: tuple[Adapter, ...]
     bind: str
     port: int
     callback_url: str | None

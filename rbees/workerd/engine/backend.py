@@ -28,6 +28,16 @@ ProgressCallback: TypeAlias = Callable[[float], bool]
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter that is in force from the first token on."""
+
+    path: str
+    scale: float
+    """How strongly it counts; 0 has it count nothing."""
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class LoadSpec:
     """Which file to load and into what shape."""
 
@@ -46,6 +56,7 @@ class LoadSpec:
     """Avoid the fast kernels that are known to kill the process on some virtual machines."""
     options: DeviceOptions = NOTHING_ASKED
     """How weights and KV cells are laid on the devices."""
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def devices(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from rbees.workerd.engine.backend import (
     Rows,
     slots_for,
 )
+from rbees.workerd.engine.llama.adapters import put_in_force
 from rbees.workerd.engine.llama.batch import BatchArrays
 from rbees.workerd.engine.llama.devices import names_of
 from rbees.workerd.engine.llama.facts import is_divisible, read_facts, sequence_length
@@ -152,8 +153,8 @@ class LlamaBackend:
         self.clear()
 
 
-def make_context(spec: LoadSpec, model: Any, log: LibraryLog) -> LlamaBackend:
-    """A backend over `model`, which it takes over.
+def make_context(spec: LoadSpec, model: Any, adapters: list[Any], log: LibraryLog) -> LlamaBackend:
+    """A backend over `model` with its adapters, which it takes over.
 
     Raises:
         RbeesError: MODEL_INCOMPATIBLE, INSUFFICIENT_VRAM
@@ -179,7 +180,11 @@ def make_context(spec: LoadSpec, model: Any, log: LibraryLog) -> LlamaBackend:
     params.abort_callback_data = flag.address
     context = ll.llama_init_from_model(model, params)
     if not context:
-        raise log.refusal("llama.cpp cannot make a context for this model; ask for fewer slots or a smaller context.")
+        raise log.refusal(
+            "llama.cpp cannot make a context for this model; ask for fewer slots or a smaller context. "
+            "The worker's log has the reason."
+        )
+    put_in_force(context, adapters, spec.adapters)
     return LlamaBackend(spec, model, context, log.footprint, (flag, abort))
 
 

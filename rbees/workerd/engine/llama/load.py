@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rbees.protocol.errors import RbeesError
 from rbees.workerd.engine.backend import CellsExhausted, DecodeFailed, LoadSpec, ProgressCallback
+from rbees.workerd.engine.llama.adapters import load_adapters
 from rbees.workerd.engine.llama.context import LlamaBackend, make_context
 from rbees.workerd.engine.llama.devices import check_backend
 from rbees.workerd.engine.llama.library import ll, open_library
@@ -25,7 +26,8 @@ def load(spec: LoadSpec, progress: ProgressCallback) -> LlamaBackend:
     model = load_model(spec, progress, log)
     try:
         check_kind(model)
-        backend = make_context(spec, model, log)
+        adapters = load_adapters(model, spec.adapters, log)
+        backend = make_context(spec, model, adapters, log)
     except RbeesError:
         ll.llama_model_free(model)
         raise
@@ -36,5 +38,5 @@ def load(spec: LoadSpec, progress: ProgressCallback) -> LlamaBackend:
         backend.warm_up()
     except (DecodeFailed, CellsExhausted):
         backend.close()
-        raise log.refusal("llama.cpp loads this model but cannot compute with it.") from None
+        raise log.refusal("llama.cpp loads this model but cannot compute with it. The worker's log has the reason.") from None
     return backend

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import deque
+from collections.abc import Mapping
 from typing import Any, Final
 
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -12,6 +14,9 @@ from rbees.workerd.engine.llama.footprint import Footprint
 _OUT_OF_MEMORY: Final = re.compile(r"(failed|unable) to allocate|out of memory|insufficient memory", re.IGNORECASE)
 _HARMLESS: Final = re.compile(r"n_ctx_seq \(\d+\) > n_ctx_train")
 """With one cache for all slots the library takes its size for that of each sequence; the engine keeps those to the model's."""
+_WARNING: Final = 3
+_ERROR: Final = 4
+_KEPT_COMPLAINTS: Final = 20
 
 
 class LibraryLog:
@@ -22,6 +27,7 @@ class LibraryLog:
         self._line = ""
         self._level = 0
         self._out_of_memory = False
+        self._complaints: deque[str] = deque(maxlen=_KEPT_COMPLAINTS)
         self.footprint = Footprint()
         """What the library has said of the sizes of its buffers."""
 
@@ -33,19 +39,26 @@ class LibraryLog:
             line, self._line = self._line.strip(), ""
             self._write(line)
 
-    def refusal(self, sentence: str) -> RbeesError:
-        """Why nothing was loaded."""
+    def meaning(self, table: Mapping[str, str]) -> str | None:
+        """What the newest complaint means that holds one of the words of `table`."""
+        found = (table[word] for line in reversed(self._complaints) for word in table if word in line)
+        return next(found, None)
+
+    def refusal(self, sentence: str, **details: Any) -> RbeesError:
+        """Why nothing was loaded: the sentence, unless memory was lacking."""
         if self._out_of_memory:
             return RbeesError(
                 ErrorCode.INSUFFICIENT_VRAM, "The device ran out of memory while loading; ask for fewer slots or a smaller context."
             )
-        return RbeesError(ErrorCode.MODEL_INCOMPATIBLE, f"{sentence} The worker's log has the reason.")
+        return RbeesError(ErrorCode.MODEL_INCOMPATIBLE, sentence, **details)
 
     def _write(self, line: str) -> None:
         self.footprint.note(line)
         self._out_of_memory |= _OUT_OF_MEMORY.search(line) is not None
         if not line.strip("."):
             return
+        if self._level >= _WARNING:
+            self._complaints.append(line)
         level = 0 if _HARMLESS.search(line) else self._level
-        write = {3: self._log.warning, 4: self._log.error}.get(level, self._log.debug)
+        write = {_WARNING: self._log.warning, _ERROR: self._log.error}.get(level, self._log.debug)
         write(line, action="llama_log")

@@ -39,7 +39,10 @@ def load_model(spec: LoadSpec, progress: ProgressCallback, log: LibraryLog) -> A
         return model
     if abandoned:
         raise LoadAbandoned
-    raise log.refusal("llama.cpp cannot load this file: it is truncated, damaged, or of a kind that this version does not know.")
+    raise log.refusal(
+        "llama.cpp cannot load this file: it is truncated, damaged, or of a kind that this version does not know. "
+        "The worker's log has the reason."
+    )
 
 
 def check_kind(model: Any) -> None:
