@@ -120,12 +120,22 @@ class ChoiceEnd(Message, frozen=True, kw_only=True):
     """What the answer calls, in order."""
 
 
+class Speculation(Message, frozen=True, kw_only=True):
+    """What the worker computed on a guess at the answer's next tokens; the answer is the same without."""
+
+    drafted_tokens: int
+    accepted_tokens: int
+    """Of these, how many were right, each of them a step saved."""
+
+
 class End(Message, frozen=True, kw_only=True, tag_field="type", tag="end"):
     """The job is complete."""
 
     choices: tuple[ChoiceEnd, ...]
     usage: Usage
     timings: Timings
+    speculation: Speculation | msgspec.UnsetType = msgspec.UNSET
+    """Of the attempt that ended the job; absent where nothing was guessed."""
 
 
 class Error(Message, frozen=True, kw_only=True, tag_field="type", tag="error"):

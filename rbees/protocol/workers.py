@@ -162,6 +162,10 @@ class WorkerHealth(Message, frozen=True, kw_only=True):
     step: int
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
+    drafted_tokens_total: int = 0
+    """Tokens that were computed on a guess since the worker began."""
+    accepted_tokens_total: int = 0
+    """Of these, how many were right."""
     load_ms: float | None = None
     safe_mode: bool = False
     adapters: tuple[LoraAdapter, ...] = ()

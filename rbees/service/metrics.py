@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from rbees import __version__
 
@@ -26,6 +28,10 @@ class Metrics:
         """A figure that only grows."""
         return Counter(f"rbees_{name}", about, labels, registry=self.registry)
 
+    def count_elsewhere(self, name: str, about: str, read: Callable[[], float]) -> None:
+        """A figure that only grows and that something else counts: `read` is asked for it when the figures are."""
+        self.registry.register(_Counted(f"rbees_{name}", about, read))
+
     def gauge(self, name: str, about: str, labels: Sequence[str] = ()) -> Gauge:
         """A figure that goes up and down."""
         return Gauge(f"rbees_{name}", about, labels, registry=self.registry)
@@ -39,3 +45,12 @@ class Metrics:
     def render(self) -> bytes:
         """All figures in the text format of `CONTENT_TYPE`."""
         return generate_latest(self.registry)
+
+
+class _Counted(Collector):
+    def __init__(self, name: str, about: str, read: Callable[[], float]) -> None:
+        self._family = name, about
+        self._read = read
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        yield CounterMetricFamily(*self._family, value=self._read())

@@ -155,6 +155,8 @@ class Worker:
             step=model.step if model else 0,
             prefill_tokens_per_second=load.prefill_tokens_per_second if load else None,
             decode_tokens_per_second=load.decode_tokens_per_second if load else None,
+            drafted_tokens_total=load.drafted_tokens_total if load else 0,
+            accepted_tokens_total=load.accepted_tokens_total if load else 0,
             load_ms=model.load_ms if model else None,
             safe_mode=config.safe_mode,
             adapters=tuple(
@@ -216,7 +218,7 @@ class Worker:
         if facts.chat_template is not None:
             template = TemplateProcess(facts.chat_template, bos_text=facts.bos_text, eos_text=facts.eos_text)
         prompts, forms = Prompts(backend, template), Forms(backend)
-        thread = EngineThread(Engine(backend, slots=config.slots, now=time.monotonic), backend)
+        thread = EngineThread(self._make_engine(backend), backend)
         attempts = Attempts(
             engine=thread,
             prompts=prompts,
@@ -229,6 +231,9 @@ class Worker:
         )
         thread.start(attempts.deliver)
         return LoadedModel(backend, thread, attempts, prompts, template, forms, load_ms)
+
+    def _make_engine(self, backend: Backend) -> Engine:
+        return Engine(backend, slots=self._config.slots, now=time.monotonic, speculates=self._config.speculation == "auto")
 
     def _on_progress(self, share: float) -> bool:
         self._progress = share
@@ -331,6 +336,11 @@ class Worker:
             ("waiting", "Sequences that wait for a slot."),
         ):
             metrics.gauge(f"worker_{name}", about).set_function(partial(self._figure, name))
+        for name, about in (
+            ("drafted_tokens_total", "Tokens that were computed on a guess."),
+            ("accepted_tokens_total", "Tokens that were computed on a guess that was right."),
+        ):
+            metrics.count_elsewhere(f"worker_{name}", about, partial(self._figure, name))
         return metrics
 
     def _figure(self, name: str) -> float:

@@ -56,6 +56,13 @@ def command(context: click.Context) -> None:
 @click.option("--threads", type=click.IntRange(1, 1024), help="Compute threads.  [default: physical cores]")
 @click.option("--lora", multiple=True, metavar="PATH[=SCALE]", help="Compute with this LoRA adapter; may be given several times.")
 @click.option("--safe-mode", is_flag=True, help="Avoid kernels that kill the process on some virtual machines.")
+@click.option(
+    "--speculation",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    show_default=True,
+    help="Guess next tokens where that saves time; answers are the same.",
+)
 @click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Port; 0 takes a free one.")
 @click.option("--worker-id", help="Identity of this worker.  [default: a new one]")

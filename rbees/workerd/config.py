@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rbees.protocol.device_options import DeviceOptions
 from rbees.protocol.workers import Backend
@@ -38,4 +39,5 @@ class WorkerConfig:
     tls_key_file: str | None
     tls_ca_file: str | None
     insecure_lan: bool
+    speculation: Literal["auto", "off"]
     allowed_host: str | None = None

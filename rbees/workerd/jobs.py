@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from rbees.protocol.chat import ToolCall, check_chat
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
-from rbees.protocol.events import ChoiceEnd, End, Error, Event, Started, Token
+from rbees.protocol.events import ChoiceEnd, End, Error, Event, Speculation, Started, Token
 from rbees.protocol.response_format import check_forced_call, check_response_format
 from rbees.protocol.sampling import check_sampling
 from rbees.protocol.workers import AckRequest, ExecuteRequest
@@ -353,7 +353,13 @@ def end_of(job_id: str, ends: list[Finished]) -> End:
         last_ms = max(end.timings.prefill_ms + end.timings.decode_ms for end in ends)
         last = max(ends, key=lambda end: end.timings.total_ms or 0.0)
         timings = replace(last.timings, prefill_ms=prefill_ms, decode_ms=round(last_ms - prefill_ms, 3))
-    return End(choices=tuple(_choice_end(job_id, end) for end in ends), usage=usage, timings=timings)
+    drafted, accepted = sum(end.drafted for end in ends), sum(end.accepted for end in ends)
+    return End(
+        choices=tuple(_choice_end(job_id, end) for end in ends),
+        usage=usage,
+        timings=timings,
+        speculation=Speculation(drafted_tokens=drafted, accepted_tokens=accepted) if drafted else msgspec.UNSET,
+    )
 
 
 def _choice_end(job_id: str, output: Finished) -> ChoiceEnd:

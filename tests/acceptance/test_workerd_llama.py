@@ -190,6 +190,35 @@ def test_several_sequences_share_one_decode_call(models: dict[str, Path]) -> Non
     backend.close()
 
 
+def test_what_was_said_before_is_said_again_in_fewer_calls(models: dict[str, Path]) -> None:
+    """The embedded model gives a word one poem. Asked again in the same chat, it repeats what stands in its prompt."""
+    answers: dict[bool, dict[str, list[int]]] = {}
+    calls: dict[bool, int] = {}
+    for speculates in (False, True):
+        backend = open_model(models["embedded"], slots=1)
+        engine = Engine(backend, slots=1, now=time.monotonic, speculates=speculates)
+        answers[speculates], calls[speculates] = {}, 0
+        for word in ("honey", "thunderstorms", "moth", "counterrevolution"):
+            question = f"<|user|>Write a haiku that contains the word {word}.<|end|><|assistant|>"
+            chat = f"<|begin|>{question}"
+            for turn in range(2):
+                prompt = tuple(backend.tokenize(chat, add_special=False, parse_special=True))
+                engine.submit(Work(f"{word}{turn}", prompt, (), 64, Sampling(temperature=0)))
+                outputs: list[Output] = []
+                while engine.step():
+                    engine.check_integrity()
+                    calls[speculates] += turn
+                    outputs += engine.take_outputs()
+                outputs += engine.take_outputs()
+                answers[speculates][f"{word}{turn}"] = ids_of(outputs, f"{word}{turn}")
+                chat += text_of(outputs, f"{word}{turn}") + "<|end|>" + question
+        assert (engine.load().accepted_tokens_total > 40) == speculates
+        backend.close()
+    equal = sum(answers[True][key] == answers[False][key] for key in answers[False])
+    assert equal >= 7, "near-ties may flip in a shared batch, but not everywhere"
+    assert calls[True] < calls[False] * 2 / 3
+
+
 def test_shared_cells_give_the_answers_of_cells_of_their_own(models: dict[str, Path]) -> None:
     """A pool that holds all only if what is shared is stored once: the library would refuse a row for which there is no cell."""
     backend = open_model(models["embedded"], slots=4, ctx=256, cells=256)

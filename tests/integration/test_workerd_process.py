@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 
 from rbees.protocol import codec
 from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorCode, ErrorEnvelope, RbeesError
-from rbees.protocol.events import End, Error, Event, Started, Token
+from rbees.protocol.events import End, Error, Event, Speculation, Started, Token
 from rbees.protocol.sampling import Sampling
 from rbees.protocol.workers import Beat, ExecuteRequest, TokenizeRequest, WorkerReady
 from rbees.service.sse import frame
@@ -89,6 +90,34 @@ async def test_the_stream_is_exact_and_attaching_repeats_its_bytes(tmp_path: Pat
             assert tail.startswith(b"id: %d\n" % (after + 1)) or after == len(tokens) + 2
         again, joined = await raw(worker, "POST", "/execute", job())
         assert (again, joined) == (200, whole), "the same job and epoch joins what runs, or ran, already"
+
+
+async def test_guesses_change_no_event_and_are_told_of_at_the_end_in_health_and_metrics(tmp_path: Path) -> None:
+    (tmp_path / "off").mkdir()
+    script = write_script(tmp_path, vocabulary_size=300, copies=0.9, answer_tokens=200)
+    async with (
+        running_worker(script, tmp_path) as on,
+        running_worker(script, tmp_path / "off", "--speculation=off") as off,
+    ):
+        await on.ready()
+        await off.ready()
+        # The first steps of a process may be too slow for any guess to seem worth it.
+        for number in range(3):
+            *items, (_, ending) = [item for item in await run_job(on, job(f"job-{number}")) if not isinstance(item[1], Beat)]
+            *plain, (_, plain_ending) = [item for item in await run_job(off, job(f"job-{number}")) if not isinstance(item[1], Beat)]
+            assert items == plain
+        assert isinstance(ending, End)
+        assert isinstance(ending.speculation, Speculation)
+        assert 0 < ending.speculation.accepted_tokens <= ending.speculation.drafted_tokens
+        assert isinstance(plain_ending, End)
+        assert plain_ending.speculation is msgspec.UNSET
+        async with on.client() as client:
+            health = await client.health()
+        assert health.drafted_tokens_total >= health.accepted_tokens_total >= ending.speculation.accepted_tokens
+        _, figures = await raw(on, "GET", "/metrics")
+        assert f"\nrbees_worker_accepted_tokens_total {float(health.accepted_tokens_total)}\n" in figures.decode()
+        async with off.client() as client:
+            assert (await client.health()).drafted_tokens_total == 0
 
 
 async def test_acknowledged_events_are_forgotten_and_then_the_job(tmp_path: Path) -> None:

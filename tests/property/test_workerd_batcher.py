@@ -59,6 +59,9 @@ def test_the_budget_approaches_the_target_time() -> None:
     assert abs(pace.prefill_budget(3) * 0.005 - TARGET_BESIDE_STREAMS_S) < 0.01
 
 
+SCRIPT = Script(answer_tokens=12, vocabulary_size=300, copies=0.8)
+
+
 class EngineMachine(RuleBasedStateMachine):
     """Random submissions, cancellations, pauses, interruptions and steps; integrity after each, the exact answers at the end."""
 
@@ -66,7 +69,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backend = ScriptedBackend(Script(answer_tokens=12), slots=3, ctx=64, cells=100)
+        self.backend = ScriptedBackend(SCRIPT, slots=3, ctx=64, cells=100)
         self.engine = Engine(self.backend, slots=3, now=Ticks())
         self.works: dict[str, Work] = {}
         self.ended: set[str] = set()
@@ -123,7 +126,7 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 def _alone(work: Work) -> list[int]:
-    engine = Engine(ScriptedBackend(Script(answer_tokens=12), slots=1, ctx=64, cells=64), slots=1, now=Ticks())
+    engine = Engine(ScriptedBackend(SCRIPT, slots=1, ctx=64, cells=64), slots=1, now=Ticks(), speculates=False)
     engine.submit(work)
     outputs: list[Output] = []
     while engine.step():

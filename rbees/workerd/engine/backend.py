@@ -86,6 +86,8 @@ class BackendFacts:
     """Memory can be cut anywhere and shared by slots, which is not so where a recurrent state is part of it."""
     max_rows: int
     """Most rows of one decode call."""
+    max_outputs: int
+    """Most rows of one call that want logits; no fewer than sequences run at once."""
     memory_architecture: MemoryArchitecture
     chat_template: str | None
     bos_text: str
@@ -141,7 +143,7 @@ class Backend(Protocol):
         """The bytes of one token; empty for control tokens. A piece need not be whole UTF-8."""
 
     def decode(self, rows: Rows) -> Logits:
-        """Compute `rows` (at most `facts.max_rows`, at most one wanted row per slot).
+        """Compute `rows` (at most `facts.max_rows`, of them `facts.max_outputs` wanted).
 
         Returns:
             float32 (number of wanted rows, vocabulary), in the order of the rows; writable, valid until the next call.

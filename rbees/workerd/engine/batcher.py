@@ -2,12 +2,15 @@
 
 Sequences that need one token ride always, so no stream waits for another's prompt. What `Pace` leaves of the step goes to
 the prompts, by equal shares: a short prompt gets all it needs, long ones divide the rest, the oldest takes what does not divide.
+Guesses ride only where no prompt does, because prompts fill a step up to the time that it may take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from rbees.workerd.engine.speculation import NO_GUESS, Guess, worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +24,16 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one sequence gets: its next `count` tokens."""
+    """What one sequence gets: its next `count` tokens, and behind them a `draft` of what may follow."""
 
     key: str
     count: int
+    draft: tuple[int, ...] = field(default=(), repr=False)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the decode call, and cells while it runs."""
+        return self.count + len(self.draft)
 
 
 def plan(demands: Iterable[Demand], *, prefill_budget: int, max_rows: int) -> list[Share]:
@@ -34,6 +43,16 @@ def plan(demands: Iterable[Demand], *, prefill_budget: int, max_rows: int) -> li
     waiting = [d for d in demands if d.pending > 1]
     budget = min(prefill_budget, max_rows - len(riding))
     return riding + _divide(waiting, budget)
+
+
+def add_drafts(shares: list[Share], guesses: Mapping[str, Guess], *, room: int, seconds: Callable[[int], float]) -> list[Share]:
+    """`shares`, each of one row, with as much of the `guesses` by key as makes most tokens a second, in at most `room` rows."""
+    offered = [guesses.get(share.key, NO_GUESS) for share in shares]
+    taken = worth(offered, riding=len(shares), room=max(0, room), seconds=seconds)
+    return [
+        replace(share, draft=guess.tokens[:count]) if count else share
+        for share, guess, count in zip(shares, offered, taken, strict=True)
+    ]
 
 
 def _divide(waiting: list[Demand], budget: int) -> list[Share]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,12 @@ class Constraint(Protocol):
         Raises:
             RbeesError: INVALID_REQUEST where the token may not follow, or as in `mask`.
         """
+
+    def admits(self, tokens: Sequence[int]) -> int:
+        """How many of `tokens`, from the first on, may follow; no end-of-generation tokens among them. Changes nothing."""
+
+    def forced(self) -> Sequence[int]:
+        """Tokens, from the next one on, beside which no others are allowed; none where there is a choice. Changes nothing."""
 
     def fork(self) -> Constraint:
         """A copy in the same state that goes its own way."""

@@ -17,19 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.events import FinishReason, Timings, Usage
-from rbees.workerd.engine import batcher, sampling
+from rbees.protocol.events import FinishReason
+from rbees.workerd.engine import batcher
 from rbees.workerd.engine.backend import Backend, CellsExhausted, DecodeFailed, Interrupted, Logits, Rows
 from rbees.workerd.engine.batcher import Demand, Share
-from rbees.workerd.engine.logprobs import message
-from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Load, Output
+from rbees.workerd.engine.drafting import Drafting
+from rbees.workerd.engine.drawing import Draft, Outcome, draw
+from rbees.workerd.engine.outputs import Admitted, Failed, Load, Output
 from rbees.workerd.engine.pace import Pace
 from rbees.workerd.engine.prefix_cache import common_length
 from rbees.workerd.engine.prefix_digest import PrefixDigest
-from rbees.workerd.engine.refusals import check_fits, not_computed, not_finite
+from rbees.workerd.engine.refusals import check_fits, not_computed
+from rbees.workerd.engine.sampling import Drawn
 from rbees.workerd.engine.sequence import Group, Sequence, Work
 from rbees.workerd.engine.slots import Slots
-from rbees.workerd.engine.text import Piece
 
 STEADY_CHUNK = 512
 """Prompt tokens per call in the deterministic lane: llama.cpp's own default, so that sums are the same."""
@@ -47,7 +48,7 @@ FAILURES_TO_GIVE_UP: Final = 3
 class Engine:
     """Serves several sequences with one backend."""
 
-    def __init__(self, backend: Backend, *, slots: int, now: Callable[[], float]) -> None:
+    def __init__(self, backend: Backend, *, slots: int, now: Callable[[], float], speculates: bool = True) -> None:
         facts = backend.facts
         assert facts.ctx <= facts.cells, "the oldest sequence must always fit, or nothing would ever finish"
         self._backend = backend
@@ -59,6 +60,8 @@ class Engine:
         self._slots = Slots(backend, count=facts.slots, cells=facts.cells, divisible=facts.divisible, unproven=unproven)
         self._digest = PrefixDigest(cells=facts.cells, divisible=facts.divisible)
         self._pace = Pace(facts.max_rows)
+        # What was guessed wrong must be cut away again.
+        self._drafting = Drafting(on=speculates and facts.divisible)
         self._eog = np.array(sorted(facts.eog_ids), dtype=np.int64)
         self._waiting: list[Sequence] = []
         self._running: dict[str, Sequence] = {}
@@ -81,6 +84,8 @@ class Engine:
             cells_kept=kept,
             prefill_tokens_per_second=self._pace.prefill_tokens_per_second,
             decode_tokens_per_second=self._pace.decode_tokens_per_second,
+            drafted_tokens_total=self._drafting.drafted,
+            accepted_tokens_total=self._drafting.accepted,
         )
 
     def cached_prefixes(self) -> tuple[str, ...]:
@@ -99,6 +104,8 @@ class Engine:
         group = Group(arrived_s=self._now())
         for choice in range(len(work.choices)):
             sequence = Sequence(work=work, order=self._arrivals, limit=limit, group=group, choice=choice)
+            if not work.deterministic:
+                sequence.speculation = self._drafting.of_sequence(len(work.prompt) + limit)
             self._arrivals += 1
             self._waiting.append(sequence)
             try:
@@ -127,12 +134,14 @@ class Engine:
             DecodeFailed: again and again; this engine is of no more use.
         """
         self._admit()
+        began = self._now()
         shares = self._batch()
         if not shares:
             return False
         logits = self._decode(shares)
         if logits is not None:
-            self._emit(self._sample(logits, shares))
+            accepted = self._emit(self._sample(logits, shares))
+            self._learn(shares, accepted, self._now() - began)
         return True
 
     def take_outputs(self) -> list[Output]:
@@ -200,8 +209,20 @@ class Engine:
         while True:
             shares = self._plan(self._riders())
             if self._slots.make_room(sum(share.count for share in shares)):
-                return shares
+                return self._draft(shares)
             self._preempt_youngest()
+
+    def _draft(self, shares: list[Share]) -> list[Share]:
+        """The shares with what is worth guessing behind them, where all are single rows whose next tokens will be drawn."""
+        if not self._drafting.on or any(self._running[share.key].pending > 1 for share in shares):
+            return shares
+        guesses = {share.key: self._running[share.key].guess(self._facts.eog_ids) for share in shares}
+        if not any(guess.tokens for guess in guesses.values()):
+            return shares
+        rows = min(self._facts.max_rows, self._facts.max_outputs, self._slots.cells_free + self._slots.cells_kept)
+        drafted = self._drafting.add(shares, guesses, rows - len(shares))
+        self._slots.make_room(sum(share.rows for share in drafted))
+        return drafted
 
     def _riders(self) -> list[Sequence]:
         """Those that may compute now, oldest first, each with a slot."""
@@ -263,7 +284,6 @@ class Engine:
         """Compute the shares; None if the call was stopped short, then the next step tries what is left."""
         rows = self._rows(shares)
         self.prefilling = frozenset(self._running[share.key].key for share in shares if share.count > 1)
-        began = self._now()
         try:
             logits = self._backend.decode(rows)
         except Interrupted:
@@ -281,11 +301,9 @@ class Engine:
         finally:
             self.prefilling = frozenset()
         self._failures = 0
-        decoding = sum(1 for share in shares if share.count == 1)
-        self._pace.observe(decoding=decoding, prefilled=len(rows) - decoding, seconds=self._now() - began)
         for share in shares:
             sequence = self._running[share.key]
-            self._set_computed(sequence, sequence.computed + share.count)
+            self._set_computed(sequence, sequence.computed + share.rows)
             if share.count > 1:
                 assert sequence.slot is not None
                 self._slots.publish(sequence.slot, sequence.tokens)
@@ -310,10 +328,10 @@ class Engine:
             sequence = self._running[share.key]
             assert sequence.slot is not None
             start, end = sequence.computed, sequence.computed + share.count
-            slots += [sequence.slot] * share.count
-            positions += range(start, end)
-            tokens += sequence.tokens[start:end]
-            wants += [False] * (share.count - 1) + [end == len(sequence.tokens)]
+            slots += [sequence.slot] * share.rows
+            positions += range(start, start + share.rows)
+            tokens += [*sequence.tokens[start:end], *share.draft]
+            wants += [False] * (share.count - 1) + [end == len(sequence.tokens)] + [True] * len(share.draft)
         return Rows(_ids(slots), _ids(positions), _ids(tokens), np.array(wants, dtype=np.bool_))
 
     def _salvage(self, shares: list[Share]) -> None:
@@ -337,66 +355,79 @@ class Engine:
 
     # --- sample ---
 
-    def _sample(self, logits: Logits, shares: list[Share]) -> list[tuple[Sequence, sampling.Drawn | RbeesError]]:
-        """The next token of every sequence whose tokens are all computed now, or why it has none."""
-        ripe = [s for s in (self._running[share.key] for share in shares) if s.pending == 0]
-        assert logits.shape == (len(ripe), self._facts.vocabulary_size)
+    def _sample(self, logits: Logits, shares: list[Share]) -> list[tuple[Share, list[Outcome]]]:
+        """Of every sequence whose tokens are all computed now, the next token or why it has none, and the same behind its draft."""
+        ripe = [share for share in shares if self._running[share.key].pending <= 0]
+        assert logits.shape == (sum(1 + len(share.draft) for share in ripe), self._facts.vocabulary_size)
         if not ripe:
             return []
-        masks = [_mask(s) for s in ripe]
-        draws = [
-            sampling.Draw(
-                s.work.sampling,
-                s.choice,
-                s.tokens,
-                len(s.work.prompt),
-                None if isinstance(mask, RbeesError) else mask,
-                s.work.breakers,
-            )
-            for s, mask in zip(ripe, masks, strict=True)
-        ]
-        drawn = sampling.sample(logits, draws, self._eog)
-        return [
-            (s, mask if isinstance(mask, RbeesError) else outcome or not_finite())
-            for s, mask, outcome in zip(ripe, masks, drawn, strict=True)
-        ]
+        outcomes = draw(logits, [(self._running[share.key], share.draft) for share in ripe], self._eog)
+        return list(zip(ripe, outcomes, strict=True))
 
     # --- emit ---
 
-    def _emit(self, drawn: list[tuple[Sequence, sampling.Drawn | RbeesError]]) -> None:
-        now = self._now()
-        for sequence, outcome in drawn:
-            if sequence.name not in self._running:
-                continue
+    def _emit(self, drawn: list[tuple[Share, list[Outcome]]]) -> int:
+        """Append what was drawn and tell of it; how many drafted tokens held."""
+        now, before = self._now(), self._drafting.accepted
+        for share, outcomes in drawn:
+            # Another answer of the same job may have failed just now, and this one with it.
+            sequence = self._running.get(share.key)
+            if sequence is not None:
+                if sequence.first_token_s is None:
+                    sequence.first_token_s = now
+                self._take(sequence, share.draft, outcomes)
+        return self._drafting.accepted - before
+
+    def _take(self, sequence: Sequence, draft: Draft, outcomes: list[Outcome]) -> None:
+        """Append the outcomes up to the first that is not as drafted: the rows behind it were computed for nothing."""
+        self._drafting.count(sequence.speculation, drafted=len(draft))
+        for place, outcome in enumerate(outcomes):
             if isinstance(outcome, RbeesError):
                 self._fail(sequence.key, outcome)
-                continue
-            if sequence.first_token_s is None:
-                sequence.first_token_s = now
-            if outcome.logprob is not None:
-                sequence.rated[sequence.answered] = outcome.logprob
-            try:
-                pieces, reason = sequence.accept(outcome.token, self._backend.piece(outcome.token), self._facts.eog_ids)
-            except RbeesError as error:
-                self._fail(sequence.key, error)
-                continue
-            self._out += [self._grown(sequence, piece) for piece in pieces]
-            if reason is not None:
-                self._finish(sequence, reason)
+                return
+            held = draft[place : place + 1] == (outcome.token,)
+            self._drafting.count(sequence.speculation, accepted=held)
+            ended = self._append(sequence, outcome)
+            if ended:
+                return
+            if not held:
+                break
+        self._settle(sequence)
 
-    def _grown(self, sequence: Sequence, piece: Piece) -> Grown:
-        rated = sequence.take_rated(piece)
-        logprobs = None if rated is None else tuple(message(each, self._backend.piece) for each in rated)
-        return Grown(sequence.key, sequence.choice, piece, logprobs)
+    def _append(self, sequence: Sequence, drawn: Drawn) -> bool:
+        """Append one token; True if the sequence ended with it."""
+        if drawn.logprob is not None:
+            sequence.rated[sequence.answered] = drawn.logprob
+        try:
+            pieces, reason = sequence.accept(drawn.token, self._backend.piece(drawn.token), self._facts.eog_ids)
+        except RbeesError as error:
+            self._fail(sequence.key, error)
+            return True
+        self._out += [sequence.grown(piece, self._backend.piece) for piece in pieces]
+        if reason is not None:
+            self._settle(sequence)
+            self._finish(sequence, reason)
+        return reason is not None
+
+    def _settle(self, sequence: Sequence) -> None:
+        """Forget what was computed on guesses that did not hold. The last token that was drawn is never computed yet."""
+        assert sequence.slot is not None
+        known = len(sequence.tokens) - 1
+        if sequence.computed > known:
+            self._set_computed(sequence, self._slots.cut(sequence.slot, known))
+
+    def _learn(self, shares: list[Share], accepted: int, seconds: float) -> None:
+        """What the step says of the steps to come."""
+        decoding = sum(1 for share in shares if share.count == 1)
+        drafted = sum(len(share.draft) for share in shares)
+        prefilled = sum(share.count for share in shares) - decoding
+        self._pace.observe(decoding=decoding, prefilled=prefilled, drafted=drafted, accepted=accepted, seconds=seconds)
+        if not prefilled:
+            self._drafting.observe(decoding + drafted, seconds)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self._leave(sequence)
-        usage = Usage(
-            prompt_tokens=len(sequence.work.prompt),
-            cached_tokens=sequence.group.cached or 0,
-            completion_tokens=sequence.answered,
-        )
-        self._out.append(Finished(sequence.key, sequence.choice, reason, usage, self._timings(sequence), sequence.calls))
+        self._out.append(sequence.finished(reason, self._now()))
 
     def _fail(self, key: str, error: RbeesError, *, keep: bool = False) -> None:
         """End an attempt with all its answers."""
@@ -408,18 +439,6 @@ class Engine:
         """End those whose rows could not be computed; the others never noticed."""
         for key in dict.fromkeys(self._running[share.key].key for share in shares):
             self._fail(key, not_computed())
-
-    def _timings(self, sequence: Sequence) -> Timings:
-        now = self._now()
-        group = sequence.group
-        admitted = now if group.admitted_s is None else group.admitted_s
-        first = now if sequence.first_token_s is None else sequence.first_token_s
-        return Timings(
-            prefill_ms=round((first - admitted) * 1000, 3),
-            decode_ms=round((now - first) * 1000, 3),
-            queued_ms=round((admitted - group.arrived_s) * 1000, 3),
-            total_ms=round((now - group.arrived_s) * 1000, 3),
-        )
 
     # --- leaving ---
 
@@ -442,14 +461,6 @@ class Engine:
 
     def _of(self, key: str) -> list[Sequence]:
         return [s for s in (*self._running.values(), *self._waiting) if s.key == key]
-
-
-def _mask(sequence: Sequence) -> NDArray[np.uint32] | RbeesError | None:
-    """What a sequence's constraint allows next, None for everything; or why it can go on no more."""
-    try:
-        return sequence.constraint.mask() if sequence.constraint is not None else None
-    except RbeesError as error:
-        return error
 
 
 def _ids(values: list[int]) -> NDArray[np.int32]:

@@ -11,7 +11,7 @@ a model knows that spelling best.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -136,6 +136,14 @@ class GrammarConstraint:
         if not self._matcher.consume_token(token):
             raise _refusal(_sentence(self._matcher.get_error(), "The answer so far does not have the form of `response_format`."))
         return self._matcher.is_stopped()
+
+    def admits(self, tokens: Sequence[int]) -> int:
+        """As `Constraint.admits`."""
+        return self._matcher.validate_tokens(list(tokens))
+
+    def forced(self) -> Sequence[int]:
+        """As `Constraint.forced`."""
+        return self._matcher.compute_ff_tokens()
 
     def fork(self) -> GrammarConstraint:
         """As `Constraint.fork`."""

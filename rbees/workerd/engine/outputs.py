@@ -40,6 +40,10 @@ class Finished:
     timings: Timings
     calls: tuple[Call, ...] = ()
     """The tools that the answer calls."""
+    drafted: int = 0
+    """Tokens that were computed on a guess."""
+    accepted: int = 0
+    """Of these, how many the answer has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +71,7 @@ class Load:
     """Held only for prompts that may come; given up whenever others need them."""
     prefill_tokens_per_second: float | None
     decode_tokens_per_second: float | None
+    drafted_tokens_total: int
+    """Tokens that were computed on a guess since the engine began."""
+    accepted_tokens_total: int
+    """Of these, how many were drawn."""

@@ -34,8 +34,11 @@ class Pace:
         """The learned rate over all streams together; None before the first decode."""
         return self._decode_tokens_per_second
 
-    def observe(self, *, decoding: int, prefilled: int, seconds: float) -> None:
-        """Learn from a step that took `seconds` for `decoding` single rows and `prefilled` prompt tokens."""
+    def observe(self, *, decoding: int, prefilled: int, seconds: float, drafted: int = 0, accepted: int = 0) -> None:
+        """Learn from a step that took `seconds` for `decoding` single rows and `prefilled` prompt tokens.
+
+        With the single rows rode `drafted` guesses, of which `accepted` held.
+        """
         if seconds <= 0:
             return
         if prefilled:
@@ -43,8 +46,9 @@ class Pace:
             cost = max(rest, seconds * 0.1) / prefilled
             self._seconds_per_prefill_token = _blend(self._seconds_per_prefill_token, cost)
         elif decoding:
-            self._decode_step_s = _blend(self._decode_step_s, seconds)
-            self._decode_tokens_per_second = _blend(self._decode_tokens_per_second, decoding / seconds)
+            if not drafted:
+                self._decode_step_s = _blend(self._decode_step_s, seconds)
+            self._decode_tokens_per_second = _blend(self._decode_tokens_per_second, (decoding + accepted) / seconds)
 
     def prefill_budget(self, decoding: int) -> int:
         """Prompt tokens for the next step beside `decoding` streams."""

@@ -21,10 +21,13 @@ def add_bias(row: NDArray[np.float32], sampling: Sampling) -> None:
         row[ids] += np.fromiter(sampling.logit_bias.values(), dtype=np.float32)
 
 
+def penalises(sampling: Sampling) -> bool:
+    """Whether `penalise` would change anything."""
+    return not (sampling.repetition_penalty == 1.0 and sampling.presence_penalty == sampling.frequency_penalty == 0.0)
+
+
 def penalise(row: NDArray[np.float32], sampling: Sampling, tokens: Sequence[int]) -> None:
     """Make those of the last tokens less likely."""
-    if sampling.repetition_penalty == 1.0 and sampling.presence_penalty == sampling.frequency_penalty == 0.0:
-        return
     window = last(tokens, sampling.penalty_last_n)
     if not len(window):
         return

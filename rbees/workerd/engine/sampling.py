@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.dry import NO_BREAKERS, Breakers, penalise_repeats
 from rbees.workerd.engine.logprobs import ModelView, Rated
-from rbees.workerd.engine.penalties import add_bias, penalise
+from rbees.workerd.engine.penalties import add_bias, penalise, penalises
 from rbees.workerd.engine.truncation import Lot, draw_lots
 
 _XTC_STREAM: Final = 1
@@ -42,11 +42,18 @@ class Draw:
     """Bit i of word i // 32 is set where token i is allowed; tokens beyond the last word are not. None allows all."""
     breakers: Breakers = NO_BREAKERS
     """DRY's sequence breakers as tokens of this vocabulary."""
+    guessed: tuple[int, ...] = field(default=(), repr=False)
+    """Tokens that stand behind `tokens` where this row was computed; the draw counts only if they are drawn too."""
 
     @property
     def position(self) -> int:
         """Index of the token within the choice's answer."""
-        return len(self.tokens) - self.prompt_length
+        return len(self.tokens) + len(self.guessed) - self.prompt_length
+
+    @property
+    def history(self) -> Sequence[int]:
+        """Everything before the token that is drawn."""
+        return [*self.tokens, *self.guessed] if self.guessed else self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +109,10 @@ def _change(row: NDArray[np.float32], draw: Draw, eog_ids: NDArray[np.int64]) ->
         row[eog_ids] = -np.inf
     if draw.mask is not None:
         _forbid(row, draw.mask)
-    penalise(row, draw.sampling, draw.tokens)
+    if penalises(draw.sampling):
+        penalise(row, draw.sampling, draw.history)
     if draw.sampling.dry_multiplier > 0.0:
-        penalise_repeats(row, draw.sampling, draw.tokens, draw.breakers)
+        penalise_repeats(row, draw.sampling, draw.history, draw.breakers)
 
 
 def _forbid(row: NDArray[np.float32], mask: NDArray[np.uint32]) -> None:

@@ -58,6 +58,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     load_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     answer_tokens: Annotated[int, msgspec.Meta(ge=0)] = 50
     """Length of an answer that nothing else ends, its end-of-generation token not counted."""
+    copies: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    """Share of an answer's invented words that are what followed the last token's latest earlier occurrence, where it has one."""
     answer: str | None = None
     """What every answer says, in tokens of a few bytes each, instead of invented words."""
     candidates: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
@@ -104,6 +106,7 @@ class ScriptedBackend:
             slots=self._slots,
             divisible=script.divisible,
             max_rows=max(512, slots),
+            max_outputs=self._slots,
             memory_architecture="ram",
             chat_template=script.chat_template,
             bos_text="",
@@ -132,12 +135,12 @@ class ScriptedBackend:
     def decode(self, rows: Rows) -> Logits:
         """As `Backend.decode`."""
         assert 0 < len(rows) <= self._facts.max_rows
-        wanted = rows.slots[rows.wants_logits].tolist()
-        assert len(set(wanted)) == len(wanted), "one output row per slot"
+        wanted = int(rows.wants_logits.sum())
+        assert wanted <= self._facts.max_outputs
         if self._cells_used + len(rows) > self._facts.cells:
             raise CellsExhausted
         self._spend(rows)
-        logits = np.full((len(wanted), self._script.vocabulary_size), _SUNK, dtype=np.float32)
+        logits = np.full((wanted, self._script.vocabulary_size), _SUNK, dtype=np.float32)
         filled = 0
         for slot, position, token, wants in zip(*(column.tolist() for column in _columns(rows)), strict=True):
             prefix = self._prefixes[slot]
@@ -207,8 +210,9 @@ class ScriptedBackend:
 
     def _spend(self, rows: Rows) -> None:
         """Take as long as the script says, or be interrupted."""
-        counts = np.bincount(rows.slots)
-        prefill = int(counts[counts > 1].sum())
+        # Rows behind one that wants logits are guesses, and ride for nothing.
+        prompts = np.unique(rows.slots[~rows.wants_logits])
+        prefill = int(np.isin(rows.slots, prompts).sum())
         seconds = prefill / self._script.prefill_tokens_per_second if self._script.prefill_tokens_per_second else 0.0
         if self._script.tokens_per_second and rows.wants_logits.any():
             seconds += 1 / self._script.tokens_per_second
@@ -245,6 +249,9 @@ class ScriptedBackend:
             logits[_FIRST_PIECE] = 0.0
         else:
             state, room = prefix[-1].hash, self._script.answer_tokens - answered
+            copied = _copied(prefix) if state % _RIPPLES < self._script.copies * _RIPPLES else None
+            if copied is not None:
+                logits[copied] = 20.0
             for rank in range(self._script.candidates):
                 state = _mix(state + rank + 1)
                 logits[_opening(state, self._script.vocabulary_size, room)] = 3.0 - 0.25 * rank
@@ -375,6 +382,13 @@ def _follower(piece: bytes) -> int | None:
                 return None if part is parts[-1] else token + 1
             token += 1
     return None
+
+
+def _copied(prefix: list[_Cell]) -> int | None:
+    """What followed the last token's latest earlier occurrence, if that is a word or a part of one."""
+    ids = [cell.token for cell in prefix]
+    place = next((i for i in range(len(ids) - 2, -1, -1) if ids[i] == ids[-1]), None)
+    return ids[place + 1] if place is not None and ids[place + 1] >= _FIRST_PIECE else None
 
 
 def _answered(prefix: list[_Cell]) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from rbees.protocol.events import FinishReason
+from rbees.protocol.events import FinishReason, Timings, Usage
 from rbees.protocol.prefix_chain import PrefixLink
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.constraint import Constraint
 from rbees.workerd.engine.dry import NO_BREAKERS, Breakers
-from rbees.workerd.engine.logprobs import Rated
+from rbees.workerd.engine.logprobs import Rated, message
+from rbees.workerd.engine.outputs import Finished, Grown
 from rbees.workerd.engine.parts import AnswerFormat, Call, PartStream
+from rbees.workerd.engine.speculation import NO_GUESS, Guess, Speculation
 from rbees.workerd.engine.text import Piece, TextStream
 
 
@@ -77,6 +79,8 @@ class Sequence:
     text: TextStream = field(default_factory=TextStream, repr=False)
     parts: PartStream | None = None
     constraint: Constraint | None = None
+    speculation: Speculation | None = None
+    """What it guesses; None where nothing may be guessed."""
     rated: dict[int, Rated] = field(default_factory=dict)
     """By place in the answer: how likely the model found tokens that are not sent yet, where the job asks for it."""
 
@@ -136,6 +140,8 @@ class Sequence:
         Raises:
             RbeesError: INVALID_REQUEST, as `Constraint.accept`.
         """
+        if self.speculation is not None:
+            self.speculation.see(token, self.tokens)
         self.tokens.append(token)
         if token in eog_ids:
             return self._last_pieces(self.text.finish()), self._complete()
@@ -149,6 +155,21 @@ class Sequence:
         if self.answered >= self.limit:
             return self._last_pieces(piece, self.text.finish()), "length"
         return self._pieces(piece), None
+
+    def guess(self, eog_ids: frozenset[int]) -> Guess:
+        """What may follow its tokens: nothing that ends the answer, leaves its form, or is the last that it may have.
+
+        The last row of a draft gives a token too, so what ends the answer comes without being guessed.
+        """
+        most = self.limit - self.answered - 1
+        if self.speculation is None or most <= 0:
+            return NO_GUESS
+        forced = self.constraint.forced() if self.constraint is not None else ()
+        guess = self.speculation.forced(forced, most) if forced else self.speculation.guess(self.tokens, most)
+        ends = next((place for place, token in enumerate(guess.tokens) if token in eog_ids), len(guess.tokens))
+        if self.constraint is not None:
+            ends = self.constraint.admits(guess.tokens[:ends])
+        return guess.cut(ends)
 
     def _pieces(self, *pieces: Piece | None) -> list[Piece]:
         """What may be sent of these pieces and of what was held back before them."""
@@ -180,11 +201,42 @@ class Sequence:
         """The tools that were called so far."""
         return tuple(self.parts.calls) if self.parts is not None else ()
 
-    def take_rated(self, piece: Piece) -> list[Rated] | None:
-        """What is known of the tokens of a piece that is sent now; None where the job does not ask for it."""
+    def grown(self, piece: Piece, piece_of: Callable[[int], bytes]) -> Grown:
+        """That a piece may be sent, with what is known of its tokens where the job asks for it."""
         if not self.work.sampling.logprobs:
-            return None
-        return [self.rated.pop(place) for place in range(piece.index, piece.index + len(piece.token_ids))]
+            return Grown(self.key, self.choice, piece)
+        rated = (self.rated.pop(place) for place in range(piece.index, piece.index + len(piece.token_ids)))
+        return Grown(self.key, self.choice, piece, tuple(message(each, piece_of) for each in rated))
+
+    def finished(self, reason: FinishReason, now_s: float) -> Finished:
+        """That the answer is complete, and what it took."""
+        usage = Usage(
+            prompt_tokens=len(self.work.prompt),
+            cached_tokens=self.group.cached or 0,
+            completion_tokens=self.answered,
+        )
+        guessed = self.speculation
+        return Finished(
+            self.key,
+            self.choice,
+            reason,
+            usage,
+            self._timings(now_s),
+            self.calls,
+            drafted=guessed.drafted if guessed else 0,
+            accepted=guessed.accepted if guessed else 0,
+        )
+
+    def _timings(self, now_s: float) -> Timings:
+        arrived, admitted, first = self.group.arrived_s, self.group.admitted_s, self.first_token_s
+        admitted = now_s if admitted is None else admitted
+        first = now_s if first is None else first
+        return Timings(
+            prefill_ms=round((first - admitted) * 1000, 3),
+            decode_ms=round((now_s - first) * 1000, 3),
+            queued_ms=round((admitted - arrived) * 1000, 3),
+            total_ms=round((now_s - arrived) * 1000, 3),
+        )
 
 
 def _present(*pieces: Piece | None) -> list[Piece]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench.engine import decoding, memory, sampling, sharing, stalls, structured
+from tests.bench.engine import decoding, memory, sampling, sharing, speculation, stalls, structured
 from tests.bench.rows import Row
 
 PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
@@ -16,5 +16,6 @@ PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
     "structured": structured.measure,
     "memory": memory.measure,
     "sampling": sampling.measure,
+    "speculation": speculation.measure,
 }
 """Each takes True for a short look, which has fewer samples."""

@@ -21,7 +21,7 @@ _NUMBER: Final = re.compile(rb"^id: (\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Ask:
-    """One request: a prompt of token ids, answered with exactly `tokens` tokens unless a schema ends it before."""
+    """One request: a prompt of token ids, answered with exactly `tokens` tokens unless something may end it before."""
 
     prompt: tuple[int, ...]
     tokens: int
@@ -30,6 +30,8 @@ class Ask:
     top_k: int = 40
     top_p: float = 0.95
     schema: dict[str, Any] | None = None
+    ends: bool = False
+    """The model may end the answer sooner."""
     whole: bool = False
     """The answer's token ids are wanted, all of them, and its pace is not; a server that leaves some out of its stream may
     answer at once."""

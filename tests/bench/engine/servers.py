@@ -61,7 +61,7 @@ class Rbees:
         form = None if ask.schema is None else {"type": "json_schema", "schema": ask.schema}
         sampling = {"temperature": ask.temperature, "top_k": ask.top_k, "top_p": ask.top_p, "seed": ask.seed}
         job = {"job_id": f"bench-{next(self._numbers)}", "epoch": 1, "token_ids": ask.prompt, "max_tokens": ask.tokens}
-        return {**job, "sampling": {**sampling, "ignore_eos": form is None}, "response_format": form}
+        return {**job, "sampling": {**sampling, "ignore_eos": form is None and not ask.ends}, "response_format": form}
 
     def grown(self, data: dict[str, Any]) -> Grown | None:
         """As `Endpoint.grown`."""
@@ -99,7 +99,7 @@ class LlamaServer:
             "min_p": 0.0,
             "seed": ask.seed,
         }
-        return {**body, "json_schema": ask.schema} if ask.schema is not None else {**body, "ignore_eos": True}
+        return {**body, "json_schema": ask.schema} if ask.schema is not None else {**body, "ignore_eos": not ask.ends}
 
     def grown(self, data: dict[str, Any]) -> Grown | None:
         """As `Endpoint.grown`."""

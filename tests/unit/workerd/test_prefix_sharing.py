@@ -30,7 +30,7 @@ class Counted:
             return decode(rows)
 
         self.backend.decode = counting  # type: ignore[method-assign]
-        self.engine = Engine(self.backend, slots=slots, now=Ticks())
+        self.engine = Engine(self.backend, slots=slots, now=Ticks(), speculates=False)
 
     def submit(self, key: str, prompt: tuple[int, ...], max_tokens: int = 5, **fields: Any) -> None:
         deterministic = bool(fields.pop("deterministic", False))

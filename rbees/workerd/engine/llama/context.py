@@ -54,7 +54,6 @@ class LlamaBackend:
         self._flag = keep_alive[0]
         self._vocabulary = Vocabulary(model)
         self._memory = ll.llama_get_memory(context)
-        self._max_outputs = min(spec.slots, ll.llama_n_batch(context))
         self._facts = read_facts(spec, model, context, self._vocabulary)
         self._batch = BatchArrays(self._facts.max_rows)
 
@@ -75,7 +74,7 @@ class LlamaBackend:
         """As `Backend.decode`."""
         outputs = int(rows.wants_logits.sum())
         assert 0 < len(rows) <= self._facts.max_rows
-        assert outputs <= self._max_outputs
+        assert outputs <= self._facts.max_outputs
         assert rows.slots.min() >= 0 and rows.slots.max() < self._facts.slots  # noqa: PT018 - one condition
         assert rows.tokens.min() >= 0 and rows.tokens.max() < self._facts.vocabulary_size  # noqa: PT018
         assert rows.positions.min() >= 0 and rows.positions.max() < self._facts.ctx  # noqa: PT018
@@ -168,7 +167,8 @@ def make_context(spec: LoadSpec, model: Any, adapters: list[Any], log: LibraryLo
     params.n_batch = params.n_ubatch = max(MAX_ROWS, spec.slots)
     # A recurrent state takes memory for every slot; of other memory a slot is nothing but a number.
     params.n_seq_max = slots_for(spec.slots) if is_divisible(model) else spec.slots
-    # Without this the compute buffers are sized for logits of every row of a batch. The library wants one for each slot.
+    # Without this the compute buffers are sized for logits of every row of a batch. The library wants one for each slot; those of
+    # slots that only keep are there for rows that were guessed.
     params.n_outputs_max = params.n_seq_max
     params.n_threads = params.n_threads_batch = spec.threads or _physical_cores()
     params.kv_unified = True

@@ -27,6 +27,7 @@ def read_facts(spec: LoadSpec, model: Any, context: Any, vocabulary: Vocabulary)
         slots=ll.llama_n_seq_max(context),
         divisible=is_divisible(model),
         max_rows=ll.llama_n_batch(context),
+        max_outputs=ll.llama_n_seq_max(context),
         memory_architecture=_MEMORY.get(spec.backend, "ram"),
         chat_template=template.decode("utf-8", "replace") if template else None,
         bos_text=vocabulary.bos_text,
