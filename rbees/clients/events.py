@@ -14,7 +14,7 @@ from rbees.service.sse_parser import SseFrame
 
 LONGEST_NUMBER: Final = 18
 """Digits; a stream that could reach a number beyond is none of ours."""
-EVENT_NAMES = frozenset({"queued", "started", "token", "metrics", "end", "error"})
+EVENT_NAMES = frozenset({"queued", "started", "token", "result", "metrics", "end", "error"})
 
 
 async def numbered_events(url: str, frames: AsyncIterator[SseFrame]) -> AsyncIterator[tuple[int, Event]]:

@@ -7,13 +7,16 @@ import click
 from rbees.ctl.jobs import jobs
 from rbees.ctl.models import models
 from rbees.ctl.pools import pool
+from rbees.ctl.vectors import embed, rerank
 
 
 @click.group(name="ctl", no_args_is_help=True)
 def command() -> None:
-    """The operator's client: jobs, pools, models."""
+    """The operator's client: jobs, pools, models, vectors."""
 
 
 command.add_command(jobs)
 command.add_command(pool)
 command.add_command(models)
+command.add_command(embed)
+command.add_command(rerank)

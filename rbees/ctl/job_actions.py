@@ -9,11 +9,12 @@ from typing import Final
 import click
 
 from rbees.ctl.rows import job_pairs, job_row
-from rbees.ctl.screen import screen
+from rbees.ctl.screen import result_lines, screen
 from rbees.ctl.submit import RESTART_PATIENCE_S, show_events
 from rbees.ctl.target import Target
 from rbees.protocol.codec import encode
 from rbees.protocol.jobs import TERMINAL_STATUSES, JobView, StatusFilter
+from rbees.protocol.vectors import Embeddings, Ranking
 from rbees.service.clock import SystemClock
 from rbees.terminal.answer import AnswerWriter
 from rbees.terminal.notes import notes
@@ -73,6 +74,9 @@ async def cancel_job(target: Target, *, job_id: str, as_json: bool) -> None:
 
 
 def _show_output(job: JobView) -> None:
+    if isinstance(job.output, Embeddings | Ranking):
+        click.echo("\n" + "\n".join(result_lines(job.output)))
+        return
     for choice in job.output or ():
         writer = AnswerWriter(sys.stdout)
         if choice.choice:

@@ -23,6 +23,7 @@ def job_pairs(job: JobView, now_ms: int) -> list[Pair]:
     pairs = [
         ("job", job.job_id),
         ("status", job.status),
+        ("kind", job.kind if job.kind != "generate" else ""),
         ("model", job.model),
         ("sha256", job.model_sha256 or ""),
         ("priority", job.priority),
@@ -33,7 +34,7 @@ def job_pairs(job: JobView, now_ms: int) -> list[Pair]:
         ("events", str(job.last_seq)),
         ("about", _about(job)),
     ]
-    if job.output:
+    if job.output and isinstance(job.output, tuple):
         pairs.append(("finish", "; ".join(_finish(choice.finish_reason) for choice in job.output)))
     if job.usage:
         usage = job.usage

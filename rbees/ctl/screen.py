@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Final, Protocol, assert_never
 
@@ -11,10 +12,12 @@ import msgspec
 
 from rbees.protocol import codec
 from rbees.protocol.errors import RbeesError
-from rbees.protocol.events import End, Error, Event, Metrics, Queued, Started, Token
+from rbees.protocol.events import End, Error, Event, Metrics, Queued, Result, Started, Token
 from rbees.protocol.jobs import JobAccepted
+from rbees.protocol.vectors import Embeddings, Ranking
 from rbees.terminal.answer import AnswerWriter
 from rbees.terminal.notes import Notes
+from rbees.terminal.text import printable
 
 
 class Unknown(Enum):
@@ -64,7 +67,9 @@ class PeopleScreen:
         shares_terminal: bool,
         reasoning: bool = True,
         max_tokens: int | Unknown | None = UNKNOWN,
+        documents: Sequence[str] = (),
     ) -> None:
+        self._documents = documents
         self._answer = answer
         self._reasoning = reasoning
         self._max_tokens = max_tokens
@@ -100,6 +105,8 @@ class PeopleScreen:
                     self._answer.think(event.text)
             case Token():
                 self._answer.write(event.text)
+            case Result():
+                self._answer.write("".join(f"{line}\n" for line in result_lines(event, self._documents)))
             case End():
                 for choice, texts in sorted(self._further.items()):
                     self._answer.begin(choice + 1)
@@ -147,17 +154,46 @@ class JsonScreen:
         """See `Screen`."""
 
 
-def screen(*, as_json: bool, notes: Notes, reasoning: bool = True, max_tokens: int | Unknown | None = UNKNOWN) -> Screen:
+def screen(
+    *,
+    as_json: bool,
+    notes: Notes,
+    reasoning: bool = True,
+    max_tokens: int | Unknown | None = UNKNOWN,
+    documents: Sequence[str] = (),
+) -> Screen:
     """The screen that the caller asked for; `reasoning`: show people what the model thinks, too.
 
-    `max_tokens` is what the job was submitted with, so that a cut can be explained; whoever only watches does not know it.
+    `max_tokens` and `documents` are what the job was submitted with, so that a cut can be explained and what was ranked shown;
+    whoever only watches does not know them.
     """
     if as_json:
         return JsonScreen()
     shares_terminal = sys.stdout.isatty() and sys.stderr.isatty()
     return PeopleScreen(
-        AnswerWriter(sys.stdout), notes, shares_terminal=shares_terminal, reasoning=reasoning, max_tokens=max_tokens
+        AnswerWriter(sys.stdout),
+        notes,
+        shares_terminal=shares_terminal,
+        reasoning=reasoning,
+        max_tokens=max_tokens,
+        documents=documents,
     )
+
+
+def result_lines(result: Result | Embeddings | Ranking, documents: Sequence[str] = ()) -> Iterator[str]:
+    """A line for each vector, in JSON, or for each ranked document: its score, its number from 0 and, where known, its text."""
+    match result:
+        case Result(embeddings=embeddings, ranking=ranked):
+            pass
+        case Embeddings(embeddings=embeddings):
+            ranked = ()
+        case Ranking(results=ranked):
+            embeddings = ()
+    for one in embeddings:
+        yield codec.encode(one.embedding).decode()
+    for place in ranked:
+        text = f"\t{printable(documents[place.index])}" if place.index < len(documents) else ""
+        yield f"{place.relevance_score:.6g}\t{place.index}{text}"
 
 
 def cut_text(max_tokens: int | Unknown | None, completion_tokens: int) -> str:

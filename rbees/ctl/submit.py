@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 import click
@@ -45,11 +45,25 @@ async def submit(
     if options.get("logprobs") is not None and not as_json:
         raise click.UsageError("--logprobs shows only with --json.")
     job = build_job(prompt, raw=raw, **options)
+    return await run_job(target, job, as_json=as_json, detach=detach, idempotency_key=idempotency_key, reasoning=not no_reasoning)
+
+
+async def run_job(
+    target: Target,
+    job: JobRequest,
+    *,
+    as_json: bool,
+    detach: bool = False,
+    idempotency_key: str | None = None,
+    reasoning: bool = True,
+    documents: Sequence[str] = (),
+) -> int | None:
+    """Hand a job over and show what comes of it. Returns the exit code; a job that fails raises its error."""
     key = idempotency_key or secrets.token_hex(16)
     clock = SystemClock()
     async with target.client() as orcd:
         with notes(silent=as_json) as said:
-            shown = screen(as_json=as_json, notes=said, reasoning=not no_reasoning, max_tokens=job.max_tokens)
+            shown = screen(as_json=as_json, notes=said, reasoning=reasoning, max_tokens=job.max_tokens, documents=documents)
             interrupted = _on_interrupt()
             handing_over = hand_over(orcd, job, key, clock, RESTART_PATIENCE_S if target.is_home else 0.0)
             accepted = await _unless_interrupted(handing_over, interrupted, shown)

@@ -17,6 +17,8 @@ MICRO_BATCH: Final = 512
 """Tokens that llama.cpp computes at once; activations exist for so many."""
 _ACTIVATION_COPIES: Final = 16
 """Vectors of the embedding's length alive at once for each token of a micro batch (feed-forward, attention, norms)."""
+_EMBEDDING_SCORES: Final = 1 << 25
+"""Rows times vocabulary: a call for embeddings has fewer rows where the vocabulary is large."""
 _RUNTIME_BYTES: Final = 32 << 20
 """What the process and the library take beside the model."""
 _MASK_BYTES: Final = 2
@@ -46,7 +48,10 @@ class Demand:
 
 def demand(model: ModelFacts, *, ctx: int, slots: int, options: DeviceOptions = NOTHING_ASKED) -> Demand:
     """The memory of a worker that serves `model` with `slots` sequences of `ctx` KV cells each, all in one place."""
-    cells = ctx * slots
+    generates = not model.capabilities or "generate" in model.capabilities
+    # What makes embeddings has a context of its own: cells for one sequence and a call, and scores of all rows of a call.
+    cells = (ctx * slots if generates else 0) + (ctx + MICRO_BATCH if model.pooling is not None else 0)
+    rows = min(MICRO_BATCH * model.vocabulary_size, _EMBEDDING_SCORES) * 4 * 2 if model.pooling is not None else 0
     vectors = cells * model.layers * model.head_count_kv
     cache_bytes = kv_bytes(vectors * model.key_length, options.kv_type_k) + kv_bytes(
         vectors * model.value_length, options.kv_type_v
@@ -57,7 +62,7 @@ def demand(model: ModelFacts, *, ctx: int, slots: int, options: DeviceOptions = 
     mask = MICRO_BATCH * cells * _MASK_BYTES if model.layers else 0
     # Without flash attention the scores of every head for every cell exist at once.
     attention = MICRO_BATCH * cells * model.head_count * _SCORE_BYTES if options.flash_attention == "off" else 0
-    return Demand(model.size_bytes, cache_bytes, activations + scores + mask + attention + _RUNTIME_BYTES)
+    return Demand(model.size_bytes, cache_bytes, activations + scores + rows + mask + attention + _RUNTIME_BYTES)
 
 
 def offloaded(whole: Demand, model: ModelFacts, options: DeviceOptions) -> tuple[Demand, int]:

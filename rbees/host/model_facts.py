@@ -19,6 +19,7 @@ from rbees.protocol import codec
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import RbeesError
 from rbees.protocol.pools import ModelFacts
+from rbees.protocol.vectors import Capability, Pooling
 
 SCRIPTED: Final = "scripted"
 """The architecture, and the backend, of `*.scripted.json` files."""
@@ -27,6 +28,23 @@ SMALLEST_CONTEXT: Final = 16
 """The fewest tokens that a worker serves a sequence with."""
 _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _MAX_DIMENSION: Final = 1 << 31
+_POOLINGS: Final[dict[int, Pooling]] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
+"""By llama.cpp's `llama_pooling_type`."""
+_CLASSIFIER: Final = frozenset({"cls.weight", "cls.output.weight"})
+_ENCODERS: Final = frozenset(
+    {
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+    }
+)
+"""Architectures that make vectors and no text, whether their headers say that attention is not causal or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +63,19 @@ class Shape:
     key_length: int
     value_length: int
     has_chat_template: bool
+    pooling: Pooling | None
+    generates: bool
+
+    @property
+    def capabilities(self) -> tuple[Capability, ...]:
+        """What it can do."""
+        able: dict[Capability, bool] = {
+            "generate": self.generates,
+            "chat": self.generates and self.has_chat_template,
+            "embed": self.pooling not in {None, "rank"},
+            "rerank": self.pooling == "rank",
+        }
+        return tuple(name for name, can in able.items() if can)
 
 
 class ScriptedModel(Message, frozen=True, kw_only=True):
@@ -52,6 +83,8 @@ class ScriptedModel(Message, frozen=True, kw_only=True):
 
     vocabulary_size: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 512
     context_length: Annotated[int, msgspec.Meta(ge=SMALLEST_CONTEXT, le=16_777_216)] = 131_072
+    pooling: Pooling | None = None
+    generates: bool = True
 
 
 def facts(shape: Shape, *, ref: str, aliases: tuple[str, ...], sha256: str, file_name: str, size_bytes: int) -> ModelFacts:
@@ -74,6 +107,8 @@ def facts(shape: Shape, *, ref: str, aliases: tuple[str, ...], sha256: str, file
         key_length=shape.key_length,
         value_length=shape.value_length,
         has_chat_template=shape.has_chat_template,
+        pooling=shape.pooling,
+        capabilities=shape.capabilities,
     )
 
 
@@ -100,6 +135,8 @@ def scripted_shape(document: bytes) -> Shape:
         key_length=0,
         value_length=0,
         has_chat_template=True,
+        pooling=model.pooling,
+        generates=model.generates,
     )
 
 
@@ -135,7 +172,17 @@ class _ShapeReader:
             key_length=self._largest("attention.key_length", head_length),
             value_length=self._largest("attention.value_length", head_length),
             has_chat_template=bool(self._text("tokenizer.chat_template")),
+            pooling=self._pooling(),
+            generates=self._architecture not in _ENCODERS and self._metadata("attention.causal") is not False,
         )
+
+    def _pooling(self) -> Pooling | None:
+        """How vectors are made. Files of rerankers often say so only by the tensors of their classifier."""
+        stated = self._metadata("pooling_type")
+        if isinstance(stated, int) and stated in _POOLINGS:
+            return _POOLINGS[stated]
+        ranks = any(tensor.name in _CLASSIFIER for tensor in self._header.tensors)
+        return "rank" if ranks else None
 
     def _context_length(self) -> int:
         length = self._required("context_length")
@@ -186,6 +233,9 @@ class _ShapeReader:
         if not counts or not all(0 <= count < _MAX_DIMENSION for count in counts):
             raise refusal(f"states an impossible `{self._architecture}.{key}`")
         return max(counts)
+
+    def _metadata(self, key: str) -> object:
+        return self._header.metadata.get(f"{self._architecture}.{key}")
 
     def _text(self, key: str) -> str | None:
         value = self._header.metadata.get(key)

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from rbees.protocol.device_options import DeviceOptions
+from rbees.protocol.vectors import Pooling
 from rbees.protocol.workers import Backend
 
 PROGRAM: Final = ("-P", "-m", "rbees", "workerd", "serve")
@@ -70,6 +71,8 @@ class WorkerSpec(DeviceOptions, frozen=True, kw_only=True):
     port: int = 0
     callback_url: str | None = None
     runtime_dir: str
+    pooling: Pooling | None = None
+    """How the model makes vectors, where the pool knows."""
     safe_mode: bool = False
     insecure_lan: bool = False
     allowed_host: str | None = None
@@ -102,6 +105,7 @@ _VALUES: Final = {
     "kv_type_k": "--kv-type-k",
     "kv_type_v": "--kv-type-v",
     "load_mode": "--load-mode",
+    "pooling": "--pooling",
     "bind": "--bind",
     "port": "--port",
     "callback_url": "--callback-url",

@@ -210,9 +210,9 @@ class Attempt:
         verdict = self._journal.take(
             self.job, self.epoch, seq, event, self.seat.worker_id, self.seat.pool_id, lambda: self._committed(seq, event)
         )
+        self._seen_seq = max(self._seen_seq, seq)
         if verdict is Verdict.REPEATED:
             return None
-        self._seen_seq = seq
         match event:
             case End() if verdict is Verdict.TAKE:
                 return Over()

@@ -36,7 +36,7 @@ from rbees.orcd.scheduler.events import AttemptCompleted, AttemptFailed, SpawnAc
 from rbees.orcd.scheduler.events import Event as Happening
 from rbees.orcd.store.jobs import JobStore
 from rbees.protocol.errors import RbeesError
-from rbees.protocol.events import Metrics, StreamState, Token
+from rbees.protocol.events import Metrics, Result, StreamState, Token
 from rbees.protocol.jobs import JobRequest
 from rbees.protocol.pools import SpawnCommand
 from rbees.protocol.prefix_chain import chain_of
@@ -210,6 +210,9 @@ class LiveExecutor:
         if stored is None:
             return None
         request = msgspec.json.decode(stored, type=JobRequest)
+        if request.kind != "generate":
+            await self._count_results(job)
+            return ExecuteRequest(job_id=job.job_id, epoch=epoch, embed=request.embed, rerank=request.rerank)
         assert request.seed is not None, "the seed was recorded at acceptance"
         generated = await self._generated(job, request.n)
         execute = ExecuteRequest(
@@ -238,6 +241,14 @@ class LiveExecutor:
                     answers[event.choice] += event.token_ids
             job.stream.taken = {choice: len(token_ids) for choice, token_ids in enumerate(answers)}
         return [tuple(token_ids) for token_ids in answers]
+
+    async def _count_results(self, job: LiveJob) -> None:
+        """An attempt starts over, but what of its result the journal holds was sent on and stays."""
+        if job.stream.state is StreamState.RUNNING:
+            job.stream.results = 0
+            async for event in journaled(self._store, job.number):
+                if isinstance(event, Result):
+                    job.stream.results += event.size
 
     def _seat(self, effect: Dispatch | Attach) -> Seat:
         address = self._directory.worker(effect.worker_id)

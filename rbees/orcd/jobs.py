@@ -24,9 +24,10 @@ from rbees.orcd.store.jobs import JobRow, JobStore
 from rbees.protocol import model_ref
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.events import ChoiceEnd, End, Error, Part, Token
-from rbees.protocol.jobs import CancelAnswer, ChoiceOutput, JobAccepted, JobList, JobRequest, JobView, check_job
+from rbees.protocol.events import ChoiceEnd, End, Error, Part, Result, Token
+from rbees.protocol.jobs import CancelAnswer, ChoiceOutput, JobAccepted, JobList, JobRequest, JobView, Output, check_job
 from rbees.protocol.pools import ModelFacts
+from rbees.protocol.vectors import Embeddings, Ranking
 from rbees.service.clock import Clock
 from rbees.service.correlation import correlation_id
 from rbees.service.identity import Identities
@@ -74,8 +75,8 @@ class Jobs:
     async def submit(self, request: JobRequest, idempotency_key: str | None = None) -> JobAccepted:
         """Accept a job durably, or give the answer again that the same submission got before.
 
-        Raises RbeesError: INVALID_REQUEST, MODEL_NOT_FOUND, QUEUE_FULL, DRAINING, STORAGE_FULL, IDEMPOTENCY_CONFLICT,
-        OUTPUT_ERASED.
+        Raises RbeesError: INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_INCOMPATIBLE, QUEUE_FULL, DRAINING, STORAGE_FULL,
+        IDEMPOTENCY_CONFLICT, OUTPUT_ERASED.
         """
         check_job(request)
         if idempotency_key is None:
@@ -111,10 +112,12 @@ class Jobs:
         self._check_room()
         model_ref.parse(request.model)
         facts = await self._resolve(request.model)
+        _check_capable(request, facts)
         self._check_room()
         seed = request.seed if request.seed is not None else self._identities.seed()
         new = NewJob(
             job_id=self._identities.job_id(),
+            kind=request.kind,
             model=request.model,
             model_sha256=facts.sha256 if facts else None,
             model_ref=facts.ref if facts else None,
@@ -202,6 +205,7 @@ class Jobs:
         return JobView(
             job_id=row.job_id,
             status=row.status,
+            kind=row.kind,
             model=row.model,
             model_sha256=row.model_sha256,
             priority=row.priority,
@@ -218,7 +222,9 @@ class Jobs:
             error=outcome.error if isinstance(outcome, Error) else None,
         )
 
-    async def _output(self, row: JobRow) -> tuple[ChoiceOutput, ...]:
+    async def _output(self, row: JobRow) -> Output:
+        if row.kind != "generate":
+            return await self._result(row)
         texts: dict[int, dict[Part, list[str]]] = {}
         ends: dict[int, ChoiceEnd] = {}
         async for event in journaled(self._store, row.number):
@@ -229,6 +235,12 @@ class Jobs:
         return tuple(
             _choice_output(choice, texts.get(choice, {}), ends.get(choice)) for choice in sorted(texts.keys() | ends.keys())
         )
+
+    async def _result(self, row: JobRow) -> Embeddings | Ranking:
+        results = [event async for event in journaled(self._store, row.number) if isinstance(event, Result)]
+        if row.kind == "embed":
+            return Embeddings(embeddings=tuple(one for result in results for one in result.embeddings))
+        return Ranking(results=tuple(one for result in results for one in result.ranking))
 
     # ---- cancelling ----------------------------------------------------------------------------------------------------
 
@@ -274,6 +286,20 @@ class Jobs:
         still_gone = job.left_at_s == left_at_s and not self._relay.is_watched(job.number)
         if still_gone and job.job_id in self._journal.live and not self.draining:
             await self._ask_cancel(job)
+
+
+def _check_capable(request: JobRequest, facts: ModelFacts | None) -> None:
+    """Refuse what the model's header says that it cannot do; a worker knows of the rest.
+
+    Raises:
+        RbeesError: MODEL_INCOMPATIBLE
+    """
+    if facts is None or not facts.capabilities or request.kind in facts.capabilities:
+        return
+    needs = {"generate": "makes no text", "embed": "makes no embeddings", "rerank": "cannot rank documents"}[request.kind]
+    able = ", ".join(f"`{name}`" for name in facts.capabilities if name != "chat") or "nothing that jobs ask for"
+    message = f"The model {needs}; by its header it can do {able}. Choose another model."
+    raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, message, model=request.model, capabilities=list(facts.capabilities))
 
 
 def _spec(job: LiveJob, new: NewJob) -> JobSpec:

@@ -25,7 +25,7 @@ from rbees.orcd.store.jobs import JobStore, Statement
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import End, Error, Event, Metrics, Queued, Started, Token, event_name, is_terminal
-from rbees.protocol.jobs import JobStatus, Priority
+from rbees.protocol.jobs import JobStatus, Kind, Priority
 from rbees.service import logs
 from rbees.service.clock import Clock
 from rbees.service.sse import frame
@@ -42,6 +42,7 @@ class NewJob:
     """A job that was checked and may be accepted."""
 
     job_id: str
+    kind: Kind
     model: str
     model_sha256: str | None
     model_ref: str | None
@@ -99,7 +100,8 @@ class Journal:
             RbeesError: STORAGE_FULL, and then the job does not exist.
         """
         durable: asyncio.Future[LiveJob] = asyncio.get_running_loop().create_future()
-        job = LiveJob(self._next_number, new.job_id, new.created_at_ms, new.cancel_on_disconnect, Stream(choices=new.choices))
+        stream = Stream(choices=new.choices, kind=new.kind)
+        job = LiveJob(self._next_number, new.job_id, new.created_at_ms, new.cancel_on_disconnect, stream)
         job.correlation_id = new.correlation_id
         self._next_number += 1
         self.restore(job)
@@ -331,6 +333,7 @@ def _job_row(number: int, new: NewJob) -> Statement:
         {
             "number": number,
             "job_id": new.job_id,
+            "kind": new.kind,
             "model": new.model,
             "model_sha256": new.model_sha256,
             "model_ref": new.model_ref,

@@ -12,8 +12,8 @@ from enum import Enum
 from msgspec.structs import replace
 
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.events import LEGAL_ORDER, End, Error, Event, Metrics, Queued, Started, StreamState, Token, advance
-from rbees.protocol.jobs import JobStatus
+from rbees.protocol.events import LEGAL_ORDER, End, Error, Event, Metrics, Queued, Result, Started, StreamState, Token, advance
+from rbees.protocol.jobs import JobStatus, Kind
 
 
 class Verdict(Enum):
@@ -23,7 +23,7 @@ class Verdict(Enum):
     STALE = "stale"
     """Of an attempt that counts no more, or of a job that has ended: drop it."""
     REPEATED = "repeated"
-    """Taken before: skip it."""
+    """Taken before, or of an earlier attempt: skip it."""
 
 
 @dataclass(slots=True)
@@ -42,6 +42,9 @@ class Stream:
     """Answers that were asked for; a worker may name no other."""
     taken: dict[int, int] = field(default_factory=dict)
     """How many tokens of each answer were taken; after a restart, set from the journal before any event is admitted."""
+    kind: Kind = "generate"
+    results: int = 0
+    """How much of a result was taken, where the job makes no text; after a restart set as `taken`."""
 
     def begin(self, epoch: int) -> None:
         """From now on only the attempt `epoch` counts."""
@@ -74,11 +77,18 @@ class Stream:
             raise _defect(f"has a gap between {self.worker_seq} and {worker_seq}")
         if isinstance(event, Queued) or (self.state, type(_shape(self, event))) not in LEGAL_ORDER:
             raise _defect(f"holds an event `{type(event).__name__}` that may not come in state {self.state.value}")
+        if isinstance(event, Token | Result) and isinstance(event, Token) != (self.kind == "generate"):
+            raise _defect(f"holds an event `{type(event).__name__}` that a job of kind {self.kind} does not ask for")
+        if isinstance(event, Result) and event.index > self.results:
+            raise _defect(f"goes on at result {event.index} instead of {self.results}")
         if isinstance(event, Token) and not 0 <= event.choice < self.choices:
             raise _defect(f"names answer {event.choice} of {self.choices}")
         if isinstance(event, Token) and event.index != (taken := self.taken.get(event.choice, 0)):
             raise _defect(f"goes on at token {event.index} instead of {taken}")
         self.worker_seq = worker_seq
+        if isinstance(event, Result) and event.index + event.size <= self.results:
+            # An attempt that was lost in the middle of its result is made again from the beginning.
+            return Verdict.REPEATED
         return Verdict.TAKE
 
     def number(self, event: Event) -> int:
@@ -87,6 +97,8 @@ class Stream:
         self.last_seq += 1
         if isinstance(event, Token):
             self.taken[event.choice] = self.taken.get(event.choice, 0) + len(event.token_ids)
+        elif isinstance(event, Result):
+            self.results += event.size
         return self.last_seq
 
 
@@ -134,8 +146,16 @@ def public_event(job: LiveJob, event: Event, *, worker_id: str, pool_id: str, no
             return replace(end, timings=timings)
         case Token() as token:
             return token
+        case Result() as result:
+            return _untaken(job.stream, result)
         case Queued() | Error() as other:
             raise AssertionError(f"{type(other).__name__} is not taken over from a worker")
+
+
+def _untaken(stream: Stream, result: Result) -> Result:
+    """What of a result an earlier attempt did not bring yet."""
+    known = stream.results - result.index
+    return replace(result, index=stream.results, embeddings=result.embeddings[known:], ranking=result.ranking[known:])
 
 
 def _defect(what: str) -> RbeesError:

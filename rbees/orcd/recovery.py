@@ -29,7 +29,7 @@ def _live(stored: UnendedJob) -> LiveJob:
         job_id=stored.job_id,
         created_at_ms=stored.created_at_ms,
         cancel_on_disconnect=stored.cancel_on_disconnect,
-        stream=Stream(state, stored.last_seq, stored.epoch, stored.worker_seq, choices=stored.choices),
+        stream=Stream(state, stored.last_seq, stored.epoch, stored.worker_seq, choices=stored.choices, kind=stored.kind),
         status=stored.status,
         dispatched_at_ms=stored.dispatched_at_ms,
         started_at_ms=stored.started_at_ms,

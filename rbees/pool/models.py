@@ -68,6 +68,7 @@ async def info(pool: PooldClient, *, model: str, ctx: int | None, slots: int, as
             ("context", f"{facts.context_length} tokens"),
             ("vocabulary", f"{facts.vocabulary_size} tokens"),
             ("chat template", "yes" if facts.has_chat_template else "no"),
+            ("can", ", ".join(facts.capabilities) or "-"),
             (f"memory for {slots} × {cells} tokens", _memory(needed.total_bytes, needed.weights_bytes, needed.kv_bytes)),
         ]
     )

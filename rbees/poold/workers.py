@@ -312,6 +312,7 @@ class Supervisor:
             slots=fit.slots,
             ctx=fit.ctx,
             threads=self._threads(fit.device),
+            pooling=model.facts.pooling,
             bind=policy.bind,
             port=choose_port(policy.bind, policy.port_first, policy.port_last, taken),
             callback_url=f"{policy.own_url()}/internal/workers/{worker_id}/ready",

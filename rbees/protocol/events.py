@@ -4,7 +4,7 @@ The same event types travel from worker to orcd (numbered per job and epoch by t
 densely from 1 by orcd alone). The legal order is a small state machine:
 
     NEW --queued--> WAITING --started--> RUNNING --end|error--> ENDED
-                       |  ^metrics          |  ^token, metrics
+                       |  ^metrics          |  ^token, result, metrics
                        +------error---------+-----> ENDED
 
 A worker's stream has no `queued`: it opens in WAITING. A change of worker shows as `metrics`, never as a second `started`.
@@ -79,6 +79,43 @@ class Token(Message, frozen=True, kw_only=True, tag_field="type", tag="token"):
     """One for each of `token_ids`, where the job asks for them: the model's own distribution, before any sampling parameter."""
 
 
+class Embedding(Message, frozen=True, kw_only=True):
+    """The vector of one input."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"embedding"})
+    index: int
+    """Position of the input in the request."""
+    embedding: tuple[float, ...] | str
+    """As the request's `encoding` says: numbers, or base64 of 32-bit floats, lowest byte first."""
+    tokens: int
+    """Tokens that were computed for it."""
+    truncated: bool = False
+
+
+class Ranked(Message, frozen=True, kw_only=True):
+    """How well one document answers the query."""
+
+    index: int
+    """Position of the document in the request."""
+    relevance_score: float
+    """Higher is better; the model's own scale, comparable within one model only."""
+    tokens: int
+    truncated: bool = False
+
+
+class Result(Message, frozen=True, kw_only=True, tag_field="type", tag="result"):
+    """Part of what came of a job that makes no text: embeddings from position `index` on, or ranks, the best first."""
+
+    index: int = 0
+    embeddings: tuple[Embedding, ...] = ()
+    ranking: tuple[Ranked, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many positions it brings."""
+        return len(self.embeddings) + len(self.ranking)
+
+
 class Metrics(Message, frozen=True, kw_only=True, tag_field="type", tag="metrics"):
     """What happens meanwhile: why the job waits, how far a model has loaded, that an attempt failed and the next began."""
 
@@ -129,7 +166,7 @@ class Speculation(Message, frozen=True, kw_only=True):
 
 
 class End(Message, frozen=True, kw_only=True, tag_field="type", tag="end"):
-    """The job is complete."""
+    """The job is complete. Of a job that makes no text `choices` is empty."""
 
     choices: tuple[ChoiceEnd, ...]
     usage: Usage
@@ -144,7 +181,7 @@ class Error(Message, frozen=True, kw_only=True, tag_field="type", tag="error"):
     error: ErrorBody
 
 
-Event = Queued | Started | Token | Metrics | End | Error
+Event = Queued | Started | Token | Result | Metrics | End | Error
 
 
 class StreamState(Enum):
@@ -162,6 +199,7 @@ LEGAL_ORDER: Final[dict[tuple[StreamState, type[Event]], StreamState]] = {
     (StreamState.WAITING, Started): StreamState.RUNNING,
     (StreamState.WAITING, Error): StreamState.ENDED,
     (StreamState.RUNNING, Token): StreamState.RUNNING,
+    (StreamState.RUNNING, Result): StreamState.RUNNING,
     (StreamState.RUNNING, Metrics): StreamState.RUNNING,
     (StreamState.RUNNING, End): StreamState.ENDED,
     (StreamState.RUNNING, Error): StreamState.ENDED,

@@ -12,7 +12,10 @@ from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import FinishReason, Timings, Usage
 from rbees.protocol.response_format import ResponseFormat, check_forced_call, check_response_format
 from rbees.protocol.sampling import Sampling, Seed, SeedlessSampling, check_sampling
+from rbees.protocol.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 
+Kind = Literal["generate", "embed", "rerank"]
+"""What a job makes: text, embeddings, or an order of documents."""
 Priority = Literal["interactive", "batch"]
 JobStatus = Literal["queued", "dispatched", "running", "completed", "failed", "cancelled"]
 StatusFilter = Literal[JobStatus, "unfinished"]
@@ -23,10 +26,15 @@ DEFAULT_TIMEOUT_MS: Final = 300_000
 MAX_TIMEOUT_MS: Final = 1_800_000
 MAX_TOKENS: Final = 1_000_000
 MAX_CHOICES: Final = 16
+_OF_ALL_KINDS: Final = ("kind", "model", "priority", "session_id", "timeout_ms", "cancel_on_disconnect")
+"""Fields that say nothing about what is made."""
 
 
 class JobRequest(SeedlessSampling, frozen=True, kw_only=True):
-    """`POST /v2/tasks`: exactly one of `prompt` (raw text) and `messages` (the model's template is applied)."""
+    """`POST /v2/tasks`. To `generate`: exactly one of `prompt` (raw text) and `messages` (the model's template is applied).
+
+    To `embed` or `rerank`: the field of that name, and nothing that only shapes text.
+    """
 
     private: ClassVar[frozenset[str]] = SeedlessSampling.private | {
         "prompt",
@@ -34,8 +42,10 @@ class JobRequest(SeedlessSampling, frozen=True, kw_only=True):
         "tools",
         "template_options",
         "response_format",
+        "embed",
+        "rerank",
     }
-    kind: Literal["generate"] = "generate"
+    kind: Kind = "generate"
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, description="Alias, `hf:` or `file:` reference.")]
     prompt: str | None = None
     messages: Annotated[tuple[ChatMessage, ...], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
@@ -58,6 +68,8 @@ class JobRequest(SeedlessSampling, frozen=True, kw_only=True):
     ) = None
     timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=MAX_TIMEOUT_MS, description="From first dispatch.")] = DEFAULT_TIMEOUT_MS
     cancel_on_disconnect: bool = False
+    embed: EmbedRequest | None = None
+    rerank: RerankRequest | None = None
 
     def sampling(self, seed: int) -> Sampling:
         """The sampling part of this job, with the seed that was recorded for it."""
@@ -70,6 +82,12 @@ def check_job(job: JobRequest) -> None:
     Raises:
         RbeesError: INVALID_REQUEST.
     """
+    if job.kind != "generate":
+        _check_without_text(job)
+        return
+    if job.embed is not None or job.rerank is not None:
+        field = "embed" if job.embed is not None else "rerank"
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"`{field}` is for jobs of that kind; send `kind`: `{field}` too.", field=field)
     if (job.prompt is None) == (job.messages is None):
         raise RbeesError(ErrorCode.INVALID_REQUEST, "Send exactly one of `prompt` and `messages`.", field="prompt")
     if job.prompt == "":
@@ -78,6 +96,20 @@ def check_job(job: JobRequest) -> None:
     check_response_format(job.response_format, ignore_eos=job.ignore_eos)
     check_forced_call(job.tools, job.tool_choice, job.response_format, ignore_eos=job.ignore_eos)
     check_sampling(job)
+
+
+def _check_without_text(job: JobRequest) -> None:
+    """A job that makes no text asks for one thing and says nothing about text."""
+    if getattr(job, job.kind) is None:
+        message = f"A job of kind `{job.kind}` needs the field `{job.kind}`."
+        raise RbeesError(ErrorCode.INVALID_REQUEST, message, field=job.kind)
+    plain = msgspec.structs.replace(
+        JobRequest(model=job.model), **{name: getattr(job, name) for name in (*_OF_ALL_KINDS, job.kind)}
+    )
+    for field in job.__struct_fields__:
+        if getattr(job, field) != getattr(plain, field):
+            message = f"`{field}` does not fit a job of kind `{job.kind}`; leave it out."
+            raise RbeesError(ErrorCode.INVALID_REQUEST, message, field=field)
 
 
 class JobAccepted(Message, frozen=True, kw_only=True):
@@ -113,11 +145,15 @@ class ChoiceOutput(Message, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
 
 
+Output = tuple[ChoiceOutput, ...] | Embeddings | Ranking
+
+
 class JobView(Message, frozen=True, kw_only=True):
     """`GET /v2/tasks/{id}`; a listing leaves `attempts` and `output` empty."""
 
     job_id: str
     status: JobStatus
+    kind: Kind = "generate"
     model: str
     model_sha256: str | None = None
     priority: Priority
@@ -131,7 +167,8 @@ class JobView(Message, frozen=True, kw_only=True):
     ended_at_ms: int | None = None
     last_seq: int = 0
     attempts: tuple[AttemptView, ...] = ()
-    output: tuple[ChoiceOutput, ...] | None = None
+    output: Output | None = None
+    """Once it has ended: the answers, or what a job of another kind made."""
     usage: Usage | None = None
     timings: Timings | None = None
     error: ErrorBody | None = None

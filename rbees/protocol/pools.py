@@ -9,6 +9,7 @@ import msgspec
 from rbees.protocol.codec import Message, Request
 from rbees.protocol.device_options import DeviceOptions
 from rbees.protocol.errors import ErrorCode
+from rbees.protocol.vectors import Capability, Pooling
 from rbees.protocol.workers import Backend, MemoryArchitecture, WorkerReady, WorkerState
 
 PoolState = Literal["live", "suspect", "lost"]
@@ -58,6 +59,10 @@ class ModelFacts(Message, frozen=True, kw_only=True):
     key_length: int
     value_length: int
     has_chat_template: bool
+    pooling: Pooling | None = None
+    """How it makes vectors, where its header or its tensors say so."""
+    capabilities: tuple[Capability, ...] = ()
+    """What it can do by its header; empty where the pool does not say."""
 
 
 class WorkerFacts(Message, frozen=True, kw_only=True):

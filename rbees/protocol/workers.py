@@ -12,6 +12,7 @@ from rbees.protocol.jobs import MAX_CHOICES
 from rbees.protocol.prefix_chain import PrefixChain
 from rbees.protocol.response_format import ResponseFormat
 from rbees.protocol.sampling import Sampling
+from rbees.protocol.vectors import Capability, EmbedRequest, RerankRequest
 
 Backend = Literal["cuda", "metal", "cpu", "scripted"]
 MemoryArchitecture = Literal["vram", "unified", "ram"]
@@ -26,7 +27,9 @@ class GivenChoice(Message, frozen=True, kw_only=True):
 
 
 class ExecuteRequest(Message, frozen=True, kw_only=True):
-    """`POST /execute`: exactly one of `prompt`, `messages` and `token_ids`.
+    """`POST /execute`: exactly one of `prompt`, `messages`, `token_ids`, `embed` and `rerank`.
+
+    Of the last two comes a result instead of tokens; they start over where an attempt was lost.
 
     `generated_token_ids` were produced by earlier attempts: they are replayed, count as completion tokens, and are not
     emitted again. Where several answers are asked for, `choices` holds one entry for each instead.
@@ -44,6 +47,8 @@ class ExecuteRequest(Message, frozen=True, kw_only=True):
             "sampling",
             "response_format",
             "prefix_chain",
+            "embed",
+            "rerank",
         }
     )
     job_id: str
@@ -62,6 +67,8 @@ class ExecuteRequest(Message, frozen=True, kw_only=True):
     deterministic: bool = False
     prefix_chain: PrefixChain = ()
     """Names of the prompt's beginnings, by which the worker can be asked which of them it has cached."""
+    embed: EmbedRequest | None = None
+    rerank: RerankRequest | None = None
 
 
 class Beat(Message, frozen=True, kw_only=True, tag_field="type", tag="beat"):
@@ -118,8 +125,8 @@ class WorkerReady(Message, frozen=True, kw_only=True):
     backend: Backend
     memory_bytes: int
     memory_architecture: MemoryArchitecture
-    capabilities: tuple[str, ...]
-    """Such as `chat` where the model has a template."""
+    capabilities: tuple[Capability, ...]
+    """What the model can do, as it was loaded."""
     slots: int
     ctx: int
     load_ms: float
@@ -171,6 +178,8 @@ class WorkerHealth(Message, frozen=True, kw_only=True):
     adapters: tuple[LoraAdapter, ...] = ()
     cached_prefixes: tuple[str, ...] = ()
     """Hashes of `prefix_chain`s whose tokens are cached, those of the newest jobs first."""
+    capabilities: tuple[Capability, ...] = ()
+    """Once the model is loaded; as in `WorkerReady`."""
 
 
 class ControlInfo(Message, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from rbees.service.web import Server, build_app
 from rbees.workerd.config import DRAIN_TIMEOUT_S, WorkerConfig
 from rbees.workerd.control import ControlSocket
 from rbees.workerd.engine.backend import Backend, LoadAbandoned, LoadSpec
+from rbees.workerd.engine.embedding import EmbeddingEngine
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine_thread import EngineThread
 from rbees.workerd.forms import Forms
@@ -32,6 +33,7 @@ from rbees.workerd.prompts import Prompts
 from rbees.workerd.routes import routes
 from rbees.workerd.sampling_needs import SamplingNeeds
 from rbees.workerd.template_process import TemplateProcess
+from rbees.workerd.vectors import VectorDesk, capabilities_of
 
 CALLBACK_TRIES_S = 10.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -49,6 +51,7 @@ class LoadedModel:
     backend: Backend
     thread: EngineThread
     attempts: Attempts
+    vectors: VectorDesk
     prompts: Prompts
     template: TemplateProcess | None
     forms: Forms
@@ -58,6 +61,11 @@ class LoadedModel:
     def step(self) -> int:
         """The engine's step counter."""
         return self.thread.step
+
+    @property
+    def settled(self) -> bool:
+        """True when nobody waits for anything any more."""
+        return self.attempts.settled and not self.vectors.pending
 
 
 class Worker:
@@ -147,7 +155,7 @@ class Worker:
             slots_total=config.slots,
             slots_used=load.slots_used if load else 0,
             ctx=facts.ctx if facts else config.ctx,
-            kv_cells_total=load.cells_total if load else 0,
+            kv_cells_total=load.cells_total if load and facts and facts.generates else 0,
             kv_cells_used=load.cells_used if load else 0,
             kv_cells_kept=load.cells_kept if load else 0,
             waiting=load.waiting if load else 0,
@@ -163,6 +171,7 @@ class Worker:
                 LoraAdapter(name=os.path.basename(adapter.path), sha256=adapter.sha256, scale=adapter.scale)
                 for adapter in config.adapters
             ),
+            capabilities=capabilities_of(model.backend) if model else (),
         )
 
     def control_info(self) -> ControlInfo:
@@ -209,6 +218,7 @@ class Worker:
             safe_mode=config.safe_mode,
             options=config.options,
             adapters=config.adapters,
+            pooling=config.pooling,
         )
         backend = await asyncio.to_thread(load_backend, spec, self._on_progress)
         load_ms = round((time.monotonic() - began) * 1000, 3)
@@ -218,19 +228,22 @@ class Worker:
         if facts.chat_template is not None:
             template = TemplateProcess(facts.chat_template, bos_text=facts.bos_text, eos_text=facts.eos_text)
         prompts, forms = Prompts(backend, template), Forms(backend)
-        thread = EngineThread(self._make_engine(backend), backend)
+        embedding = EmbeddingEngine(backend.embedder, now=time.monotonic) if backend.embedder else None
+        thread = EngineThread(self._make_engine(backend), backend, embedding)
+        vectors = VectorDesk(backend, thread, model_ref=config.model_ref)
         attempts = Attempts(
             engine=thread,
             prompts=prompts,
             forms=forms,
             needs=SamplingNeeds(backend),
+            vectors=vectors,
             clock=self._clock,
             ctx=facts.ctx,
             worker_id=config.worker_id,
             model_ref=config.model_ref,
         )
         thread.start(attempts.deliver)
-        return LoadedModel(backend, thread, attempts, prompts, template, forms, load_ms)
+        return LoadedModel(backend, thread, attempts, vectors, prompts, template, forms, load_ms)
 
     def _make_engine(self, backend: Backend) -> Engine:
         return Engine(backend, slots=self._config.slots, now=time.monotonic, speculates=self._config.speculation == "auto")
@@ -279,7 +292,7 @@ class Worker:
             backend=config.backend,
             memory_bytes=model.backend.memory_bytes(),
             memory_architecture=facts.memory_architecture,
-            capabilities=("generate", "chat") if facts.chat_template is not None else ("generate",),
+            capabilities=capabilities_of(model.backend),
             slots=config.slots,
             ctx=facts.ctx,
             load_ms=model.load_ms,
@@ -290,9 +303,9 @@ class Worker:
         """Let what runs finish and be read. What is left at the limit is cut off without a last event: its job is not
         over, and orcd, seeing the connection break, has another worker go on with it."""
         deadline = self._clock.monotonic() + DRAIN_TIMEOUT_S
-        while not model.attempts.settled and self._clock.monotonic() < deadline:
+        while not model.settled and self._clock.monotonic() < deadline:
             await self._clock.sleep(_DRAIN_LOOK_S)
-        if not model.attempts.settled:
+        if not model.settled:
             logs.logger().warning("draining took too long", action="drain_timeout", running=model.attempts.running)
 
     async def _close(self) -> None:

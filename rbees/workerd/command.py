@@ -17,6 +17,7 @@ import click
 from rbees.protocol.codec import encode
 from rbees.protocol.device_options import DeviceOptions, check_device_options
 from rbees.protocol.errors import ErrorCode, ErrorEnvelope, RbeesError
+from rbees.protocol.vectors import Pooling
 from rbees.protocol.workers import Backend
 from rbees.service import folders, logs
 from rbees.service.clock import SystemClock
@@ -55,6 +56,11 @@ def command(context: click.Context) -> None:
 @click.option("--kv-cells", type=click.IntRange(16), help="KV cells that all slots share.  [default: slots × ctx]")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Compute threads.  [default: physical cores]")
 @click.option("--lora", multiple=True, metavar="PATH[=SCALE]", help="Compute with this LoRA adapter; may be given several times.")
+@click.option(
+    "--pooling",
+    type=click.Choice(get_args(Pooling)),
+    help="Make vectors so: of all tokens, the first (cls), the last, or scores.  [default: as the model's header says]",
+)
 @click.option("--safe-mode", is_flag=True, help="Avoid kernels that kill the process on some virtual machines.")
 @click.option(
     "--speculation",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from rbees.protocol.device_options import DeviceOptions
+from rbees.protocol.vectors import Pooling
 from rbees.protocol.workers import Backend
 from rbees.workerd.engine.backend import Adapter
 
@@ -41,3 +42,4 @@ class WorkerConfig:
     insecure_lan: bool
     speculation: Literal["auto", "off"]
     allowed_host: str | None = None
+    pooling: Pooling | None = None

@@ -16,6 +16,7 @@ from typing import Final
 
 from rbees.service import logs
 from rbees.workerd.engine.backend import Backend
+from rbees.workerd.engine.embedding import EmbeddingEngine, EmbedWork
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine.outputs import Load, Output
 from rbees.workerd.engine.sequence import Work
@@ -35,13 +36,20 @@ EndProcess = Callable[[int], object]
 
 
 class EngineThread:
-    """Runs an engine. All methods are called from the event loop's thread."""
+    """Runs an engine, and between its steps what makes vectors. All methods are called from the event loop's thread."""
 
     def __init__(
-        self, engine: Engine, backend: Backend, *, end_process: EndProcess = os._exit, stop_patience_s: float = STOP_PATIENCE_S
+        self,
+        engine: Engine,
+        backend: Backend,
+        embedding: EmbeddingEngine | None = None,
+        *,
+        end_process: EndProcess = os._exit,
+        stop_patience_s: float = STOP_PATIENCE_S,
     ) -> None:
         self._engine = engine
         self._backend = backend
+        self._embedding = embedding
         self._end_process = end_process
         self._stop_patience_s = stop_patience_s
         self._deliver: Deliver | None = None
@@ -90,6 +98,20 @@ class EngineThread:
         """Let an attempt stand or go on."""
         self._post(lambda engine: engine.pause(key, paused))
 
+    def embed(self, work: EmbedWork) -> None:
+        """Have vectors made; the model must be able to."""
+        embedding = self._embedding
+        assert embedding is not None
+        self._post(lambda _: embedding.submit(work))
+
+    def cancel_embed(self, key: str) -> None:
+        """Forget a request for vectors, breaking off the call that computes some of them."""
+        embedding = self._embedding
+        assert embedding is not None
+        self._post(lambda _: embedding.cancel(key))
+        if key in embedding.computing:
+            self._backend.interrupt()
+
     @property
     def step(self) -> int:
         """A counter that moves as long as the engine lives, also within one long decode call."""
@@ -137,9 +159,13 @@ class EngineThread:
         if not self._carry_out_commands():
             return False
         worked = self._engine.step()
-        self._turns += 1
         self._load = self._engine.load()
-        outputs = self._engine.take_outputs()
+        outputs: list[Output] = [*self._engine.take_outputs()]
+        # Where a command waits, an interrupt may be meant for the step before, and would break off this one.
+        if self._embedding is not None and not self._commands:
+            worked = self._embedding.step(beside_streams=self._load.slots_used > 0) or worked
+            outputs += self._embedding.take_outputs()
+        self._turns += 1
         if outputs:
             self._room.acquire()
             self._loop.call_soon_threadsafe(self._receive, outputs)

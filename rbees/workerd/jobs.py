@@ -15,20 +15,21 @@ from msgspec.structs import replace
 
 from rbees.protocol.chat import ToolCall, check_chat
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
-from rbees.protocol.events import ChoiceEnd, End, Error, Event, Speculation, Started, Token
+from rbees.protocol.events import ChoiceEnd, End, Error, Event, Speculation, Started, Timings, Token
 from rbees.protocol.response_format import check_forced_call, check_response_format
 from rbees.protocol.sampling import check_sampling
 from rbees.protocol.workers import AckRequest, ExecuteRequest
 from rbees.service import logs
 from rbees.service.clock import Clock
 from rbees.workerd.chat.conversation import call_id
-from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown, Output
+from rbees.workerd.engine.outputs import Admitted, Embedded, Failed, Finished, Grown, Output
 from rbees.workerd.engine.refusals import check_fits
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.forms import Forms
 from rbees.workerd.prompts import Prompt, Prompts
 from rbees.workerd.sampling_needs import SamplingNeeds
 from rbees.workerd.stream import EventBuffer
+from rbees.workerd.vectors import VectorDesk, VectorRequest, usage_of
 
 FORGET_AFTER_S: Final = 60.0
 SWEEP_EVERY_S: Final = 1.0
@@ -91,6 +92,7 @@ class Attempts:
         prompts: Prompts,
         forms: Forms,
         needs: SamplingNeeds,
+        vectors: VectorDesk,
         clock: Clock,
         ctx: int,
         worker_id: str,
@@ -100,6 +102,7 @@ class Attempts:
         self._prompts = prompts
         self._forms = forms
         self._needs = needs
+        self._vectors = vectors
         self._clock = clock
         self._ctx = ctx
         self._worker_id = worker_id
@@ -187,6 +190,9 @@ class Attempts:
     def deliver(self, outputs: list[Output]) -> None:
         """What came out of the engine, in order."""
         for output in outputs:
+            if isinstance(output, Embedded) or (isinstance(output, Failed) and self._vectors.waits_for(output.key)):
+                self._vectors.deliver(output)
+                continue
             attempt = self._attempts.get(output.key)
             if attempt is None or attempt.events.ended:
                 continue
@@ -226,6 +232,10 @@ class Attempts:
     async def _prepare(self, attempt: Attempt, request: ExecuteRequest) -> None:
         """Make token ids and hand the work over; a request that cannot be computed ends the stream with its error."""
         try:
+            vectors = request.embed or request.rerank
+            if vectors is not None:
+                await self._make_vectors(attempt, vectors)
+                return
             work = await self._work(attempt, request)
             check_fits(work, self._ctx)
         except RbeesError as error:
@@ -233,6 +243,25 @@ class Attempts:
             return
         attempt.preparing = None
         self._engine.submit(work)
+
+    async def _make_vectors(self, attempt: Attempt, request: VectorRequest) -> None:
+        """All of an attempt that makes no text; to cancel the task is to cancel it.
+
+        Raises:
+            RbeesError: INVALID_REQUEST, CONTEXT_EXCEEDED, MODEL_INCOMPATIBLE, INTERNAL
+        """
+        inputs = await self._vectors.inputs(request)
+        attempt.add(self._started(attempt, inputs.tokens))
+        computed = await self._vectors.compute(inputs)
+        for event in await self._vectors.results(request, inputs, computed):
+            attempt.add(event)
+        timings = Timings(
+            prefill_ms=computed.compute_ms,
+            decode_ms=0.0,
+            queued_ms=computed.queued_ms,
+            total_ms=round(computed.queued_ms + computed.compute_ms, 3),
+        )
+        attempt.add(End(choices=(), usage=usage_of(inputs), timings=timings))
 
     def _check_prepared(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         """A defect while preparing ends this attempt alone; the engine never heard of it."""
@@ -243,6 +272,7 @@ class Attempts:
         attempt.add(Error(error=defect.body(attempt.correlation_id)))
 
     async def _work(self, attempt: Attempt, request: ExecuteRequest) -> Work:
+        self._prompts.check_generates()
         generated, *further = [
             self._prompts.checked(ids) if ids else ()
             for ids in ([c.generated_token_ids for c in request.choices] or [request.generated_token_ids])
@@ -287,16 +317,11 @@ class Attempts:
             attempt.paused = not attempt.paused
             self._engine.pause(attempt.key, attempt.paused)
 
-    def _event(self, attempt: Attempt, output: Output) -> Event | None:
+    def _event(self, attempt: Attempt, output: Admitted | Grown | Finished | Failed) -> Event | None:
         """The output as an event; None for the end of one answer while others go on."""
         match output:
             case Admitted():
-                return Started(
-                    epoch=attempt.epoch,
-                    worker_id=self._worker_id,
-                    model=self._model_ref,
-                    prompt_tokens=output.prompt_tokens,
-                )
+                return self._started(attempt, output.prompt_tokens)
             case Grown():
                 piece = output.piece
                 return Token(
@@ -314,6 +339,9 @@ class Attempts:
                 error = RbeesError.from_body(output.error)
                 return Error(error=error.body(attempt.correlation_id))
 
+    def _started(self, attempt: Attempt, prompt_tokens: int) -> Started:
+        return Started(epoch=attempt.epoch, worker_id=self._worker_id, model=self._model_ref, prompt_tokens=prompt_tokens)
+
     def _of_job(self, job_id: str) -> list[Attempt]:
         return [a for a in self._attempts.values() if a.job_id == job_id]
 
@@ -324,9 +352,10 @@ def check_request(request: ExecuteRequest) -> None:
     Raises:
         RbeesError: INVALID_REQUEST
     """
-    given = sum(part is not None for part in (request.prompt, request.messages, request.token_ids))
-    if given != 1:
-        raise RbeesError(ErrorCode.INVALID_REQUEST, "Send exactly one of `prompt`, `messages` and `token_ids`.", field="prompt")
+    sources = (request.prompt, request.messages, request.token_ids, request.embed, request.rerank)
+    if sum(part is not None for part in sources) != 1:
+        sentence = "Send exactly one of `prompt`, `messages`, `token_ids`, `embed` and `rerank`."
+        raise RbeesError(ErrorCode.INVALID_REQUEST, sentence, field="prompt")
     check_chat(request.messages, request.tools, request.tool_choice, request.template_options)
     if request.choices and request.generated_token_ids:
         sentence = "Send `generated_token_ids` in each of `choices`, or for a single answer without them."

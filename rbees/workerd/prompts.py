@@ -121,6 +121,12 @@ class Prompts:
             ids = self._tokenize(parts)
         return self.checked(ids)
 
+    def check_generates(self) -> None:
+        """Refuse to make text with a model that makes none. Raises RbeesError MODEL_INCOMPATIBLE."""
+        if not self._backend.facts.generates:
+            message = "This model makes vectors and no text; send it `embed` or `rerank`, or choose a model that generates."
+            raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, message)
+
     def checked(self, ids: Sequence[int]) -> tuple[int, ...]:
         """`ids` if they can be computed.
 

@@ -13,6 +13,7 @@ from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import Event
 from rbees.protocol.prefix_chain import HASH_PATTERN
+from rbees.protocol.vectors import EmbedAnswer, EmbedRequest, RerankAnswer, RerankRequest
 from rbees.protocol.workers import (
     AckRequest,
     Beat,
@@ -26,6 +27,7 @@ from rbees.service.sse import SseWriter, frame
 from rbees.service.web import Parameter, Route, argument, read, reply
 from rbees.workerd.jobs import Attempt, Attempts
 from rbees.workerd.prompts import Prompts
+from rbees.workerd.vectors import VectorDesk
 
 BEAT_EVERY_S = 1.0
 
@@ -48,6 +50,10 @@ class Serving(Protocol):
     @property
     def prompts(self) -> Prompts:
         """The tokenizer's door."""
+
+    @property
+    def vectors(self) -> VectorDesk:
+        """Embeddings and ranks."""
 
     @property
     def step(self) -> int:
@@ -103,12 +109,21 @@ def routes(worker: Worker) -> list[Route]:
         asked = argument(request, PREFIXES)
         return reply(await worker.health(None if asked is None else frozenset(asked.split(","))))
 
+    async def embed(request: web.Request) -> web.Response:
+        body = await read(request, EmbedRequest)
+        return reply(await worker.accepting().vectors.embed(body))
+
+    async def rerank(request: web.Request) -> web.Response:
+        body = await read(request, RerankRequest)
+        return reply(await worker.accepting().vectors.rerank(body))
+
     async def shutdown(_request: web.Request) -> web.Response:
         worker.shut_down()
         return reply(status=202)
 
     loading = (ErrorCode.MODEL_LOADING,)
     unknown = (*loading, ErrorCode.JOB_NOT_FOUND)
+    refused_vectors = (*loading, ErrorCode.DRAINING, ErrorCode.MODEL_INCOMPATIBLE, ErrorCode.CONTEXT_EXCEEDED)
     return [
         Route(
             "POST",
@@ -164,6 +179,24 @@ def routes(worker: Worker) -> list[Route]:
             "Model, slots, memory, learned rates, and which prefixes are cached.",
             response=WorkerHealth,
             parameters=(PREFIXES,),
+        ),
+        Route(
+            "POST",
+            "/embed",
+            embed,
+            "One vector for each text. To leave is to cancel.",
+            request=EmbedRequest,
+            response=EmbedAnswer,
+            errors=refused_vectors,
+        ),
+        Route(
+            "POST",
+            "/rerank",
+            rerank,
+            "Documents by how well they answer a query. To leave is to cancel.",
+            request=RerankRequest,
+            response=RerankAnswer,
+            errors=refused_vectors,
         ),
         Route("POST", "/shutdown", shutdown, "Finish what runs, then exit 0.", status=202),
     ]

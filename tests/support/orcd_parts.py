@@ -118,6 +118,7 @@ def new_job(name: str = "one", request: JobRequest | None = None, **fields: Any)
     request = request or JobRequest(model="bees", prompt="hum", seed=1)
     values: dict[str, Any] = {
         "job_id": f"job-{name}",
+        "kind": request.kind,
         "model": request.model,
         "model_sha256": None,
         "model_ref": None,

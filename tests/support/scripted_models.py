@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from rbees.workerd.engine.backend import LoadSpec
+from rbees.workerd.engine.embedding import EmbedWork
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine.outputs import Failed, Finished, Grown, Output
 from rbees.workerd.engine.scripted import Script, ScriptedBackend, load
@@ -22,6 +23,18 @@ def write_script(folder: Path, name: str = "bees", **fields: object) -> Path:
 def load_script(path: Path, *, slots: int = 4, ctx: int = 512, cells: int | None = None) -> ScriptedBackend:
     """The backend of a scripted file, loaded at once."""
     return load(LoadSpec(str(path), "scripted", "cpu", slots, ctx, cells), lambda _: True)
+
+
+class NoEmbedding:
+    """For attempts that make text: nothing is to be embedded."""
+
+    def embed(self, work: EmbedWork) -> None:
+        """As `EmbedDoor.embed`."""
+        raise AssertionError
+
+    def cancel_embed(self, key: str) -> None:
+        """As `EmbedDoor.cancel_embed`."""
+        raise AssertionError
 
 
 class Ticks:

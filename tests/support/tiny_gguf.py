@@ -26,6 +26,7 @@ def write_tiny_gguf(
     architecture: str = "llama",
     scale: float = 0.3,
     marks: tuple[str, ...] = (),
+    pooling: gguf.PoolingType | None = None,
 ) -> Path:
     """Write a model to `path`. The same arguments always give the same weights; `marks` are control tokens, from id 259 on."""
     writer = gguf.GGUFWriter(path, architecture)
@@ -40,6 +41,8 @@ def write_tiny_gguf(
     writer.add_rope_dimension_count(width // heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(VOCABULARY_SIZE)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
     if tokenizer:
         add_tokenizer(writer, template, marks)
     else:

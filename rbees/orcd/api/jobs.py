@@ -75,6 +75,7 @@ def routes(jobs: Jobs, relay: Relay) -> list[Route]:
     not_found = ErrorCode.JOB_NOT_FOUND
     refusals = (
         ErrorCode.MODEL_NOT_FOUND,
+        ErrorCode.MODEL_INCOMPATIBLE,
         ErrorCode.IDEMPOTENCY_CONFLICT,
         ErrorCode.OUTPUT_ERASED,
         ErrorCode.REQUEST_TOO_LARGE,

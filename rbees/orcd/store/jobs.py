@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, cast
 
 from rbees.orcd.store.sqlite import Database
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.jobs import AttemptView, JobStatus, Priority
+from rbees.protocol.jobs import AttemptView, JobStatus, Kind, Priority
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -37,6 +37,7 @@ class JobRow:
 
     number: int
     job_id: str
+    kind: Kind
     status: JobStatus
     model: str
     model_sha256: str | None
@@ -60,6 +61,7 @@ class UnendedJob:
 
     number: int
     job_id: str
+    kind: Kind
     status: JobStatus
     model: str
     model_sha256: str | None
@@ -255,6 +257,7 @@ def _job(row: sqlite3.Row) -> JobRow:
     return JobRow(
         number=row["number"],
         job_id=row["job_id"],
+        kind=row["kind"],
         status=row["status"],
         model=row["model"],
         model_sha256=row["model_sha256"],
@@ -277,6 +280,7 @@ def _unended(row: sqlite3.Row) -> UnendedJob:
     return UnendedJob(
         number=row["number"],
         job_id=row["job_id"],
+        kind=row["kind"],
         status=row["status"],
         model=row["model"],
         model_sha256=row["model_sha256"],

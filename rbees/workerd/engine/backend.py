@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions
+from rbees.protocol.vectors import Pooling
 from rbees.protocol.workers import Backend as BackendName
 from rbees.protocol.workers import MemoryArchitecture
 
 Logits: TypeAlias = NDArray[np.float32]
 Ids: TypeAlias = NDArray[np.int32]
+Vectors: TypeAlias = NDArray[np.float32]
 
 MAX_SLOTS: Final = 256
 """llama.cpp's own limit of sequence ids."""
@@ -63,6 +65,9 @@ class LoadSpec:
         """The devices by name."""
         return tuple(self.device.split(","))
 
+    pooling: Pooling | None = None
+    """Make embeddings so; unset: as the file's header says, and none where it says nothing."""
+
 
 def slots_for(running: int) -> int:
     """How many slots serve `running` sequences at once where those that keep finished ones cost next to nothing."""
@@ -98,6 +103,8 @@ class BackendFacts:
     """Every token that ends a generation."""
     control_texts: tuple[str, ...]
     """Spellings that the tokenizer turns into control tokens where special parsing is on."""
+    generates: bool = True
+    """Whether it makes text. Where it does not, `decode` and what belongs to it must not be called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,63 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderFacts:
+    """What is known of a model as one that makes vectors."""
+
+    pooling: Pooling
+    dimensions: int
+    """Numbers of one vector; of a score's, one for each label of the classifier."""
+    ctx: int
+    """Most tokens of one sequence."""
+    max_rows: int
+    """Most tokens of one call; where sequences are whole, at least `ctx`."""
+    good_rows: int
+    """Tokens of one call beyond which it takes more memory and gains no speed."""
+    max_sequences: int
+    """Most sequences of one call, and how many numbers they can have."""
+    whole: bool
+    """A sequence must be computed in one call, because each token looks at those behind it too."""
+    opening: tuple[int, ...] = ()
+    """Tokens that the tokenizer puts before a text."""
+    between: tuple[int, ...] = ()
+    """Tokens that part a query and a document."""
+    closing: tuple[int, ...] = ()
+    """Tokens that the tokenizer puts behind a text."""
+    rerank_template: str | None = None
+    """How query and document are written instead, with one `{query}` and one `{document}` in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens of one sequence that a call computes: those from position `start` on."""
+
+    sequence: int
+    start: int
+    tokens: Ids = field(repr=False)
+
+
+class Embedder(Protocol):
+    """What makes vectors: a context of its own, so that nothing here disturbs what `Backend.decode` computes."""
+
+    @property
+    def facts(self) -> EmbedderFacts:
+        """What is fixed since the load."""
+
+    def compute(self, spans: list[Span]) -> Vectors:
+        """Compute at most `max_rows` tokens of at most `max_sequences` sequences, one span of each.
+
+        Returns:
+            float32 (spans, dimensions): of each span the pooled vector of its own tokens; a score is that of the last.
+
+        Raises:
+            Interrupted, DecodeFailed; then nothing is left of any sequence.
+        """
+
+    def forget(self, sequence: int) -> None:
+        """Forget what was computed of a sequence, so that its number can be used for another."""
 
 
 class Interrupted(Exception):
@@ -135,6 +199,10 @@ class Backend(Protocol):
     @property
     def facts(self) -> BackendFacts:
         """What is fixed since the load."""
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """What makes vectors of texts; None where nothing says how. Only the thread that decodes may call it."""
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`; `add_special` adds what the model wants at the beginning, `parse_special` reads control tokens."""

@@ -1,8 +1,14 @@
-"""What the engine reports: of each attempt, in order, Admitted, Grown*, then one of Finished, Failed; and its Load. PURE."""
+"""What the engine reports: of each attempt, in order, Admitted, Grown*, then one of Finished, Failed; and its Load. PURE.
+
+Of a request for vectors comes one Embedded or Failed and nothing else.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rbees.protocol.errors import ErrorBody
 from rbees.protocol.events import FinishReason, Timings, TokenLogprob, Usage
@@ -54,7 +60,17 @@ class Failed:
     error: ErrorBody
 
 
-Output = Admitted | Grown | Finished | Failed
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """All vectors of a request: float32 (inputs, dimensions), in the order of the inputs."""
+
+    key: str
+    vectors: NDArray[np.float32] = field(repr=False)
+    queued_ms: float
+    compute_ms: float
+
+
+Output = Admitted | Grown | Finished | Failed | Embedded
 
 
 @dataclass(frozen=True, slots=True)

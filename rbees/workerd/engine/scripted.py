@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.vectors import MAX_DIMENSIONS, Pooling
 from rbees.workerd.engine.backend import (
     BackendFacts,
     CellsExhausted,
@@ -30,6 +31,7 @@ from rbees.workerd.engine.backend import (
     Rows,
     slots_for,
 )
+from rbees.workerd.engine.scripted_embedding import ScriptedEmbedder
 
 _BYTES: Final = 256
 _EOG: Final = 256
@@ -67,6 +69,12 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     chat_template: str | None = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
     divisible: bool = True
     """Whether its memory can be cut and shared, as that of a recurrent model cannot."""
+    pooling: Pooling | None = None
+    """How it makes vectors, of hashes of the text; unset: it makes none."""
+    dimensions: Annotated[int, msgspec.Meta(ge=1, le=MAX_DIMENSIONS)] = 8
+    """Numbers of one vector."""
+    generates: bool = True
+    """Whether it makes text."""
     memory_bytes: int = 64 * 1024 * 1024
     crash_on: str | None = None
     """A prompt that holds this kills the process at its first decode."""
@@ -114,12 +122,22 @@ class ScriptedBackend:
             adds_bos=False,
             eog_ids=frozenset({_EOG}),
             control_texts=("<end>",),
+            generates=script.generates,
         )
+        self._embedder = None
+        if script.pooling is not None:
+            width, rate = script.dimensions, script.prefill_tokens_per_second
+            self._embedder = ScriptedEmbedder(self, script.pooling, dimensions=width, ctx=ctx, tokens_per_second=rate)
 
     @property
     def facts(self) -> BackendFacts:
         """What is fixed since the load."""
         return self._facts
+
+    @property
+    def embedder(self) -> ScriptedEmbedder | None:
+        """What makes vectors, where the script says so."""
+        return self._embedder
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:  # noqa: ARG002 - adds nothing
         """Bytes; `<end>` is the one control token."""
@@ -216,16 +234,21 @@ class ScriptedBackend:
         seconds = prefill / self._script.prefill_tokens_per_second if self._script.prefill_tokens_per_second else 0.0
         if self._script.tokens_per_second and rows.wants_logits.any():
             seconds += 1 / self._script.tokens_per_second
+        if self.interrupted_within(seconds):
+            if not self._script.divisible:
+                self._spoil(rows)
+            raise Interrupted
+
+    def interrupted_within(self, seconds: float) -> bool:
+        """Take so long; True at once where an interrupt comes."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if self._interrupted.wait(min(left, 0.1)):
                 break
             self._progress += 1
-        if self._interrupted.is_set():
-            self._interrupted.clear()
-            if not self._script.divisible:
-                self._spoil(rows)
-            raise Interrupted
+        interrupted = self._interrupted.is_set()
+        self._interrupted.clear()
+        return interrupted
 
     def _spoil(self, rows: Rows) -> None:
         """As a recurrent state that was broken off: it stands behind the rows, but is not what they would have made of it."""
@@ -282,14 +305,18 @@ class ScriptedBackend:
         if script.crash_on is None and script.hang_on is None and script.fail_on is None:
             return
         for slot in slots:
-            text = bytes(cell.token for cell in self._prefixes[slot] if cell.token < _BYTES)
-            if script.crash_on and script.crash_on.encode() in text:
-                os.kill(os.getpid(), signal.Signals[script.crash_signal])
-                time.sleep(60)
-            if script.fail_on and script.fail_on.encode() in text:
-                raise DecodeFailed
-            if script.hang_on and script.hang_on.encode() in text:
-                threading.Event().wait()
+            self.misbehave_on(bytes(cell.token for cell in self._prefixes[slot] if cell.token < _BYTES))
+
+    def misbehave_on(self, text: bytes) -> None:
+        """Die, fail or hang if the script names something that `text` holds."""
+        script = self._script
+        if script.crash_on and script.crash_on.encode() in text:
+            os.kill(os.getpid(), signal.Signals[script.crash_signal])
+            time.sleep(60)
+        if script.fail_on and script.fail_on.encode() in text:
+            raise DecodeFailed
+        if script.hang_on and script.hang_on.encode() in text:
+            threading.Event().wait()
 
 
 @dataclass(slots=True, eq=False)

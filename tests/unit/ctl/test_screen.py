@@ -8,10 +8,25 @@ import json
 import msgspec
 import pytest
 
-from rbees.ctl.screen import UNKNOWN, JsonScreen, PeopleScreen, describe
+from rbees.ctl.screen import UNKNOWN, JsonScreen, PeopleScreen, describe, result_lines
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
-from rbees.protocol.events import ChoiceEnd, End, Error, Event, Metrics, Queued, Started, Timings, Token, Usage
+from rbees.protocol.events import (
+    ChoiceEnd,
+    Embedding,
+    End,
+    Error,
+    Event,
+    Metrics,
+    Queued,
+    Ranked,
+    Result,
+    Started,
+    Timings,
+    Token,
+    Usage,
+)
 from rbees.protocol.jobs import JobAccepted
+from rbees.protocol.vectors import Embeddings, Ranking
 from rbees.terminal.answer import AnswerWriter
 from rbees.terminal.notes import PlainNotes
 
@@ -145,3 +160,13 @@ def test_programs_get_every_event_as_a_line(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("stage", ["waiting", "loading", "prefill", "attempt_failed", "attempt_started"])
 def test_every_stage_has_words(stage: str) -> None:
     assert describe(Metrics(stage=stage))  # type: ignore[arg-type]
+
+
+def test_vectors_come_a_line_each_and_ranked_documents_with_their_text() -> None:
+    made = Result(embeddings=(Embedding(index=0, embedding=(0.5, -1.0), tokens=1), Embedding(index=1, embedding="AAA=", tokens=1)))
+    answer, _ = show([*RUNNING[:5], made])
+    assert answer == '[0.5,-1.0]\n"AAA="\n'
+    ranked = (Ranked(index=1, relevance_score=1.25, tokens=1), Ranked(index=0, relevance_score=-3.5, tokens=1))
+    assert list(result_lines(Result(ranking=ranked), ["a\tb", "bee\n\x1b"])) == ["1.25\t1\tbee \u241b", "-3.5\t0\ta b"]
+    assert list(result_lines(Ranking(results=ranked))) == ["1.25\t1", "-3.5\t0"]
+    assert list(result_lines(Embeddings(embeddings=made.embeddings))) == ["[0.5,-1.0]", '"AAA="']

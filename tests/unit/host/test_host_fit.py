@@ -219,3 +219,12 @@ def test_defaults_of_a_pool_that_a_model_cannot_take_are_left_out() -> None:
     defaults = DeviceOptions(kv_type_k="q8_0", kv_type_v="q8_0", load_mode="mmap")
     assert usable_for(model(), defaults) == defaults
     assert usable_for(model(key_length=80, value_length=64), defaults) == DeviceOptions(kv_type_v="q8_0", load_mode="mmap")
+
+
+def test_a_model_that_makes_vectors_needs_room_for_them() -> None:
+    plain = model("m", capabilities=("generate",))
+    both = model("m", capabilities=("generate", "embed"), pooling="last")
+    encoder = model("m", capabilities=("embed",), pooling="mean")
+    needs = [demand(facts, ctx=4_096, slots=4) for facts in (plain, both, encoder)]
+    assert needs[1].compute_bytes > needs[0].compute_bytes
+    assert needs[1].kv_bytes > needs[0].kv_bytes > needs[2].kv_bytes

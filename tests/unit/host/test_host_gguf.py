@@ -12,8 +12,9 @@ import pytest
 
 from rbees.host.gguf import MAX_KEYS, MAX_STRINGS, MAX_TENSORS, ArrayValue, TextValue, read_header
 from rbees.host.gguf_types import FILE_TYPES, TENSOR_TYPES
-from rbees.host.model_facts import shape_of
+from rbees.host.model_facts import scripted_shape, shape_of
 from rbees.protocol.errors import ErrorCode, RbeesError
+from tests.support.tiny_bert import TinyBert
 from tests.support.tiny_gguf import VOCABULARY_SIZE, write_tiny_gguf
 
 U32, STRING, ARRAY = 4, 8, 9
@@ -207,3 +208,28 @@ def test_the_costliest_header_takes_less_than_a_second(tmp_path: Path) -> None:
     begun = time.process_time()
     assert read_header(path).metadata["k"] == ArrayValue(MAX_STRINGS, None)
     assert time.process_time() - begun < 1.0
+
+
+@pytest.mark.parametrize(
+    ("pooling", "classifier", "expected"),
+    [
+        (gguf.PoolingType.MEAN, False, ("mean", ("embed",))),
+        (gguf.PoolingType.CLS, True, ("cls", ("embed",))),
+        (gguf.PoolingType.RANK, True, ("rank", ("rerank",))),
+        (None, True, ("rank", ("rerank",))),
+        (None, False, (None, ())),
+        (gguf.PoolingType.NONE, False, (None, ())),
+    ],
+)
+def test_what_a_bert_can_do(tmp_path: Path, pooling: gguf.PoolingType | None, classifier: bool, expected: object) -> None:
+    shape = shape_of(read_header(TinyBert(classifier=classifier).write(tmp_path / "bert.gguf", pooling)))
+    assert (shape.pooling, shape.capabilities) == expected
+
+
+def test_what_a_decoder_can_do(tmp_path: Path) -> None:
+    plain = shape_of(read_header(write_tiny_gguf(tmp_path / "plain.gguf")))
+    assert (plain.pooling, plain.capabilities) == (None, ("generate", "chat"))
+    both = shape_of(read_header(write_tiny_gguf(tmp_path / "both.gguf", pooling=gguf.PoolingType.LAST, template=None)))
+    assert (both.pooling, both.capabilities) == ("last", ("generate", "embed"))
+    scripted = scripted_shape(b'{"pooling": "mean", "generates": false}')
+    assert (scripted.pooling, scripted.capabilities) == ("mean", ("embed",))

@@ -27,7 +27,7 @@ def test_a_command_line_can_be_read_back() -> None:
     for spec in (
         SPEC,
         msgspec.structs.replace(
-            SPEC, safe_mode=True, callback_url=None, port=9301, tls_cert_file="/c.pem", insecure_lan=True, threads=2
+            SPEC, safe_mode=True, callback_url=None, port=9301, tls_cert_file="/c.pem", insecure_lan=True, threads=2, pooling="rank"
         ),
         msgspec.structs.replace(SPEC, kv_type_k="q8_0", kv_type_v="q4_0", flash_attention="on", load_mode="mmap+mlock"),
         msgspec.structs.replace(SPEC, backend="cuda", device="cuda:0", gpu_layers=0, split_mode="none", main_gpu=0),

@@ -19,9 +19,10 @@ from rbees.orcd.scheduler.effects import Note
 from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived, JobRecovered, Moment, PoolReported
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
-from rbees.protocol.events import ChoiceEnd, End, Started, StreamState, Token
+from rbees.protocol.events import ChoiceEnd, Embedding, End, Result, Started, StreamState, Token
 from rbees.protocol.jobs import JobRequest
 from rbees.protocol.pools import ModelFacts
+from rbees.protocol.vectors import Embeddings, EmbedRequest
 from rbees.service.clock import ManualClock
 from tests.support.host_facts import model
 from tests.support.orcd_parts import Desk, end, settle, started, token
@@ -165,7 +166,7 @@ async def _ended(office: Office) -> str:
 async def test_an_ended_job_is_shown_with_its_output(office: Office) -> None:
     shown = await office.jobs.view(await _ended(office))
     assert shown.status == "completed"
-    assert shown.output is not None
+    assert isinstance(shown.output, tuple)
     assert [(choice.text, choice.finish_reason) for choice in shown.output] == [("honey bee", "stop")]
     assert shown.usage is not None
     assert shown.usage.completion_tokens == 2
@@ -183,7 +184,7 @@ async def test_each_answer_of_a_job_is_shown_by_itself_and_thoughts_apart(office
         office.desk.take(job, 1, seq, event)
     await settle()
     output = (await office.jobs.view(accepted.job_id)).output
-    assert output is not None
+    assert isinstance(output, tuple)
     shown = [(each.choice, each.reasoning, each.text, each.finish_reason) for each in output]
     assert shown == [(0, "", "honey", "length"), (1, "hm", "bee", "stop")]
 
@@ -356,3 +357,57 @@ async def test_a_restart_takes_up_what_has_not_ended() -> None:
         assert desk.journal.live["job-retried"].stream.worker_seq == 0
         assert desk.journal.counts["queued"] == 1
         assert await desk.store.next_number() == 5
+
+
+EMBED = JobRequest(model="bees", kind="embed", embed=EmbedRequest(input=("honey", "bee", "moth")))
+
+
+def _vectors(*indices: int) -> Result:
+    made = tuple(Embedding(index=index, embedding=(0.5,), tokens=1) for index in indices)
+    return Result(index=indices[0], embeddings=made)
+
+
+async def test_what_a_model_cannot_do_by_its_header_is_refused_at_submission(office: Office) -> None:
+    office.hear_of_pool("attic", replace(BEES, capabilities=("generate", "chat")))
+    error = await _refused(office, EMBED)
+    assert error.code is ErrorCode.MODEL_INCOMPATIBLE
+    assert error.details["capabilities"] == ["generate", "chat"]
+    await office.jobs.submit(REQUEST)
+    office.hear_of_pool("attic", replace(BEES, capabilities=("embed",)))
+    assert (await _refused(office)).code is ErrorCode.MODEL_INCOMPATIBLE
+    await office.jobs.submit(EMBED)
+    office.hear_of_pool("attic", BEES)
+    await office.jobs.submit(EMBED)
+
+
+async def test_a_job_of_vectors_is_shown_with_them_until_they_are_erased(office: Office) -> None:
+    accepted = await office.jobs.submit(EMBED)
+    job = office.desk.journal.live[accepted.job_id]
+    await office.desk.journal.begin_attempt(job, 1, "worker-a", "pool")
+    events: list[Started | Result | End] = [started(), _vectors(0, 1), _vectors(2), replace(end(0), choices=())]
+    for seq, event in enumerate(events, 1):
+        office.desk.take(job, 1, seq, event)
+    await settle()
+    shown = await office.jobs.view(accepted.job_id)
+    assert (shown.kind, shown.status, shown.last_seq) == ("embed", "completed", 5)
+    assert isinstance(shown.output, Embeddings)
+    assert [one.index for one in shown.output.embeddings] == [0, 1, 2]
+    assert [listed.kind for listed in (await office.jobs.list(status=None, model=None, limit=9, below=99)).jobs] == ["embed"]
+    retention = Retention(office.desk.store, office.clock, retention_days=7, erase_content_after_s=1.0)
+    await office.clock.advance(5)
+    await retention.sweep()
+    shown = await office.jobs.view(accepted.job_id)
+    assert (shown.kind, shown.output) == ("embed", None)
+
+
+async def test_after_a_restart_a_job_of_vectors_is_still_one(office: Office) -> None:
+    accepted = await office.jobs.submit(EMBED)
+    job = office.desk.journal.live[accepted.job_id]
+    await office.desk.journal.begin_attempt(job, 1, "worker-a", "pool")
+    office.desk.take(job, 1, 1, started())
+    office.desk.take(job, 1, 2, _vectors(0, 1))
+    await settle()
+    office.desk.journal.live.clear()
+    office.desk.journal.counts.clear()
+    await recover(office.desk.store, office.desk.journal, office.posted.append)
+    assert office.desk.journal.live[accepted.job_id].stream.kind == "embed"

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from rbees.orcd.live import LiveJob, Stream, Verdict, public_event
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
-from rbees.protocol.events import End, Error, Metrics, Queued, Started, StreamState
+from rbees.protocol.events import Embedding, End, Error, Metrics, Queued, Ranked, Result, Started, StreamState
 from tests.support.orcd_parts import end, started, token
 
 
@@ -101,3 +101,49 @@ def test_a_workers_error_passes_but_moves_nothing(stream: Stream) -> None:
     assert stream.admit(1, 1, error) is Verdict.TAKE
     assert stream.state is StreamState.WAITING
     assert stream.last_seq == 1
+
+
+def vectors(*indices: int) -> Result:
+    made = tuple(Embedding(index=index, embedding=(float(index),), tokens=1) for index in indices)
+    return Result(index=indices[0], embeddings=made)
+
+
+@pytest.fixture
+def job_of_vectors(stream: Stream) -> LiveJob:
+    stream.kind = "embed"
+    _take(stream, 1, started())
+    return LiveJob(1, "j", 0, cancel_on_disconnect=False, stream=stream)
+
+
+def test_a_result_that_was_lost_in_the_middle_is_taken_up_where_it_stands(job_of_vectors: LiveJob) -> None:
+    stream = job_of_vectors.stream
+    assert stream.admit(1, 2, vectors(0, 1)) is Verdict.TAKE
+    stream.number(vectors(0, 1))
+    stream.begin(2)
+    assert stream.admit(2, 1, started(2)) is Verdict.TAKE
+    assert stream.admit(2, 2, vectors(0, 1)) is Verdict.REPEATED
+    assert stream.worker_seq == 2, "the next one follows it"
+    assert stream.admit(2, 3, vectors(1, 2)) is Verdict.TAKE
+    public = public_event(job_of_vectors, vectors(1, 2), worker_id="w", pool_id="p", now_ms=0)
+    assert public == vectors(2), "nothing is sent twice"
+    stream.number(public)
+    assert stream.results == 3
+
+
+def test_a_ranking_is_taken_once(job_of_vectors: LiveJob) -> None:
+    stream = job_of_vectors.stream
+    stream.kind = "rerank"
+    ranking = Result(ranking=(Ranked(index=1, relevance_score=2.0, tokens=3), Ranked(index=0, relevance_score=1.0, tokens=3)))
+    assert stream.admit(1, 2, ranking) is Verdict.TAKE
+    stream.number(ranking)
+    assert stream.admit(1, 3, ranking) is Verdict.REPEATED
+
+
+def test_a_result_nobody_asked_for_or_with_a_gap_is_a_defect(stream: Stream, job_of_vectors: LiveJob) -> None:
+    with pytest.raises(RbeesError, match="goes on at result 1 instead of 0"):
+        stream.admit(1, 2, vectors(1))
+    with pytest.raises(RbeesError, match="does not ask for"):
+        stream.admit(1, 2, token(0))
+    stream.kind = "generate"
+    with pytest.raises(RbeesError, match="does not ask for"):
+        stream.admit(1, 2, vectors(0))

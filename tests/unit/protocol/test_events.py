@@ -10,11 +10,13 @@ import pytest
 from rbees.protocol import codec
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.events import (
+    Embedding,
     End,
     Error,
     Event,
     Metrics,
     Queued,
+    Result,
     Started,
     StreamState,
     Timings,
@@ -29,6 +31,7 @@ EXAMPLES: dict[str, Event] = {
     "q": Queued(queue_position=1, created_at_ms=5),
     "s": Started(epoch=1, worker_id="w", model="haiku", prompt_tokens=3),
     "t": Token(text="ho", index=0, token_ids=(7,)),
+    "r": Result(index=0, embeddings=(Embedding(index=0, embedding=(0.5,), tokens=1),)),
     "m": Metrics(stage="loading", progress=0.5),
     "e": End(
         choices=(),
@@ -37,7 +40,7 @@ EXAMPLES: dict[str, Event] = {
     ),
     "x": Error(error=ErrorBody(code=ErrorCode.CANCELLED, message="The job was cancelled.")),
 }
-LEGAL_PREFIX = re.compile(r"(q(m*(x|s[tm]*[ex]?)?)?)?")
+LEGAL_PREFIX = re.compile(r"(q(m*(x|s[trm]*[ex]?)?)?)?")
 """Every prefix of a legal stream of orcd, a letter per event."""
 
 

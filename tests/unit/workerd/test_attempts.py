@@ -20,6 +20,8 @@ from rbees.workerd.forms import Forms
 from rbees.workerd.jobs import FORGET_AFTER_S, PAUSE_ABOVE_BYTES, Attempt, Attempts, check_request
 from rbees.workerd.prompts import Prompts
 from rbees.workerd.sampling_needs import SamplingNeeds
+from rbees.workerd.vectors import VectorDesk
+from tests.support.scripted_models import NoEmbedding
 
 
 class RecordingEngine:
@@ -46,6 +48,7 @@ class Bench:
             prompts=Prompts(backend, None),
             forms=Forms(backend),
             needs=SamplingNeeds(backend),
+            vectors=VectorDesk(backend, NoEmbedding(), model_ref="m"),
             clock=self.clock,
             ctx=64,
             worker_id="w",

@@ -17,6 +17,8 @@ from rbees.workerd.forms import Forms
 from rbees.workerd.jobs import Attempt, Attempts
 from rbees.workerd.prompts import Prompts, Renderer
 from rbees.workerd.sampling_needs import SamplingNeeds
+from rbees.workerd.vectors import VectorDesk
+from tests.support.scripted_models import NoEmbedding
 
 CHAT = (ChatMessage(role="user", content="x"),)
 
@@ -40,6 +42,7 @@ def begun(renderer: Renderer) -> tuple[Attempts, Attempt]:
         prompts=Prompts(backend, renderer),
         forms=Forms(backend),
         needs=SamplingNeeds(backend),
+        vectors=VectorDesk(backend, NoEmbedding(), model_ref="m"),
         clock=ManualClock(),
         ctx=64,
         worker_id="w",

@@ -6,10 +6,10 @@ SELECT coalesce(max(seq), 0) + 1 AS number FROM sqlite_sequence WHERE name = 'jo
 
 -- insert_job --
 INSERT INTO jobs (
-    number, job_id, status, model, model_sha256, model_ref, priority, session_id, seed, timeout_ms, cancel_on_disconnect,
+    number, job_id, kind, status, model, model_sha256, model_ref, priority, session_id, seed, timeout_ms, cancel_on_disconnect,
     request, idempotency_key, request_sha256, accepted_position, correlation_id, created_at_ms
 ) VALUES (
-    :number, :job_id, 'queued', :model, :model_sha256, :model_ref, :priority, :session_id, :seed, :timeout_ms,
+    :number, :job_id, :kind, 'queued', :model, :model_sha256, :model_ref, :priority, :session_id, :seed, :timeout_ms,
     :cancel_on_disconnect, :request, :idempotency_key, :request_sha256, :accepted_position, :correlation_id,
     :created_at_ms
 );
@@ -54,8 +54,8 @@ UPDATE jobs SET watched = 1 WHERE number = :job;
 -- job_by_id --
 -- Never the request itself: it may have megabytes.
 SELECT
-    number, job_id, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect, request IS NULL AS erased,
-    created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    number, job_id, kind, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect,
+    request IS NULL AS erased, created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
     (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
 FROM jobs
 WHERE job_id = :job_id;
@@ -72,8 +72,8 @@ SELECT * FROM attempts WHERE job = :job ORDER BY epoch;
 -- list_jobs --
 -- Newest first, below the cursor.
 SELECT
-    number, job_id, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect, request IS NULL AS erased,
-    created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    number, job_id, kind, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect,
+    request IS NULL AS erased, created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
     (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
 FROM jobs
 WHERE number < :below ORDER BY number DESC LIMIT :limit;
@@ -81,8 +81,8 @@ WHERE number < :below ORDER BY number DESC LIMIT :limit;
 -- list_jobs_of_status --
 -- The same by the index on status; each filter has a query of its own, for one that lets everything pass uses no index.
 SELECT
-    number, job_id, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect, request IS NULL AS erased,
-    created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    number, job_id, kind, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect,
+    request IS NULL AS erased, created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
     (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
 FROM jobs
 WHERE status = :status AND number < :below AND (:model IS NULL OR model = :model) ORDER BY number DESC LIMIT :limit;
@@ -90,8 +90,8 @@ WHERE status = :status AND number < :below AND (:model IS NULL OR model = :model
 -- list_jobs_unended --
 -- The same by the index on what has not ended.
 SELECT
-    number, job_id, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect, request IS NULL AS erased,
-    created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    number, job_id, kind, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect,
+    request IS NULL AS erased, created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
     (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
 FROM jobs
 WHERE ended_at_ms IS NULL AND number < :below AND (:model IS NULL OR model = :model) ORDER BY number DESC LIMIT :limit;
@@ -99,8 +99,8 @@ WHERE ended_at_ms IS NULL AND number < :below AND (:model IS NULL OR model = :mo
 -- list_jobs_of_model --
 -- The same by the index on the model.
 SELECT
-    number, job_id, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect, request IS NULL AS erased,
-    created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    number, job_id, kind, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect,
+    request IS NULL AS erased, created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
     (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
 FROM jobs
 WHERE model = :model AND number < :below ORDER BY number DESC LIMIT :limit;
@@ -108,7 +108,7 @@ WHERE model = :model AND number < :below ORDER BY number DESC LIMIT :limit;
 -- unended_jobs --
 -- What a restarted orcd takes up again, oldest first, with the attempt that was current and how far its worker was journaled.
 SELECT
-    jobs.number, jobs.job_id, jobs.status, jobs.model, jobs.model_sha256, jobs.model_ref, jobs.priority, jobs.seed,
+    jobs.number, jobs.job_id, jobs.kind, jobs.status, jobs.model, jobs.model_sha256, jobs.model_ref, jobs.priority, jobs.seed,
     jobs.timeout_ms, jobs.cancel_on_disconnect, jobs.cancel_asked, jobs.watched, jobs.correlation_id, jobs.created_at_ms,
     jobs.dispatched_at_ms, jobs.started_at_ms,
     last.last_seq, last.epoch AS journal_epoch, last.worker_seq,

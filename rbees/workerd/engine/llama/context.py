@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import psutil
 
 from rbees.protocol.device_options import ACCELERATORS, FlashAttention
 from rbees.service import logs
-from rbees.workerd.engine.abort_flag import make_flag
+from rbees.workerd.engine.abort_flag import CountingFlag, PlainFlag
 from rbees.workerd.engine.backend import (
     BackendFacts,
     CellsExhausted,
     DecodeFailed,
+    Embedder,
     Interrupted,
     LoadSpec,
     Logits,
@@ -30,6 +31,7 @@ from rbees.workerd.engine.llama.footprint import Footprint
 from rbees.workerd.engine.llama.kv_types import check_head_lengths, ggml_type
 from rbees.workerd.engine.llama.library import ll
 from rbees.workerd.engine.llama.log import LibraryLog
+from rbees.workerd.engine.llama.model import makes_no_text
 from rbees.workerd.engine.llama.vocabulary import Vocabulary
 
 MAX_ROWS: Final = 512
@@ -40,27 +42,54 @@ _FLASH_ATTENTION: Final[dict[FlashAttention, str]] = {
     "off": "LLAMA_FLASH_ATTN_TYPE_DISABLED",
 }
 
+Flag = CountingFlag | PlainFlag
+
+
+class LlamaVectors(Embedder, Protocol):
+    """An embedder of llama.cpp, which the backend warms up and closes."""
+
+    @property
+    def context(self) -> Any:
+        """What it computes in."""
+
+    def warm_up(self) -> None:
+        """One text through all kernels."""
+
 
 class LlamaBackend:
-    """One model in one context."""
+    """One model in one context. `embedder` has a context of its own, or this very one where the model makes no text."""
 
-    def __init__(self, spec: LoadSpec, model: Any, context: Any, footprint: Footprint, keep_alive: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        spec: LoadSpec,
+        model: Any,
+        context: Any,
+        footprint: Footprint,
+        flag: Flag,
+        embedder: LlamaVectors | None = None,
+    ) -> None:
         self._spec = spec
         self._model = model
         self._context = context
         self._footprint = footprint
         self._devices = names_of(spec)
-        self._keep_alive = keep_alive
-        self._flag = keep_alive[0]
+        self._flag = flag
+        self._embedder = embedder
         self._vocabulary = Vocabulary(model)
         self._memory = ll.llama_get_memory(context)
-        self._facts = read_facts(spec, model, context, self._vocabulary)
+        shared = embedder is not None and embedder.context is context
+        self._facts = read_facts(spec, model, context, self._vocabulary, generates=not shared)
         self._batch = BatchArrays(self._facts.max_rows)
 
     @property
     def facts(self) -> BackendFacts:
         """What is fixed since the load."""
         return self._facts
+
+    @property
+    def embedder(self) -> LlamaVectors | None:
+        """As `Backend.embedder`."""
+        return self._embedder
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """As `Backend.tokenize`."""
@@ -72,6 +101,7 @@ class LlamaBackend:
 
     def decode(self, rows: Rows) -> Logits:
         """As `Backend.decode`."""
+        assert self._facts.generates
         outputs = int(rows.wants_logits.sum())
         assert 0 < len(rows) <= self._facts.max_rows
         assert outputs <= self._facts.max_outputs
@@ -138,11 +168,17 @@ class LlamaBackend:
 
     def close(self) -> None:
         """As `Backend.close`."""
+        if self._embedder is not None and self._facts.generates:
+            ll.llama_free(self._embedder.context)
         ll.llama_free(self._context)
         ll.llama_model_free(self._model)
 
     def warm_up(self) -> None:
         """One prompt and one token through all kernels: what kills the process shall do it before a job is here."""
+        if self._embedder is not None:
+            self._embedder.warm_up()
+        if not self._facts.generates:
+            return
         count = min(_WARM_UP_ROWS, self._facts.max_rows, self._facts.ctx - 1)
         for start, length in ((0, count), (count, 1)):
             wants = np.zeros(length, dtype=np.bool_)
@@ -152,17 +188,15 @@ class LlamaBackend:
         self.clear()
 
 
-def make_context(spec: LoadSpec, model: Any, adapters: list[Any], log: LibraryLog) -> LlamaBackend:
+def make_context(
+    spec: LoadSpec, model: Any, adapters: list[Any], log: LibraryLog, flag: Flag, embedder: LlamaVectors | None
+) -> LlamaBackend:
     """A backend over `model` with its adapters, which it takes over.
 
     Raises:
         RbeesError: MODEL_INCOMPATIBLE, INSUFFICIENT_VRAM
     """
-    options = spec.options
-    check_head_lengths(options, model)
-    flag = make_flag()
-    abort = ctypes.cast(flag.function, ll.ggml_abort_callback)
-    params = ll.llama_context_default_params()
+    params = common_params(spec, model, flag)
     params.n_ctx = spec.cells or sequence_length(spec, model) * spec.slots
     params.n_batch = params.n_ubatch = max(MAX_ROWS, spec.slots)
     # A recurrent state takes memory for every slot; of other memory a slot is nothing but a number.
@@ -170,22 +204,38 @@ def make_context(spec: LoadSpec, model: Any, adapters: list[Any], log: LibraryLo
     # Without this the compute buffers are sized for logits of every row of a batch. The library wants one for each slot; those of
     # slots that only keep are there for rows that were guessed.
     params.n_outputs_max = params.n_seq_max
-    params.n_threads = params.n_threads_batch = spec.threads or _physical_cores()
-    params.kv_unified = True
-    params.flash_attn_type = getattr(ll, _FLASH_ATTENTION[options.flash_attention or "auto"])
-    params.type_k, params.type_v = ggml_type(options.kv_type_k), ggml_type(options.kv_type_v)
-    params.no_perf = True
-    params.offload_kqv = params.op_offload = spec.backend in ACCELERATORS
-    params.abort_callback = abort
-    params.abort_callback_data = flag.address
     context = ll.llama_init_from_model(model, params)
     if not context:
         raise log.refusal(
             "llama.cpp cannot make a context for this model; ask for fewer slots or a smaller context. "
             "The worker's log has the reason."
         )
+    if not ll.llama_get_memory(context):
+        # Only models of BERT's kind have none, whatever their headers say or leave out.
+        ll.llama_free(context)
+        raise makes_no_text()
     put_in_force(context, adapters, spec.adapters)
-    return LlamaBackend(spec, model, context, log.footprint, (flag, abort))
+    return LlamaBackend(spec, model, context, log.footprint, flag, embedder)
+
+
+def common_params(spec: LoadSpec, model: Any, flag: Flag) -> Any:
+    """What every context of a worker has: its threads, its devices, and the flag that stops it.
+
+    Raises:
+        RbeesError: MODEL_INCOMPATIBLE
+    """
+    options = spec.options
+    check_head_lengths(options, model)
+    params = ll.llama_context_default_params()
+    params.n_threads = params.n_threads_batch = spec.threads or _physical_cores()
+    params.kv_unified = True
+    params.flash_attn_type = getattr(ll, _FLASH_ATTENTION[options.flash_attention or "auto"])
+    params.type_k, params.type_v = ggml_type(options.kv_type_k), ggml_type(options.kv_type_v)
+    params.no_perf = True
+    params.offload_kqv = params.op_offload = spec.backend in ACCELERATORS
+    params.abort_callback = ctypes.cast(flag.function, ll.ggml_abort_callback)
+    params.abort_callback_data = flag.address
+    return params
 
 
 def _physical_cores() -> int:

@@ -13,7 +13,7 @@ from rbees.workerd.engine.llama.vocabulary import Vocabulary
 _MEMORY: Final[dict[str, MemoryArchitecture]] = {"cuda": "vram", "metal": "unified"}
 
 
-def read_facts(spec: LoadSpec, model: Any, context: Any, vocabulary: Vocabulary) -> BackendFacts:
+def read_facts(spec: LoadSpec, model: Any, context: Any, vocabulary: Vocabulary, *, generates: bool = True) -> BackendFacts:
     """All that is fixed once a model is loaded."""
     ctx = sequence_length(spec, model)
     template = ll.llama_model_chat_template(model, None)
@@ -35,6 +35,7 @@ def read_facts(spec: LoadSpec, model: Any, context: Any, vocabulary: Vocabulary)
         adds_bos=vocabulary.adds_bos,
         eog_ids=vocabulary.eog_ids(),
         control_texts=vocabulary.control_texts(),
+        generates=generates,
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rbees.protocol.errors import RbeesError
+from rbees.workerd.engine.abort_flag import make_flag
 from rbees.workerd.engine.backend import CellsExhausted, DecodeFailed, LoadSpec, ProgressCallback
 from rbees.workerd.engine.llama.adapters import load_adapters
 from rbees.workerd.engine.llama.context import LlamaBackend, make_context
 from rbees.workerd.engine.llama.devices import check_backend
+from rbees.workerd.engine.llama.embedding import is_causal, make_embedder
 from rbees.workerd.engine.llama.library import ll, open_library
 from rbees.workerd.engine.llama.log import LibraryLog
-from rbees.workerd.engine.llama.model import check_kind, load_model
+from rbees.workerd.engine.llama.model import check_kind, load_model, makes_no_text
 from rbees.workerd.engine.llama.residency import drop_mapped_pages
 
 
@@ -27,7 +31,7 @@ def load(spec: LoadSpec, progress: ProgressCallback) -> LlamaBackend:
     try:
         check_kind(model)
         adapters = load_adapters(model, spec.adapters, log)
-        backend = make_context(spec, model, adapters, log)
+        backend = _backend(spec, model, adapters, log)
     except RbeesError:
         ll.llama_model_free(model)
         raise
@@ -39,4 +43,21 @@ def load(spec: LoadSpec, progress: ProgressCallback) -> LlamaBackend:
     except (DecodeFailed, CellsExhausted):
         backend.close()
         raise log.refusal("llama.cpp loads this model but cannot compute with it. The worker's log has the reason.") from None
+    return backend
+
+
+def _backend(spec: LoadSpec, model: Any, adapters: list[Any], log: LibraryLog) -> LlamaBackend:
+    """A backend for what the model can do: make text, vectors or both."""
+    flag = make_flag()
+    embedder = make_embedder(spec, model, adapters, log, flag)
+    if embedder is not None and not embedder.generates:
+        return LlamaBackend(spec, model, embedder.context, log.footprint, flag, embedder)
+    try:
+        if not is_causal(model):
+            raise makes_no_text()
+        backend = make_context(spec, model, adapters, log, flag, embedder)
+    except RbeesError:
+        if embedder is not None:
+            ll.llama_free(embedder.context)
+        raise
     return backend

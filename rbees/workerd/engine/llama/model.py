@@ -1,4 +1,4 @@
-"""Loading a model's weights, and refusing what is no model that answers text with text."""
+"""Loading a model's weights, and refusing what is no model that can be served."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def load_model(spec: LoadSpec, progress: ProgressCallback, log: LibraryLog) -> A
 
 
 def check_kind(model: Any) -> None:
-    """Refuse a model that does not turn text into text.
+    """Refuse a model that turns text neither into text nor into vectors by itself.
 
     Raises:
         RbeesError: MODEL_INCOMPATIBLE
@@ -61,5 +61,15 @@ def check_kind(model: Any) -> None:
         )
     if ll.llama_model_has_encoder(model) or not ll.llama_model_has_decoder(model):
         raise RbeesError(
-            ErrorCode.MODEL_INCOMPATIBLE, "The model does not generate text from text alone; choose a decoder-only model."
+            ErrorCode.MODEL_INCOMPATIBLE,
+            "The model has an encoder beside or instead of its decoder; choose a decoder-only or an embedding model.",
         )
+
+
+def makes_no_text() -> RbeesError:
+    """The refusal of a model of which neither is known: that it makes text, nor how it makes vectors."""
+    return RbeesError(
+        ErrorCode.MODEL_INCOMPATIBLE,
+        "The model makes no text, and its header does not say how it makes vectors; start its worker with `--pooling mean`, "
+        "`cls` or `last`, or with `--pooling rank` where it is a reranker.",
+    )

@@ -1,0 +1,211 @@
+"""Embeddings and ranks by llama.cpp: a context of their own, in which it pools the vectors of each sequence's tokens.
+
+Models without a KV memory (BERT and its kin), and others whose attention is not causal, look at all tokens of a sequence at once
+and make vectors only. All others can make text too, and their vectors are computed span by span.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from rbees.protocol.vectors import Pooling
+from rbees.service import logs
+from rbees.workerd.engine.backend import DecodeFailed, EmbedderFacts, Interrupted, LoadSpec, Rows, Span, Vectors
+from rbees.workerd.engine.llama.adapters import put_in_force
+from rbees.workerd.engine.llama.batch import BatchArrays
+from rbees.workerd.engine.llama.context import Flag, common_params
+from rbees.workerd.engine.llama.facts import metadata, sequence_length
+from rbees.workerd.engine.llama.library import ll
+from rbees.workerd.engine.llama.log import LibraryLog
+from rbees.workerd.engine.llama.vocabulary import Vocabulary
+
+MAX_SEQUENCES: Final = 64
+MAX_STATES: Final = 8
+"""Most sequences at once where each takes memory for a recurrent state."""
+GOOD_ROWS: Final = 512
+LEAST_ROWS: Final = 64
+LOGITS: Final = 1 << 25
+"""Rows times vocabulary: the library keeps room for the logits of every row of a call, though nobody asks for them."""
+_WARM_UP_ROWS: Final = 64
+_POOLINGS: Final[dict[Pooling, int]] = {
+    "mean": ll.LLAMA_POOLING_TYPE_MEAN,
+    "cls": ll.LLAMA_POOLING_TYPE_CLS,
+    "last": ll.LLAMA_POOLING_TYPE_LAST,
+    "rank": ll.LLAMA_POOLING_TYPE_RANK,
+}
+_PLACES: Final = ("{query}", "{document}")
+
+
+class LlamaEmbedder:
+    """Implements `Embedder`. `interrupt` of the backend that it belongs to breaks off its calls too."""
+
+    def __init__(self, context: Any, facts: EmbedderFacts, *, generates: bool, vocabulary_size: int, flag: Flag) -> None:
+        self._context = context
+        self._memory = ll.llama_get_memory(context)
+        self._facts = facts
+        self._vocabulary_size = vocabulary_size
+        self._flag = flag
+        """Held because the library calls it."""
+        self._batch = BatchArrays(facts.max_rows)
+        self.generates = generates
+        """Whether the model makes text as well."""
+
+    @property
+    def facts(self) -> EmbedderFacts:
+        """As `Embedder.facts`."""
+        return self._facts
+
+    @property
+    def context(self) -> Any:
+        """What it computes in."""
+        return self._context
+
+    def compute(self, spans: list[Span]) -> Vectors:
+        """As `Embedder.compute`."""
+        rows = self._rows(spans)
+        status = ll.llama_decode(self._context, self._batch.fill(rows))
+        if status != 0:
+            self._forget_all()
+        if status == 2:
+            raise Interrupted
+        if status in {1, -2, -3}:
+            logs.logger().error("llama_decode failed", action="embed_failed", status=status, rows=len(rows))
+            raise DecodeFailed
+        assert status == 0, f"llama_decode refused the batch with {status}"
+        vectors = np.stack([self._vector(span.sequence) for span in spans])
+        if self._facts.whole:
+            self._forget_all()
+        return vectors
+
+    def forget(self, sequence: int) -> None:
+        """As `Embedder.forget`."""
+        assert 0 <= sequence < self._facts.max_sequences
+        if self._memory:
+            ll.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def warm_up(self) -> None:
+        """One text through all kernels."""
+        count = min(_WARM_UP_ROWS, self._facts.max_rows, self._facts.ctx)
+        self.compute([Span(0, 0, np.zeros(count, dtype=np.int32))])
+        self.forget(0)
+
+    def _rows(self, spans: list[Span]) -> Rows:
+        lengths = [len(span.tokens) for span in spans]
+        assert min(lengths) > 0
+        assert sum(lengths) <= self._facts.max_rows
+        numbers = np.array([span.sequence for span in spans], dtype=np.int32)
+        assert len(set(numbers.tolist())) == len(spans) <= self._facts.max_sequences
+        assert numbers.min() >= 0 and numbers.max() < self._facts.max_sequences  # noqa: PT018 - one condition
+        positions = np.concatenate([np.arange(s.start, s.start + len(s.tokens), dtype=np.int32) for s in spans])
+        assert positions.max() < self._facts.ctx
+        tokens = np.concatenate([span.tokens for span in spans])
+        assert tokens.min() >= 0 and tokens.max() < self._vocabulary_size  # noqa: PT018
+        return Rows(np.repeat(numbers, lengths), positions, tokens, np.ones(len(tokens), dtype=np.bool_))
+
+    def _vector(self, sequence: int) -> Vectors:
+        found = ll.llama_get_embeddings_seq(self._context, sequence)
+        assert found, "every sequence of the call was pooled"
+        return np.ctypeslib.as_array(found, shape=(self._facts.dimensions,)).copy()
+
+    def _forget_all(self) -> None:
+        if self._memory:
+            ll.llama_memory_clear(self._memory, False)
+
+
+def make_embedder(spec: LoadSpec, model: Any, adapters: list[Any], log: LibraryLog, flag: Flag) -> LlamaEmbedder | None:
+    """What makes vectors; None where neither the header nor `spec` says how.
+
+    Raises:
+        RbeesError: MODEL_INCOMPATIBLE, INSUFFICIENT_VRAM
+    """
+    pooling = spec.pooling or header_pooling(model)
+    if pooling is None:
+        return None
+    whole = not is_causal(model)
+    context = _make_context(spec, model, log, flag, pooling, whole=whole)
+    has_memory = bool(ll.llama_get_memory(context))
+    if not whole and not has_memory:
+        # Its header does not say that its attention is not causal, but only such models have no memory.
+        ll.llama_free(context)
+        whole = True
+        context = _make_context(spec, model, log, flag, pooling, whole=whole)
+    put_in_force(context, adapters, spec.adapters)
+    vocabulary = Vocabulary(model)
+    facts = _read_facts(spec, model, context, vocabulary, pooling, whole=whole)
+    return LlamaEmbedder(context, facts, generates=not whole, vocabulary_size=vocabulary.size, flag=flag)
+
+
+def header_pooling(model: Any) -> Pooling | None:
+    """How the header says that vectors are to be made."""
+    stated = metadata(model, f"{metadata(model, 'general.architecture')}.pooling_type")
+    return next((name for name, number in _POOLINGS.items() if stated == str(number)), None)
+
+
+def is_causal(model: Any) -> bool:
+    """Whether each token looks only at those before it, as far as the header says."""
+    return metadata(model, f"{metadata(model, 'general.architecture')}.attention.causal") != "false"
+
+
+def _make_context(spec: LoadSpec, model: Any, log: LibraryLog, flag: Flag, pooling: Pooling, *, whole: bool) -> Any:
+    ctx = sequence_length(spec, model)
+    good = _good_rows(model)
+    params = common_params(spec, model, flag)
+    # All rows of a call go through the graph at once: the library pools within one pass.
+    params.n_batch = params.n_ubatch = max(ctx, good) if whole else good
+    params.n_ctx = params.n_batch if whole else ctx + good
+    recurrent = ll.llama_model_is_recurrent(model) or ll.llama_model_is_hybrid(model)
+    params.n_seq_max = MAX_STATES if recurrent else MAX_SEQUENCES
+    params.embeddings = True
+    params.pooling_type = _POOLINGS[pooling]
+    context = ll.llama_init_from_model(model, params)
+    if not context:
+        raise log.refusal(
+            "llama.cpp cannot make a context for this model's embeddings; ask for a smaller context. "
+            "The worker's log has the reason."
+        )
+    return context
+
+
+def _good_rows(model: Any) -> int:
+    size = int(ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(model)))
+    return max(LEAST_ROWS, min(GOOD_ROWS, LOGITS // size))
+
+
+def _read_facts(
+    spec: LoadSpec, model: Any, context: Any, vocabulary: Vocabulary, pooling: Pooling, *, whole: bool
+) -> EmbedderFacts:
+    opening, closing = _around(vocabulary)
+    template = ll.llama_model_chat_template(model, b"rerank")
+    text = template.decode("utf-8", "replace") if template else None
+    return EmbedderFacts(
+        pooling=pooling,
+        dimensions=ll.llama_model_n_cls_out(model) if pooling == "rank" else ll.llama_model_n_embd_out(model),
+        ctx=sequence_length(spec, model),
+        max_rows=ll.llama_n_ubatch(context),
+        good_rows=_good_rows(model),
+        max_sequences=ll.llama_n_seq_max(context),
+        whole=whole,
+        opening=opening,
+        between=_between(model),
+        closing=closing,
+        rerank_template=text if text is not None and all(text.count(place) == 1 for place in _PLACES) else None,
+    )
+
+
+def _around(vocabulary: Vocabulary) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What the tokenizer puts before and behind a text, as it does with one."""
+    plain = vocabulary.tokenize("a", add_special=False, parse_special=False)
+    dressed = vocabulary.tokenize("a", add_special=True, parse_special=False)
+    starts = [i for i in range(len(dressed)) if plain and dressed[i : i + len(plain)] == plain]
+    return (tuple(dressed[: starts[0]]), tuple(dressed[starts[0] + len(plain) :])) if starts else ((), ())
+
+
+def _between(model: Any) -> tuple[int, ...]:
+    """What parts two texts (as llama.cpp's server does it, tools/server/server-common.cpp, `format_prompt_rerank`)."""
+    vocab = ll.llama_model_get_vocab(model)
+    end, separator = ll.llama_vocab_eos(vocab), ll.llama_vocab_sep(vocab)
+    parting = [end if end >= 0 else separator] if ll.llama_vocab_get_add_eos(vocab) else []
+    parting += [separator] if ll.llama_vocab_get_add_sep(vocab) else []
+    return tuple(token for token in parting if token >= 0)
