@@ -25,7 +25,7 @@ def archive() -> Path:
     found = list(FOLDER.glob("llama_cpp_python-*.tar.gz"))
     if not found:
         wanted = FOLDER / "wanted.txt"
-        wanted.write_text(_locked("llama-cpp-python"))
+        wanted.write_text(locked("llama-cpp-python"))
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
         pip += ["--no-deps", "--no-binary", "llama-cpp-python", "--require-hashes", "-r", str(wanted), "-d", str(FOLDER)]
         subprocess.run(pip, check=True)
@@ -47,7 +47,7 @@ def templates() -> Path:
     return TEMPLATES
 
 
-def _locked(name: str) -> str:
+def locked(name: str) -> str:
     """The lock's entry of one package: its version and hashes."""
     entry = re.search(rf"^{re.escape(name)}==.*?(?=^\S|\Z)", LOCK.read_text(), re.MULTILINE | re.DOTALL)
     assert entry is not None, f"{LOCK} does not name {name}"

@@ -28,7 +28,7 @@ from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine_thread import EngineThread
 from rbees.workerd.forms import Forms
 from rbees.workerd.jobs import Attempts
-from rbees.workerd.loading import load_backend
+from rbees.workerd.loading import load_in_passing_thread
 from rbees.workerd.prompts import Prompts
 from rbees.workerd.routes import routes
 from rbees.workerd.sampling_needs import SamplingNeeds
@@ -220,7 +220,7 @@ class Worker:
             adapters=config.adapters,
             pooling=config.pooling,
         )
-        backend = await asyncio.to_thread(load_backend, spec, self._on_progress)
+        backend = await load_in_passing_thread(spec, self._on_progress)
         load_ms = round((time.monotonic() - began) * 1000, 3)
         facts = backend.facts
         logs.logger().info("model loaded", action="model_loaded", load_ms=load_ms, ctx=facts.ctx, cells=facts.cells)

@@ -43,20 +43,22 @@ def test_prompts_share_the_budget_without_waste_or_favour(demands: list[Demand],
     assert cut_short == sorted(cut_short, reverse=True), "what does not divide goes to the oldest"
 
 
-@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 512), st.floats(1e-4, 5)), max_size=30), st.integers(0, 8))
-def test_the_learned_budget_stays_within_bounds(steps: list[tuple[int, int, float]], decoding: int) -> None:
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 512), st.floats(1e-4, 5)), max_size=30), st.integers(0, 8), st.integers(1, 9))
+def test_the_learned_budget_stays_within_bounds(steps: list[tuple[int, int, float]], decoding: int, waiting: int) -> None:
     pace = Pace(512)
     for streams, prefilled, seconds in steps:
         pace.observe(decoding=streams, prefilled=prefilled, seconds=seconds)
-    assert min(SMALLEST_CHUNK, 512) <= pace.prefill_budget(decoding) <= 512
+    assert min(SMALLEST_CHUNK, 512) <= pace.prefill_budget(decoding, waiting) <= 512
 
 
 def test_the_budget_approaches_the_target_time() -> None:
     pace = Pace(512)
     for _ in range(30):
         pace.observe(decoding=0, prefilled=100, seconds=0.5)
-    assert abs(pace.prefill_budget(0) * 0.005 - TARGET_ALONE_S) < 0.01
-    assert abs(pace.prefill_budget(3) * 0.005 - TARGET_BESIDE_STREAMS_S) < 0.01
+    assert abs(pace.prefill_budget(0, 1) * 0.005 - TARGET_ALONE_S) < 0.01
+    assert abs(pace.prefill_budget(4, 1) * 0.005 - TARGET_BESIDE_STREAMS_S * 1.25) < 0.01
+    assert abs(pace.prefill_budget(2, 2) * 0.005 - TARGET_BESIDE_STREAMS_S * 2) < 0.01
+    assert abs(pace.prefill_budget(1, 7) * 0.005 - TARGET_ALONE_S) < 0.01, "one stream waits for seven prompts as if it were none"
 
 
 SCRIPT = Script(answer_tokens=12, vocabulary_size=300, copies=0.8)

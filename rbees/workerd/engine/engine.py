@@ -266,7 +266,7 @@ class Engine:
         decoding = sum(1 for s in riders if s.pending == 1)
         return batcher.plan(
             (Demand(s.name, s.pending) for s in riders),
-            prefill_budget=self._pace.prefill_budget(decoding),
+            prefill_budget=self._pace.prefill_budget(decoding, len(riders) - decoding),
             max_rows=self._facts.max_rows,
         )
 

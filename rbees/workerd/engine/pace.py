@@ -1,14 +1,16 @@
 """How many prompt tokens fit a step of the wished length, learned from the steps before. PURE: durations come in.
 
-A long prefill call freezes every running stream, so beside them the chunk is as large as fits a short step; alone it may be
-longer, but stays short enough that a cancellation and the worker's beat do not wait for it.
+A long prefill call freezes every running stream, so beside them the chunk is as large as fits a short step; the more prompts wait for
+each stream that runs, the longer the step may be. Alone it may be longest, but stays short enough that a cancellation and the
+worker's beat do not wait for it.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-TARGET_BESIDE_STREAMS_S: Final = 0.15
+TARGET_BESIDE_STREAMS_S: Final = 0.25
+"""As long as nobody waits."""
 TARGET_ALONE_S: Final = 1.0
 SMALLEST_CHUNK: Final = 16
 FIRST_CHUNK: Final = 64
@@ -50,11 +52,11 @@ class Pace:
                 self._decode_step_s = _blend(self._decode_step_s, seconds)
             self._decode_tokens_per_second = _blend(self._decode_tokens_per_second, (decoding + accepted) / seconds)
 
-    def prefill_budget(self, decoding: int) -> int:
-        """Prompt tokens for the next step beside `decoding` streams."""
+    def prefill_budget(self, decoding: int, waiting: int) -> int:
+        """Prompt tokens for the next step, of `waiting` prompts together, beside `decoding` streams."""
         if self._seconds_per_prefill_token is None:
             return min(FIRST_CHUNK, self._largest)
-        target = TARGET_BESIDE_STREAMS_S if decoding else TARGET_ALONE_S
+        target = min(TARGET_ALONE_S, TARGET_BESIDE_STREAMS_S * (1 + waiting / decoding)) if decoding else TARGET_ALONE_S
         return max(min(SMALLEST_CHUNK, self._largest), min(self._largest, int(target / self._seconds_per_prefill_token)))
 
 

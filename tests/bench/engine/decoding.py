@@ -13,7 +13,7 @@ import psutil
 
 from tests.bench.engine import models, peer
 from tests.bench.engine.load import Answer, Ask, ask_all, total_rate
-from tests.bench.engine.servers import LlamaServer, Rbees, Settings, environ, llama_server, rbees_worker
+from tests.bench.engine.servers import LlamaCppPython, LlamaServer, Rbees, Settings, environ, llama_cpp_python, llama_server, rbees_worker
 from tests.bench.engine.turns import in_turns, median_of, prompt
 from tests.bench.rows import Row, against
 
@@ -43,7 +43,8 @@ def measure(short: bool) -> list[Row]:
     for form, slots, goal in ((ONE, 8, 1.0), (EIGHT, 8, 1.03), (SIXTEEN, 16, 1.05)):
         settings = Settings(models.path_of(models.HALF_BILLION), slots, CTX)
         rows += asyncio.run(_measure(settings, form, goal, f"engine.clients_{form[0]}", 1 if short else 3))
-    return rows
+    eight = Settings(models.path_of(models.HALF_BILLION), 8, CTX)
+    return [*rows, asyncio.run(_beside_python(eight, EIGHT, 1 if short else 3))]
 
 
 def measure_tiny(short: bool) -> list[Row]:
@@ -72,13 +73,22 @@ async def _measure(settings: Settings, form: Form, goal: float, name: str, round
     ]
 
 
+async def _beside_python(settings: Settings, form: Form, rounds: int) -> Row:
+    """For context: the server that comes with the library's Python package, which has no batching."""
+    async with rbees_worker(settings) as ours, llama_cpp_python(settings) as theirs:
+        efforts = await in_turns({"rbees": _run(ours, form), "python": _run(theirs, form)}, rounds)
+    (rate, spread), (other, _) = (median_of([effort.rate for effort in efforts[who]]) for who in ("rbees", "python"))
+    about = f"{_words(form)}: tokens a second, beside `llama_cpp.server`"
+    return against(f"engine.clients_{form[0]}_llama_cpp_python", rate, other, "tok/s", None, about, least=True, spread=spread)
+
+
 def _words(form: Form) -> str:
     clients, prompt_tokens, answer_tokens = form
     who = "1 client" if clients == 1 else f"{clients} clients at once"
     return f"{who}, prompts of {prompt_tokens} tokens that share nothing, {answer_tokens} tokens each"
 
 
-def _run(server: Rbees | LlamaServer, form: Form) -> Callable[[int], Awaitable[Effort]]:
+def _run(server: Rbees | LlamaServer | LlamaCppPython, form: Form) -> Callable[[int], Awaitable[Effort]]:
     clients, prompt_tokens, answer_tokens = form
     process = psutil.Process(server.pid)
 

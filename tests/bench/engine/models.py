@@ -5,7 +5,7 @@ Written once into build/peer/models. `python -m tests.bench.engine.models` write
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -71,6 +71,24 @@ def path_of(shape: Shape) -> Path:
         _write(shape, unfinished)
         unfinished.rename(path)
     return path
+
+
+def spelling(path: Path) -> Callable[[tuple[int, ...]], str]:
+    """What token ids of this model's tokenizer spell; what is no whole character is left out."""
+    pieces = gguf.GGUFReader(path).fields["tokenizer.ggml.tokens"].contents()
+    byte_of = {char: byte for byte, char in _byte_level().items()}
+
+    def spell(ids: tuple[int, ...]) -> str:
+        return bytes(byte_of[char] for token in ids for char in pieces[token]).decode(errors="ignore")
+
+    return spell
+
+
+def _byte_level() -> dict[int, str]:
+    """The character by which a byte-level vocabulary writes each byte (GPT-2's `bytes_to_unicode`)."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {byte: chr(byte) for byte in shown} | {byte: chr(256 + place) for place, byte in enumerate(hidden)}
 
 
 def _write(shape: Shape, path: Path) -> None:

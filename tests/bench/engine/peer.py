@@ -13,10 +13,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from scripts.llama_source import archive
+from scripts.llama_source import archive, locked
 
 FOLDER: Final = Path("build/peer")
 TARGETS: Final = ("llama-server", "llama-batched-bench")
@@ -40,6 +41,20 @@ def program(name: str) -> Path:
     return made.absolute()
 
 
+def python_server() -> Path:
+    """The interpreter of an environment with `llama_cpp.server`: the library that rbees installs, and what its server needs."""
+    python, ready = FOLDER / "python" / "bin" / "python", FOLDER / "python" / "ready"
+    if not ready.exists():
+        print("Installing llama_cpp.server for comparison.", file=sys.stderr)
+        version = locked("llama-cpp-python").split()[0].partition("==")[2]
+        _quietly([sys.executable, "-m", "venv", "--clear", str(FOLDER / "python")])
+        wanted = f"llama-cpp-python[server]=={version}"
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
+        _quietly([*pip, wanted], {"CMAKE_ARGS": _cmake_arguments()})
+        ready.touch()
+    return python.absolute()
+
+
 def source() -> Path:
     """The root of the llama.cpp source; unpacked where it is not there yet."""
     root = FOLDER / "source" / "vendor" / "llama.cpp"
@@ -52,17 +67,22 @@ def build() -> None:
     """Configure and compile the targets, at low priority: whatever else the machine does goes first."""
     assert shutil.which("cmake"), "the peer is built with CMake: install it (apt-get install cmake; brew install cmake)"
     print("Building llama-server for comparison; this takes some minutes, once.", file=sys.stderr)
-    flags = subprocess.run(["scripts/cmake-args"], capture_output=True, text=True, check=True).stdout
+    flags = _cmake_arguments()
     folder = FOLDER / "build"
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     _quietly(["cmake", "-S", str(source()), "-B", str(folder), *generator, *_SAME_AS_THE_WHEEL, *_LEFT_OUT, *shlex.split(flags)])
     _quietly(["cmake", "--build", str(folder), f"-j{os.cpu_count() or 1}", "--target", *TARGETS])
 
 
-def _quietly(command: list[str]) -> None:
+def _cmake_arguments() -> str:
+    return subprocess.run(["scripts/cmake-args"], capture_output=True, text=True, check=True).stdout
+
+
+def _quietly(command: list[str], more_environ: Mapping[str, str] | None = None) -> None:
     log = FOLDER / "build.log"
+    environ = {**os.environ, **(more_environ or {})}
     with log.open("ab") as file:
-        done = subprocess.run(["nice", "-n", "10", *command], stdout=file, stderr=file, check=False)
+        done = subprocess.run(["nice", "-n", "10", *command], stdout=file, stderr=file, check=False, env=environ)
     assert done.returncode == 0, f"{command[0]} failed; see {log}"
 
 

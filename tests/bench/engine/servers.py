@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rbees.workerd.command import limit_spinning
-from tests.bench.engine import peer
+from tests.bench.engine import models, peer
 from tests.bench.engine.load import Ask, Grown
 from tests.support.worker_process import WorkerProcess, running_worker
 
@@ -111,6 +111,32 @@ class LlamaServer:
         return None
 
 
+@dataclass(frozen=True)
+class LlamaCppPython:
+    """llama-cpp-python's own server: one request at a time. It takes text only, so a prompt may come out a few tokens longer."""
+
+    pid: int
+    port: int
+    spelling: Callable[[tuple[int, ...]], str]
+    """Token ids as text."""
+    host: str = HOST
+    path: str = "/v1/completions"
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        """As `Endpoint.body`."""
+        shape = {"temperature": ask.temperature, "top_k": ask.top_k, "top_p": ask.top_p, "min_p": 0.0, "seed": ask.seed}
+        return {"prompt": self.spelling(ask.prompt), "max_tokens": ask.tokens, **shape}
+
+    def grown(self, data: dict[str, Any]) -> Grown | None:
+        """As `Endpoint.grown`; the whole answer comes at once."""
+        return Grown(data["usage"]["completion_tokens"], (), data["choices"][0]["text"])
+
+    def receipt(self, body: dict[str, Any], number: int) -> tuple[str, dict[str, Any]] | None:
+        """As `Endpoint.receipt`."""
+        return None
+
+
 @contextlib.asynccontextmanager
 async def rbees_worker(settings: Settings, *flags: str) -> AsyncIterator[Rbees]:
     """A running `rbees workerd serve`."""
@@ -137,6 +163,16 @@ async def llama_server(settings: Settings, *flags: str) -> AsyncIterator[LlamaSe
     command = [str(await asyncio.to_thread(peer.program, "llama-server")), "--model", str(settings.model), *shape]
     async with _serving([*command, "--host", HOST, *flags], "/health") as (pid, port):
         yield LlamaServer(pid, port)
+
+
+@contextlib.asynccontextmanager
+async def llama_cpp_python(settings: Settings) -> AsyncIterator[LlamaCppPython]:
+    """A running `llama_cpp.server`. A request that comes while another runs waits, where by default it would break that off."""
+    shape = {"--n_ctx": settings.ctx, "--n_threads": settings.threads, "--n_threads_batch": settings.threads}
+    words = [str(word) for pair in shape.items() for word in pair]
+    command = [str(await asyncio.to_thread(peer.python_server)), "-m", "llama_cpp.server", "--model", str(settings.model), *words]
+    async with _serving([*command, "--interrupt_requests", "False", "--host", HOST], "/v1/models") as (pid, port):
+        yield LlamaCppPython(pid, port, models.spelling(settings.model))
 
 
 @contextlib.asynccontextmanager

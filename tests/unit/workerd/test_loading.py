@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.engine.backend import LoadSpec
-from rbees.workerd.loading import load_backend
+from rbees.workerd.loading import load_backend, load_in_passing_thread
 
 
 def refusal(path: Path | str, backend: Any) -> tuple[ErrorCode, str]:
@@ -41,3 +42,18 @@ def test_a_script_is_read_within_a_bound(tmp_path: Path) -> None:
     assert (code, "1048576 bytes" in message) == (ErrorCode.MODEL_INCOMPATIBLE, True)
     path.write_bytes(b"{}" + b" " * ((1 << 20) - 2))
     load_backend(LoadSpec(str(path), "scripted", "cpu", 1, 64), lambda _: True).close()
+
+
+async def test_the_thread_that_loaded_is_gone_before_anything_computes(tmp_path: Path) -> None:
+    path = tmp_path / "short.scripted.json"
+    path.write_text("{}")
+    seen: list[threading.Thread] = []
+
+    def note(_share: float) -> bool:
+        seen.append(threading.current_thread())
+        return True
+
+    (await load_in_passing_thread(LoadSpec(str(path), "scripted", "cpu", 1, 64), note)).close()
+    assert seen
+    assert threading.current_thread() not in seen, "the event loop goes on meanwhile"
+    assert not any(thread.is_alive() for thread in seen), "libgomp would keep compute threads for it"
