@@ -43,7 +43,11 @@ def test_prompts_share_the_budget_without_waste_or_favour(demands: list[Demand],
     assert cut_short == sorted(cut_short, reverse=True), "what does not divide goes to the oldest"
 
 
-@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 512), st.floats(1e-4, 5)), max_size=30), st.integers(0, 8), st.integers(1, 9))
+@given(
+    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 512), st.floats(1e-4, 5)), max_size=30),
+    st.integers(0, 8),
+    st.integers(1, 9),
+)
 def test_the_learned_budget_stays_within_bounds(steps: list[tuple[int, int, float]], decoding: int, waiting: int) -> None:
     pace = Pace(512)
     for streams, prefilled, seconds in steps:

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import FinishReason
 from rbees.workerd.engine import batcher
-from rbees.workerd.engine.backend import Backend, CellsExhausted, DecodeFailed, Interrupted, Logits, Rows
+from rbees.workerd.engine.backend import Backend, BackendFacts, CellsExhausted, DecodeFailed, Interrupted, Logits, Rows
 from rbees.workerd.engine.batcher import Demand, Share
 from rbees.workerd.engine.drafting import Drafting
 from rbees.workerd.engine.drawing import Draft, Outcome, draw
+from rbees.workerd.engine.keep_budget import KeepBudget
 from rbees.workerd.engine.outputs import Admitted, Failed, Load, Output
 from rbees.workerd.engine.pace import Pace
 from rbees.workerd.engine.prefix_cache import common_length
@@ -35,8 +36,11 @@ from rbees.workerd.engine.slots import Slots
 STEADY_CHUNK = 512
 """Prompt tokens per call in the deterministic lane: llama.cpp's own default, so that sums are the same."""
 
-LEAST_UNPROVEN: Final = 1024
-"""Cells that may always be kept for prompts that may come although nothing shows that they will."""
+FIRST_KEPT: Final = 1024
+"""Cells that may be kept at first, or a whole context: a chat's last turn is of use to nobody until the next one comes."""
+
+LEAST_KEPT: Final = 256
+"""Cells that may be kept although nothing was ever missed."""
 
 WORTH_WAITING_FOR: Final = 32
 """Tokens that an older sequence must be about to compute for a younger one to wait for them instead of computing them too."""
@@ -55,9 +59,7 @@ class Engine:
         self._facts = facts
         self._now = now
         self._most = slots
-        # A chat's last turn is of use to nobody until the next one comes, so a whole context must find room, and several better.
-        unproven = max(LEAST_UNPROVEN, facts.ctx, facts.cells // 2)
-        self._slots = Slots(backend, count=facts.slots, cells=facts.cells, divisible=facts.divisible, unproven=unproven)
+        self._slots = Slots(backend, count=facts.slots, cells=facts.cells, divisible=facts.divisible, budget=_budget(facts))
         self._digest = PrefixDigest(cells=facts.cells, divisible=facts.divisible)
         self._pace = Pace(facts.max_rows)
         # What was guessed wrong must be cut away again.
@@ -461,6 +463,13 @@ class Engine:
 
     def _of(self, key: str) -> list[Sequence]:
         return [s for s in (*self._running.values(), *self._waiting) if s.key == key]
+
+
+def _budget(facts: BackendFacts) -> KeepBudget:
+    """Where memory is not divisible, a kept state costs the others nothing."""
+    cells = facts.cells
+    least, first = (LEAST_KEPT, max(FIRST_KEPT, facts.ctx)) if facts.divisible else (cells, cells)
+    return KeepBudget(first=min(first, cells), least=min(least, cells), most=cells)
 
 
 def _ids(values: list[int]) -> NDArray[np.int32]:

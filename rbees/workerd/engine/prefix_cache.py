@@ -5,9 +5,7 @@ several slots have in common is one node, and its cells exist once. A slot's pat
 forks, so does a node. A slot is *active* while a sequence computes on it, and *idle* when it only keeps what one has left.
 
 Idle slots are worth what they alone hold: one whose path others hold too is redundant, so every idle slot ends in a leaf of
-its own, and forgetting begins at the leaf that was used least recently (Zheng et al., SGLang, 2024: RadixAttention). Leaves that
-were never of use to a second sequence go before those that were, so that prompts which come once do not push out those which
-come again (segmented LRU: Karedla, Love, Wherry, 1994).
+its own, and forgetting begins at the leaf that was used least recently (Zheng et al., SGLang, 2024: RadixAttention).
 """
 
 from __future__ import annotations
@@ -44,8 +42,6 @@ class _Node:
     """By their first token."""
     used: int = 0
     """When it was last of use, in turns of the cache."""
-    proven: bool = False
-    """It was of use to a sequence that had not computed it."""
 
 
 class PrefixCache:
@@ -110,7 +106,7 @@ class PrefixCache:
             if depth + len(node.tokens) > length:
                 node = self._split(node, length - depth)
             node.holders.add(slot)
-            node.used, node.proven = self._turn, True
+            node.used = self._turn
             depth += len(node.tokens)
         self._ends[slot], self._lengths[slot] = node, length
 
@@ -168,8 +164,6 @@ class PrefixCache:
     def resume(self, slot: int) -> None:
         """Somebody computes on `slot` again."""
         self._idle.remove(slot)
-        for node in self._path(self._ends[slot]):
-            node.proven = True
 
     def redundant(self) -> list[int]:
         """Idle slots that hold nothing which others do not hold too; of equal ones all but one. Drop them before the next call."""
@@ -180,9 +174,13 @@ class PrefixCache:
                 found.append(slot)
         return found
 
-    def oldest(self, spared: int | None = None, *, unproven: bool = False) -> Oldest | None:
-        """Of the leaves of idle slots but `spared`, or of the unproven ones, the least recently used; None if there is none."""
-        idle = (s for s in self._idle if s != spared and not (unproven and self._ends[s].proven))
+    def tokens(self, slot: int) -> list[int]:
+        """What `slot` holds."""
+        return [token for node in reversed(self._path(self._ends[slot])) for token in node.tokens]
+
+    def oldest(self, spared: int | None = None) -> Oldest | None:
+        """Of the leaves of idle slots but `spared`, the least recently used; None if there is none."""
+        idle = (s for s in self._idle if s != spared)
         slot = min(idle, key=lambda s: (self._ends[s].used, s), default=None)
         if slot is None:
             return None
@@ -224,7 +222,7 @@ class PrefixCache:
     def _split(self, node: _Node, at: int) -> _Node:
         """Make two of one, the first with `at` tokens; it is returned, and `node` is what follows."""
         assert node.parent is not None
-        upper = _Node(node.parent, node.tokens[:at], set(node.holders), used=node.used, proven=node.proven)
+        upper = _Node(node.parent, node.tokens[:at], set(node.holders), used=node.used)
         node.parent.children[upper.tokens[0]] = upper
         node.tokens = node.tokens[at:]
         node.parent = upper
@@ -251,7 +249,6 @@ class PrefixCache:
             return
         assert node.parent is not None
         child.tokens = node.tokens + child.tokens
-        child.proven |= node.proven
         child.parent = node.parent
         node.parent.children[child.tokens[0]] = child
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from rbees.workerd.engine.keep_budget import KeepBudget
 from rbees.workerd.engine.prefix_cache import Match, Oldest, PrefixCache
 from rbees.workerd.engine.whole_prefixes import WholePrefixes
 
@@ -61,20 +62,22 @@ class Prefixes(Protocol):
 
     def redundant(self) -> list[int]: ...
 
-    def oldest(self, spared: int | None = None, *, unproven: bool = False) -> Oldest | None: ...
+    def tokens(self, slot: int) -> list[int]: ...
+
+    def oldest(self, spared: int | None = None) -> Oldest | None: ...
 
     def check_integrity(self) -> None: ...
 
 
 class Slots:
-    """A ledger of `count` slots over `cells` KV cells of `store`, of which `unproven` may keep what was of use to nobody yet."""
+    """A ledger of `count` slots over `cells` KV cells of `store`, of which those may be kept that `budget` allows."""
 
-    def __init__(self, store: CellStore, *, count: int, cells: int, divisible: bool, unproven: int) -> None:
+    def __init__(self, store: CellStore, *, count: int, cells: int, divisible: bool, budget: KeepBudget) -> None:
         self._store = store
         self._count = count
         self._cells = cells
         self._divisible = divisible
-        self._unproven = unproven
+        self._budget = budget
         self._forget()
 
     @property
@@ -109,6 +112,7 @@ class Slots:
     def begin(self, owner: str, tokens: list[int]) -> tuple[int, int]:
         """A slot for `owner`, and how many of its `tokens` it holds already (`known`)."""
         match = self._known.match(tokens, len(tokens) - 1)
+        self._budget.asked(tokens, match.length if match else 0)
         if match is None:
             slot, length = self._vacant(), 0
             assert slot is not None, "more sequences than slots"
@@ -148,14 +152,15 @@ class Slots:
     def keep(self, slot: int, tokens: list[int]) -> None:
         """Its owner leaves; what it computed of `tokens` stays for those who begin alike.
 
-        Every cell that is kept costs each decode step a look at it. So beyond a bound only what was of use before is kept.
+        Every cell that is kept costs each row a look at it, so no more are kept than pays.
         """
         self.publish(slot, tokens)
         del self._owners[slot]
         self._known.rest(slot)
         self._drop_redundant()
-        while self.cells_kept > self._unproven and (oldest := self._known.oldest(unproven=True)) is not None:
-            self._forget_end(oldest, self.cells_kept - self._unproven)
+        allowed = self._budget.cells
+        while (excess := self.cells_kept - allowed) > 0 and (oldest := self._known.oldest()) is not None:
+            self._forget_end(oldest, excess, for_budget=True)
 
     def drop(self, slot: int) -> None:
         """Its owner leaves, and nothing of what it holds alone is of use."""
@@ -168,7 +173,7 @@ class Slots:
             oldest = self._known.oldest()
             if oldest is None:
                 return False
-            self._forget_end(oldest, short)
+            self._forget_end(oldest, short, for_budget=False)
         return True
 
     def clear(self) -> None:
@@ -216,13 +221,15 @@ class Slots:
             kept = self._known.oldest(spared)
             if kept is None:
                 return None
+            self._budget.forgotten(self._known.tokens(kept.slot), kept.start, for_budget=False)
             self._release(kept.slot)
         slot = min(self._free)
         self._free.remove(slot)
         return slot
 
-    def _forget_end(self, oldest: Oldest, cells: int) -> None:
+    def _forget_end(self, oldest: Oldest, cells: int, *, for_budget: bool) -> None:
         start = max(oldest.start, oldest.length - max(cells, TRIM_CELLS)) if self._divisible else 0
+        self._budget.forgotten(self._known.tokens(oldest.slot), start, for_budget=for_budget)
         self._store.remove(oldest.slot, start)
         self._known.cut(oldest.slot, start)
         self._lengths[oldest.slot] = start

@@ -16,8 +16,6 @@ class WholePrefixes:
         self._tokens: dict[int, list[int]] = {}
         self._idle: dict[int, None] = {}
         """In the order in which they came to rest."""
-        self._proven: set[int] = set()
-        """Slots that were gone on with."""
 
     @property
     def cells(self) -> int:
@@ -69,7 +67,6 @@ class WholePrefixes:
         """`slot` holds nothing and is known no more."""
         del self._tokens[slot]
         self._idle.pop(slot, None)
-        self._proven.discard(slot)
 
     def rest(self, slot: int) -> None:
         """Nobody computes on `slot` any more."""
@@ -78,7 +75,6 @@ class WholePrefixes:
     def resume(self, slot: int) -> None:
         """Somebody computes on `slot` again."""
         del self._idle[slot]
-        self._proven.add(slot)
 
     def redundant(self) -> list[int]:
         """Idle slots that hold nothing, or what another holds too."""
@@ -89,12 +85,16 @@ class WholePrefixes:
                 found.append(slot)
         return found
 
-    def oldest(self, spared: int | None = None, *, unproven: bool = False) -> Oldest | None:
-        """Of the idle slots but `spared`, or of the unproven among them, the first that came to rest; None if there is none."""
-        slot = next((s for s in self._idle if s != spared and not (unproven and s in self._proven)), None)
+    def tokens(self, slot: int) -> list[int]:
+        """What `slot` holds."""
+        return self._tokens[slot]
+
+    def oldest(self, spared: int | None = None) -> Oldest | None:
+        """Of the idle slots but `spared` the first that came to rest; None if there is none."""
+        slot = next((s for s in self._idle if s != spared), None)
         return None if slot is None else Oldest(slot, 0, len(self._tokens[slot]))
 
     def check_integrity(self) -> None:
         """AssertionError if the ledger contradicts itself."""
-        assert self._idle.keys() | self._proven <= self._tokens.keys(), "only known slots rest or rested"
+        assert self._idle.keys() <= self._tokens.keys(), "only known slots rest"
         assert all(self._tokens[slot] for slot in self._idle), "an idle slot holds something"

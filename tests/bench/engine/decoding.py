@@ -13,7 +13,16 @@ import psutil
 
 from tests.bench.engine import models, peer
 from tests.bench.engine.load import Answer, Ask, ask_all, total_rate
-from tests.bench.engine.servers import LlamaCppPython, LlamaServer, Rbees, Settings, environ, llama_cpp_python, llama_server, rbees_worker
+from tests.bench.engine.servers import (
+    LlamaCppPython,
+    LlamaServer,
+    Rbees,
+    Settings,
+    environ,
+    llama_cpp_python,
+    llama_server,
+    rbees_worker,
+)
 from tests.bench.engine.turns import in_turns, median_of, prompt
 from tests.bench.rows import Row, against
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rbees.protocol.sampling import Sampling
-from rbees.workerd.engine.engine import WORTH_WAITING_FOR, Engine
+from rbees.workerd.engine.engine import LEAST_KEPT, WORTH_WAITING_FOR, Engine
+from rbees.workerd.engine.keep_budget import KeepBudget
 from rbees.workerd.engine.outputs import Finished
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
@@ -118,17 +119,20 @@ def test_what_is_kept_gives_way_to_what_runs_the_oldest_first() -> None:
         assert cached == 401 - 200 - 150, "of the least recently used only so much was forgotten as was needed"
 
 
-def test_prompts_that_come_once_do_not_push_out_what_comes_again() -> None:
+def test_what_never_comes_again_is_soon_not_kept_and_what_is_missed_is_kept_again() -> None:
     counted = Counted(slots=2, ctx=300, cells=4_000)
-    for i in range(2):
-        counted.submit(f"again{i}", (*SYSTEM, *bytes([i]) * 40), max_tokens=1)
-        counted.run()
-    for i in range(12):
-        counted.submit(f"once{i}", tuple(bytes([100 + i]) * 200), max_tokens=1)
-        counted.run()
-    assert counted.engine.load().cells_kept <= 2_000
-    counted.submit("again", (*SYSTEM, 9), max_tokens=1)
-    assert counted.run()["again"].usage.cached_tokens == len(SYSTEM)
+
+    def ask(key: str, prompt: bytes) -> int:
+        counted.submit(key, tuple(prompt), max_tokens=1)
+        return counted.run()[key].usage.cached_tokens
+
+    for i in range(20):
+        assert ask(f"once{i}", bytes([100 + i]) * 200) == 0
+    assert counted.engine.load().cells_kept <= LEAST_KEPT
+    chats = [bytes([i]) * 200 for i in range(4)]
+    turns = [[ask(f"chat{i}.{turn}", chat) for i, chat in enumerate(chats)] for turn in range(3)]
+    assert sum(turns[1]) < 800, "there was room for one of them"
+    assert turns[2] == [199] * 4, "what was missed in the second turn had made room for all"
 
 
 def test_a_chat_goes_on_from_its_last_turn_where_older_chats_fill_the_memory() -> None:
@@ -219,7 +223,7 @@ class Cells:
 
 def test_the_ledger_tells_the_store_only_what_is_needed() -> None:
     cells = Cells()
-    slots = Slots(cells, count=3, cells=64, divisible=True, unproven=64)
+    slots = Slots(cells, count=3, cells=64, divisible=True, budget=KeepBudget(first=64, least=64, most=64))
     assert slots.begin("a", [1, 2, 3, 4]) == (0, 0)
     slots.set_length(0, 4)
     slots.publish(0, [1, 2, 3, 4])
@@ -232,7 +236,7 @@ def test_the_ledger_tells_the_store_only_what_is_needed() -> None:
 
 def test_the_only_slot_that_is_left_is_cut_and_used() -> None:
     cells = Cells()
-    slots = Slots(cells, count=1, cells=64, divisible=True, unproven=64)
+    slots = Slots(cells, count=1, cells=64, divisible=True, budget=KeepBudget(first=64, least=64, most=64))
     slots.begin("a", [1, 2, 3])
     slots.set_length(0, 3)
     slots.keep(0, [1, 2, 3])
