@@ -1,8 +1,8 @@
 """How many prompt tokens fit a step of the wished length, learned from the steps before. PURE: durations come in.
 
-A long prefill call freezes every running stream, so beside them the chunk is as large as fits a short step; the more prompts wait for
-each stream that runs, the longer the step may be. Alone it may be longest, but stays short enough that a cancellation and the
-worker's beat do not wait for it.
+A long prefill call freezes every running stream, so beside them the chunk is as large as fits a short step, which may be the longer
+the more prompts wait for each stream. Alone it may be longest, but stays short enough that a cancellation and the worker's beat
+do not wait for it.
 """
 
 from __future__ import annotations
