@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions, kv_bytes
+from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions, kv_bytes, layout_of
 from rbees.protocol.pools import ModelFacts
 
 MICRO_BATCH: Final = 512
@@ -46,16 +46,21 @@ class Demand:
         )
 
 
-def demand(model: ModelFacts, *, ctx: int, slots: int, options: DeviceOptions = NOTHING_ASKED) -> Demand:
+def demand(model: ModelFacts, *, ctx: int, slots: int, backend: str = "cpu", options: DeviceOptions = NOTHING_ASKED) -> Demand:
     """The memory of a worker that serves `model` with `slots` sequences of `ctx` KV cells each, all in one place."""
+    per_cell = model.layers * model.head_count_kv
+
+    def cache_bytes_of(cells: int) -> int:
+        keys = kv_bytes(cells * per_cell * model.key_length, options.kv_type_k)
+        return keys + kv_bytes(cells * per_cell * model.value_length, options.kv_type_v)
+
     generates = not model.capabilities or "generate" in model.capabilities
+    # Slots with cells of their own take turns with a spare one.
+    held = slots + (layout_of(backend, options, cache_bytes_of(ctx)) == "per_slot")
     # What makes embeddings has a context of its own: cells for one sequence and a call, and scores of all rows of a call.
-    cells = (ctx * slots if generates else 0) + (ctx + MICRO_BATCH if model.pooling is not None else 0)
+    cells = (ctx * held if generates else 0) + (ctx + MICRO_BATCH if model.pooling is not None else 0)
     rows = min(MICRO_BATCH * model.vocabulary_size, _EMBEDDING_SCORES) * 4 * 2 if model.pooling is not None else 0
-    vectors = cells * model.layers * model.head_count_kv
-    cache_bytes = kv_bytes(vectors * model.key_length, options.kv_type_k) + kv_bytes(
-        vectors * model.value_length, options.kv_type_v
-    )
+    cache_bytes = cache_bytes_of(cells)
     activations = MICRO_BATCH * model.embedding_length * 4 * _ACTIVATION_COPIES
     # One row of scores for each sequence, as floats, in the library and once more where they are sampled.
     scores = slots * model.vocabulary_size * 4 * 2

@@ -121,7 +121,7 @@ def fit(
     cells = context(model, ctx, default_ctx)
     if isinstance(cells, Refusal):
         return cells
-    whole = demand(model, ctx=cells, slots=slots, options=options)
+    whole = demand(model, ctx=cells, slots=slots, backend=backend, options=options)
     part, kept_bytes = offloaded(whole, model, options) if backend in ACCELERATORS else (whole, 0)
     if len(rooms) > 1:
         # The shares are said to the library, so that it does what was reckoned with here.

@@ -104,6 +104,7 @@ _VALUES: Final = {
     "flash_attention": "--flash-attention",
     "kv_type_k": "--kv-type-k",
     "kv_type_v": "--kv-type-v",
+    "kv_layout": "--kv-layout",
     "load_mode": "--load-mode",
     "pooling": "--pooling",
     "bind": "--bind",

@@ -16,11 +16,16 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 SplitMode = Literal["none", "layer", "row"]
 FlashAttention = Literal["auto", "on", "off"]
+KvLayout = Literal["unified", "per_slot"]
+"""`unified`: one pool of cells, which sequences share where their tokens are equal. `per_slot`: cells of its own for each slot,
+enough for a whole sequence; a beginning that sequences have in common is copied."""
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap+mlock", "direct-io"]
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 
 DEFAULT_KV_TYPE: Final[KvType] = "f16"
+MOST_COPIED_BYTES: Final = 128 << 20
+"""Some tens of milliseconds of copying."""
 MAX_DEVICES: Final = 16
 """As many devices as one llama.cpp library knows of one kind."""
 ACCELERATORS: Final = frozenset({"cuda", "metal"})
@@ -56,6 +61,8 @@ class DeviceOptions(Message, frozen=True, kw_only=True):
     """How keys are stored; default: f16."""
     kv_type_v: KvType | None = None
     """How values are stored; default: f16. A quantised one needs flash attention."""
+    kv_layout: KvLayout | None = None
+    """How cells are divided among sequences; default: as `layout_of` has it."""
     load_mode: LoadMode | None = None
     """How weights are read."""
 
@@ -78,6 +85,17 @@ def kv_bytes(elements: int, kv_type: KvType | None) -> int:
     """Bytes of so many elements of keys or values, whole blocks assumed."""
     per_block, block_bytes = _BLOCKS[kv_type or DEFAULT_KV_TYPE]
     return elements * block_bytes // per_block
+
+
+def layout_of(backend: str, options: DeviceOptions, slot_bytes: int) -> KvLayout:
+    """How KV cells are divided where a slot of its own takes `slot_bytes`.
+
+    On a CPU attention passes all cells of a pool for each row, so there slots have cells of their own as long as copying one is
+    soon done.
+    """
+    if options.kv_layout is not None:
+        return options.kv_layout
+    return "per_slot" if backend not in ACCELERATORS and slot_bytes <= MOST_COPIED_BYTES else "unified"
 
 
 def fits_heads(kv_type: KvType | None, head_length: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import click
 import msgspec
 
-from rbees.protocol.device_options import DeviceOptions, FlashAttention, KvType, LoadMode, Share, SplitMode
+from rbees.protocol.device_options import DeviceOptions, FlashAttention, KvLayout, KvType, LoadMode, Share, SplitMode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,6 +44,7 @@ _FLAGS = (
     click.option("--flash-attention", type=click.Choice(get_args(FlashAttention)), help="Fused attention.  [default: auto]"),
     click.option("--kv-type-k", type=click.Choice(get_args(KvType)), help="How keys are stored.  [default: f16]"),
     click.option("--kv-type-v", type=click.Choice(get_args(KvType)), help="How values are stored.  [default: f16]"),
+    click.option("--kv-layout", type=click.Choice(get_args(KvLayout)), help="One pool of KV cells or some for each slot."),
     click.option("--load-mode", type=click.Choice(get_args(LoadMode)), help="How weights are read.  [default: auto]"),
 )
 

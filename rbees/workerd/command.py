@@ -130,6 +130,10 @@ def _config(flags: dict[str, Any]) -> WorkerConfig:
     backend, options = flags["backend"], take_device_options(flags)
     device = flags["device"] or {"cuda": "cuda:0", "metal": "metal:0"}.get(backend, "cpu")
     _check_options(backend, device, options)
+    if flags["kv_cells"] is not None and options.kv_layout == "per_slot":
+        raise RbeesError(
+            ErrorCode.CONFIGURATION, "`--kv-cells` counts the cells of a pool; leave it or `--kv-layout per_slot` out."
+        )
     if flags["kv_cells"] is not None and flags["kv_cells"] < flags["ctx"]:
         raise RbeesError(ErrorCode.CONFIGURATION, "`--kv-cells` must be at least `--ctx`, or no sequence could fill its context.")
     if flags["worker_id"] is not None and not _WORKER_ID.fullmatch(flags["worker_id"]):

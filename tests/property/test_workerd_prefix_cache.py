@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rbees.protocol.device_options import KvLayout
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.backend import CellsExhausted, DecodeFailed, Logits, Rows
 from rbees.workerd.engine.engine import Engine
@@ -92,9 +93,9 @@ def answers(outputs: list[Output], work: Work) -> dict[int, list[int]]:
 class Walk:
     """Random work for an engine with few cells, among prompts that share beginnings, some of them what was answered before."""
 
-    def __init__(self, seed: int, *, divisible: bool) -> None:
+    def __init__(self, seed: int, *, divisible: bool, layout: KvLayout = "unified") -> None:
         self.rng = random.Random(seed)
-        script = msgspec.structs.replace(SCRIPT, divisible=divisible)
+        script = msgspec.structs.replace(SCRIPT, divisible=divisible, layout=layout)
         self.backend = ScriptedBackend(script, slots=4, ctx=96, cells=190)
         self.decode = self.backend.decode
         self.backend.decode = self.unreliable  # type: ignore[method-assign]
@@ -179,9 +180,9 @@ class Walk:
         raise AssertionError("somebody starves")
 
 
-@pytest.mark.parametrize("divisible", [True, False])
-def test_a_random_walk_never_loses_a_cell_nor_changes_an_answer(divisible: bool) -> None:
-    walk = Walk(7, divisible=divisible)
+@pytest.mark.parametrize(("divisible", "layout"), [(True, "unified"), (True, "per_slot"), (False, "unified")])
+def test_a_random_walk_never_loses_a_cell_nor_changes_an_answer(divisible: bool, layout: KvLayout) -> None:
+    walk = Walk(7, divisible=divisible, layout=layout)
     for _ in range(STEPS if divisible else STEPS // 4):
         walk.turn()
     walk.rest()

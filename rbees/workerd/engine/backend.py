@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions
+from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions, KvLayout
 from rbees.protocol.vectors import Pooling
 from rbees.protocol.workers import Backend as BackendName
 from rbees.protocol.workers import MemoryArchitecture
@@ -24,6 +24,7 @@ Vectors: TypeAlias = NDArray[np.float32]
 MAX_SLOTS: Final = 256
 """llama.cpp's own limit of sequence ids."""
 _LEAST_KEPT: Final = 16
+_MOST_GUESSED: Final = 16
 
 ProgressCallback: TypeAlias = Callable[[float], bool]
 """Told the loaded share, 0 to 1; answering False gives the load up."""
@@ -69,9 +70,18 @@ class LoadSpec:
     """Make embeddings so; unset: as the file's header says, and none where it says nothing."""
 
 
-def slots_for(running: int) -> int:
-    """How many slots serve `running` sequences at once where those that keep finished ones cost next to nothing."""
-    return min(MAX_SLOTS, running + max(_LEAST_KEPT, running))
+def slots_for(running: int, layout: KvLayout) -> int:
+    """How many slots serve `running` sequences at once.
+
+    In a pool those that keep finished ones cost next to nothing. Otherwise each costs the cells of a whole sequence, and one more
+    is needed to move the others about.
+    """
+    return min(MAX_SLOTS, running + (max(_LEAST_KEPT, running) if layout == "unified" else 1))
+
+
+def outputs_for(running: int) -> int:
+    """Rows of logits for `running` sequences that each draw a token, and for rows that were guessed."""
+    return min(MAX_SLOTS, running + max(_MOST_GUESSED, running))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,7 @@ class BackendFacts:
     """KV sequence ids: those that run at once and those that keep what finished ones computed."""
     divisible: bool
     """Memory can be cut anywhere and shared by slots, which is not so where a recurrent state is part of it."""
+    layout: KvLayout
     max_rows: int
     """Most rows of one decode call."""
     max_outputs: int
@@ -226,7 +237,8 @@ class Backend(Protocol):
     def share(self, source: int, target: int, start: int, stop: int) -> None:
         """Positions `start` to `stop` of `target` become the very cells of `source`; what `target` had there is forgotten.
 
-        Only where memory is divisible, both begin with the same tokens, and `target` reaches to `start`.
+        Only where memory is divisible, both begin with the same tokens, and `target` reaches to `start`. Where each slot has cells
+        of its own, `target` must be empty and gets a copy.
         """
 
     def clear(self) -> None:

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import FinishReason
 from rbees.workerd.engine import batcher
-from rbees.workerd.engine.backend import Backend, BackendFacts, CellsExhausted, DecodeFailed, Interrupted, Logits, Rows
+from rbees.workerd.engine.backend import Backend, CellsExhausted, DecodeFailed, Interrupted, Logits, Rows
 from rbees.workerd.engine.batcher import Demand, Share
 from rbees.workerd.engine.drafting import Drafting
 from rbees.workerd.engine.drawing import Draft, Outcome, draw
 from rbees.workerd.engine.keep_budget import KeepBudget
 from rbees.workerd.engine.outputs import Admitted, Failed, Load, Output
+from rbees.workerd.engine.own_cells import OwnCells
 from rbees.workerd.engine.pace import Pace
 from rbees.workerd.engine.prefix_cache import common_length
 from rbees.workerd.engine.prefix_digest import PrefixDigest
@@ -59,7 +60,7 @@ class Engine:
         self._facts = facts
         self._now = now
         self._most = slots
-        self._slots = Slots(backend, count=facts.slots, cells=facts.cells, divisible=facts.divisible, budget=_budget(facts))
+        self._slots = _ledger(backend)
         self._digest = PrefixDigest(cells=facts.cells, divisible=facts.divisible)
         self._pace = Pace(facts.max_rows)
         # What was guessed wrong must be cut away again.
@@ -211,7 +212,7 @@ class Engine:
         while True:
             shares = self._plan(self._riders())
             if self._slots.make_room(sum(share.count for share in shares)):
-                return self._draft(shares)
+                return self._in_order(self._draft(shares))
             self._preempt_youngest()
 
     def _draft(self, shares: list[Share]) -> list[Share]:
@@ -271,6 +272,16 @@ class Engine:
             prefill_budget=self._pace.prefill_budget(decoding, len(riders) - decoding),
             max_rows=self._facts.max_rows,
         )
+
+    def _in_order(self, shares: list[Share]) -> list[Share]:
+        """By slot, after those that must move have moved: slots with cells of their own are computed at once only as neighbours."""
+        for name, slot in self._slots.settle().items():
+            self._running[name].slot = slot
+        return sorted(shares, key=lambda share: self._slot_of(self._running[share.key]))
+
+    def _slot_of(self, sequence: Sequence) -> int:
+        assert sequence.slot is not None
+        return sequence.slot
 
     def _preempt_youngest(self) -> None:
         youngest = max(self._running.values(), key=lambda s: s.order)
@@ -465,11 +476,14 @@ class Engine:
         return [s for s in (*self._running.values(), *self._waiting) if s.key == key]
 
 
-def _budget(facts: BackendFacts) -> KeepBudget:
-    """Where memory is not divisible, a kept state costs the others nothing."""
-    cells = facts.cells
+def _ledger(backend: Backend) -> Slots:
+    """The ledger that fits the memory. Where it is not divisible, a kept state costs the others nothing."""
+    facts, cells = backend.facts, backend.facts.cells
+    if facts.layout == "per_slot":
+        return OwnCells(backend, count=facts.slots, ctx=facts.ctx)
     least, first = (LEAST_KEPT, max(FIRST_KEPT, facts.ctx)) if facts.divisible else (cells, cells)
-    return KeepBudget(first=min(first, cells), least=min(least, cells), most=cells)
+    budget = KeepBudget(first=min(first, cells), least=min(least, cells), most=cells)
+    return Slots(backend, count=facts.slots, cells=cells, divisible=facts.divisible, budget=budget)
 
 
 def _ids(values: list[int]) -> NDArray[np.int32]:

@@ -153,6 +153,17 @@ class PrefixCache:
         del self._ends[slot], self._lengths[slot]
         self._idle.discard(slot)
 
+    def move(self, slot: int, to: int) -> None:
+        """What `slot` was is from now on `to`, which was unknown."""
+        assert to not in self._ends, "only an unknown slot takes the place of another"
+        for node in self._path(self._ends[slot]):
+            node.holders.remove(slot)
+            node.holders.add(to)
+        self._ends[to], self._lengths[to] = self._ends.pop(slot), self._lengths.pop(slot)
+        if slot in self._idle:
+            self._idle.remove(slot)
+            self._idle.add(to)
+
     def rest(self, slot: int) -> None:
         """Nobody computes on `slot` any more; what it holds was of use just now."""
         self._turn += 1

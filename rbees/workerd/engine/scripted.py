@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 import numpy as np
 
+from rbees.protocol.device_options import KvLayout
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.vectors import MAX_DIMENSIONS, Pooling
 from rbees.workerd.engine.backend import (
@@ -29,6 +30,7 @@ from rbees.workerd.engine.backend import (
     Logits,
     ProgressCallback,
     Rows,
+    outputs_for,
     slots_for,
 )
 from rbees.workerd.engine.scripted_embedding import ScriptedEmbedder
@@ -75,6 +77,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Numbers of one vector."""
     generates: bool = True
     """Whether it makes text."""
+    layout: KvLayout = "unified"
     memory_bytes: int = 64 * 1024 * 1024
     crash_on: str | None = None
     """A prompt that holds this kills the process at its first decode."""
@@ -100,7 +103,7 @@ class ScriptedBackend:
         """The tokens of the one answer, which follow each other."""
         self._ripple = np.arange(script.vocabulary_size, dtype=np.uint64) * np.uint64(_GOLDEN) % np.uint64(_RIPPLES)
         self._cells_used = 0
-        self._slots = slots_for(slots) if script.divisible else slots
+        self._slots = slots_for(slots, script.layout) if script.divisible else slots
         self.clear()
         self._interrupted = threading.Event()
         self._progress = 0
@@ -110,11 +113,12 @@ class ScriptedBackend:
             tokenizer="bytes",
             vocabulary_size=script.vocabulary_size,
             ctx=ctx,
-            cells=cells,
+            cells=cells if script.layout == "unified" else ctx * self._slots,
             slots=self._slots,
             divisible=script.divisible,
+            layout=script.layout,
             max_rows=max(512, slots),
-            max_outputs=self._slots,
+            max_outputs=outputs_for(slots) if script.divisible else slots,
             memory_architecture="ram",
             chat_template=script.chat_template,
             bos_text="",
@@ -155,6 +159,7 @@ class ScriptedBackend:
         assert 0 < len(rows) <= self._facts.max_rows
         wanted = int(rows.wants_logits.sum())
         assert wanted <= self._facts.max_outputs
+        assert (np.diff(rows.slots) >= 0).all(), "neighbours come after each other, to be computed in one pass"
         if self._cells_used + len(rows) > self._facts.cells:
             raise CellsExhausted
         self._spend(rows)
@@ -186,6 +191,11 @@ class ScriptedBackend:
         assert self._script.divisible
         given, own = self._prefixes[source], self._prefixes[target]
         assert source != target
+        if self._script.layout == "per_slot":
+            assert (start, own) == (0, []), "a copy goes into an empty slot"
+            own += [_Cell(cell.token, cell.hash) for cell in given[:stop]]
+            self._cells_used += stop
+            return
         assert start <= len(own), "no gap may be left"
         assert stop <= len(given), "only what is computed can be shared"
         assert all(old.hash == new.hash for old, new in zip(own[start:stop], given[start:stop], strict=False)), "of other tokens"

@@ -167,6 +167,10 @@ class Slots:
         del self._owners[slot]
         self._release(slot)
 
+    def settle(self) -> dict[str, int]:
+        """The new slot of each owner that had to be moved before the next call; in a pool nobody has to."""
+        return {}
+
     def make_room(self, cells: int) -> bool:
         """Forget what was kept, the least recently used first, until `cells` are free; False if that is not enough."""
         while (short := cells - self.cells_free) > 0:

@@ -26,7 +26,7 @@ from rbees.workerd.engine.backend import (
 from rbees.workerd.engine.llama.adapters import put_in_force
 from rbees.workerd.engine.llama.batch import BatchArrays
 from rbees.workerd.engine.llama.devices import names_of
-from rbees.workerd.engine.llama.facts import is_divisible, read_facts, sequence_length
+from rbees.workerd.engine.llama.facts import is_divisible, layout_for, max_outputs, read_facts, sequence_length
 from rbees.workerd.engine.llama.footprint import Footprint
 from rbees.workerd.engine.llama.kv_types import check_head_lengths, ggml_type
 from rbees.workerd.engine.llama.library import ll
@@ -135,6 +135,13 @@ class LlamaBackend:
         assert source != target
         assert 0 <= start < stop <= self.length(source)
         assert start <= self.length(target), "no gap may be left"
+        if self._facts.layout == "per_slot":
+            assert start == 0
+            assert self.length(target) == 0
+            # Only a whole slot can be copied; what the target is not to have is cut off. The cells are copied with the next call.
+            ll.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            ll.llama_memory_seq_rm(self._memory, target, stop, -1)
+            return
         # Copying onto positions that are occupied would mix both.
         ll.llama_memory_seq_rm(self._memory, target, start, stop)
         ll.llama_memory_seq_cp(self._memory, source, target, start, stop)
@@ -200,10 +207,14 @@ def make_context(
     params.n_ctx = spec.cells or sequence_length(spec, model) * spec.slots
     params.n_batch = params.n_ubatch = max(MAX_ROWS, spec.slots)
     # A recurrent state takes memory for every slot; of other memory a slot is nothing but a number.
-    params.n_seq_max = slots_for(spec.slots) if is_divisible(model) else spec.slots
-    # Without this the compute buffers are sized for logits of every row of a batch. The library wants one for each slot; those of
-    # slots that only keep are there for rows that were guessed.
-    params.n_outputs_max = params.n_seq_max
+    layout = layout_for(spec, model)
+    params.n_seq_max = slots_for(spec.slots, layout) if is_divisible(model) else spec.slots
+    if layout == "per_slot":
+        params.n_ctx = sequence_length(spec, model) * params.n_seq_max
+    params.kv_unified = layout == "unified"
+    # Without this the compute buffers are sized for logits of every row of a batch. The library wants one for each slot; the others
+    # are there for rows that were guessed.
+    params.n_outputs_max = max_outputs(spec, model)
     context = ll.llama_init_from_model(model, params)
     if not context:
         raise log.refusal(

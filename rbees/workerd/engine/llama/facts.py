@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Final
 
+from rbees.protocol.device_options import KvLayout, kv_bytes, layout_of
 from rbees.protocol.workers import MemoryArchitecture
-from rbees.workerd.engine.backend import BackendFacts, LoadSpec
+from rbees.workerd.engine.backend import BackendFacts, LoadSpec, outputs_for
 from rbees.workerd.engine.llama.library import ll
 from rbees.workerd.engine.llama.vocabulary import Vocabulary
 
@@ -16,6 +17,7 @@ _MEMORY: Final[dict[str, MemoryArchitecture]] = {"cuda": "vram", "metal": "unifi
 def read_facts(spec: LoadSpec, model: Any, context: Any, vocabulary: Vocabulary, *, generates: bool = True) -> BackendFacts:
     """All that is fixed once a model is loaded."""
     ctx = sequence_length(spec, model)
+    layout = layout_for(spec, model) if generates else "unified"
     template = ll.llama_model_chat_template(model, None)
     return BackendFacts(
         architecture=metadata(model, "general.architecture") or "unknown",
@@ -23,11 +25,12 @@ def read_facts(spec: LoadSpec, model: Any, context: Any, vocabulary: Vocabulary,
         tokenizer=metadata(model, "tokenizer.ggml.model") or "unknown",
         vocabulary_size=vocabulary.size,
         ctx=ctx,
-        cells=spec.cells or ctx * spec.slots,
+        cells=ctx * ll.llama_n_seq_max(context) if layout == "per_slot" else spec.cells or ctx * spec.slots,
         slots=ll.llama_n_seq_max(context),
         divisible=is_divisible(model),
+        layout=layout,
         max_rows=ll.llama_n_batch(context),
-        max_outputs=ll.llama_n_seq_max(context),
+        max_outputs=max_outputs(spec, model),
         memory_architecture=_MEMORY.get(spec.backend, "ram"),
         chat_template=template.decode("utf-8", "replace") if template else None,
         bos_text=vocabulary.bos_text,
@@ -45,6 +48,11 @@ def sequence_length(spec: LoadSpec, model: Any) -> int:
     return min(spec.ctx, trained_for) if trained_for > 0 else spec.ctx
 
 
+def max_outputs(spec: LoadSpec, model: Any) -> int:
+    """Most rows of logits of one call: guessed ones must be cut away again, which not every memory can."""
+    return outputs_for(spec.slots) if is_divisible(model) else spec.slots
+
+
 def is_divisible(model: Any) -> bool:
     """Whether each token has cells of its own that stay.
 
@@ -53,6 +61,16 @@ def is_divisible(model: Any) -> bool:
     """
     recurrent = ll.llama_model_is_recurrent(model) or ll.llama_model_is_hybrid(model)
     return not recurrent and ll.llama_model_n_swa(model) == 0
+
+
+def layout_for(spec: LoadSpec, model: Any) -> KvLayout:
+    """How the KV cells are divided: counted for all slots together they are a pool, and so they are where memory cannot be cut."""
+    if spec.cells is not None or not is_divisible(model):
+        return "unified"
+    vectors = sequence_length(spec, model) * ll.llama_model_n_layer(model) * ll.llama_model_n_head_kv(model)
+    types = (spec.options.kv_type_k, spec.options.kv_type_v)
+    slot_bytes = sum(kv_bytes(vectors * length, kind) for length, kind in zip(head_lengths(model), types, strict=True))
+    return layout_of(spec.backend, spec.options, slot_bytes)
 
 
 def head_lengths(model: Any) -> tuple[int, int]:
