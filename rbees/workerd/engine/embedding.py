@@ -96,7 +96,7 @@ class EmbeddingEngine:
         Raises:
             DecodeFailed: again and again; this embedder is of no more use.
         """
-        batch = self._batch(self._pace.prefill_budget(1 if beside_streams else 0))
+        batch = self._batch(self._pace.prefill_budget(1 if beside_streams else 0, 0))
         if not batch:
             return False
         self.computing = frozenset(part.of.work.key for part, _ in batch)
