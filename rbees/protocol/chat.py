@@ -109,6 +109,8 @@ def check_chat(
         raise _refusal("`tool_choice` asks for a tool that `tools` does not hold.", "tool_choice")
     if messages is None and (tools or options or tool_choice != "auto"):
         raise _refusal("`tools`, `tool_choice` and `template_options` go with `messages`; a raw `prompt` has no template.", "tools")
+    if messages is not None and not messages:
+        raise _refusal("`messages` is empty; say something.", "messages")
     twice = _repeated(tool.name for tool in tools)
     if twice is not None:
         raise _refusal("Two of `tools` have the same name; rename one.", "tools")

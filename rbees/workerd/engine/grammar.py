@@ -150,7 +150,7 @@ class GrammarConstraint:
         return GrammarConstraint(self._matcher.deep_copy(), self._eog_ids)
 
     def check_beginning(self) -> None:
-        """A form counts as good when it was built and gave its first mask; some fail only there.
+        """A form counts as good when it was built, gave its first mask and took a first token; some fail only there.
 
         Raises:
             RbeesError: INVALID_REQUEST
@@ -159,6 +159,10 @@ class GrammarConstraint:
         allowed = np.flatnonzero(np.unpackbits(self.mask().view(np.uint8), bitorder="little"))
         if self._eog_ids.issuperset(allowed.tolist()):
             raise _refusal("`response_format` allows no answer but an empty one; change it.")
+        first = next(token for token in allowed.tolist() if token not in self._eog_ids)
+        following = self.fork()
+        if not following.accept(first):
+            following.mask()
 
     def _check(self) -> None:
         if self._matcher.is_error():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rbees.protocol import codec
-from rbees.protocol.chat import ChatMessage
+from rbees.protocol.chat import ChatMessage, check_chat
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import JobRequest, check_job
 
@@ -56,6 +56,12 @@ def test_what_does_not_go_together_is_refused_by_name(fields: dict[str, object],
         check(**fields)
     assert caught.value.code is ErrorCode.INVALID_REQUEST
     assert caught.value.details["field"] == field
+
+
+def test_a_conversation_in_which_nothing_was_said_is_refused() -> None:
+    with pytest.raises(RbeesError) as caught:
+        check_chat((), (), "auto", {})
+    assert caught.value.details["field"] == "messages"
 
 
 def test_a_tool_can_be_forced_by_name() -> None:

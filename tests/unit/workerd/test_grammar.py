@@ -251,6 +251,7 @@ def test_a_form_that_grows_too_complex_fails_alone() -> None:
         (RegexFormat(pattern="(secret)\\1"), "back-references"),
         (RegexFormat(pattern="[^\\s\\S]"), "contradict"),
         (RegexFormat(pattern="(){3}"), "empty"),
+        (RegexFormat(pattern="((a{1000}){1000}){1000}"), "complex"),
         (RegexFormat(pattern="(" * 20_000 + "secret" + ")" * 20_000), "regular expression"),
         (schema(type="string", minLength=5, maxLength=2), "contradict"),
         (schema(type="integer", minimum=5, maximum=2), "contradict"),
