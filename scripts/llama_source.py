@@ -1,4 +1,4 @@
-"""`python -m scripts.llama_source`: fetch llama.cpp's collection of chat templates into build/, for tests that use the real ones.
+"""`python -m scripts.llama_source`: fetch llama.cpp's chat templates and vocabularies into build/, for tests that use them.
 
 They lie in the source archive of llama-cpp-python, which pip fetches by the version and the hashes of requirements/runtime.txt;
 nothing else is downloaded, and what is in build/ already is used again.
@@ -16,7 +16,9 @@ from typing import Final
 FOLDER: Final = Path("build/llama-source")
 TEMPLATES: Final = FOLDER / "templates"
 LOCK: Final = Path("requirements/runtime.txt")
-_COLLECTION: Final = "/vendor/llama.cpp/models/templates/"
+VOCABULARIES: Final = FOLDER / "vocabularies"
+_TEMPLATE: Final = re.compile("/vendor/llama.cpp/models/templates/")
+_VOCABULARY: Final = re.compile("/vendor/llama.cpp/models/ggml-vocab-(gpt-2|llama-spm).gguf$")
 
 
 def archive() -> Path:
@@ -35,16 +37,26 @@ def archive() -> Path:
 
 def templates() -> Path:
     """The folder of the chat templates."""
-    if not TEMPLATES.exists():
-        unpacked = FOLDER / "unpacked"
-        unpacked.mkdir(parents=True, exist_ok=True)
+    return _unpacked(_TEMPLATE, TEMPLATES)
+
+
+def vocabularies() -> Path:
+    """The folder of the tokenizers that tests use: GGUF files without weights."""
+    return _unpacked(_VOCABULARY, VOCABULARIES)
+
+
+def _unpacked(wanted: re.Pattern[str], folder: Path) -> Path:
+    """`folder` with the archive's files of these names; unpacked where it is not there yet."""
+    if not folder.exists():
+        unfinished = folder.with_suffix(".part")
+        unfinished.mkdir(parents=True, exist_ok=True)
         with tarfile.open(archive()) as packed:
             for member in packed:
-                if _COLLECTION in member.name and member.isfile():
+                if wanted.search(member.name) and member.isfile():
                     member.name = Path(member.name).name
-                    packed.extract(member, unpacked, filter="data")
-        unpacked.rename(TEMPLATES)
-    return TEMPLATES
+                    packed.extract(member, unfinished, filter="data")
+        unfinished.rename(folder)
+    return folder
 
 
 def locked(name: str) -> str:
@@ -56,3 +68,4 @@ def locked(name: str) -> str:
 
 if __name__ == "__main__":
     templates()
+    vocabularies()

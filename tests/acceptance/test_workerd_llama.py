@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import threading
 import time
@@ -23,20 +22,20 @@ from rbees.protocol.events import End, Started, Token
 from rbees.protocol.response_format import JsonSchemaFormat
 from rbees.protocol.sampling import Sampling
 from rbees.protocol.workers import ExecuteRequest
-from rbees.workerd.engine.backend import Backend, Interrupted, LoadAbandoned, LoadSpec, Rows
+from rbees.workerd.engine.backend import Interrupted, LoadAbandoned, LoadSpec, Rows
 from rbees.workerd.engine.engine import WORTH_WAITING_FOR, Engine
 from rbees.workerd.engine.grammar import Grammars, compile_form
 from rbees.workerd.engine.outputs import Failed, Finished, Output
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine_thread import EngineThread
 from rbees.workerd.loading import load_backend
+from tests.support.plain_llama import THREADS, PlainLlama, engine_over, greedy, open_model
 from tests.support.scripted_models import ending_of, ids_of, run_out, text_of
 from tests.support.tiny_gguf import BOS, USER, write_tiny_gguf
 from tests.support.tiny_mamba import write_tiny_mamba
 from tests.support.worker_process import running_worker
 
 HAIKU = Path(__file__).parents[2] / "rbees" / "host" / "data" / "models" / "haiku.gguf"
-THREADS = 1
 PROMPTS = [
     "a moth",
     "the sea is wide and we are small, said the crab",
@@ -55,55 +54,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "deep": write_tiny_gguf(folder / "deep.gguf", seed=2, layers=5, width=96, heads=6, heads_kv=6),
         "embedded": HAIKU,
     }
-
-
-def open_model(path: Path, *, slots: int = 4, ctx: int = 1_024, cells: int | None = None) -> Backend:
-    return load_backend(LoadSpec(str(path), "cpu", "cpu", slots, ctx, cells, THREADS), lambda _: True)
-
-
-def engine_over(backend: Backend, slots: int = 4) -> Engine:
-    return Engine(backend, slots=slots, now=time.monotonic)
-
-
-def greedy(key: str, prompt: list[int], count: int, *, deterministic: bool = True, generated: tuple[int, ...] = ()) -> Work:
-    sampling = Sampling(temperature=0, ignore_eos=True)
-    return Work(key, tuple(prompt), generated, count, sampling, deterministic)
-
-
-class PlainLlama:
-    """llama.cpp as its own examples use it: a context of its own, the prompt in one go, then token by token."""
-
-    def __init__(self, path: Path, ctx: int) -> None:
-        params = ll.llama_model_default_params()
-        self._model = ll.llama_model_load_from_file(str(path).encode(), params)
-        self._ctx = ctx
-        self._vocab = ll.llama_model_get_vocab(self._model)
-        self._size = ll.llama_vocab_n_tokens(self._vocab)
-
-    def greedy(self, prompt: list[int], count: int) -> list[int]:
-        params = ll.llama_context_default_params()
-        params.n_ctx = self._ctx
-        params.n_batch = 512
-        params.n_threads = params.n_threads_batch = THREADS
-        context = ll.llama_init_from_model(self._model, params)
-        answer: list[int] = []
-        for start in range(0, len(prompt), 512):
-            self._decode(context, prompt[start : start + 512])
-        while len(answer) < count:
-            row = np.ctypeslib.as_array(ll.llama_get_logits_ith(context, -1), shape=(self._size,)).copy()
-            row[[i for i in range(self._size) if ll.llama_vocab_is_eog(self._vocab, i)]] = -np.inf
-            answer.append(int(row.argmax()))
-            self._decode(context, answer[-1:])
-        ll.llama_free(context)
-        return answer
-
-    def close(self) -> None:
-        ll.llama_model_free(self._model)
-
-    @staticmethod
-    def _decode(context: object, tokens: list[int]) -> None:
-        array = (ctypes.c_int32 * len(tokens))(*tokens)
-        assert ll.llama_decode(context, ll.llama_batch_get_one(array, len(tokens))) == 0
 
 
 @pytest.mark.parametrize("name", ["tiny", "deep", "embedded"])

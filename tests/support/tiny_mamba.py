@@ -42,7 +42,8 @@ def write_tiny_mamba(path: Path, *, seed: int = 0, layers: int = 2, width: int =
         random(f"blk.{i}.ssm_x.weight", rank + 2 * _STATE, inner)
         random(f"blk.{i}.ssm_dt.weight", inner, rank)
         random(f"blk.{i}.ssm_dt.bias", inner)
-        writer.add_tensor(f"blk.{i}.ssm_a", -np.exp(rng.standard_normal((inner, _STATE))).astype(np.float32))
+        # Of slow decay, so that what was long ago still counts.
+        writer.add_tensor(f"blk.{i}.ssm_a", -np.exp(rng.standard_normal((inner, _STATE)) - 5).astype(np.float32))
         random(f"blk.{i}.ssm_d", inner)
         random(f"blk.{i}.ssm_out.weight", width, inner)
     writer.add_tensor("output_norm.weight", np.ones(width, dtype=np.float32))

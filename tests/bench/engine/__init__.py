@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench.engine import decoding, memory, sampling, sharing, speculation, stalls, structured
+from tests.bench.engine import (
+    cancelling,
+    decoding,
+    equality,
+    memory,
+    sampling,
+    sharing,
+    speculation,
+    stalls,
+    structured,
+)
 from tests.bench.rows import Row
 
 PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
@@ -13,7 +23,9 @@ PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
     "tiny": decoding.measure_tiny,
     "sharing": sharing.measure,
     "stalls": stalls.measure,
+    "cancelling": cancelling.measure,
     "structured": structured.measure,
+    "equality": equality.measure,
     "memory": memory.measure,
     "sampling": sampling.measure,
     "speculation": speculation.measure,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rbees.clients.workerd import WorkerClient
 from rbees.workerd.command import limit_spinning
 from tests.bench.engine import models, peer
 from tests.bench.engine.load import Ask, Grown
@@ -73,6 +74,10 @@ class Rbees:
     def receipt(self, body: dict[str, Any], number: int) -> tuple[str, dict[str, Any]] | None:
         """As `Endpoint.receipt`: the acknowledgement that lets the worker forget the job."""
         return f"/jobs/{body['job_id']}/ack", {"epoch": 1, "seq": number}
+
+    def client(self) -> WorkerClient:
+        """As orcd calls it, for what the load generator does not ask."""
+        return WorkerClient(f"http://{self.host}:{self.port}", token=self.headers["Authorization"].removeprefix("Bearer "))
 
 
 @dataclass(frozen=True)
