@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.workerd.engine.backend import Adapter
+from rbees.workerd.engine.adapter import Adapter
 
 MAX_ADAPTERS: Final = 16
 MOST_SCALE: Final = 100.0

@@ -1,15 +1,16 @@
-"""`rbees workerd serve`: flags, the secret's descriptor, exit codes. A person may run it by hand, poold always does."""
+"""`rbees workerd serve` and `memory`: flags, the secret's descriptor, exit codes. Poold runs the one, a person may run both."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import click
@@ -26,6 +27,9 @@ from rbees.service.device_flags import device_flags, take_device_options
 from rbees.service.identity import Identities
 from rbees.workerd.adapters import named_with, read_adapters
 from rbees.workerd.config import WorkerConfig
+from rbees.workerd.engine.adapter import Adapter
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_MODEL_NOT_LOADABLE: Final = 65
 SPIN_COUNT: Final = "1000"
@@ -34,6 +38,31 @@ _WORKER_ID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _LOAD_FAILURES: Final = frozenset(
     {ErrorCode.MODEL_NOT_FOUND, ErrorCode.MODEL_INCOMPATIBLE, ErrorCode.INSUFFICIENT_VRAM, ErrorCode.BACKEND_UNAVAILABLE}
 )
+
+
+_SHAPE_FLAGS: Final[tuple[Callable[[Any], Any], ...]] = (
+    click.option("--backend", type=click.Choice(get_args(Backend)), default="cpu", show_default=True, help="What computes."),
+    click.option("--device", help="Such as cuda:1; several as cuda:0,cuda:1.  [default: the backend's first]"),
+    device_flags,
+    click.option("--slots", type=click.IntRange(1, 256), default=4, show_default=True, help="Sequences served at once."),
+    click.option("--ctx", type=click.IntRange(16), default=4096, show_default=True, help="Most tokens of one sequence."),
+    click.option("--kv-cells", type=click.IntRange(16), help="KV cells that all slots share.  [default: slots × ctx]"),
+    click.option("--threads", type=click.IntRange(1, 1024), help="Compute threads.  [default: physical cores]"),
+    click.option("--lora", multiple=True, metavar="PATH[=SCALE]", help="Compute with this LoRA adapter; may come several times."),
+    click.option(
+        "--pooling",
+        type=click.Choice(get_args(Pooling)),
+        help="Make vectors so: of all tokens, the first (cls), the last, or scores.  [default: as the model's header says]",
+    ),
+    click.option("--safe-mode", is_flag=True, help="Avoid kernels that kill the process on some virtual machines."),
+)
+
+
+def shape_flags(function: F) -> F:
+    """Decorate a click command with the flags that say what a worker takes: how much of it, and where."""
+    for flag in reversed(_SHAPE_FLAGS):
+        function = flag(function)
+    return function
 
 
 @click.group(invoke_without_command=True)
@@ -48,20 +77,7 @@ def command(context: click.Context) -> None:
 @click.option("--model", type=click.Path(path_type=Path), required=True, help="The GGUF file (or script) to serve.")
 @click.option("--model-ref", help="Name of the model in events and reports.  [default: file:MODEL]")
 @click.option("--model-sha256", help="Digest of the file, passed on in reports.")
-@click.option("--backend", type=click.Choice(get_args(Backend)), default="cpu", show_default=True, help="What computes.")
-@click.option("--device", help="Such as cuda:1; several as cuda:0,cuda:1.  [default: the backend's first]")
-@device_flags
-@click.option("--slots", type=click.IntRange(1, 256), default=4, show_default=True, help="Sequences served at once.")
-@click.option("--ctx", type=click.IntRange(16), default=4096, show_default=True, help="Most tokens of one sequence.")
-@click.option("--kv-cells", type=click.IntRange(16), help="KV cells that all slots share.  [default: slots × ctx]")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Compute threads.  [default: physical cores]")
-@click.option("--lora", multiple=True, metavar="PATH[=SCALE]", help="Compute with this LoRA adapter; may be given several times.")
-@click.option(
-    "--pooling",
-    type=click.Choice(get_args(Pooling)),
-    help="Make vectors so: of all tokens, the first (cls), the last, or scores.  [default: as the model's header says]",
-)
-@click.option("--safe-mode", is_flag=True, help="Avoid kernels that kill the process on some virtual machines.")
+@shape_flags
 @click.option(
     "--speculation",
     type=click.Choice(["auto", "off"]),
@@ -98,6 +114,24 @@ def serve(log_level: str, log_format: str, secret_fd: int | None, **flags: Any) 
         sys.exit(EXIT_MODEL_NOT_LOADABLE if error.code in _LOAD_FAILURES else error.exit_code)
 
 
+@command.command()
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="The GGUF file to reckon with.")
+@shape_flags
+@click.option("as_json", "--json", is_flag=True, help="Print JSON for programs.")
+def memory(model: Path, as_json: bool, **flags: Any) -> None:
+    """Say what memory a worker would take, without loading the model."""
+    device, options, adapters = _take_shape(flags)
+    if flags["backend"] == "scripted":
+        raise RbeesError(ErrorCode.CONFIGURATION, "A scripted model takes no memory worth asking for; name a GGUF file.")
+    with _needing_the_extra():
+        from rbees.workerd.engine.backend import LoadSpec
+        from rbees.workerd.memory import as_text, ask
+
+        cells = flags.pop("kv_cells")
+        need = ask(LoadSpec(str(model.absolute()), device=device, options=options, adapters=adapters, cells=cells, **flags))
+    click.echo(encode(need).decode() if as_json else as_text(need))
+
+
 def limit_spinning(environ: MutableMapping[str, str]) -> None:
     """Have compute threads that wait for each other sleep after some microseconds; what the user has set stays.
 
@@ -110,14 +144,9 @@ def limit_spinning(environ: MutableMapping[str, str]) -> None:
 
 
 def _serve(config: WorkerConfig, secret: str) -> int:
-    # Imported here because a --help needs no web server, and a host without the extra should be told how to get it.
-    try:
+    # Imported here because a --help needs no web server.
+    with _needing_the_extra():
         from rbees.workerd.app import Worker
-    except ModuleNotFoundError as error:
-        from rbees.service.extras import install_command
-
-        sentence = f"The package {error.name} is not installed here; run `{install_command('llama')}`."
-        raise RbeesError(ErrorCode.BACKEND_UNAVAILABLE, sentence) from None
 
     async def main(stopping: asyncio.Event) -> int:
         return await Worker(config, secret, SystemClock(), stopping).run()
@@ -125,10 +154,26 @@ def _serve(config: WorkerConfig, secret: str) -> int:
     return run_daemon(main)
 
 
-def _config(flags: dict[str, Any]) -> WorkerConfig:
-    model: Path = flags["model"].absolute()
+@contextlib.contextmanager
+def _needing_the_extra() -> Iterator[None]:
+    """Tell a host without the extra how to get it.
+
+    Raises:
+        RbeesError: BACKEND_UNAVAILABLE
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        from rbees.service.extras import install_command
+
+        sentence = f"The package {error.name} is not installed here; run `{install_command('llama')}`."
+        raise RbeesError(ErrorCode.BACKEND_UNAVAILABLE, sentence) from None
+
+
+def _take_shape(flags: dict[str, Any]) -> tuple[str, DeviceOptions, tuple[Adapter, ...]]:
+    """Device, options and adapters, taken out of the flags once they are seen to agree with the others."""
     backend, options = flags["backend"], take_device_options(flags)
-    device = flags["device"] or {"cuda": "cuda:0", "metal": "metal:0"}.get(backend, "cpu")
+    device = flags.pop("device") or {"cuda": "cuda:0", "metal": "metal:0"}.get(backend, "cpu")
     _check_options(backend, device, options)
     if flags["kv_cells"] is not None and options.kv_layout == "per_slot":
         raise RbeesError(
@@ -136,10 +181,15 @@ def _config(flags: dict[str, Any]) -> WorkerConfig:
         )
     if flags["kv_cells"] is not None and flags["kv_cells"] < flags["ctx"]:
         raise RbeesError(ErrorCode.CONFIGURATION, "`--kv-cells` must be at least `--ctx`, or no sequence could fill its context.")
+    return device, options, read_adapters(flags.pop("lora"))
+
+
+def _config(flags: dict[str, Any]) -> WorkerConfig:
+    model: Path = flags["model"].absolute()
+    device, options, adapters = _take_shape(flags)
     if flags["worker_id"] is not None and not _WORKER_ID.fullmatch(flags["worker_id"]):
         raise RbeesError(ErrorCode.CONFIGURATION, "`--worker-id` names files: use up to 64 letters, digits, `.`, `_` and `-`.")
     _check_callback_url(flags["callback_url"])
-    adapters = read_adapters(flags.pop("lora"))
     defaults: dict[str, Any] = {
         "model": model,
         "model_ref": flags["model_ref"] or named_with(f"file:{model}", adapters),

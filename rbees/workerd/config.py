@@ -9,7 +9,7 @@ from typing import Literal
 from rbees.protocol.device_options import DeviceOptions
 from rbees.protocol.vectors import Pooling
 from rbees.protocol.workers import Backend
-from rbees.workerd.engine.backend import Adapter
+from rbees.workerd.engine.adapter import Adapter
 
 DRAIN_TIMEOUT_S = 30.0
 

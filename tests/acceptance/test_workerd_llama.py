@@ -30,7 +30,7 @@ from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine_thread import EngineThread
 from rbees.workerd.loading import load_backend
 from tests.support.plain_llama import THREADS, PlainLlama, engine_over, greedy, open_model
-from tests.support.scripted_models import ending_of, ids_of, run_out, text_of
+from tests.support.scripted_models import Ticks, ending_of, ids_of, run_out, text_of
 from tests.support.tiny_gguf import BOS, USER, write_tiny_gguf
 from tests.support.tiny_mamba import write_tiny_mamba
 from tests.support.worker_process import running_worker
@@ -146,7 +146,8 @@ def test_what_was_said_before_is_said_again_in_fewer_calls(models: dict[str, Pat
     calls: dict[bool, int] = {}
     for speculates in (False, True):
         backend = open_model(models["embedded"], slots=1)
-        engine = Engine(backend, slots=1, now=time.monotonic, speculates=speculates)
+        # A clock of its own: on a busy machine a guess may look dearer than it is.
+        engine = Engine(backend, slots=1, now=Ticks(), speculates=speculates)
         answers[speculates], calls[speculates] = {}, 0
         for word in ("honey", "thunderstorms", "moth", "counterrevolution"):
             question = f"<|user|>Write a haiku that contains the word {word}.<|end|><|assistant|>"

@@ -21,6 +21,7 @@ PURE = (
     "rbees.workerd.engine.drawing",
     "rbees.workerd.engine.outputs",
     "rbees.workerd.engine.refusals",
+    "rbees.workerd.engine.shortage",
     "rbees.workerd.engine.prefix_cache",
     "rbees.workerd.engine.prefix_digest",
     "rbees.workerd.engine.slots",

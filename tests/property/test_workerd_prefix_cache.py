@@ -18,6 +18,7 @@ from rbees.workerd.engine.outputs import Failed, Finished, Grown, Output
 from rbees.workerd.engine.prefix_cache import PrefixCache, common_length
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
+from rbees.workerd.engine.shortage import Shortage
 from tests.support.scripted_models import Ticks, ids_of
 
 STEPS = 12_000
@@ -115,6 +116,8 @@ class Walk:
             raise CellsExhausted
         if chance < 0.012:
             raise DecodeFailed
+        if chance < 0.016:
+            raise DecodeFailed(Shortage(1 << 20))
         return self.decode(rows)
 
     def turn(self) -> None:

@@ -78,11 +78,17 @@ class WorkerProcess:
 
 @contextlib.asynccontextmanager
 async def running_worker(
-    model: Path, folder: Path, *flags: str, backend: str = "scripted", secret: str | None = None
+    model: Path,
+    folder: Path,
+    *flags: str,
+    backend: str = "scripted",
+    secret: str | None = None,
+    address_space_bytes: int | None = None,
 ) -> AsyncIterator[WorkerProcess]:
     """Start a worker on `model` with its files in `folder`, and kill it at the end if it still runs."""
     runtime, log = folder / "run", folder / "worker.log"
-    words = [sys.executable, "-m", "rbees", "workerd", "serve", f"--model={model}", f"--backend={backend}", "--worker-id=w"]
+    limit = [] if address_space_bytes is None else ["prlimit", f"--as={address_space_bytes}", "--"]
+    words = [*limit, sys.executable, "-m", "rbees", "workerd", "serve", f"--model={model}", f"--backend={backend}", "--worker-id=w"]
     words += [f"--runtime-dir={runtime}", *flags]
     reading = None
     if secret is not None:

@@ -16,6 +16,8 @@ from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions, KvLayout
 from rbees.protocol.vectors import Pooling
 from rbees.protocol.workers import Backend as BackendName
 from rbees.protocol.workers import MemoryArchitecture
+from rbees.workerd.engine.adapter import Adapter
+from rbees.workerd.engine.shortage import Shortage
 
 Logits: TypeAlias = NDArray[np.float32]
 Ids: TypeAlias = NDArray[np.int32]
@@ -28,16 +30,6 @@ _MOST_GUESSED: Final = 16
 
 ProgressCallback: TypeAlias = Callable[[float], bool]
 """Told the loaded share, 0 to 1; answering False gives the load up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """A LoRA adapter that is in force from the first token on."""
-
-    path: str
-    scale: float
-    """How strongly it counts; 0 has it count nothing."""
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +189,11 @@ class CellsExhausted(Exception):
 
 
 class DecodeFailed(Exception):
-    """The rows could not be computed, for instance because memory for it was not to be had. Their slots may hold anything."""
+    """The rows could not be computed. Their slots may hold anything, unless what lacked was memory: then nothing was computed."""
+
+    def __init__(self, shortage: Shortage | None = None) -> None:
+        super().__init__()
+        self.shortage = shortage
 
 
 class LoadAbandoned(Exception):

@@ -29,9 +29,10 @@ from rbees.workerd.engine.own_cells import OwnCells
 from rbees.workerd.engine.pace import Pace
 from rbees.workerd.engine.prefix_cache import common_length
 from rbees.workerd.engine.prefix_digest import PrefixDigest
-from rbees.workerd.engine.refusals import check_fits, not_computed
+from rbees.workerd.engine.refusals import check_fits, no_memory_for_step, not_computed
 from rbees.workerd.engine.sampling import Drawn
 from rbees.workerd.engine.sequence import Group, Sequence, Work
+from rbees.workerd.engine.shortage import Shortage
 from rbees.workerd.engine.slots import Slots
 
 STEADY_CHUNK = 512
@@ -143,7 +144,7 @@ class Engine:
             return False
         logits = self._decode(shares)
         if logits is not None:
-            accepted = self._emit(self._sample(logits, shares))
+            accepted = self._emit(self._sampled(logits, shares))
             self._learn(shares, accepted, self._now() - began)
         return True
 
@@ -305,7 +306,10 @@ class Engine:
         except CellsExhausted:
             self._give_way(shares)
             return None
-        except DecodeFailed:
+        except DecodeFailed as failure:
+            if failure.shortage is not None:
+                self._give_up_largest(shares, failure.shortage)
+                return None
             self._failures += 1
             if self._failures >= FAILURES_TO_GIVE_UP:
                 raise
@@ -331,6 +335,12 @@ class Engine:
             self._preempt_youngest()
         else:
             self._fail_all(shares)
+
+    def _give_up_largest(self, shares: list[Share], shortage: Shortage) -> None:
+        """Memory was lacking: who asked for most of it, the youngest of those, fails; the others try again without."""
+        largest = max(shares, key=lambda share: (share.rows, self._running[share.key].order))
+        self._fail(self._running[largest.key].key, no_memory_for_step(shortage))
+        self._salvage([share for share in shares if share.key in self._running])
 
     def _rows(self, shares: list[Share]) -> Rows:
         slots: list[int] = []
@@ -368,14 +378,24 @@ class Engine:
 
     # --- sample ---
 
+    def _sampled(self, logits: Logits, shares: list[Share]) -> list[tuple[Share, list[Outcome]]]:
+        """As `_sample`; where memory for it is lacking, those whose turn it was fail and the worker goes on."""
+        try:
+            return self._sample(logits, shares)
+        except MemoryError:
+            return [(share, [no_memory_for_step(Shortage())]) for share in self._ripe(shares)]
+
     def _sample(self, logits: Logits, shares: list[Share]) -> list[tuple[Share, list[Outcome]]]:
         """Of every sequence whose tokens are all computed now, the next token or why it has none, and the same behind its draft."""
-        ripe = [share for share in shares if self._running[share.key].pending <= 0]
+        ripe = self._ripe(shares)
         assert logits.shape == (sum(1 + len(share.draft) for share in ripe), self._facts.vocabulary_size)
         if not ripe:
             return []
         outcomes = draw(logits, [(self._running[share.key], share.draft) for share in ripe], self._eog)
         return list(zip(ripe, outcomes, strict=True))
+
+    def _ripe(self, shares: list[Share]) -> list[Share]:
+        return [share for share in shares if self._running[share.key].pending <= 0]
 
     # --- emit ---
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.engine.sequence import Work
+from rbees.workerd.engine.shortage import Shortage
+
+_MIB = 1 << 20
 
 
 def check_fits(work: Work, ctx: int) -> None:
@@ -30,8 +33,32 @@ def not_computed() -> RbeesError:
     return RbeesError(ErrorCode.INTERNAL, "The worker could not compute a step of this job; its log has the reason.")
 
 
+def out_of_memory(shortage: Shortage, during: str, advice: str) -> RbeesError:
+    """Memory was not to be had; the numbers are those that are known."""
+    numbers = {
+        name: value
+        for name, value in (("wanted_bytes", shortage.wanted_bytes), ("available_bytes", shortage.available_bytes))
+        if value is not None
+    }
+    where = f" on {shortage.buffer}" if shortage.buffer else ""
+    wanted = f": {_mib(numbers['wanted_bytes'])} were wanted{where}" if "wanted_bytes" in numbers else ""
+    left = f" and {_mib(numbers['available_bytes'])} are free" if wanted and "available_bytes" in numbers else ""
+    return RbeesError(
+        ErrorCode.INSUFFICIENT_VRAM, f"The worker ran out of memory while {during}{wanted}{left}; {advice}.", **numbers
+    )
+
+
+def no_memory_for_step(shortage: Shortage) -> RbeesError:
+    """A step of this job asked for more memory than there was."""
+    return out_of_memory(shortage, "computing a step of this job", "send it again when less runs, or shorten its prompt")
+
+
 def not_finite() -> RbeesError:
     """The model's logits have no finite maximum."""
     return RbeesError(
         ErrorCode.MODEL_INCOMPATIBLE, "The model computed numbers that are not finite; its file or quantisation is damaged."
     )
+
+
+def _mib(count: int) -> str:
+    return f"{count / _MIB:.1f} MiB"

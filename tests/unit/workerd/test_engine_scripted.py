@@ -8,11 +8,13 @@ import pytest
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.sampling import Sampling
+from rbees.workerd.engine import drawing
 from rbees.workerd.engine.backend import CellsExhausted, DecodeFailed, Logits, Rows
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
+from rbees.workerd.engine.shortage import Shortage
 from tests.support.scripted_models import Ticks, ending_of, ids_of, run_out, scripted_engine, text_of
 
 PROMPT = tuple(b"tell me of bees")
@@ -282,6 +284,50 @@ def test_an_engine_whose_calls_fail_again_and_again_gives_up() -> None:
     engine.submit(work("bad5", tuple(b"poison")))
     with pytest.raises(DecodeFailed):
         run_out(engine)
+
+
+def test_a_step_that_lacks_memory_costs_only_who_asks_for_most() -> None:
+    calls = RecordingEngine()
+    decode, failed = calls.backend.decode, list[int]()
+
+    def lacking(rows: Rows) -> Logits:
+        if len(rows) > 40 and len(failed) < 2:
+            failed.append(len(rows))
+            raise DecodeFailed(Shortage(96 << 20, "CUDA0", 5 << 20))
+        return decode(rows)
+
+    calls.backend.decode = lacking  # type: ignore[method-assign]
+    calls.engine.submit(work("a", max_tokens=30))
+    calls.engine.step()
+    for key, length in (("large", 200), ("largest", 250)):
+        calls.engine.submit(work(key, tuple(b"z" * length), max_tokens=5))
+    calls.engine.submit(work("b", tuple(b"q" * 30), max_tokens=5))
+    outputs = run_out(calls.engine)
+    for key in ("largest", "large"):
+        ending = ending_of(outputs, key)
+        assert isinstance(ending, Failed)
+        assert ending.error.code is ErrorCode.INSUFFICIENT_VRAM
+        assert ending.error.details == {"wanted_bytes": 96 << 20, "available_bytes": 5 << 20}
+        assert "96.0 MiB were wanted on CUDA0 and 5.0 MiB are free" in ending.error.message
+    assert text_of(outputs, "a") == undisturbed(max_tokens=30)[0]
+    assert isinstance(ending_of(outputs, "b"), Finished)
+
+
+def test_sampling_that_lacks_memory_costs_those_whose_turn_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = scripted_engine()
+    engine.submit(work("a", max_tokens=5))
+    engine.submit(work("b", max_tokens=5))
+
+    def lacking(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(drawing, "sample", lacking)
+    while not (outputs := [o for o in engine.take_outputs() if isinstance(o, Failed)]):
+        engine.step()
+    monkeypatch.undo()
+    assert {o.error.code for o in outputs} == {ErrorCode.INSUFFICIENT_VRAM}
+    engine.submit(work("c", max_tokens=5))
+    assert text_of(run_out(engine), "c") == undisturbed(max_tokens=5)[0]
 
 
 def test_a_sequence_that_finds_no_cells_though_it_is_alone_fails() -> None:

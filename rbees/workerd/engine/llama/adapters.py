@@ -7,8 +7,8 @@ import os
 from typing import Any, Final
 
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.workerd.engine.backend import Adapter
-from rbees.workerd.engine.llama.library import ll
+from rbees.workerd.engine.adapter import Adapter
+from rbees.workerd.engine.llama.library import NotLoaded, ll
 from rbees.workerd.engine.llama.log import LibraryLog
 
 _REASONS: Final = {
@@ -25,7 +25,8 @@ def load_adapters(model: Any, adapters: tuple[Adapter, ...], log: LibraryLog) ->
     """The library's handles, in order. They belong to the model and are freed with it.
 
     Raises:
-        RbeesError: MODEL_INCOMPATIBLE, INSUFFICIENT_VRAM
+        NotLoaded
+        RbeesError: MODEL_INCOMPATIBLE
     """
     return [_load(model, number, adapter, log) for number, adapter in enumerate(adapters, 1)]
 
@@ -44,7 +45,7 @@ def _load(model: Any, number: int, adapter: Adapter, log: LibraryLog) -> Any:
     handle = ll.llama_adapter_lora_init(model, os.fsencode(adapter.path))
     if not handle:
         reason = log.meaning(_REASONS) or "its file is damaged or incomplete"
-        raise log.refusal(f"LoRA adapter {number} cannot be used: {reason}.", adapter=number)
+        raise NotLoaded(f"LoRA adapter {number} cannot be used: {reason}.", adapter=number)
     if ll.llama_adapter_get_alora_n_invocation_tokens(handle):
         raise RbeesError(
             ErrorCode.MODEL_INCOMPATIBLE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from typing import Any, Final, Protocol
@@ -25,11 +26,11 @@ from rbees.workerd.engine.backend import (
 )
 from rbees.workerd.engine.llama.adapters import put_in_force
 from rbees.workerd.engine.llama.batch import BatchArrays
-from rbees.workerd.engine.llama.devices import names_of
+from rbees.workerd.engine.llama.devices import chosen_devices
 from rbees.workerd.engine.llama.facts import is_divisible, layout_for, max_outputs, read_facts, sequence_length
-from rbees.workerd.engine.llama.footprint import Footprint
+from rbees.workerd.engine.llama.free_memory import with_available
 from rbees.workerd.engine.llama.kv_types import check_head_lengths, ggml_type
-from rbees.workerd.engine.llama.library import ll
+from rbees.workerd.engine.llama.library import NotLoaded, ll
 from rbees.workerd.engine.llama.log import LibraryLog
 from rbees.workerd.engine.llama.model import makes_no_text
 from rbees.workerd.engine.llama.vocabulary import Vocabulary
@@ -64,15 +65,15 @@ class LlamaBackend:
         spec: LoadSpec,
         model: Any,
         context: Any,
-        footprint: Footprint,
+        log: LibraryLog,
         flag: Flag,
         embedder: LlamaVectors | None = None,
     ) -> None:
         self._spec = spec
         self._model = model
         self._context = context
-        self._footprint = footprint
-        self._devices = names_of(spec)
+        self._log = log
+        self._devices = tuple(device.name for device in chosen_devices(spec))
         self._flag = flag
         self._embedder = embedder
         self._vocabulary = Vocabulary(model)
@@ -108,6 +109,8 @@ class LlamaBackend:
         assert rows.slots.min() >= 0 and rows.slots.max() < self._facts.slots  # noqa: PT018 - one condition
         assert rows.tokens.min() >= 0 and rows.tokens.max() < self._facts.vocabulary_size  # noqa: PT018
         assert rows.positions.min() >= 0 and rows.positions.max() < self._facts.ctx  # noqa: PT018
+        # What was lacking earlier and then was not needed says nothing of this call.
+        self._log.take_shortage()
         status = ll.llama_decode(self._context, self._batch.fill(rows))
         if status == 1:
             raise CellsExhausted
@@ -115,7 +118,8 @@ class LlamaBackend:
             raise Interrupted
         if status < -1:
             logs.logger().error("llama_decode failed", action="decode_failed", status=status, rows=len(rows))
-            raise DecodeFailed
+            shortage = self._log.take_shortage()
+            raise DecodeFailed(with_available(shortage, self._spec) if shortage is not None else None)
         assert status == 0, f"llama_decode refused the batch with {status}"
         width = self._facts.vocabulary_size
         if not outputs:
@@ -171,7 +175,7 @@ class LlamaBackend:
         """On the CPU what the process holds; on devices the buffers of weights, KV cells and computing."""
         if self._facts.memory_architecture == "ram":
             return int(psutil.Process().memory_info().rss)
-        return self._footprint.bytes_on(self._devices)
+        return self._log.footprint.bytes_on(self._devices)
 
     def close(self) -> None:
         """As `Backend.close`."""
@@ -181,7 +185,11 @@ class LlamaBackend:
         ll.llama_model_free(self._model)
 
     def warm_up(self) -> None:
-        """One prompt and one token through all kernels: what kills the process shall do it before a job is here."""
+        """One prompt and one token through all kernels: what kills the process shall do it before a job is here.
+
+        Raises:
+            DecodeFailed, CellsExhausted
+        """
         if self._embedder is not None:
             self._embedder.warm_up()
         if not self._facts.generates:
@@ -192,7 +200,24 @@ class LlamaBackend:
             wants[-1] = True
             zeros = np.zeros(length, dtype=np.int32)
             self.decode(Rows(zeros, np.arange(start, start + length, dtype=np.int32), zeros, wants))
+        self._reserve_largest_step()
         self.clear()
+
+    def _reserve_largest_step(self) -> None:
+        """Begin the largest step and break it off at its first node, for the memory that it has taken by then.
+
+        A step that lacks memory for the library's own lists and work space would end the process. What the largest step needs
+        stays with the library, so none of the later ones asks for more.
+        """
+        self.clear()
+        ctx = self._facts.ctx
+        index = np.arange(min(self._facts.max_rows, self._facts.cells, ctx * self._spec.slots), dtype=np.int32)
+        self.interrupt()
+        try:
+            with self._log.subdued(), contextlib.suppress(Interrupted):
+                self.decode(Rows(index // ctx, index % ctx, np.zeros_like(index), index == index[-1]))
+        finally:
+            self.rearm()
 
 
 def make_context(
@@ -201,7 +226,20 @@ def make_context(
     """A backend over `model` with its adapters, which it takes over.
 
     Raises:
-        RbeesError: MODEL_INCOMPATIBLE, INSUFFICIENT_VRAM
+        NotLoaded
+        RbeesError: MODEL_INCOMPATIBLE
+    """
+    context = text_context(spec, model, flag)
+    put_in_force(context, adapters, spec.adapters)
+    return LlamaBackend(spec, model, context, log, flag, embedder)
+
+
+def text_context(spec: LoadSpec, model: Any, flag: Flag) -> Any:
+    """The library's context that makes text.
+
+    Raises:
+        NotLoaded
+        RbeesError: MODEL_INCOMPATIBLE
     """
     params = common_params(spec, model, flag)
     params.n_ctx = spec.cells or sequence_length(spec, model) * spec.slots
@@ -217,7 +255,7 @@ def make_context(
     params.n_outputs_max = max_outputs(spec, model)
     context = ll.llama_init_from_model(model, params)
     if not context:
-        raise log.refusal(
+        raise NotLoaded(
             "llama.cpp cannot make a context for this model; ask for fewer slots or a smaller context. "
             "The worker's log has the reason."
         )
@@ -225,8 +263,7 @@ def make_context(
         # Only models of BERT's kind have none, whatever their headers say or leave out.
         ll.llama_free(context)
         raise makes_no_text()
-    put_in_force(context, adapters, spec.adapters)
-    return LlamaBackend(spec, model, context, log.footprint, flag, embedder)
+    return context
 
 
 def common_params(spec: LoadSpec, model: Any, flag: Flag) -> Any:

@@ -53,11 +53,6 @@ def accelerators(backend: str) -> list[Accelerator]:
     return found
 
 
-def names_of(spec: LoadSpec) -> tuple[str, ...]:
-    """What the library calls the accelerators of the spec; empty on the CPU."""
-    return tuple(device.name for device in _chosen(spec)) if spec.backend in ACCELERATORS else ()
-
-
 def check_backend(spec: LoadSpec) -> None:
     """Refuse a backend, a device or a way to load that this build of the library does not have.
 
@@ -67,7 +62,7 @@ def check_backend(spec: LoadSpec) -> None:
     if spec.backend in ACCELERATORS:
         if not ll.llama_supports_gpu_offload():
             raise _not_built_for(spec.backend)
-        _chosen(spec)
+        chosen_devices(spec)
     mode = spec.options.load_mode or "auto"
     supported = {"mmap": ll.llama_supports_mmap, "mlock": ll.llama_supports_mlock}
     for part, is_supported in supported.items():
@@ -77,13 +72,33 @@ def check_backend(spec: LoadSpec) -> None:
             )
 
 
+def chosen_devices(spec: LoadSpec) -> list[Accelerator]:
+    """The library's accelerators that the spec names; none on the CPU.
+
+    Raises:
+        RbeesError: BACKEND_UNAVAILABLE where there is no such device.
+    """
+    if spec.backend not in ACCELERATORS:
+        return []
+    known = accelerators(spec.backend)
+    indices = [int(device.partition(":")[2]) for device in spec.devices]
+    if max(indices) >= len(known):
+        names = ", ".join(f"{spec.backend}:{index}" for index in range(len(known))) or "none"
+        raise RbeesError(
+            ErrorCode.BACKEND_UNAVAILABLE,
+            f"llama.cpp sees no device {spec.backend}:{max(indices)} here, but {names}; name one of those with `--device`.",
+            devices=[f"{spec.backend}:{index}" for index in range(len(known))],
+        )
+    return [known[index] for index in indices]
+
+
 class DeviceParams:
     """Fills in `llama_model_params`; it holds what they point to, so it must live until the model is loaded."""
 
     def __init__(self, spec: LoadSpec) -> None:
         self._options = spec.options
         self._on_cpu = spec.backend not in ACCELERATORS
-        handles = [] if self._on_cpu else [device.handle for device in _chosen(spec)]
+        handles = [device.handle for device in chosen_devices(spec)]
         # With none in it the list keeps a library that was built for a GPU off it.
         self._devices = (ctypes.c_void_p * (len(handles) + 1))(*handles, None)
         self._shares = (ctypes.c_float * max(ll.llama_max_devices(), len(handles)))(*self._options.tensor_split)
@@ -98,24 +113,6 @@ class DeviceParams:
         if options.tensor_split:
             params.tensor_split = self._shares
         params.load_mode = getattr(ll, _LOAD_MODES[options.load_mode or "auto"])
-
-
-def _chosen(spec: LoadSpec) -> list[Accelerator]:
-    """The devices that the spec names.
-
-    Raises:
-        RbeesError: BACKEND_UNAVAILABLE where there is no such device.
-    """
-    known = accelerators(spec.backend)
-    indices = [int(device.partition(":")[2]) for device in spec.devices]
-    if max(indices) >= len(known):
-        names = ", ".join(f"{spec.backend}:{index}" for index in range(len(known))) or "none"
-        raise RbeesError(
-            ErrorCode.BACKEND_UNAVAILABLE,
-            f"llama.cpp sees no device {spec.backend}:{max(indices)} here, but {names}; name one of those with `--device`.",
-            devices=[f"{spec.backend}:{index}" for index in range(len(known))],
-        )
-    return [known[index] for index in indices]
 
 
 def _not_built_for(backend: str) -> RbeesError:

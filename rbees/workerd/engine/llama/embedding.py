@@ -17,8 +17,7 @@ from rbees.workerd.engine.llama.adapters import put_in_force
 from rbees.workerd.engine.llama.batch import BatchArrays
 from rbees.workerd.engine.llama.context import Flag, common_params
 from rbees.workerd.engine.llama.facts import metadata, sequence_length
-from rbees.workerd.engine.llama.library import ll
-from rbees.workerd.engine.llama.log import LibraryLog
+from rbees.workerd.engine.llama.library import NotLoaded, ll
 from rbees.workerd.engine.llama.vocabulary import Vocabulary
 
 MAX_SEQUENCES: Final = 64
@@ -114,23 +113,24 @@ class LlamaEmbedder:
             ll.llama_memory_clear(self._memory, False)
 
 
-def make_embedder(spec: LoadSpec, model: Any, adapters: list[Any], log: LibraryLog, flag: Flag) -> LlamaEmbedder | None:
+def make_embedder(spec: LoadSpec, model: Any, adapters: list[Any], flag: Flag) -> LlamaEmbedder | None:
     """What makes vectors; None where neither the header nor `spec` says how.
 
     Raises:
-        RbeesError: MODEL_INCOMPATIBLE, INSUFFICIENT_VRAM
+        NotLoaded
+        RbeesError: MODEL_INCOMPATIBLE
     """
     pooling = spec.pooling or header_pooling(model)
     if pooling is None:
         return None
     whole = not is_causal(model)
-    context = _make_context(spec, model, log, flag, pooling, whole=whole)
+    context = _make_context(spec, model, flag, pooling, whole=whole)
     has_memory = bool(ll.llama_get_memory(context))
     if not whole and not has_memory:
         # Its header does not say that its attention is not causal, but only such models have no memory.
         ll.llama_free(context)
         whole = True
-        context = _make_context(spec, model, log, flag, pooling, whole=whole)
+        context = _make_context(spec, model, flag, pooling, whole=whole)
     put_in_force(context, adapters, spec.adapters)
     vocabulary = Vocabulary(model)
     facts = _read_facts(spec, model, context, vocabulary, pooling, whole=whole)
@@ -148,7 +148,7 @@ def is_causal(model: Any) -> bool:
     return metadata(model, f"{metadata(model, 'general.architecture')}.attention.causal") != "false"
 
 
-def _make_context(spec: LoadSpec, model: Any, log: LibraryLog, flag: Flag, pooling: Pooling, *, whole: bool) -> Any:
+def _make_context(spec: LoadSpec, model: Any, flag: Flag, pooling: Pooling, *, whole: bool) -> Any:
     ctx = sequence_length(spec, model)
     good = _good_rows(model)
     params = common_params(spec, model, flag)
@@ -161,7 +161,7 @@ def _make_context(spec: LoadSpec, model: Any, log: LibraryLog, flag: Flag, pooli
     params.pooling_type = _POOLINGS[pooling]
     context = ll.llama_init_from_model(model, params)
     if not context:
-        raise log.refusal(
+        raise NotLoaded(
             "llama.cpp cannot make a context for this model's embeddings; ask for a smaller context. "
             "The worker's log has the reason."
         )

@@ -16,6 +16,7 @@ class Footprint:
 
     def __init__(self) -> None:
         self.buffers: dict[tuple[str, str], int] = {}
+        self._settled: dict[tuple[str, str], int] = {}
 
     def note(self, line: str) -> None:
         """Take up what the line says, if it is about a buffer."""
@@ -23,8 +24,12 @@ class Footprint:
         if found is None:
             return
         name, kind, mib = found.groups()
-        before = 0 if kind in _REPEATED else self.buffers.get((kind, name), 0)
+        before = (self._settled if kind in _REPEATED else self.buffers).get((kind, name), 0)
         self.buffers[kind, name] = before + round(float(mib) * _MIB)
+
+    def settle(self) -> None:
+        """A context is made: what is said of compute buffers from now on is of another one and comes on top."""
+        self._settled = dict(self.buffers)
 
     def bytes_on(self, devices: tuple[str, ...]) -> int:
         """All buffers of the devices that the library calls so; `CUDA0` has those whose names begin with it."""

@@ -17,10 +17,19 @@ except (ImportError, OSError, RuntimeError):  # Also a shared library that this 
         f"llama.cpp is not installed here; run `{install_command('llama')}` (it needs a C++ compiler).",
     ) from None
 
-__all__ = ["ggml", "ll", "open_library"]
+__all__ = ["NotLoaded", "ggml", "ll", "open_library"]
 
 _KEPT_FOR_EVER: Final[list[Any]] = []
 """The library holds these without saying so; collecting them would leave it a dangling pointer."""
+
+
+class NotLoaded(Exception):
+    """The library answered with nothing: the sentence says what is wrong with the file, unless memory was lacking."""
+
+    def __init__(self, sentence: str, **details: Any) -> None:
+        super().__init__()
+        self.sentence = sentence
+        self.details = details
 
 
 def open_library(log: LibraryLog) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Final
 
-from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service import logs
 from rbees.workerd.engine.llama.footprint import Footprint
+from rbees.workerd.engine.llama.shortage import read_shortage
+from rbees.workerd.engine.shortage import Shortage
 
-_OUT_OF_MEMORY: Final = re.compile(r"(failed|unable) to allocate|out of memory|insufficient memory", re.IGNORECASE)
 _HARMLESS: Final = re.compile(r"n_ctx_seq \(\d+\) > n_ctx_train")
 """With one cache for all slots the library takes its size for that of each sequence; the engine keeps those to the model's."""
 _WARNING: Final = 3
@@ -20,13 +21,18 @@ _KEPT_COMPLAINTS: Final = 20
 
 
 class LibraryLog:
-    """Turns the library's lines into log events, and remembers whether it lacked memory."""
+    """Turns the library's lines into log events, and remembers whether it lacked memory.
+
+    The library writes to the newest of these, whichever of several models it computes with, so what it lacked is known to all.
+    """
+
+    _shortage: ClassVar[Shortage | None] = None
 
     def __init__(self) -> None:
         self._log = logs.logger()
         self._line = ""
         self._level = 0
-        self._out_of_memory = False
+        self._subdued = False
         self._complaints: deque[str] = deque(maxlen=_KEPT_COMPLAINTS)
         self.footprint = Footprint()
         """What the library has said of the sizes of its buffers."""
@@ -44,21 +50,27 @@ class LibraryLog:
         found = (table[word] for line in reversed(self._complaints) for word in table if word in line)
         return next(found, None)
 
-    def refusal(self, sentence: str, **details: Any) -> RbeesError:
-        """Why nothing was loaded: the sentence, unless memory was lacking."""
-        if self._out_of_memory:
-            return RbeesError(
-                ErrorCode.INSUFFICIENT_VRAM, "The device ran out of memory while loading; ask for fewer slots or a smaller context."
-            )
-        return RbeesError(ErrorCode.MODEL_INCOMPATIBLE, sentence, **details)
+    def take_shortage(self) -> Shortage | None:
+        """The lack of memory that was told of since the last call."""
+        shortage, LibraryLog._shortage = LibraryLog._shortage, None
+        return shortage
+
+    @contextlib.contextmanager
+    def subdued(self) -> Iterator[None]:
+        """Complaints are expected meanwhile and are no news."""
+        self._subdued = True
+        try:
+            yield
+        finally:
+            self._subdued = False
 
     def _write(self, line: str) -> None:
         self.footprint.note(line)
-        self._out_of_memory |= _OUT_OF_MEMORY.search(line) is not None
+        LibraryLog._shortage = read_shortage(line, LibraryLog._shortage)
         if not line.strip("."):
             return
-        if self._level >= _WARNING:
+        level = 0 if self._subdued or _HARMLESS.search(line) else self._level
+        if level >= _WARNING:
             self._complaints.append(line)
-        level = 0 if _HARMLESS.search(line) else self._level
         write = {_WARNING: self._log.warning, _ERROR: self._log.error}.get(level, self._log.debug)
         write(line, action="llama_log")

@@ -8,17 +8,16 @@ from typing import Any, Final
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.engine.backend import LoadAbandoned, LoadSpec, ProgressCallback
 from rbees.workerd.engine.llama.devices import DeviceParams
-from rbees.workerd.engine.llama.library import ll
-from rbees.workerd.engine.llama.log import LibraryLog
+from rbees.workerd.engine.llama.library import NotLoaded, ll
 
 _SMALLEST_CONTEXT: Final = 16
 
 
-def load_model(spec: LoadSpec, progress: ProgressCallback, log: LibraryLog) -> Any:
-    """The model in `spec.path`; the caller frees it.
+def load_model(spec: LoadSpec, progress: ProgressCallback, *, without_weights: bool = False) -> Any:
+    """The model in `spec.path`; the caller frees it. Without weights it can only be reckoned with, not computed with.
 
     Raises:
-        RbeesError: MODEL_INCOMPATIBLE, INSUFFICIENT_VRAM
+        NotLoaded
         LoadAbandoned: `progress` answered False.
     """
     abandoned = False
@@ -33,13 +32,17 @@ def load_model(spec: LoadSpec, progress: ProgressCallback, log: LibraryLog) -> A
     params.progress_callback = callback = ll.llama_progress_callback(on_progress)
     devices = DeviceParams(spec)
     devices.fill(params)
+    if without_weights:
+        params.no_alloc = True
+        # With any other way to load, the library ends the process here.
+        params.load_mode = ll.LLAMA_LOAD_MODE_NONE
     model = ll.llama_model_load_from_file(os.fsencode(spec.path), params)
     del callback, devices
     if model:
         return model
     if abandoned:
         raise LoadAbandoned
-    raise log.refusal(
+    raise NotLoaded(
         "llama.cpp cannot load this file: it is truncated, damaged, or of a kind that this version does not know. "
         "The worker's log has the reason."
     )
