@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from rbees.workerd.engine.keep_budget import KeepBudget
 from rbees.workerd.engine.slots import Slots
 
 SEQUENCES = 3_000
-SLOTS, CELLS, UNPROVEN, AT_ONCE = 8, 120, 60, 4
+SLOTS, CELLS, KEPT, AT_ONCE = 8, 120, 60, 4
 
 
 @dataclass(eq=False)
@@ -75,7 +76,8 @@ class Walk:
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.cells = Cells(self.divisible)
-        self.slots = Slots(self.cells, count=SLOTS, cells=CELLS, divisible=self.divisible, unproven=UNPROVEN)
+        budget = KeepBudget(first=KEPT, least=KEPT // 2, most=CELLS)
+        self.slots = Slots(self.cells, count=SLOTS, cells=CELLS, divisible=self.divisible, budget=budget)
         self.histories: list[list[int]] = [[1, 2, 3]]
 
     def turn(self) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 from tests.bench.engine import (
     cancelling,
     decoding,
+    embedding,
     equality,
     memory,
     sampling,
@@ -26,6 +27,7 @@ PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
     "cancelling": cancelling.measure,
     "structured": structured.measure,
     "equality": equality.measure,
+    "embedding": embedding.measure,
     "memory": memory.measure,
     "sampling": sampling.measure,
     "speculation": speculation.measure,
