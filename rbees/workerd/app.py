@@ -23,12 +23,13 @@ from rbees.service.web import Server, build_app
 from rbees.workerd.config import DRAIN_TIMEOUT_S, WorkerConfig
 from rbees.workerd.control import ControlSocket
 from rbees.workerd.engine.backend import Backend, LoadAbandoned, LoadSpec
+from rbees.workerd.engine.draft_model import DraftModel
 from rbees.workerd.engine.embedding import EmbeddingEngine
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine_thread import EngineThread
 from rbees.workerd.forms import Forms
 from rbees.workerd.jobs import Attempts
-from rbees.workerd.loading import load_in_passing_thread
+from rbees.workerd.loading import in_passing_thread, load_backend, load_draft_model
 from rbees.workerd.prompts import Prompts
 from rbees.workerd.routes import routes
 from rbees.workerd.sampling_needs import SamplingNeeds
@@ -49,6 +50,7 @@ class LoadedModel:
     """Everything that exists once the model is loaded."""
 
     backend: Backend
+    draft_model: DraftModel | None
     thread: EngineThread
     attempts: Attempts
     vectors: VectorDesk
@@ -66,6 +68,15 @@ class LoadedModel:
     def settled(self) -> bool:
         """True when nobody waits for anything any more."""
         return self.attempts.settled and not self.vectors.pending
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that all of it holds on the device."""
+        own = self.backend.memory_bytes()
+        # In main memory what the process holds was counted, and that is of both.
+        if self.draft_model is None or self.backend.facts.memory_architecture == "ram":
+            return own
+        return own + self.draft_model.memory_bytes()
 
 
 class Worker:
@@ -159,7 +170,7 @@ class Worker:
             kv_cells_used=load.cells_used if load else 0,
             kv_cells_kept=load.cells_kept if load else 0,
             waiting=load.waiting if load else 0,
-            memory_bytes=model.backend.memory_bytes() if model else 0,
+            memory_bytes=model.memory_bytes if model else 0,
             step=model.step if model else 0,
             prefill_tokens_per_second=load.prefill_tokens_per_second if load else None,
             decode_tokens_per_second=load.decode_tokens_per_second if load else None,
@@ -220,7 +231,8 @@ class Worker:
             adapters=config.adapters,
             pooling=config.pooling,
         )
-        backend = await load_in_passing_thread(spec, self._on_progress)
+        backend = await in_passing_thread(load_backend, spec, self._on_progress)
+        draft_model = await self._load_draft_model(backend, spec)
         load_ms = round((time.monotonic() - began) * 1000, 3)
         facts = backend.facts
         logs.logger().info("model loaded", action="model_loaded", load_ms=load_ms, ctx=facts.ctx, cells=facts.cells)
@@ -229,7 +241,7 @@ class Worker:
             template = TemplateProcess(facts.chat_template, bos_text=facts.bos_text, eos_text=facts.eos_text)
         prompts, forms = Prompts(backend, template), Forms(backend)
         embedding = EmbeddingEngine(backend.embedder, now=time.monotonic) if backend.embedder else None
-        thread = EngineThread(self._make_engine(backend), backend, embedding)
+        thread = EngineThread(self._make_engine(backend, draft_model), backend, embedding)
         vectors = VectorDesk(backend, thread, model_ref=config.model_ref)
         attempts = Attempts(
             engine=thread,
@@ -243,10 +255,27 @@ class Worker:
             model_ref=config.model_ref,
         )
         thread.start(attempts.deliver)
-        return LoadedModel(backend, thread, attempts, vectors, prompts, template, forms, load_ms)
+        return LoadedModel(backend, draft_model, thread, attempts, vectors, prompts, template, forms, load_ms)
 
-    def _make_engine(self, backend: Backend) -> Engine:
-        return Engine(backend, slots=self._config.slots, now=time.monotonic, speculates=self._config.speculation == "auto")
+    async def _load_draft_model(self, model: Backend, spec: LoadSpec) -> DraftModel | None:
+        if self._config.draft_model is None:
+            return None
+        path = str(self._config.draft_model.absolute())
+        try:
+            return await in_passing_thread(load_draft_model, path, model, spec, lambda _: not self._stopping.is_set())
+        except (RbeesError, LoadAbandoned):
+            model.close()
+            raise
+
+    def _make_engine(self, backend: Backend, draft_model: DraftModel | None) -> Engine:
+        return Engine(
+            backend,
+            slots=self._config.slots,
+            now=time.monotonic,
+            speculates=self._config.speculation == "auto",
+            draft_model=draft_model,
+            draft_tokens=self._config.draft_tokens,
+        )
 
     def _on_progress(self, share: float) -> bool:
         self._progress = share
@@ -290,7 +319,7 @@ class Worker:
             uri=self._server.url,
             secret=self._secret,
             backend=config.backend,
-            memory_bytes=model.backend.memory_bytes(),
+            memory_bytes=model.memory_bytes,
             memory_architecture=facts.memory_architecture,
             capabilities=capabilities_of(model.backend),
             slots=config.slots,
@@ -320,6 +349,8 @@ class Worker:
                 await self._model.template.close()
             # A prompt or a form may still be with the tokenizer, in a thread that cannot be cancelled.
             await asyncio.get_running_loop().shutdown_default_executor()
+            if self._model.draft_model is not None:
+                self._model.draft_model.close()
             self._model.backend.close()
 
     def _make_server(self) -> Server:

@@ -85,6 +85,10 @@ def command(context: click.Context) -> None:
     show_default=True,
     help="Guess next tokens where that saves time; answers are the same.",
 )
+@click.option("--draft-model", type=click.Path(path_type=Path), help="A smaller model of the same vocabulary that guesses too.")
+@click.option(
+    "--draft-tokens", type=click.IntRange(1, 16), default=8, show_default=True, help="Most tokens that it guesses at a time."
+)
 @click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Port; 0 takes a free one.")
 @click.option("--worker-id", help="Identity of this worker.  [default: a new one]")
@@ -187,6 +191,8 @@ def _take_shape(flags: dict[str, Any]) -> tuple[str, DeviceOptions, tuple[Adapte
 def _config(flags: dict[str, Any]) -> WorkerConfig:
     model: Path = flags["model"].absolute()
     device, options, adapters = _take_shape(flags)
+    if flags["draft_model"] is not None and flags["speculation"] == "off":
+        raise RbeesError(ErrorCode.CONFIGURATION, "`--draft-model` and `--speculation off` contradict each other; leave one out.")
     if flags["worker_id"] is not None and not _WORKER_ID.fullmatch(flags["worker_id"]):
         raise RbeesError(ErrorCode.CONFIGURATION, "`--worker-id` names files: use up to 64 letters, digits, `.`, `_` and `-`.")
     _check_callback_url(flags["callback_url"])

@@ -41,5 +41,7 @@ class WorkerConfig:
     tls_ca_file: str | None
     insecure_lan: bool
     speculation: Literal["auto", "off"]
+    draft_model: Path | None
+    draft_tokens: int
     allowed_host: str | None = None
     pooling: Pooling | None = None

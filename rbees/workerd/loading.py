@@ -5,27 +5,30 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.engine.backend import Backend, LoadSpec, ProgressCallback
+from rbees.workerd.engine.draft_model import DraftModel, check_draft_model
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _MAGIC: Final = b"GGUF"
 
 
-async def load_in_passing_thread(spec: LoadSpec, progress: ProgressCallback) -> Backend:
-    """`load_backend` in a thread that is gone afterwards.
+async def in_passing_thread(load: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `load` returns, in a thread that is gone afterwards; raises what it raises.
 
-    libgomp keeps compute threads for each thread that ever computed, until that one ends. The load warms the model up; were its
+    libgomp keeps compute threads for each thread that ever computed, until that one ends. A load warms the model up; were its
     thread still there, libgomp would count twice as many compute threads as processors, hardly spin at a barrier any more, and
     put each of the hundreds of barriers of a decode step to sleep: one stream made 42 tokens a second instead of 58.
-
-    Raises:
-        as `load_backend`
     """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="load") as executor:
-        return await asyncio.get_running_loop().run_in_executor(executor, load_backend, spec, progress)
+        return await asyncio.get_running_loop().run_in_executor(executor, partial(load, *args, **kwargs))
 
 
 def load_backend(spec: LoadSpec, progress: ProgressCallback) -> Backend:
@@ -45,6 +48,25 @@ def load_backend(spec: LoadSpec, progress: ProgressCallback) -> Backend:
     from rbees.workerd.engine.llama.load import load
 
     return load(spec, progress)
+
+
+def load_draft_model(path: str, model: Backend, spec: LoadSpec, progress: ProgressCallback) -> DraftModel:
+    """A loaded draft model for `model`, which was loaded by `spec`: on the same device, of the same shape.
+
+    Raises:
+        RbeesError: as `load_backend`; MODEL_INCOMPATIBLE also where its vocabulary is another one.
+    """
+    facts = model.facts
+    shape = LoadSpec(
+        path, spec.backend, spec.device, spec.slots, facts.ctx, facts.cells, threads=spec.threads, safe_mode=spec.safe_mode
+    )
+    draft = load_backend(shape, progress)
+    try:
+        check_draft_model(model, draft)
+    except RbeesError:
+        draft.close()
+        raise
+    return DraftModel(draft)
 
 
 def check_is_file(path: str) -> None:

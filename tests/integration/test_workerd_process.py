@@ -120,6 +120,27 @@ async def test_guesses_change_no_event_and_are_told_of_at_the_end_in_health_and_
             assert (await client.health()).drafted_tokens_total == 0
 
 
+async def test_a_draft_model_of_the_same_vocabulary_guesses_and_another_ends_the_worker_before_it_is_ready(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    script, draft = write_script(tmp_path, answer_tokens=200), write_script(tmp_path, "draft", answer_tokens=150)
+    async with running_worker(script, tmp_path, f"--draft-model={draft}", "--draft-tokens=4") as worker:
+        await worker.ready()
+        items = await run_job(worker, job(deterministic=True))
+        again = await run_job(worker, job("job-b"))
+        assert ids(again) == ids(items)
+        async with worker.client() as client:
+            assert (await client.health()).accepted_tokens_total > 10
+    another = write_script(tmp_path, "another", vocabulary_size=600)
+    async with running_worker(script, tmp_path / "other", f"--draft-model={another}") as worker:
+        assert await worker.ended() == 65
+        error = codec.decode(worker.log.splitlines()[-1], ErrorEnvelope).error
+        assert error.code == ErrorCode.MODEL_INCOMPATIBLE
+        assert "number of tokens is 600 instead of 512" in error.message
+    async with running_worker(script, tmp_path / "other", f"--draft-model={draft}", "--speculation=off") as worker:
+        assert await worker.ended() == 78
+        assert codec.decode(worker.log.splitlines()[-1], ErrorEnvelope).error.code == ErrorCode.CONFIGURATION
+
+
 async def test_acknowledged_events_are_forgotten_and_then_the_job(tmp_path: Path) -> None:
     async with running_worker(write_script(tmp_path), tmp_path) as worker:
         await worker.ready()

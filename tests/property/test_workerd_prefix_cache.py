@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rbees.protocol.device_options import KvLayout
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.backend import CellsExhausted, DecodeFailed, Logits, Rows
+from rbees.workerd.engine.draft_model import DraftModel
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine.outputs import Failed, Finished, Grown, Output
 from rbees.workerd.engine.prefix_cache import PrefixCache, common_length
@@ -94,13 +95,15 @@ def answers(outputs: list[Output], work: Work) -> dict[int, list[int]]:
 class Walk:
     """Random work for an engine with few cells, among prompts that share beginnings, some of them what was answered before."""
 
-    def __init__(self, seed: int, *, divisible: bool, layout: KvLayout = "unified") -> None:
+    def __init__(self, seed: int, *, divisible: bool, layout: KvLayout = "unified", draft_model: bool = False) -> None:
         self.rng = random.Random(seed)
         script = msgspec.structs.replace(SCRIPT, divisible=divisible, layout=layout)
         self.backend = ScriptedBackend(script, slots=4, ctx=96, cells=190)
         self.decode = self.backend.decode
         self.backend.decode = self.unreliable  # type: ignore[method-assign]
-        self.engine = Engine(self.backend, slots=4, now=Ticks())
+        # It says the same more often than not, and has so few cells that it must forget.
+        other = ScriptedBackend(msgspec.structs.replace(SCRIPT, copies=0.6), slots=4, ctx=96, cells=150)
+        self.engine = Engine(self.backend, slots=4, now=Ticks(), draft_model=DraftModel(other) if draft_model else None)
         self.works: dict[str, Work] = {}
         self.expected: dict[str, dict[int, list[int]]] = {}
         self.histories: list[tuple[int, ...]] = [()]
@@ -183,10 +186,21 @@ class Walk:
         raise AssertionError("somebody starves")
 
 
-@pytest.mark.parametrize(("divisible", "layout"), [(True, "unified"), (True, "per_slot"), (False, "unified")])
-def test_a_random_walk_never_loses_a_cell_nor_changes_an_answer(divisible: bool, layout: KvLayout) -> None:
-    walk = Walk(7, divisible=divisible, layout=layout)
-    for _ in range(STEPS if divisible else STEPS // 4):
+@pytest.mark.parametrize(
+    ("divisible", "layout", "draft_model", "steps"),
+    [
+        (True, "unified", False, STEPS),
+        (True, "per_slot", False, STEPS),
+        (True, "unified", True, STEPS // 2),
+        (True, "per_slot", True, STEPS // 2),
+        (False, "unified", False, STEPS // 4),
+    ],
+)
+def test_a_random_walk_never_loses_a_cell_nor_changes_an_answer(
+    divisible: bool, layout: KvLayout, draft_model: bool, steps: int
+) -> None:
+    walk = Walk(7, divisible=divisible, layout=layout, draft_model=draft_model)
+    for _ in range(steps):
         walk.turn()
     walk.rest()
     assert walk.most_kept > 60, "finished sequences left something"

@@ -125,7 +125,7 @@ def test_guesses_that_never_hold_soon_ride_no_more(matched: int, row_cost: float
 
 
 def test_guesses_that_begin_to_hold_ride_again_though_none_rode_before() -> None:
-    speculation = Speculation(10_000, Acceptance())
+    speculation = Speculation(10_000, Acceptance(), Acceptance())
     tokens = [1, 2, 3]
     for number in range(300):
         # The pair comes again and again, and something else follows each time.

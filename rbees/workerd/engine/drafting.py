@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
+from typing import Final
 
 from rbees.workerd.engine.batcher import Share, add_drafts
-from rbees.workerd.engine.speculation import Acceptance, Guess, Speculation, StepCost
+from rbees.workerd.engine.speculation import LEAST_GAIN, Acceptance, Guess, Patience, Speculation, StepCost
+
+_TRIED: Final = 2
+"""Tokens that a draft model is asked for to see whether its guesses hold by now."""
 
 
 class Drafting:
     """The speculation of one engine."""
 
-    def __init__(self, *, on: bool) -> None:
+    def __init__(self, *, on: bool, most_of_model: int = 0) -> None:
+        """`most_of_model`: tokens that a draft model guesses at a time; 0 without one."""
         self.on = on
+        self._most_of_model = most_of_model
         self._acceptance = Acceptance()
+        self._acceptance_of_model = Acceptance()
         self._cost = StepCost()
+        self._model_cost = StepCost()
+        self._patience = Patience()
+        self._pays = False
+        self._tries = 0
         self.drafted = 0
         """Tokens that were computed on a guess."""
         self.accepted = 0
@@ -22,7 +34,7 @@ class Drafting:
 
     def of_sequence(self, room: int) -> Speculation | None:
         """What a sequence of up to `room` tokens guesses."""
-        return Speculation(room, self._acceptance) if self.on else None
+        return Speculation(room, self._acceptance, self._acceptance_of_model) if self.on else None
 
     def add(self, shares: list[Share], guesses: Mapping[str, Guess], room: int) -> list[Share]:
         """`shares`, each of a single row, with those of the guesses by key that are worth it, in at most `room` rows."""
@@ -37,5 +49,42 @@ class Drafting:
         self.accepted += accepted
 
     def observe(self, rows: int, seconds: float) -> None:
-        """A step of `rows` rows, none of a prompt, took `seconds`, guessing and drawing included."""
+        """A step of `rows` rows, none of a prompt, took `seconds`, lookup and drawing included."""
         self._cost.observe(rows, seconds)
+
+    # --- a draft model ---
+
+    def ask(self, asked: Mapping[str, Speculation], riding: int, room: int) -> tuple[list[str], int]:
+        """For which of these sequences a draft model should guess now, and how many tokens; for none while that does not pay.
+
+        `riding` rows ride anyhow, and at most `room` guesses can ride with them. One for whom it does not pay is tried now and
+        then, each in turn.
+        """
+        likely = sorted(asked, key=lambda key: asked[key].model_chances(1), reverse=True)
+        count, depth = self._best([asked[key].model_chances(self._most_of_model) for key in likely], riding, room)
+        if count and not self._pays:
+            self._patience.reset()
+        self._pays = count > 0
+        chosen, others = likely[:count], likely[count:]
+        if others and self._patience.due():
+            self._tries += 1
+            chosen.append(others[self._tries % len(others)])
+        return chosen, depth or min(_TRIED, self._most_of_model)
+
+    def observe_model(self, sequences: int, tokens: int, seconds: float) -> None:
+        """A draft model took `seconds` for `tokens` tokens behind each of so many sequences."""
+        if sequences:
+            self._model_cost.observe(sequences, seconds / tokens)
+
+    def _best(self, chances: list[tuple[float, ...]], riding: int, room: int) -> tuple[int, int]:
+        """How many sequences, the likeliest first, and how deep: what makes most tokens a second, drafting included."""
+        best, best_rate = (0, 0), LEAST_GAIN * riding / max(self._cost.seconds(riding), 1e-9)
+        gains = [list(accumulate(chance)) for chance in chances]
+        for depth in range(1, self._most_of_model + 1):
+            tokens = float(riding)
+            for count, gain in enumerate(gains[: room // depth], 1):
+                tokens += gain[depth - 1]
+                seconds = self._cost.seconds(riding + count * depth) + depth * self._model_cost.seconds(count)
+                if tokens / max(seconds, 1e-9) > best_rate:
+                    best, best_rate = (count, depth), tokens / max(seconds, 1e-9)
+        return best

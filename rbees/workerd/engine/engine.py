@@ -10,7 +10,7 @@ round differently beside other cells.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -21,6 +21,7 @@ from rbees.protocol.events import FinishReason
 from rbees.workerd.engine import batcher
 from rbees.workerd.engine.backend import Backend, CellsExhausted, DecodeFailed, Interrupted, Logits, Rows
 from rbees.workerd.engine.batcher import Demand, Share
+from rbees.workerd.engine.draft_model import DRAFT_TOKENS, DraftModel
 from rbees.workerd.engine.drafting import Drafting
 from rbees.workerd.engine.drawing import Draft, Outcome, draw
 from rbees.workerd.engine.keep_budget import KeepBudget
@@ -34,6 +35,7 @@ from rbees.workerd.engine.sampling import Drawn
 from rbees.workerd.engine.sequence import Group, Sequence, Work
 from rbees.workerd.engine.shortage import Shortage
 from rbees.workerd.engine.slots import Slots
+from rbees.workerd.engine.speculation import Guess
 
 STEADY_CHUNK = 512
 """Prompt tokens per call in the deterministic lane: llama.cpp's own default, so that sums are the same."""
@@ -54,7 +56,16 @@ FAILURES_TO_GIVE_UP: Final = 3
 class Engine:
     """Serves several sequences with one backend."""
 
-    def __init__(self, backend: Backend, *, slots: int, now: Callable[[], float], speculates: bool = True) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        slots: int,
+        now: Callable[[], float],
+        speculates: bool = True,
+        draft_model: DraftModel | None = None,
+        draft_tokens: int = DRAFT_TOKENS,
+    ) -> None:
         facts = backend.facts
         assert facts.ctx <= facts.cells, "the oldest sequence must always fit, or nothing would ever finish"
         self._backend = backend
@@ -65,7 +76,10 @@ class Engine:
         self._digest = PrefixDigest(cells=facts.cells, divisible=facts.divisible)
         self._pace = Pace(facts.max_rows)
         # What was guessed wrong must be cut away again.
-        self._drafting = Drafting(on=speculates and facts.divisible)
+        self._drafting = Drafting(on=speculates and facts.divisible, most_of_model=draft_tokens)
+        self._draft_model = draft_model
+        self._asking_s = 0.0
+        """What the draft model took of the step."""
         self._eog = np.array(sorted(facts.eog_ids), dtype=np.int64)
         self._waiting: list[Sequence] = []
         self._running: dict[str, Sequence] = {}
@@ -138,14 +152,14 @@ class Engine:
             DecodeFailed: again and again; this engine is of no more use.
         """
         self._admit()
-        began = self._now()
+        began, self._asking_s = self._now(), 0.0
         shares = self._batch()
         if not shares:
             return False
         logits = self._decode(shares)
         if logits is not None:
             accepted = self._emit(self._sampled(logits, shares))
-            self._learn(shares, accepted, self._now() - began)
+            self._learn(shares, accepted, self._now() - began - self._asking_s)
         return True
 
     def take_outputs(self) -> list[Output]:
@@ -164,6 +178,8 @@ class Engine:
             assert self._backend.length(slot) == self._slots.length(slot)
         for sequence in self._running.values():
             assert sequence.computed == (0 if sequence.slot is None else self._slots.length(sequence.slot))
+        if self._draft_model is not None:
+            self._draft_model.check_integrity(set(self._running))
 
     # --- admit ---
 
@@ -221,12 +237,28 @@ class Engine:
         if not self._drafting.on or any(self._running[share.key].pending > 1 for share in shares):
             return shares
         guesses = {share.key: self._running[share.key].guess(self._facts.eog_ids) for share in shares}
+        rows = min(self._facts.max_rows, self._facts.max_outputs, self._slots.cells_free + self._slots.cells_kept)
+        room = max(0, rows - len(shares))
+        if self._draft_model is not None:
+            guesses |= self._ask(self._draft_model, guesses, room)
         if not any(guess.tokens for guess in guesses.values()):
             return shares
-        rows = min(self._facts.max_rows, self._facts.max_outputs, self._slots.cells_free + self._slots.cells_kept)
-        drafted = self._drafting.add(shares, guesses, rows - len(shares))
+        drafted = self._drafting.add(shares, guesses, room)
         self._slots.make_room(sum(share.rows for share in drafted))
         return drafted
+
+    def _ask(self, model: DraftModel, guesses: Mapping[str, Guess], room: int) -> dict[str, Guess]:
+        """What a draft model guesses for those of whose text it knows more than the lookup does, where that pays."""
+        asked = {key: self._running[key] for key, guess in guesses.items() if self._running[key].asks_model_rather_than(guess)}
+        keys, count = self._drafting.ask({k: s.speculation for k, s in asked.items() if s.speculation}, len(guesses), room)
+        if not keys:
+            return {}
+        began = self._now()
+        found = model.guess({key: asked[key].tokens for key in keys}, count)
+        self._asking_s = self._now() - began
+        if model.caught_up <= len(found) * (count + 1):
+            self._drafting.observe_model(len(found), count, self._asking_s)
+        return {key: asked[key].expect(tokens, self._facts.eog_ids) for key, tokens in found.items()}
 
     def _riders(self) -> list[Sequence]:
         """Those that may compute now, oldest first, each with a slot."""
@@ -489,6 +521,8 @@ class Engine:
         elif sequence.slot is not None:
             self._slots.drop(sequence.slot)
         del self._running[sequence.name]
+        if self._draft_model is not None:
+            self._draft_model.leave(sequence.name)
         sequence.slot = None
         sequence.computed = 0
 

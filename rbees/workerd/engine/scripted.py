@@ -159,7 +159,8 @@ class ScriptedBackend:
         assert 0 < len(rows) <= self._facts.max_rows
         wanted = int(rows.wants_logits.sum())
         assert wanted <= self._facts.max_outputs
-        assert (np.diff(rows.slots) >= 0).all(), "neighbours come after each other, to be computed in one pass"
+        if self._script.layout == "per_slot":
+            assert (np.diff(rows.slots) >= 0).all(), "neighbours come after each other, to be computed in one pass"
         if self._cells_used + len(rows) > self._facts.cells:
             raise CellsExhausted
         self._spend(rows)

@@ -161,11 +161,30 @@ class Sequence:
 
         The last row of a draft gives a token too, so what ends the answer comes without being guessed.
         """
-        most = self.limit - self.answered - 1
+        most = self._most_guessed
         if self.speculation is None or most <= 0:
             return NO_GUESS
         forced = self.constraint.forced() if self.constraint is not None else ()
         guess = self.speculation.forced(forced, most) if forced else self.speculation.guess(self.tokens, most)
+        return self._admissible(guess, eog_ids)
+
+    def asks_model_rather_than(self, guess: Guess) -> bool:
+        """Whether a draft model's guess is likelier to hold than this one."""
+        if self.speculation is None or self._most_guessed <= 0:
+            return False
+        return self.speculation.model_chances(1) > guess.chances[:1]
+
+    def expect(self, tokens: list[int], eog_ids: frozenset[int]) -> Guess:
+        """The guess of a draft model that `tokens` follow."""
+        assert self.speculation is not None
+        return self._admissible(self.speculation.expect(tokens).cut(self._most_guessed), eog_ids)
+
+    @property
+    def _most_guessed(self) -> int:
+        """The last token of the answer comes without being guessed."""
+        return self.limit - self.answered - 1
+
+    def _admissible(self, guess: Guess, eog_ids: frozenset[int]) -> Guess:
         ends = next((place for place, token in enumerate(guess.tokens) if token in eog_ids), len(guess.tokens))
         if self.constraint is not None:
             ends = self.constraint.admits(guess.tokens[:ends])

@@ -12,6 +12,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import mul
 from typing import Final
 
 from rbees.workerd.engine.lookup import Lookup
@@ -33,6 +35,9 @@ _CALL_REMEMBERED: Final = 0.995
 """Weight of the calls before each new one."""
 _MOST_WEIGHT: Final = 7.0
 _LINE_WEIGHT: Final = 0.5
+_FIRST_WAIT: Final = 16
+_LONGEST_WAIT: Final = 512
+"""Steps between two tries."""
 _FIRST_SLOPE: Final = 0.25
 """Before anything is known a further row is taken to cost this share of a row that rides."""
 _SLOPE_WEIGHT: Final = 1.0
@@ -78,13 +83,37 @@ class Acceptance:
             self._general.see(matched, held)
 
 
+class Patience:
+    """When to try again what did not pay: ever more seldom, until it pays."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """It pays."""
+        self._wait = self._left = _FIRST_WAIT
+
+    def due(self) -> bool:
+        """A step has come in which it would not pay; whether to try all the same."""
+        self._left -= 1
+        if self._left > 0:
+            return False
+        self._wait = self._left = min(2 * self._wait, _LONGEST_WAIT)
+        return True
+
+
 class Speculation:
     """What one sequence guesses, and what came of it."""
 
-    def __init__(self, room: int, general: Acceptance) -> None:
+    def __init__(self, room: int, general: Acceptance, general_of_model: Acceptance) -> None:
         """For a sequence of up to `room` tokens."""
         self._lookup = Lookup(room)
         self._acceptance = Acceptance(general)
+        self._of_model = Acceptance(general_of_model)
+        self._expected: list[int] = []
+        """What a draft model said would come next, the next token last."""
+        self._run = 0
+        """How many tokens the draft model has guessed right without a miss."""
         self.drafted = 0
         """Guesses that were computed."""
         self.accepted = 0
@@ -102,18 +131,33 @@ class Speculation:
             chances.append(chance)
         return Guess(tuple(found[: len(chances)]), tuple(chances))
 
+    def model_chances(self, count: int) -> tuple[float, ...]:
+        """How likely each of the next `count` tokens that a draft model would guess holds together with those before it."""
+        return tuple(accumulate((self._of_model.chance(self._run + place) for place in range(count)), mul))
+
+    def expect(self, tokens: Sequence[int]) -> Guess:
+        """A draft model says that `tokens` come next; whether it is right is watched from now on."""
+        self._expected = list(reversed(tokens))
+        return Guess(tuple(tokens), self.model_chances(len(tokens)))
+
     @staticmethod
     def forced(tokens: Sequence[int], most: int) -> Guess:
         """That the sequence can only go on with `tokens`: no guess holds better."""
         count = min(len(tokens), most, MOST_DRAFTED)
         return Guess(tuple(tokens[:count]), (1.0,) * count)
 
-    def see(self, token: int, before: list[int]) -> None:
-        """`token` was drawn behind the tokens `before`."""
+    def see(self, drawn: int, before: list[int]) -> None:
+        """`drawn` came behind the tokens `before`."""
         matched = self._lookup.matched
-        held = self._lookup.see(token, before)
+        held = self._lookup.see(drawn, before)
         if held is not None:
             self._acceptance.see(matched, held)
+        if self._expected:
+            expected = self._expected.pop()
+            self._of_model.see(self._run, expected == drawn)
+            self._run = self._run + 1 if expected == drawn else 0
+            if not self._run:
+                self._expected.clear()
 
 
 class StepCost:

@@ -64,7 +64,7 @@ def measure_tiny(short: bool) -> list[Row]:
 
 async def _measure(settings: Settings, form: Form, goal: float, name: str, rounds: int) -> list[Row]:
     async with rbees_worker(settings) as ours, llama_server(settings) as theirs:
-        runs = {"rbees": _run(ours, form), "peer": _run(theirs, form), "raw": _raw(settings, form)}
+        runs = {"rbees": streams(ours, form), "peer": streams(theirs, form), "raw": _raw(settings, form)}
         efforts = await in_turns(runs, rounds)
     rates = {who: median_of([effort.rate for effort in made]) for who, made in efforts.items()}
     costs = {who: median_of([effort.cpu_ms for effort in made]) for who, made in efforts.items()}
@@ -85,7 +85,7 @@ async def _measure(settings: Settings, form: Form, goal: float, name: str, round
 async def _beside_python(settings: Settings, form: Form, rounds: int) -> Row:
     """For context: the server that comes with the library's Python package, which has no batching."""
     async with rbees_worker(settings) as ours, llama_cpp_python(settings) as theirs:
-        efforts = await in_turns({"rbees": _run(ours, form), "python": _run(theirs, form)}, rounds)
+        efforts = await in_turns({"rbees": streams(ours, form), "python": streams(theirs, form)}, rounds)
     (rate, spread), (other, _) = (median_of([effort.rate for effort in efforts[who]]) for who in ("rbees", "python"))
     about = f"{_words(form)}: tokens a second, beside `llama_cpp.server`"
     return against(f"engine.clients_{form[0]}_llama_cpp_python", rate, other, "tok/s", None, about, least=True, spread=spread)
@@ -97,7 +97,8 @@ def _words(form: Form) -> str:
     return f"{who}, prompts of {prompt_tokens} tokens that share nothing, {answer_tokens} tokens each"
 
 
-def _run(server: Rbees | LlamaServer | LlamaCppPython, form: Form) -> Callable[[int], Awaitable[Effort]]:
+def streams(server: Rbees | LlamaServer | LlamaCppPython, form: Form) -> Callable[[int], Awaitable[Effort]]:
+    """A run of `form` with prompts of its own: tokens a second, while it decodes for one client and with prompts for several."""
     clients, prompt_tokens, answer_tokens = form
     process = psutil.Process(server.pid)
 

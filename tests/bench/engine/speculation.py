@@ -11,10 +11,10 @@ import rbees
 from rbees.clients.workerd import WorkerClient
 from rbees.protocol.workers import TokenizeRequest
 from tests.bench.engine import models
-from tests.bench.engine.decoding import EIGHT, ONE, Form
-from tests.bench.engine.load import Answer, Ask, ask_all, ask_one, total_rate
+from tests.bench.engine.decoding import EIGHT, ONE, Form, streams
+from tests.bench.engine.load import Answer, Ask, ask_one
 from tests.bench.engine.servers import Rbees, Settings, rbees_worker
-from tests.bench.engine.turns import in_turns, median_of, prompt
+from tests.bench.engine.turns import in_turns, median_of
 from tests.bench.rows import Row, against, at_most
 
 HAIKU: Final = Path(rbees.__file__).parent / "host" / "data" / "models" / "haiku.gguf"
@@ -31,7 +31,7 @@ def measure(short: bool) -> list[Row]:
     rounds = 1 if short else 5
     rows = asyncio.run(_measure_copies(1 if short else 9))
     for form in (ONE, EIGHT):
-        rows.append(asyncio.run(_measure_plain(form, rounds)))
+        rows += asyncio.run(_measure_plain(form, rounds))
     return rows
 
 
@@ -52,24 +52,22 @@ async def _measure_copies(rounds: int) -> list[Row]:
     ]
 
 
-async def _measure_plain(form: Form, rounds: int) -> Row:
-    clients, prompt_tokens, answer_tokens = form
+async def _measure_plain(form: Form, rounds: int) -> list[Row]:
+    """Random weights: nothing that they say stood in the prompt or was said before."""
     settings = Settings(models.path_of(models.HALF_BILLION), 8, CTX)
-
-    def run(server: Rbees) -> Callable[[int], Awaitable[float]]:
-        async def rate(turn: int) -> float:
-            asks = [Ask(prompt(turn * clients + i, prompt_tokens), answer_tokens, seed=i) for i in range(clients)]
-            answers = await ask_all(server, asks)
-            return answers[0].decode_rate if clients == 1 else total_rate(answers)
-
-        return rate
-
     async with rbees_worker(settings) as on, rbees_worker(settings, "--speculation=off") as off:
-        rates = await in_turns({"on": run(on), "off": run(off)}, rounds)
-    (rate, spread), (plain, _) = median_of(rates["on"]), median_of(rates["off"])
+        efforts = await in_turns({"on": streams(on, form), "off": streams(off, form)}, rounds)
+    (rate, spread), (plain, _) = (median_of([effort.rate for effort in efforts[name]]) for name in ("on", "off"))
+    (cost, cost_spread), (plain_cost, _) = (median_of([effort.cpu_ms for effort in efforts[name]]) for name in ("on", "off"))
+    clients = form[0]
     who = "1 client" if clients == 1 else f"{clients} clients at once"
-    about = f"{who}, {settings.model.stem}, answers that repeat nothing: tokens a second with speculation beside those without"
-    return against(f"engine.speculation_idle_{clients}", rate, plain, "tok/s", PLAIN_GOAL, about, least=True, spread=spread)
+    name = f"engine.speculation_idle_{clients}"
+    about = f"{who}, {settings.model.stem}, answers that repeat nothing: tokens a second, beside the worker with speculation off"
+    cpu = "the same: processor time of the worker for each token of an answer, prompts included"
+    return [
+        against(name, rate, plain, "tok/s", PLAIN_GOAL, about, least=True, spread=spread),
+        against(f"{name}_cpu", cost, plain_cost, "ms", None, cpu, spread=cost_spread),
+    ]
 
 
 async def _asked_again(server: Rbees, word: str) -> Ask:

@@ -11,7 +11,7 @@ import pytest
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.engine.backend import LoadSpec
-from rbees.workerd.loading import load_backend, load_in_passing_thread
+from rbees.workerd.loading import in_passing_thread, load_backend
 
 
 def refusal(path: Path | str, backend: Any) -> tuple[ErrorCode, str]:
@@ -53,7 +53,7 @@ async def test_the_thread_that_loaded_is_gone_before_anything_computes(tmp_path:
         seen.append(threading.current_thread())
         return True
 
-    (await load_in_passing_thread(LoadSpec(str(path), "scripted", "cpu", 1, 64), note)).close()
+    (await in_passing_thread(load_backend, LoadSpec(str(path), "scripted", "cpu", 1, 64), note)).close()
     assert seen
     assert threading.current_thread() not in seen, "the event loop goes on meanwhile"
     assert not any(thread.is_alive() for thread in seen), "libgomp would keep compute threads for it"
