@@ -32,10 +32,10 @@ class Lookup:
 
     def __init__(self, room: int) -> None:
         """For a text of up to `room` tokens; a longer one works too and forgets more."""
-        bits = min(_LARGEST_BITS, max(_SMALLEST_BITS, (room * _PLACES_PER_TOKEN - 1).bit_length()))
-        self._shift = 64 - bits
-        # For each length by hash: where the n-gram's latest occurrence ends; 0 for none.
-        self._ends = [array("i", bytes(4 << bits)) for _ in LENGTHS]
+        self._bits = min(_LARGEST_BITS, max(_SMALLEST_BITS, (room * _PLACES_PER_TOKEN - 1).bit_length()))
+        self._shift = 64 - self._bits
+        self._ends: list[array[int]] = []
+        """For each length by hash: where the n-gram's latest occurrence ends; 0 for none. Made when it is first needed."""
         self._taken = 1
         """N-grams that end here or before are in the tables."""
         self._source = 0
@@ -80,6 +80,8 @@ class Lookup:
 
     def _take_up(self, tokens: list[int]) -> None:
         """Put every n-gram that something follows into the tables."""
+        if not self._ends:
+            self._ends = [array("i", bytes(4 << self._bits)) for _ in LENGTHS]
         if len(tokens) - self._taken > _BULK:
             self._take_up_many(tokens)
         for end in range(self._taken + 1, len(tokens)):

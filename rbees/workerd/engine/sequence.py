@@ -185,6 +185,8 @@ class Sequence:
         return self.limit - self.answered - 1
 
     def _admissible(self, guess: Guess, eog_ids: frozenset[int]) -> Guess:
+        if not guess.tokens:
+            return guess
         ends = next((place for place, token in enumerate(guess.tokens) if token in eog_ids), len(guess.tokens))
         if self.constraint is not None:
             ends = self.constraint.admits(guess.tokens[:ends])

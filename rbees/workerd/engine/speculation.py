@@ -122,6 +122,8 @@ class Speculation:
     def guess(self, tokens: list[int], most: int) -> Guess:
         """With what `tokens` may go on: up to `most` tokens."""
         found = self._lookup.guess(tokens, min(most, MOST_DRAFTED))
+        if not found:
+            return NO_GUESS
         chances: list[float] = []
         chance = 1.0
         for place in range(len(found)):
