@@ -23,7 +23,6 @@ from rbees.protocol.response_format import JsonSchemaFormat
 from rbees.protocol.sampling import Sampling
 from rbees.protocol.workers import ExecuteRequest
 from rbees.workerd.engine.backend import Interrupted, LoadAbandoned, LoadSpec, Rows
-from rbees.workerd.engine.draft_model import DraftModel, check_draft_model
 from rbees.workerd.engine.engine import WORTH_WAITING_FOR, Engine
 from rbees.workerd.engine.grammar import Grammars, compile_form
 from rbees.workerd.engine.outputs import Failed, Finished, Output
@@ -169,34 +168,6 @@ def test_what_was_said_before_is_said_again_in_fewer_calls(models: dict[str, Pat
     equal = sum(answers[True][key] == answers[False][key] for key in answers[False])
     assert equal >= 7, "near-ties may flip in a shared batch, but not everywhere"
     assert calls[True] < calls[False] * 2 / 3
-
-
-def test_a_model_that_drafts_for_itself_is_right_and_one_with_other_tokens_is_refused(models: dict[str, Path]) -> None:
-    answers: dict[bool, list[list[int]]] = {}
-    for drafts in (False, True):
-        backend = open_model(models["embedded"])
-        draft = DraftModel(open_model(models["embedded"])) if drafts else None
-        # By this clock a step takes as long whatever is in it: a draft model of the same size never pays by a real one.
-        engine = Engine(backend, slots=4, now=Ticks(), speculates=drafts, draft_model=draft)
-        for turn in range(2):
-            for i, word in enumerate(("honey", "thunderstorms", "moth", "lantern")):
-                question = f"<|begin|><|user|>Write a haiku that contains the word {word}.<|end|><|assistant|>"
-                prompt = tuple(backend.tokenize(question, add_special=False, parse_special=True))
-                engine.submit(Work(f"{turn}{i}", prompt, (), 64, Sampling(temperature=0)))
-            outputs = run_out(engine)
-            answers.setdefault(drafts, []).extend(ids_of(outputs, f"{turn}{i}") for i in range(4))
-        load = engine.load()
-        assert not drafts or load.accepted_tokens_total > 0.8 * load.drafted_tokens_total > 30
-        backend.close()
-        if draft is not None:
-            draft.close()
-    assert sum(a == b for a, b in zip(answers[True], answers[False], strict=True)) >= 7, "near-ties may flip, but not everywhere"
-    model, other = open_model(models["embedded"]), open_model(models["tiny"])
-    with pytest.raises(RbeesError) as caught:
-        check_draft_model(model, other)
-    assert caught.value.code == ErrorCode.MODEL_INCOMPATIBLE
-    model.close()
-    other.close()
 
 
 def test_shared_cells_give_the_answers_of_cells_of_their_own(models: dict[str, Path]) -> None:
