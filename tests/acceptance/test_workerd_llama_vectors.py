@@ -25,7 +25,7 @@ from rbees.workerd.loading import load_backend
 from rbees.workerd.vectors import capabilities_of
 from tests.support.raw_http import request
 from tests.support.tiny_bert import CLS, SEP, TinyBert
-from tests.support.tiny_gguf import BOS, write_tiny_gguf
+from tests.support.tiny_gguf import BOS, EOS, USER, write_tiny_gguf
 from tests.support.tiny_mamba import write_tiny_mamba
 from tests.support.worker_process import running_worker
 
@@ -239,6 +239,36 @@ async def test_a_reranker_orders_documents_as_its_classifier_does(tmp_path: Path
             refused = call("/rerank", {"query": query, "documents": given}).json["error"]
             assert refused["code"] == "INVALID_REQUEST"
         assert call("/embed", {"input": ["x"]}).json["error"]["code"] == "MODEL_INCOMPATIBLE"
+
+
+async def test_a_decoder_ranks_by_the_template_in_its_header(tmp_path: Path) -> None:
+    """The shape of Qwen3's rerankers: causal, scored at the last token by the share of a "yes", in a text of the model's own."""
+    template = "<|user|>Query: {query}\nDocument: {document}<|eos|>\n"
+    shape: dict[str, Any] = {"architecture": "qwen3", "labels": ("yes", "no"), "scale": 0.1}
+    path = write_tiny_gguf(tmp_path / "rank.gguf", pooling=gguf.PoolingType.RANK, rerank_template=template, **shape)
+    documents = ["honey", "the sea", "a moth that is called {query}", "long " * 150]
+    async with running_worker(path, tmp_path, "--threads=1", backend="cpu") as worker:
+        await worker.ready()
+        body = {"query": "<|user|>bee", "documents": documents}
+        answer = request("POST", f"{worker.uri}/rerank", body, headers=worker.headers).json
+        found = {one["index"]: one for one in answer["results"]}
+        for index, document in enumerate(documents):
+            # Byte by byte, with control tokens only where the template has them.
+            ids = [USER, *b"Query: <|user|>bee", *f"\nDocument: {document}".encode(), EOS, *b"\n"]
+            assert found[index]["tokens"] == len(ids)
+            share, _ = alone(path, ids, ll.LLAMA_POOLING_TYPE_RANK)
+            assert 0 < share < 1
+            assert found[index]["relevance_score"] == pytest.approx(share, abs=CLOSE)
+        text = {"job_id": "t", "epoch": 1, "token_ids": [BOS, 97], "max_tokens": 2}
+        assert b'"type":"end"' in request("POST", f"{worker.uri}/execute", text, headers=worker.headers).body, "it makes text too"
+
+
+def test_a_model_without_a_classifier_is_not_believed_to_rank(tmp_path: Path) -> None:
+    for path in (write_tiny_gguf(tmp_path / "decoder.gguf"), TinyBert().write(tmp_path / "bert.gguf", gguf.PoolingType.RANK)):
+        with pytest.raises(RbeesError) as caught:
+            open_model(path, pooling="rank")
+        assert caught.value.code is ErrorCode.MODEL_INCOMPATIBLE
+        assert "no classifier" in caught.value.message
 
 
 async def test_running_streams_go_on_while_embeddings_are_made(tmp_path: Path) -> None:

@@ -27,8 +27,13 @@ def write_tiny_gguf(
     scale: float = 0.3,
     marks: tuple[str, ...] = (),
     pooling: gguf.PoolingType | None = None,
+    rerank_template: str | None = None,
+    labels: tuple[str, ...] = (),
 ) -> Path:
-    """Write a model to `path`. The same arguments always give the same weights; `marks` are control tokens, from id 259 on."""
+    """Write a model to `path`. The same arguments always give the same weights; `marks` are control tokens, from id 259 on.
+
+    With `labels` (and the architecture `qwen3`) it has a classifier with so many outputs.
+    """
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
@@ -43,11 +48,21 @@ def write_tiny_gguf(
     writer.add_vocab_size(VOCABULARY_SIZE)
     if pooling is not None:
         writer.add_pooling_type(pooling)
+    if labels:
+        writer.add_classifier_output_labels(labels)
+    if rerank_template is not None:
+        writer.add_string("tokenizer.chat_template.rerank", rerank_template)
     if tokenizer:
         add_tokenizer(writer, template, marks)
     else:
         writer.add_tokenizer_model("none")
-    _add_weights(writer, np.random.default_rng(seed), layers, width, width // heads * heads_kv, scale)
+    rng, head = np.random.default_rng(seed), width // heads
+    _add_weights(writer, rng, layers, width, head * heads_kv, scale)
+    if labels:
+        for i in range(layers):
+            for part in ("q", "k"):
+                writer.add_tensor(f"blk.{i}.attn_{part}_norm.weight", np.ones(head, dtype=np.float32))
+        writer.add_tensor("cls.output.weight", rng.standard_normal((len(labels), width)).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -54,7 +54,7 @@ class LlamaVectors(Embedder, Protocol):
         """What it computes in."""
 
     def warm_up(self) -> None:
-        """One text through all kernels."""
+        """Some text through all kernels; refuses what computes nothing of sense."""
 
 
 class LlamaBackend:

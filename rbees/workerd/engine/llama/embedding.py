@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.vectors import Pooling
 from rbees.service import logs
 from rbees.workerd.engine.backend import DecodeFailed, EmbedderFacts, Interrupted, LoadSpec, Rows, Span, Vectors
@@ -27,7 +28,8 @@ GOOD_ROWS: Final = 512
 LEAST_ROWS: Final = 64
 LOGITS: Final = 1 << 25
 """Rows times vocabulary: the library keeps room for the logits of every row of a call, though nobody asks for them."""
-_WARM_UP_ROWS: Final = 64
+_WARM_UP_ROWS: Final = 32
+_EQUAL: Final = 1e-2
 _POOLINGS: Final[dict[Pooling, int]] = {
     "mean": ll.LLAMA_POOLING_TYPE_MEAN,
     "cls": ll.LLAMA_POOLING_TYPE_CLS,
@@ -85,10 +87,21 @@ class LlamaEmbedder:
             ll.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def warm_up(self) -> None:
-        """One text through all kernels."""
-        count = min(_WARM_UP_ROWS, self._facts.max_rows, self._facts.ctx)
-        self.compute([Span(0, 0, np.zeros(count, dtype=np.int32))])
+        """Two equal texts through all kernels.
+
+        Raises:
+            RbeesError: MODEL_INCOMPATIBLE where a model without a classifier is to rank.
+            DecodeFailed
+        """
+        tokens = np.zeros(min(_WARM_UP_ROWS, self._facts.max_rows // 2, self._facts.ctx), dtype=np.int32)
+        first, second = self.compute([Span(0, 0, tokens), Span(1, 0, tokens)])
         self.forget(0)
+        self.forget(1)
+        # Without a classifier the library takes numbers of a vector for scores, from another place for each sequence.
+        if self._facts.pooling == "rank" and not np.allclose(first, second, rtol=_EQUAL, atol=_EQUAL):
+            raise RbeesError(
+                ErrorCode.MODEL_INCOMPATIBLE, "The model has no classifier that could rank; choose a reranker, or embed with it."
+            )
 
     def _rows(self, spans: list[Span]) -> Rows:
         lengths = [len(span.tokens) for span in spans]

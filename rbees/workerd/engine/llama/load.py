@@ -56,6 +56,9 @@ def _load(spec: LoadSpec, progress: ProgressCallback, log: LibraryLog) -> LlamaB
         drop_mapped_pages(spec.path)
     try:
         backend.warm_up()
+    except RbeesError:
+        backend.close()
+        raise
     except (DecodeFailed, CellsExhausted, MemoryError) as failure:
         backend.close()
         if isinstance(failure, DecodeFailed) and failure.shortage is not None:
