@@ -57,7 +57,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     vocabulary_size: Annotated[int, msgspec.Meta(ge=300, le=1_000_000)] = 512
     context_length: Annotated[int, msgspec.Meta(ge=16)] = 131_072
     tokens_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    """Of each stream; a step with any single row takes that long, however many ride."""
+    """Of each stream; a step takes that long for each row that it draws from of one stream, however many streams ride."""
     prefill_tokens_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
     load_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     answer_tokens: Annotated[int, msgspec.Meta(ge=0)] = 50
@@ -244,7 +244,8 @@ class ScriptedBackend:
         prefill = int(np.isin(rows.slots, prompts).sum())
         seconds = prefill / self._script.prefill_tokens_per_second if self._script.prefill_tokens_per_second else 0.0
         if self._script.tokens_per_second and rows.wants_logits.any():
-            seconds += 1 / self._script.tokens_per_second
+            # Rows that were guessed cost as much as they could save, so that a stream has the pace that the script says.
+            seconds += int(np.bincount(rows.slots[rows.wants_logits]).max()) / self._script.tokens_per_second
         if self.interrupted_within(seconds):
             if not self._script.divisible:
                 self._spoil(rows)

@@ -22,12 +22,11 @@ from rbees.workerd.engine.backend import (
     LoadSpec,
     Logits,
     Rows,
-    slots_for,
 )
 from rbees.workerd.engine.llama.adapters import put_in_force
 from rbees.workerd.engine.llama.batch import BatchArrays
 from rbees.workerd.engine.llama.devices import chosen_devices
-from rbees.workerd.engine.llama.facts import is_divisible, layout_for, max_outputs, read_facts, sequence_length
+from rbees.workerd.engine.llama.facts import cell_count, layout_for, max_outputs, read_facts, slot_count
 from rbees.workerd.engine.llama.free_memory import with_available
 from rbees.workerd.engine.llama.kv_types import check_head_lengths, ggml_type
 from rbees.workerd.engine.llama.library import NotLoaded, ll
@@ -242,14 +241,10 @@ def text_context(spec: LoadSpec, model: Any, flag: Flag) -> Any:
         RbeesError: MODEL_INCOMPATIBLE
     """
     params = common_params(spec, model, flag)
-    params.n_ctx = spec.cells or sequence_length(spec, model) * spec.slots
+    params.n_ctx = cell_count(spec, model)
     params.n_batch = params.n_ubatch = max(MAX_ROWS, spec.slots)
-    # A recurrent state takes memory for every slot; of other memory a slot is nothing but a number.
-    layout = layout_for(spec, model)
-    params.n_seq_max = slots_for(spec.slots, layout) if is_divisible(model) else spec.slots
-    if layout == "per_slot":
-        params.n_ctx = sequence_length(spec, model) * params.n_seq_max
-    params.kv_unified = layout == "unified"
+    params.n_seq_max = slot_count(spec, model)
+    params.kv_unified = layout_for(spec, model) == "unified"
     # Without this the compute buffers are sized for logits of every row of a batch. The library wants one for each slot; the others
     # are there for rows that were guessed.
     params.n_outputs_max = max_outputs(spec, model)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from rbees.protocol.device_options import KvLayout, kv_bytes, layout_of
 from rbees.protocol.workers import MemoryArchitecture
-from rbees.workerd.engine.backend import BackendFacts, LoadSpec, outputs_for
+from rbees.workerd.engine.backend import BackendFacts, LoadSpec, outputs_for, slots_for
 from rbees.workerd.engine.llama.library import ll
 from rbees.workerd.engine.llama.vocabulary import Vocabulary
 
@@ -25,7 +25,7 @@ def read_facts(spec: LoadSpec, model: Any, context: Any, vocabulary: Vocabulary,
         tokenizer=metadata(model, "tokenizer.ggml.model") or "unknown",
         vocabulary_size=vocabulary.size,
         ctx=ctx,
-        cells=ctx * ll.llama_n_seq_max(context) if layout == "per_slot" else spec.cells or ctx * spec.slots,
+        cells=cell_count(spec, model),
         slots=ll.llama_n_seq_max(context),
         divisible=is_divisible(model),
         layout=layout,
@@ -71,6 +71,17 @@ def layout_for(spec: LoadSpec, model: Any) -> KvLayout:
     types = (spec.options.kv_type_k, spec.options.kv_type_v)
     slot_bytes = sum(kv_bytes(vectors * length, kind) for length, kind in zip(head_lengths(model), types, strict=True))
     return layout_of(spec.backend, spec.options, slot_bytes)
+
+
+def slot_count(spec: LoadSpec, model: Any) -> int:
+    """KV sequence ids. A recurrent state takes memory for every slot; of other memory in a pool a slot is nothing but a number."""
+    return slots_for(spec.slots, layout_for(spec, model)) if is_divisible(model) else spec.slots
+
+
+def cell_count(spec: LoadSpec, model: Any) -> int:
+    """KV cells of all slots together."""
+    slots = slot_count(spec, model) if layout_for(spec, model) == "per_slot" else spec.slots
+    return spec.cells or sequence_length(spec, model) * slots
 
 
 def head_lengths(model: Any) -> tuple[int, int]:

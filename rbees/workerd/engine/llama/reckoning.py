@@ -19,7 +19,7 @@ from rbees.workerd.engine.llama.adapters import load_adapters, put_in_force
 from rbees.workerd.engine.llama.context import text_context
 from rbees.workerd.engine.llama.devices import check_backend, chosen_devices
 from rbees.workerd.engine.llama.embedding import make_embedder
-from rbees.workerd.engine.llama.facts import sequence_length
+from rbees.workerd.engine.llama.facts import cell_count, sequence_length
 from rbees.workerd.engine.llama.library import ggml, ll, open_library
 from rbees.workerd.engine.llama.log import LibraryLog
 from rbees.workerd.engine.llama.model import check_kind, load_model
@@ -69,7 +69,7 @@ def reckon(spec: LoadSpec) -> Reckoned:
     if embedder is None or embedder.generates:
         context = text_context(spec, model, flag)
         put_in_force(context, adapters, spec.adapters)
-        cells = spec.cells or sequence_length(spec, model) * spec.slots
+        cells = cell_count(spec, model)
     names = {device.name: name for device, name in zip(chosen_devices(spec), spec.devices, strict=False)}
     reckoned = Reckoned(ctx=sequence_length(spec, model), cells=cells)
     reckoned.weights = weights_of(log.lines, _tensors(spec.path), int(ll.llama_model_size(model)), names)
