@@ -158,6 +158,11 @@ class EngineThread:
         self._backend.rearm()
         if not self._carry_out_commands():
             return False
+        ended: list[Output] = [*self._engine.take_outputs()]
+        if ended:
+            # What a command has ended need not wait for a step of others.
+            self._load = self._engine.load()
+            self._hand_over(ended)
         worked = self._engine.step()
         self._load = self._engine.load()
         outputs: list[Output] = [*self._engine.take_outputs()]
@@ -167,11 +172,14 @@ class EngineThread:
             outputs += self._embedding.take_outputs()
         self._turns += 1
         if outputs:
-            self._room.acquire()
-            self._loop.call_soon_threadsafe(self._receive, outputs)
+            self._hand_over(outputs)
         elif not worked:
             self._wait()
         return True
+
+    def _hand_over(self, outputs: list[Output]) -> None:
+        self._room.acquire()
+        self._loop.call_soon_threadsafe(self._receive, outputs)
 
     def _carry_out_commands(self) -> bool:
         with self._wakeup:

@@ -19,7 +19,7 @@ from tests.bench.engine.servers import Settings, rbees_worker
 from tests.bench.rows import Row, at_most
 
 TOGETHER: Final = 8
-ANSWERS: Final = 64
+ANSWERS: Final = 32
 TOKENS: Final = 48
 CTX: Final = 512
 EMBEDDED: Final = Path("rbees/host/data/models/haiku.gguf").absolute()
