@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rbees.workerd.engine.batcher import Share
+from rbees.workerd.engine.drafting import Drafting
 from rbees.workerd.engine.lookup import LENGTHS, Lookup
-from rbees.workerd.engine.speculation import LEAST_GAIN, MOST_DRAFTED, Acceptance, Guess, Speculation, StepCost, worth
+from rbees.workerd.engine.speculation import LEAST_GAIN, MOST_DRAFTED, Acceptance, Guess, Seconds, Speculation, StepCost, worth
 
 ALPHABET = (3, 7, 11)
 """Their n-grams have hashes of their own in a table for `ROOM` tokens."""
@@ -100,7 +102,7 @@ def test_what_rides_makes_most_tokens_a_second(chances: list[tuple[float, ...]],
         return tokens / (base + slope * (riding + sum(taken)))
 
     guesses = [Guess(tuple(range(len(c))), c) for c in chances]
-    taken = worth(guesses, riding=riding, room=room, seconds=lambda rows: base + slope * rows)
+    taken = worth(guesses, room=room, seconds=lambda taken: base + slope * (riding + sum(taken)))
     assert sum(taken) <= room
     every = [t for t in product(*(range(len(c) + 1) for c in chances)) if sum(t) <= room]
     best, plain = max(map(rate, every)), rate((0,) * riding)
@@ -110,6 +112,31 @@ def test_what_rides_makes_most_tokens_a_second(chances: list[tuple[float, ...]],
         assert best <= plain * LEAST_GAIN * (1 + 1e-9)
 
 
+def alone(cost: StepCost) -> Seconds:
+    """The cost of guesses for a sequence that rides alone."""
+    return lambda drafted: cost.seconds(1 + sum(drafted))
+
+
+def test_where_rows_of_unequal_sequences_are_computed_apart_each_is_a_call_more() -> None:
+    drafting = Drafting(on=True, apart=True)
+    for _ in range(20):
+        drafting.observe([0] * 4, 0.08)
+        drafting.observe([3], 0.08)
+        drafting.observe([1] * 4, 0.12)
+        drafting.observe([8, 0, 0, 0], 99.0)
+    shares = [Share(f"s{i}", 1) for i in range(4)]
+    sure = Guess((1, 2, 3), (0.99, 0.98, 0.97))
+    one = drafting.add(shares, {"s2": sure}, 16)
+    assert [len(share.draft) for share in one] == [0, 0, 0, 0], "three tokens for a second call"
+    one_each = Guess((1,), (0.9,))
+    assert [len(share.draft) for share in drafting.add(shares, {s.key: one_each for s in shares}, 16)] == [1, 1, 1, 1]
+    together = Drafting(on=True)
+    for _ in range(20):
+        together.observe([0] * 4, 0.08)
+        together.observe([3, 0, 0, 0], 0.1)
+    assert [len(share.draft) for share in together.add(shares, {"s2": sure}, 16)] == [0, 0, 3, 0]
+
+
 @pytest.mark.parametrize(("matched", "row_cost"), [(2, 0.15), (30, 0.15), (2, 0.02)])
 def test_guesses_that_never_hold_soon_ride_no_more(matched: int, row_cost: float) -> None:
     """A guess is offered at each of 1 000 tokens and fails. Further rows cost so much of the first."""
@@ -117,7 +144,7 @@ def test_guesses_that_never_hold_soon_ride_no_more(matched: int, row_cost: float
     for _ in range(1_000):
         chance = acceptance.chance(matched)
         guess = Guess(tuple(range(MOST_DRAFTED)), tuple(chance**place for place in range(1, MOST_DRAFTED + 1)))
-        (rows,) = worth([guess], riding=1, room=MOST_DRAFTED, seconds=cost.seconds)
+        (rows,) = worth([guess], room=MOST_DRAFTED, seconds=alone(cost))
         cost.observe(1 + rows, 1 + row_cost * rows)
         acceptance.see(matched, False)
         drafted += rows
@@ -168,9 +195,9 @@ def test_rows_that_cost_in_blocks_are_learned_by_their_number() -> None:
     for rows, ms in taken.items():
         assert cost.seconds(rows) * 1000 == pytest.approx(ms, rel=0.05)
     likely = Guess(tuple(range(7)), tuple(0.9**place for place in range(1, 8)))
-    assert worth([likely], riding=1, room=7, seconds=cost.seconds) == [7]
+    assert worth([likely], room=7, seconds=alone(cost)) == [7]
     unlikely = Guess(tuple(range(7)), tuple(0.5**place for place in range(1, 8)))
-    assert worth([unlikely], riding=1, room=7, seconds=cost.seconds) == [0], "two tokens in the time of 2.2"
+    assert worth([unlikely], room=7, seconds=alone(cost)) == [0], "two tokens in the time of 2.2"
 
 
 def test_what_a_busy_minute_taught_is_forgotten_and_one_hold_up_believed_little() -> None:

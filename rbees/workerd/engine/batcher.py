@@ -7,10 +7,10 @@ Guesses ride only where no prompt does, because prompts fill a step up to the ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from rbees.workerd.engine.speculation import NO_GUESS, Guess, worth
+from rbees.workerd.engine.speculation import NO_GUESS, Guess, Seconds, worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ def plan(demands: Iterable[Demand], *, prefill_budget: int, max_rows: int) -> li
     return riding + _divide(waiting, budget)
 
 
-def add_drafts(shares: list[Share], guesses: Mapping[str, Guess], *, room: int, seconds: Callable[[int], float]) -> list[Share]:
+def add_drafts(shares: list[Share], guesses: Mapping[str, Guess], *, room: int, seconds: Seconds) -> list[Share]:
     """`shares`, each of one row, with as much of the `guesses` by key as makes most tokens a second, in at most `room` rows."""
     offered = [guesses.get(share.key, NO_GUESS) for share in shares]
-    taken = worth(offered, riding=len(shares), room=max(0, room), seconds=seconds)
+    taken = worth(offered, room=max(0, room), seconds=seconds)
     return [
         replace(share, draft=guess.tokens[:count]) if count else share
         for share, guess, count in zip(shares, offered, taken, strict=True)

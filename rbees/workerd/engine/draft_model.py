@@ -120,11 +120,13 @@ class DraftModel:
         drawn = dict(zip(rows, self._decode(list(rows.values())), strict=True))
         return {key: token for key, token in drawn.items() if len(seats[key].held) == len(texts[key])}
 
-    def _decode(self, rows: list[tuple[_Seat, list[int]]]) -> list[int]:
+    def _decode(self, given: list[tuple[_Seat, list[int]]]) -> list[int]:
         """Compute tokens behind what slots hold; the likeliest token behind each."""
-        if not rows:
+        if not given:
             return []
-        self._make_room(sum(len(tokens) for _, tokens in rows))
+        self._make_room(sum(len(tokens) for _, tokens in given))
+        # A backend may compute neighbouring slots in one go.
+        rows = sorted(given, key=lambda row: row[0].slot)
         slots = [seat.slot for seat, tokens in rows for _ in tokens]
         positions = [len(seat.held) + i for seat, tokens in rows for i in range(len(tokens))]
         wants = [i == len(tokens) - 1 for _, tokens in rows for i in range(len(tokens))]
@@ -132,8 +134,8 @@ class DraftModel:
         logits = self._backend.decode(Rows(_ids(slots), _ids(positions), _ids(ids), np.array(wants, dtype=np.bool_)))
         for seat, tokens in rows:
             seat.held += tokens
-        drawn: list[int] = np.argmax(logits, axis=1).tolist()
-        return drawn
+        likeliest = dict(zip((seat.slot for seat, _ in rows), np.argmax(logits, axis=1).tolist(), strict=True))
+        return [likeliest[seat.slot] for seat, _ in given]
 
     def _make_room(self, rows: int) -> None:
         """Forget slots of sequences that have ended until the rows find cells. Raises CellsExhausted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -16,9 +16,11 @@ _TRIED: Final = 2
 class Drafting:
     """The speculation of one engine."""
 
-    def __init__(self, *, on: bool, most_of_model: int = 0) -> None:
-        """`most_of_model`: tokens that a draft model guesses at a time; 0 without one."""
+    def __init__(self, *, on: bool, apart: bool = False, most_of_model: int = 0) -> None:
+        """`apart`: a call computes at once only as many rows of each sequence as of all. `most_of_model`: tokens that a draft
+        model guesses at a time; 0 without one."""
         self.on = on
+        self._apart = apart
         self._most_of_model = most_of_model
         self._acceptance = Acceptance()
         self._acceptance_of_model = Acceptance()
@@ -38,7 +40,7 @@ class Drafting:
 
     def add(self, shares: list[Share], guesses: Mapping[str, Guess], room: int) -> list[Share]:
         """`shares`, each of a single row, with those of the guesses by key that are worth it, in at most `room` rows."""
-        return add_drafts(shares, guesses, room=room, seconds=self._cost.seconds)
+        return add_drafts(shares, guesses, room=room, seconds=self._seconds)
 
     def count(self, speculation: Speculation | None, *, drafted: int = 0, accepted: int = 0) -> None:
         """So much was drafted for a sequence, and so much of it drawn."""
@@ -48,9 +50,19 @@ class Drafting:
         self.drafted += drafted
         self.accepted += accepted
 
-    def observe(self, rows: int, seconds: float) -> None:
-        """A step of `rows` rows, none of a prompt, took `seconds`, lookup and drawing included."""
-        self._cost.observe(rows, seconds)
+    def observe(self, drafted: Sequence[int], seconds: float) -> None:
+        """A step without prompts, with so many guesses behind the row of each sequence, took `seconds`, drawing included."""
+        if self._at_once(drafted):
+            self._cost.observe(len(drafted) + sum(drafted), seconds)
+
+    def _at_once(self, drafted: Sequence[int]) -> bool:
+        return not self._apart or len(set(drafted)) == 1
+
+    def _seconds(self, drafted: Sequence[int]) -> float:
+        """What a step is expected to take by how many guesses ride behind the row of each sequence."""
+        if self._at_once(drafted):
+            return self._cost.seconds(len(drafted) + sum(drafted))
+        return self._cost.seconds(len(drafted)) + sum(self._cost.seconds(count) for count in drafted if count)
 
     # --- a draft model ---
 
@@ -78,13 +90,14 @@ class Drafting:
 
     def _best(self, chances: list[tuple[float, ...]], riding: int, room: int) -> tuple[int, int]:
         """How many sequences, the likeliest first, and how deep: what makes most tokens a second, drafting included."""
-        best, best_rate = (0, 0), LEAST_GAIN * riding / max(self._cost.seconds(riding), 1e-9)
+        best, best_rate = (0, 0), LEAST_GAIN * riding / max(self._seconds([0] * riding), 1e-9)
         gains = [list(accumulate(chance)) for chance in chances]
         for depth in range(1, self._most_of_model + 1):
             tokens = float(riding)
             for count, gain in enumerate(gains[: room // depth], 1):
                 tokens += gain[depth - 1]
-                seconds = self._cost.seconds(riding + count * depth) + depth * self._model_cost.seconds(count)
+                drafted = [depth] * count + [0] * (riding - count)
+                seconds = self._seconds(drafted) + depth * self._model_cost.seconds(count)
                 if tokens / max(seconds, 1e-9) > best_rate:
                     best, best_rate = (count, depth), tokens / max(seconds, 1e-9)
         return best

@@ -488,7 +488,7 @@ class Engine:
         prefilled = sum(share.count for share in shares) - decoding
         self._pace.observe(decoding=decoding, prefilled=prefilled, drafted=drafted, accepted=accepted, seconds=seconds)
         if not prefilled:
-            self._drafting.observe(decoding + drafted, seconds)
+            self._drafting.observe([len(share.draft) for share in shares], seconds)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self._leave(sequence)

@@ -162,6 +162,10 @@ class Speculation:
                 self._expected.clear()
 
 
+Seconds = Callable[[Sequence[int]], float]
+"""The expected time of a call by how many guesses ride behind the row of each sequence."""
+
+
 class StepCost:
     """Seconds of a decode call by its rows: what calls of as many rows took lately, else a line through what all calls took.
 
@@ -230,19 +234,18 @@ class _Recent:
         self.call, self.weight = call, weight + 1
 
 
-def worth(guesses: Sequence[Guess], *, riding: int, room: int, seconds: Callable[[int], float]) -> list[int]:
-    """How much of each guess should ride in a call in which `riding` rows ride anyhow, so that it makes most tokens a second.
+def worth(guesses: Sequence[Guess], *, room: int, seconds: Seconds) -> list[int]:
+    """How much of each sequence's guess should ride behind its own row, so that the call makes most tokens a second.
 
-    At most `room` rows altogether, the likeliest first. `seconds` is the expected time of a call by its rows.
+    At most `room` rows altogether, the likeliest first.
     """
     offers = sorted(((chance, i) for i, guess in enumerate(guesses) for chance in guess.chances), reverse=True)[:room]
-    tokens, best, best_rate = float(riding), 0, LEAST_GAIN * riding / max(seconds(riding), 1e-9)
-    for count, (chance, _) in enumerate(offers, 1):
+    tokens, taken = float(len(guesses)), [0] * len(guesses)
+    best, best_rate = list(taken), LEAST_GAIN * tokens / max(seconds(taken), 1e-9)
+    for chance, i in offers:
         tokens += chance
-        rate = tokens / max(seconds(riding + count), 1e-9)
-        if rate > best_rate:
-            best, best_rate = count, rate
-    taken = [0] * len(guesses)
-    for _, i in offers[:best]:
         taken[i] += 1
-    return taken
+        rate = tokens / max(seconds(taken), 1e-9)
+        if rate > best_rate:
+            best, best_rate = list(taken), rate
+    return best
