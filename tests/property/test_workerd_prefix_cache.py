@@ -206,4 +206,6 @@ def test_a_random_walk_never_loses_a_cell_nor_changes_an_answer(
     assert walk.most_kept > 60, "finished sequences left something"
     assert walk.cached_tokens > 200, "and others took it up"
     load = walk.engine.load()
-    assert not divisible or load.drafted_tokens_total > load.accepted_tokens_total > 500, "guesses held, and others did not"
+    # Beside others a guess costs a pass of its own where slots have cells of their own.
+    least = 20 if layout == "per_slot" else 500
+    assert not divisible or load.drafted_tokens_total > load.accepted_tokens_total > least, "guesses held, and others did not"

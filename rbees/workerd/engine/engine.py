@@ -76,7 +76,7 @@ class Engine:
         self._digest = PrefixDigest(cells=facts.cells, divisible=facts.divisible)
         self._pace = Pace(facts.max_rows)
         # What was guessed wrong must be cut away again.
-        self._drafting = Drafting(on=speculates and facts.divisible, most_of_model=draft_tokens)
+        self._drafting = Drafting(on=speculates and facts.divisible, apart=facts.layout == "per_slot", most_of_model=draft_tokens)
         self._draft_model = draft_model
         self._asking_s = 0.0
         """What the draft model took of the step."""
