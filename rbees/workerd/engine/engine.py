@@ -10,7 +10,7 @@ round differently beside other cells.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -22,11 +22,10 @@ from rbees.workerd.engine import batcher
 from rbees.workerd.engine.backend import Backend, CellsExhausted, DecodeFailed, Interrupted, Logits, Rows
 from rbees.workerd.engine.batcher import Demand, Share
 from rbees.workerd.engine.draft_model import DRAFT_TOKENS, DraftModel
-from rbees.workerd.engine.drafting import Drafting
+from rbees.workerd.engine.drafter import Drafter
 from rbees.workerd.engine.drawing import Draft, Outcome, draw
-from rbees.workerd.engine.keep_budget import KeepBudget
+from rbees.workerd.engine.ledger import ledger_for
 from rbees.workerd.engine.outputs import Admitted, Failed, Load, Output
-from rbees.workerd.engine.own_cells import OwnCells
 from rbees.workerd.engine.pace import Pace
 from rbees.workerd.engine.prefix_cache import common_length
 from rbees.workerd.engine.prefix_digest import PrefixDigest
@@ -34,17 +33,9 @@ from rbees.workerd.engine.refusals import check_fits, no_memory_for_step, not_co
 from rbees.workerd.engine.sampling import Drawn
 from rbees.workerd.engine.sequence import Group, Sequence, Work
 from rbees.workerd.engine.shortage import Shortage
-from rbees.workerd.engine.slots import Slots
-from rbees.workerd.engine.speculation import Guess
 
 STEADY_CHUNK = 512
 """Prompt tokens per call in the deterministic lane: llama.cpp's own default, so that sums are the same."""
-
-FIRST_KEPT: Final = 1024
-"""Cells that may be kept at first, or a whole context: a chat's last turn is of use to nobody until the next one comes."""
-
-LEAST_KEPT: Final = 256
-"""Cells that may be kept although nothing was ever missed."""
 
 WORTH_WAITING_FOR: Final = 32
 """Tokens that an older sequence must be about to compute for a younger one to wait for them instead of computing them too."""
@@ -72,14 +63,11 @@ class Engine:
         self._facts = facts
         self._now = now
         self._most = slots
-        self._slots = _ledger(backend)
+        self._slots = ledger_for(backend)
         self._digest = PrefixDigest(cells=facts.cells, divisible=facts.divisible)
         self._pace = Pace(facts.max_rows)
-        # What was guessed wrong must be cut away again.
-        self._drafting = Drafting(on=speculates and facts.divisible, apart=facts.layout == "per_slot", most_of_model=draft_tokens)
-        self._draft_model = draft_model
-        self._asking_s = 0.0
-        """What the draft model took of the step."""
+        self._drafter = Drafter(facts, on=speculates, model=draft_model, most_of_model=draft_tokens, now=now)
+        self._drafting = self._drafter.drafting
         self._eog = np.array(sorted(facts.eog_ids), dtype=np.int64)
         self._waiting: list[Sequence] = []
         self._running: dict[str, Sequence] = {}
@@ -152,14 +140,14 @@ class Engine:
             DecodeFailed: again and again; this engine is of no more use.
         """
         self._admit()
-        began, self._asking_s = self._now(), 0.0
+        began = self._now()
         shares = self._batch()
         if not shares:
             return False
         logits = self._decode(shares)
         if logits is not None:
             accepted = self._emit(self._sampled(logits, shares))
-            self._learn(shares, accepted, self._now() - began - self._asking_s)
+            self._learn(shares, accepted, self._now() - began - self._drafter.asked_s)
         return True
 
     def take_outputs(self) -> list[Output]:
@@ -178,8 +166,7 @@ class Engine:
             assert self._backend.length(slot) == self._slots.length(slot)
         for sequence in self._running.values():
             assert sequence.computed == (0 if sequence.slot is None else self._slots.length(sequence.slot))
-        if self._draft_model is not None:
-            self._draft_model.check_integrity(set(self._running))
+        self._drafter.check_integrity(self._running)
 
     # --- admit ---
 
@@ -233,32 +220,11 @@ class Engine:
             self._preempt_youngest()
 
     def _draft(self, shares: list[Share]) -> list[Share]:
-        """The shares with what is worth guessing behind them, where all are single rows whose next tokens will be drawn."""
-        if not self._drafting.on or any(self._running[share.key].pending > 1 for share in shares):
-            return shares
-        guesses = {share.key: self._running[share.key].guess(self._facts.eog_ids) for share in shares}
-        rows = min(self._facts.max_rows, self._facts.max_outputs, self._slots.cells_free + self._slots.cells_kept)
-        room = max(0, rows - len(shares))
-        if self._draft_model is not None:
-            guesses |= self._ask(self._draft_model, guesses, room)
-        if not any(guess.tokens for guess in guesses.values()):
-            return shares
-        drafted = self._drafting.add(shares, guesses, room)
+        """The shares with what is worth guessing behind them."""
+        cells = self._slots.cells_free + self._slots.cells_kept
+        drafted = self._drafter.draft(shares, self._running, cells)
         self._slots.make_room(sum(share.rows for share in drafted))
         return drafted
-
-    def _ask(self, model: DraftModel, guesses: Mapping[str, Guess], room: int) -> dict[str, Guess]:
-        """What a draft model guesses for those of whose text it knows more than the lookup does, where that pays."""
-        asked = {key: self._running[key] for key, guess in guesses.items() if self._running[key].asks_model_rather_than(guess)}
-        keys, count = self._drafting.ask({k: s.speculation for k, s in asked.items() if s.speculation}, len(guesses), room)
-        if not keys:
-            return {}
-        began = self._now()
-        found = model.guess({key: asked[key].tokens for key in keys}, count)
-        self._asking_s = self._now() - began
-        if model.caught_up <= len(found) * (count + 1):
-            self._drafting.observe_model(len(found), count, self._asking_s)
-        return {key: asked[key].expect(tokens, self._facts.eog_ids) for key, tokens in found.items()}
 
     def _riders(self) -> list[Sequence]:
         """Those that may compute now, oldest first, each with a slot."""
@@ -521,23 +487,12 @@ class Engine:
         elif sequence.slot is not None:
             self._slots.drop(sequence.slot)
         del self._running[sequence.name]
-        if self._draft_model is not None:
-            self._draft_model.leave(sequence.name)
+        self._drafter.leave(sequence.name)
         sequence.slot = None
         sequence.computed = 0
 
     def _of(self, key: str) -> list[Sequence]:
         return [s for s in (*self._running.values(), *self._waiting) if s.key == key]
-
-
-def _ledger(backend: Backend) -> Slots:
-    """The ledger that fits the memory. Where it is not divisible, a kept state costs the others nothing."""
-    facts, cells = backend.facts, backend.facts.cells
-    if facts.layout == "per_slot":
-        return OwnCells(backend, count=facts.slots, ctx=facts.ctx)
-    least, first = (LEAST_KEPT, max(FIRST_KEPT, facts.ctx)) if facts.divisible else (cells, cells)
-    budget = KeepBudget(first=min(first, cells), least=min(least, cells), most=cells)
-    return Slots(backend, count=facts.slots, cells=cells, divisible=facts.divisible, budget=budget)
 
 
 def _ids(values: list[int]) -> NDArray[np.int32]:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from rbees.protocol.sampling import Sampling
-from rbees.workerd.engine.engine import LEAST_KEPT, WORTH_WAITING_FOR, Engine
+from rbees.workerd.engine.engine import WORTH_WAITING_FOR, Engine
 from rbees.workerd.engine.keep_budget import KeepBudget
+from rbees.workerd.engine.ledger import LEAST_KEPT
 from rbees.workerd.engine.outputs import Finished
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
