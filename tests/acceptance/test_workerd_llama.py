@@ -476,3 +476,15 @@ def test_a_cache_larger_than_the_model_was_trained_for_is_no_warning() -> None:
         facts = open_model(HAIKU, slots=4).facts
     assert facts.cells > facts.ctx, "several sequences share it, none of which is longer than the model knows"
     assert not [line for line in lines if line["log_level"] == "warning" and "> n_ctx_train" in line["event"]]
+
+
+@pytest.mark.parametrize(
+    ("slots", "cells", "layout", "held"), [(3, None, "per_slot", 4), (3, 200, "unified", 19), (256, None, "unified", 256)]
+)
+def test_slots_have_cells_of_their_own_where_one_is_left_to_move_others_about(
+    slots: int, cells: int | None, layout: str, held: int
+) -> None:
+    backend = load_backend(LoadSpec(str(HAIKU), "cpu", "cpu", slots, 64, cells, THREADS), lambda _: True)
+    assert (backend.facts.layout, backend.facts.slots) == (layout, held)
+    assert backend.facts.cells == cells or backend.facts.cells == 64 * (held if layout == "per_slot" else slots)
+    backend.close()

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from rbees.protocol.device_options import KvLayout, kv_bytes, layout_of
 from rbees.protocol.workers import MemoryArchitecture
-from rbees.workerd.engine.backend import BackendFacts, LoadSpec, outputs_for, slots_for
+from rbees.workerd.engine.backend import MAX_SLOTS, BackendFacts, LoadSpec, outputs_for, slots_for
 from rbees.workerd.engine.llama.library import ll
 from rbees.workerd.engine.llama.vocabulary import Vocabulary
 
@@ -64,8 +64,11 @@ def is_divisible(model: Any) -> bool:
 
 
 def layout_for(spec: LoadSpec, model: Any) -> KvLayout:
-    """How the KV cells are divided: counted for all slots together they are a pool, and so they are where memory cannot be cut."""
-    if spec.cells is not None or not is_divisible(model):
+    """How the KV cells are divided.
+
+    Counted for all slots together they are a pool. So they are where memory cannot be cut or no slot is left to move others about.
+    """
+    if spec.cells is not None or not is_divisible(model) or spec.slots == MAX_SLOTS:
         return "unified"
     vectors = sequence_length(spec, model) * ll.llama_model_n_layer(model) * ll.llama_model_n_head_kv(model)
     types = (spec.options.kv_type_k, spec.options.kv_type_v)
