@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-TARGET_BESIDE_STREAMS_S: Final = 0.195
+TARGET_BESIDE_STREAMS_S: Final = 0.21
 """As long as nobody waits."""
 TARGET_ALONE_S: Final = 1.0
 SMALLEST_CHUNK: Final = 16
