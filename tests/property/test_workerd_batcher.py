@@ -10,7 +10,7 @@ from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.batcher import Demand, plan
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Output
-from rbees.workerd.engine.pace import SMALLEST_CHUNK, TARGET_ALONE_S, TARGET_BESIDE_STREAMS_S, Pace
+from rbees.workerd.engine.pace import SMALLEST_CHUNK, SWIFT_CHUNK, TARGET_ALONE_S, TARGET_BESIDE_STREAMS_S, Pace
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
 from tests.support.scripted_models import Ticks, ids_of
@@ -57,12 +57,21 @@ def test_the_learned_budget_stays_within_bounds(steps: list[tuple[int, int, floa
 
 def test_the_budget_approaches_the_target_time() -> None:
     pace = Pace(512)
-    for _ in range(30):
-        pace.observe(decoding=0, prefilled=100, seconds=0.5)
-    assert abs(pace.prefill_budget(0, 1) * 0.005 - TARGET_ALONE_S) < 0.01
-    assert abs(pace.prefill_budget(4, 1) * 0.005 - TARGET_BESIDE_STREAMS_S * 1.25) < 0.01
-    assert abs(pace.prefill_budget(2, 2) * 0.005 - TARGET_BESIDE_STREAMS_S * 2) < 0.01
-    assert abs(pace.prefill_budget(1, 7) * 0.005 - TARGET_ALONE_S) < 0.01, "one stream waits for seven prompts as if it were none"
+    for _ in range(40):
+        pace.observe(decoding=0, prefilled=100, seconds=0.2)
+    assert abs(pace.prefill_budget(0, 1) * 0.002 - TARGET_ALONE_S) < 0.01
+    assert abs(pace.prefill_budget(4, 1) * 0.002 - TARGET_BESIDE_STREAMS_S * 1.25) < 0.01
+    assert abs(pace.prefill_budget(2, 2) * 0.002 - TARGET_BESIDE_STREAMS_S * 2) < 0.01
+    assert abs(pace.prefill_budget(1, 7) * 0.002 - TARGET_ALONE_S) < 0.01, "one stream waits for seven prompts as if it were none"
+
+
+def test_a_chunk_a_little_below_the_swift_one_is_made_that_large() -> None:
+    budgets = []
+    for rows in (40, 50, 64, 65, 80):
+        pace = Pace(512)
+        pace.observe(decoding=0, prefilled=1000, seconds=1000 * TARGET_BESIDE_STREAMS_S / (rows + 0.5))
+        budgets.append(pace.prefill_budget(1, 0))
+    assert budgets == [40, SWIFT_CHUNK, SWIFT_CHUNK, 65, 80]
 
 
 SCRIPT = Script(answer_tokens=12, vocabulary_size=300, copies=0.8)

@@ -14,6 +14,10 @@ TARGET_BESIDE_STREAMS_S: Final = 0.21
 TARGET_ALONE_S: Final = 1.0
 SMALLEST_CHUNK: Final = 16
 FIRST_CHUNK: Final = 64
+SWIFT_CHUNK: Final = 65
+"""From 64 rows of one prompt on llama.cpp's attention works in tiles, and somewhat fewer rows take longer than these do. One more,
+because the first row of a prompt may be computed with the streams. So a chunk that is only a little smaller is made that large."""
+_NEARLY: Final = 0.7
 _WEIGHT: Final = 0.3
 
 
@@ -57,7 +61,10 @@ class Pace:
         if self._seconds_per_prefill_token is None:
             return min(FIRST_CHUNK, self._largest)
         target = min(TARGET_ALONE_S, TARGET_BESIDE_STREAMS_S * (1 + waiting / decoding)) if decoding else TARGET_ALONE_S
-        return max(min(SMALLEST_CHUNK, self._largest), min(self._largest, int(target / self._seconds_per_prefill_token)))
+        budget = int(target / self._seconds_per_prefill_token)
+        if _NEARLY * SWIFT_CHUNK <= budget < SWIFT_CHUNK:
+            budget = SWIFT_CHUNK
+        return max(min(SMALLEST_CHUNK, self._largest), min(self._largest, budget))
 
 
 def _blend(average: float | None, value: float) -> float:
