@@ -164,6 +164,8 @@ class WorkerHealth(Message, frozen=True, kw_only=True):
     """Held by sequences that run."""
     kv_cells_kept: int = 0
     """Held for prompts that may come, and given up for sequences that need them."""
+    spilled_bytes: int = 0
+    """Main memory that holds prompts which the KV memory had no room for."""
     waiting: int
     memory_bytes: int
     step: int

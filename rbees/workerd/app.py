@@ -29,7 +29,7 @@ from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine_thread import EngineThread
 from rbees.workerd.forms import Forms
 from rbees.workerd.jobs import Attempts
-from rbees.workerd.loading import in_passing_thread, load_backend, load_draft_model
+from rbees.workerd.loading import in_passing_thread, load_backend, load_draft_model, spill_bytes
 from rbees.workerd.prompts import Prompts
 from rbees.workerd.routes import routes
 from rbees.workerd.sampling_needs import SamplingNeeds
@@ -169,6 +169,7 @@ class Worker:
             kv_cells_total=load.cells_total if load and facts and facts.generates else 0,
             kv_cells_used=load.cells_used if load else 0,
             kv_cells_kept=load.cells_kept if load else 0,
+            spilled_bytes=load.spilled_bytes if load else 0,
             waiting=load.waiting if load else 0,
             memory_bytes=model.memory_bytes if model else 0,
             step=model.step if model else 0,
@@ -275,6 +276,7 @@ class Worker:
             speculates=self._config.speculation == "auto",
             draft_model=draft_model,
             draft_tokens=self._config.draft_tokens,
+            spill_bytes=spill_bytes(self._config.cache_ram),
         )
 
     def _on_progress(self, share: float) -> bool:
@@ -377,6 +379,7 @@ class Worker:
             ("slots_used", "Sequences that hold a slot."),
             ("kv_cells_used", "KV cells that running sequences hold."),
             ("kv_cells_kept", "KV cells that are kept for prompts that may come."),
+            ("spilled_bytes", "Main memory that holds prompts which the KV memory had no room for."),
             ("waiting", "Sequences that wait for a slot."),
         ):
             metrics.gauge(f"worker_{name}", about).set_function(partial(self._figure, name))

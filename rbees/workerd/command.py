@@ -89,6 +89,12 @@ def command(context: click.Context) -> None:
 @click.option(
     "--draft-tokens", type=click.IntRange(1, 16), default=8, show_default=True, help="Most tokens that it guesses at a time."
 )
+@click.option(
+    "--cache-ram",
+    type=click.IntRange(0, 1 << 20),
+    metavar="MIB",
+    help="Main memory for prompts that the KV memory forgets; 0 for none.  [default: up to 1024]",
+)
 @click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Port; 0 takes a free one.")
 @click.option("--worker-id", help="Identity of this worker.  [default: a new one]")

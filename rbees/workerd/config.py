@@ -43,5 +43,7 @@ class WorkerConfig:
     speculation: Literal["auto", "off"]
     draft_model: Path | None
     draft_tokens: int
+    cache_ram: int | None = None
+    """MiB of main memory for what the KV memory forgets; unset: as much as `loading.spill_bytes` finds."""
     allowed_host: str | None = None
     pooling: Pooling | None = None

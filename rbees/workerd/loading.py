@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
+import psutil
+
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.engine.backend import Backend, LoadSpec, ProgressCallback
 from rbees.workerd.engine.draft_model import DraftModel, check_draft_model
@@ -18,6 +20,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _MAGIC: Final = b"GGUF"
+_MOST_SPILLED: Final = 1 << 30
+
+
+def spill_bytes(cache_ram: int | None) -> int:
+    """Main memory that may hold what the KV memory forgets: so many MiB, or an eighth of what is free now, at most 1 GiB."""
+    return min(_MOST_SPILLED, psutil.virtual_memory().available // 8) if cache_ram is None else cache_ram << 20
 
 
 async def in_passing_thread(load: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -16,6 +16,7 @@ PURE = (
     "rbees.workerd.engine.sequence",
     "rbees.workerd.engine.batcher",
     "rbees.workerd.engine.speculation",
+    "rbees.workerd.engine.spill",
     "rbees.workerd.engine.lookup",
     "rbees.workerd.engine.drafting",
     "rbees.workerd.engine.drawing",

@@ -20,6 +20,7 @@ from rbees.workerd.engine.prefix_cache import PrefixCache, common_length
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine.shortage import Shortage
+from rbees.workerd.engine.spill import State
 from tests.support.scripted_models import Ticks, ids_of
 
 STEPS = 12_000
@@ -92,6 +93,10 @@ def answers(outputs: list[Output], work: Work) -> dict[int, list[int]]:
     }
 
 
+SPILL_BYTES = 6_000
+"""Some four hundred tokens of the scripted backend."""
+
+
 class Walk:
     """Random work for an engine with few cells, among prompts that share beginnings, some of them what was answered before."""
 
@@ -103,7 +108,11 @@ class Walk:
         self.backend.decode = self.unreliable  # type: ignore[method-assign]
         # It says the same more often than not, and has so few cells that it must forget.
         other = ScriptedBackend(msgspec.structs.replace(SCRIPT, copies=0.6), slots=4, ctx=96, cells=150)
-        self.engine = Engine(self.backend, slots=4, now=Ticks(), draft_model=DraftModel(other) if draft_model else None)
+        draft = DraftModel(other) if draft_model else None
+        self.engine = Engine(self.backend, slots=4, now=Ticks(), draft_model=draft, spill_bytes=SPILL_BYTES)
+        self.restore = self.backend.restore
+        self.backend.restore = self.counted_restore  # type: ignore[method-assign]
+        self.restored = 0
         self.works: dict[str, Work] = {}
         self.expected: dict[str, dict[int, list[int]]] = {}
         self.histories: list[tuple[int, ...]] = [()]
@@ -122,6 +131,11 @@ class Walk:
         if chance < 0.016:
             raise DecodeFailed(Shortage(1 << 20))
         return self.decode(rows)
+
+    def counted_restore(self, slot: int, state: State) -> bool:
+        done = self.restore(slot, state)
+        self.restored += done
+        return done
 
     def turn(self) -> None:
         match self.rng.randrange(12):
@@ -205,6 +219,8 @@ def test_a_random_walk_never_loses_a_cell_nor_changes_an_answer(
     walk.rest()
     assert walk.most_kept > 60, "finished sequences left something"
     assert walk.cached_tokens > 200, "and others took it up"
+    assert walk.restored > 20, "also what had been forgotten"
+    assert 0 < walk.engine.load().spilled_bytes <= SPILL_BYTES
     load = walk.engine.load()
     # Beside others a guess costs a pass of its own where slots have cells of their own.
     least = 20 if layout == "per_slot" else 500

@@ -6,13 +6,16 @@ import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from rbees.workerd.engine.keep_budget import KeepBudget
 from rbees.workerd.engine.slots import Slots
+from rbees.workerd.engine.spill import Spill, State
 
 SEQUENCES = 3_000
 SLOTS, CELLS, KEPT, AT_ONCE = 8, 120, 60, 4
+SPILLED_BYTES = 2 * CELLS * 4
 
 
 @dataclass(eq=False)
@@ -25,8 +28,10 @@ class Cell:
 class Cells:
     """A store that knows what is in each cell and counts those that somebody holds."""
 
-    def __init__(self, divisible: bool) -> None:
+    def __init__(self, divisible: bool, rng: random.Random) -> None:
         self.divisible = divisible
+        self.rng = rng
+        self.restored = 0
         self.held: defaultdict[int, list[Cell]] = defaultdict(list)
 
     @property
@@ -49,6 +54,22 @@ class Cells:
         assert start <= len(self.held[target])
         assert stop <= len(self.held[source])
         self.held[target][start:stop] = self.held[source][start:stop]
+
+    def state_bytes(self, slot: int) -> int:
+        return 4 * len(self.held[slot])
+
+    def save(self, slot: int) -> State:
+        return np.array(self.held[slot][-1].tokens, dtype=np.int32).view(np.uint8)
+
+    def restore(self, slot: int, state: State) -> bool:
+        assert not self.held[slot]
+        tokens = state.view(np.int32).tolist()
+        assert self.used + len(tokens) <= CELLS, "room was made for it"
+        if self.rng.random() < 0.1:
+            return False
+        self.compute(slot, tokens)
+        self.restored += 1
+        return True
 
     def clear(self) -> None:
         self.held.clear()
@@ -75,9 +96,10 @@ class Walk:
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
-        self.cells = Cells(self.divisible)
+        self.cells = Cells(self.divisible, self.rng)
         budget = KeepBudget(first=KEPT, least=KEPT // 2, most=CELLS)
-        self.slots = Slots(self.cells, count=SLOTS, cells=CELLS, divisible=self.divisible, budget=budget)
+        spill = Spill(most_bytes=SPILLED_BYTES, divisible=self.divisible)
+        self.slots = Slots(self.cells, count=SLOTS, cells=CELLS, divisible=self.divisible, budget=budget, spill=spill)
         self.histories: list[list[int]] = [[1, 2, 3]]
 
     def turn(self) -> None:
@@ -95,9 +117,11 @@ class Walk:
         beginning = history if len(history) < 60 and self.rng.random() < 0.5 else history[: self.rng.randrange(2, 50)]
         tokens = [*beginning, *(self.rng.randrange(4) for _ in range(self.rng.randrange(1, 9)))]
         name = f"s{self.done['admitted']}"
-        known = self.slots.known(tokens)
+        known, restored = self.slots.known(tokens), self.cells.restored
         slot, computed = self.slots.begin(name, tokens)
-        assert computed == known < len(tokens)
+        assert computed <= known < len(tokens)
+        self.done["known"] += computed == known
+        self.done["restored"] += self.cells.restored > restored
         self.running.append(Running(name, tokens, slot, computed))
         self.done["admitted"] += 1
         self.done["shared"] += computed > 0
@@ -187,3 +211,5 @@ def test_thousands_of_sequences_leave_the_ledger_whole(divisible: bool) -> None:
     for what in ("finished", "cancelled", "preempted", "evicted", "shared"):
         assert walk.done[what] > SEQUENCES // 50, (what, walk.done)
     assert walk.done["failed"] > 20
+    assert walk.done["restored"] > 20
+    assert walk.done["known"] > walk.done["admitted"] * 0.9, "where cells can be had, what is known is there"

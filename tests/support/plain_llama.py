@@ -12,6 +12,7 @@ import llama_cpp as ll
 import numpy as np
 from numpy.typing import NDArray
 
+from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.backend import Backend, LoadSpec
 from rbees.workerd.engine.engine import Engine
@@ -22,14 +23,16 @@ THREADS: Final = 1
 BATCH: Final = 512
 
 
-def open_model(path: Path, *, slots: int = 4, ctx: int = 1_024, cells: int | None = None) -> Backend:
+def open_model(
+    path: Path, *, slots: int = 4, ctx: int = 1_024, cells: int | None = None, options: DeviceOptions = NOTHING_ASKED
+) -> Backend:
     """The model on the processor, with one thread."""
-    return load_backend(LoadSpec(str(path), "cpu", "cpu", slots, ctx, cells, THREADS), lambda _: True)
+    return load_backend(LoadSpec(str(path), "cpu", "cpu", slots, ctx, cells, THREADS, options=options), lambda _: True)
 
 
-def engine_over(backend: Backend, slots: int = 4) -> Engine:
+def engine_over(backend: Backend, slots: int = 4, *, spill_bytes: int = 0) -> Engine:
     """An engine that takes real time."""
-    return Engine(backend, slots=slots, now=time.monotonic)
+    return Engine(backend, slots=slots, now=time.monotonic, spill_bytes=spill_bytes)
 
 
 def greedy(key: str, prompt: list[int], count: int, *, deterministic: bool = True, generated: tuple[int, ...] = ()) -> Work:

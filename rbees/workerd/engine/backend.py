@@ -18,6 +18,7 @@ from rbees.protocol.workers import Backend as BackendName
 from rbees.protocol.workers import MemoryArchitecture
 from rbees.workerd.engine.adapter import Adapter
 from rbees.workerd.engine.shortage import Shortage
+from rbees.workerd.engine.spill import State
 
 Logits: TypeAlias = NDArray[np.float32]
 Ids: TypeAlias = NDArray[np.int32]
@@ -239,6 +240,15 @@ class Backend(Protocol):
 
     def clear(self) -> None:
         """Forget all slots and begin with the first cell again, as in a fresh context."""
+
+    def state_bytes(self, slot: int) -> int:
+        """Size of the state that `save` would return; 0 where it cannot be had now."""
+
+    def save(self, slot: int) -> State:
+        """A copy of all that the memory holds of `slot`, in a form of use to this process only. Raises MemoryError."""
+
+    def restore(self, slot: int, state: State) -> bool:
+        """Have `slot`, which is empty, hold again what `save` returned; else, where that is not possible now, False."""
 
     def length(self, slot: int) -> int:
         """How many positions of `slot` are computed."""

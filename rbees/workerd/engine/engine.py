@@ -56,6 +56,7 @@ class Engine:
         speculates: bool = True,
         draft_model: DraftModel | None = None,
         draft_tokens: int = DRAFT_TOKENS,
+        spill_bytes: int = 0,
     ) -> None:
         facts = backend.facts
         assert facts.ctx <= facts.cells, "the oldest sequence must always fit, or nothing would ever finish"
@@ -63,7 +64,7 @@ class Engine:
         self._facts = facts
         self._now = now
         self._most = slots
-        self._slots = ledger_for(backend)
+        self._slots = ledger_for(backend, spill_bytes)
         self._digest = PrefixDigest(cells=facts.cells, divisible=facts.divisible)
         self._pace = Pace(facts.max_rows)
         self._drafter = Drafter(facts, on=speculates, model=draft_model, most_of_model=draft_tokens, now=now)
@@ -88,6 +89,7 @@ class Engine:
             cells_total=self._slots.cells_total,
             cells_used=self._slots.cells_used - kept,
             cells_kept=kept,
+            spilled_bytes=self._slots.spilled_bytes,
             prefill_tokens_per_second=self._pace.prefill_tokens_per_second,
             decode_tokens_per_second=self._pace.decode_tokens_per_second,
             drafted_tokens_total=self._drafting.drafted,
@@ -258,7 +260,8 @@ class Engine:
         """Give it a slot and what is known of its beginning, unless it has one."""
         if sequence.slot is not None:
             return
-        sequence.slot, sequence.computed = self._slots.begin(sequence.name, sequence.tokens)
+        afresh = sequence.work.deterministic
+        sequence.slot, sequence.computed = self._slots.begin(sequence.name, sequence.tokens, afresh=afresh)
         if sequence.group.cached is None:
             sequence.group.cached = min(sequence.computed, len(sequence.work.prompt))
 

@@ -85,6 +85,8 @@ class Load:
     """Held by sequences that run."""
     cells_kept: int
     """Held only for prompts that may come; given up whenever others need them."""
+    spilled_bytes: int
+    """Ordinary memory that holds what the cells had no room for."""
     prefill_tokens_per_second: float | None
     decode_tokens_per_second: float | None
     drafted_tokens_total: int

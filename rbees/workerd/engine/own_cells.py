@@ -12,6 +12,7 @@ from typing import Final
 from rbees.workerd.engine.keep_budget import KeepBudget
 from rbees.workerd.engine.prefix_cache import PrefixCache
 from rbees.workerd.engine.slots import CellStore, Slots
+from rbees.workerd.engine.spill import Spill
 
 WORTH_COPYING: Final = 16
 """Tokens below which computing them costs less than copying a slot."""
@@ -20,9 +21,10 @@ WORTH_COPYING: Final = 16
 class OwnCells(Slots):
     """A ledger of `count` slots with `ctx` cells each; one slot more than sequences run at once leaves room to move."""
 
-    def __init__(self, store: CellStore, *, count: int, ctx: int) -> None:
+    def __init__(self, store: CellStore, *, count: int, ctx: int, spill: Spill | None = None) -> None:
         cells = count * ctx
-        super().__init__(store, count=count, cells=cells, divisible=True, budget=KeepBudget(first=cells, least=cells, most=cells))
+        budget = KeepBudget(first=cells, least=cells, most=cells)
+        super().__init__(store, count=count, cells=cells, divisible=True, budget=budget, spill=spill)
 
     @property
     def cells_used(self) -> int:
@@ -33,32 +35,6 @@ class OwnCells(Slots):
     def cells_kept(self) -> int:
         """Of these, those of slots on which nobody computes."""
         return sum(self._lengths[slot] for slot in self._known.idle)
-
-    def known(self, tokens: list[int]) -> int:
-        """As `Slots.known`; what is not worth copying is not known."""
-        match = self._known.match(tokens, len(tokens) - 1)
-        return match.length if match and (match.whole or match.length >= WORTH_COPYING) else 0
-
-    def begin(self, owner: str, tokens: list[int]) -> tuple[int, int]:
-        """As `Slots.begin`: what rests and is wholly of use is gone on with where it lies, other beginnings are copied."""
-        match = self._known.match(tokens, len(tokens) - 1)
-        if match is not None and match.whole:
-            slot, length = match.source, match.length
-            self._known.resume(slot)
-        else:
-            source, length = (match.source, match.length) if match and match.length >= WORTH_COPYING else (None, 0)
-            slot = min(set(range(self._count)) - self._owners.keys())
-            self._move_away(slot, source)
-            if source not in (None, slot):
-                self._store.remove(slot, 0)
-                self._store.share(source, slot, 0, length)
-            else:
-                self._store.remove(slot, length)
-            self._free.discard(slot)
-            self._known.share(slot, tokens, length)
-        self._owners[slot] = owner
-        self._lengths[slot] = length
-        return slot, length
 
     def publish(self, slot: int, tokens: list[int]) -> None:
         """Let others copy what `slot` has computed so far of `tokens`. Where others hold the same, it is held twice."""
@@ -83,6 +59,29 @@ class OwnCells(Slots):
             moved[owner] = hole
         return moved
 
+    def _in_cells(self, tokens: list[int]) -> int:
+        """As `Slots._in_cells`; what is not worth copying does not count."""
+        match = self._known.match(tokens, len(tokens) - 1)
+        return match.length if match and (match.whole or match.length >= WORTH_COPYING) else 0
+
+    def _take(self, tokens: list[int]) -> tuple[int, int]:
+        """As `Slots._take`: what rests and is wholly of use is gone on with where it lies, other beginnings are copied."""
+        match = self._known.match(tokens, len(tokens) - 1)
+        if match is not None and match.whole:
+            self._known.resume(match.source)
+            return match.source, match.length
+        source, length = (match.source, match.length) if match and match.length >= WORTH_COPYING else (None, 0)
+        slot = min(set(range(self._count)) - self._owners.keys())
+        self._move_away(slot, source)
+        if source not in (None, slot):
+            self._store.remove(slot, 0)
+            self._store.share(source, slot, 0, length)
+        else:
+            self._store.remove(slot, length)
+        self._free.discard(slot)
+        self._known.share(slot, tokens, length)
+        return slot, length
+
     def _move_away(self, slot: int, source: int | None = None) -> None:
         """Free the ledger of what `slot` keeps: into a free slot, or into that of what is older; else it is forgotten.
 
@@ -94,9 +93,11 @@ class OwnCells(Slots):
         if elsewhere is None:
             older = self._known.oldest(spared=source)
             if older is None or older.slot == slot:
+                self._set_aside(slot)
                 self._known.drop(slot)
                 del self._lengths[slot]
                 return
+            self._set_aside(older.slot)
             self._release(elsewhere := older.slot)
         self._free.remove(elsewhere)
         self._store.share(slot, elsewhere, 0, self._lengths[slot])

@@ -34,6 +34,7 @@ from rbees.workerd.engine.backend import (
     slots_for,
 )
 from rbees.workerd.engine.scripted_embedding import ScriptedEmbedder
+from rbees.workerd.engine.spill import State
 
 _BYTES: Final = 256
 _EOG: Final = 256
@@ -43,6 +44,7 @@ _SPLIT: Final = ((b" \xc3", b"\xa9"), (b"\xe8\xaa", b"\x9e"), (b" \xf0\x9f", b"\
 """Characters in parts: after one part always comes the next."""
 _SYLLABLES: Final = ("bee", "hum", "lo", "mi", "ra", "nek", "tar", "wing", "cel", "om", "pol", "sun", "dew", "ash", "fi", "zu")
 _MASK: Final = (1 << 64) - 1
+_CELL_BYTES: Final = 16
 _SUNK: Final = -30.0
 _LARGEST_SCRIPT_BYTES: Final = 1 << 20
 _GOLDEN: Final = 0x9E3779B97F4A7C15
@@ -161,6 +163,8 @@ class ScriptedBackend:
         assert wanted <= self._facts.max_outputs
         if self._script.layout == "per_slot":
             assert (np.diff(rows.slots) >= 0).all(), "neighbours come after each other, to be computed in one pass"
+        self._copied_from.clear()
+        self._copied_to.clear()
         if self._cells_used + len(rows) > self._facts.cells:
             raise CellsExhausted
         self._spend(rows)
@@ -196,6 +200,8 @@ class ScriptedBackend:
             assert (start, own) == (0, []), "a copy goes into an empty slot"
             own += [_Cell(cell.token, cell.hash) for cell in given[:stop]]
             self._cells_used += stop
+            self._copied_from.add(source)
+            self._copied_to.add(target)
             return
         assert start <= len(own), "no gap may be left"
         assert stop <= len(given), "only what is computed can be shared"
@@ -204,8 +210,29 @@ class ScriptedBackend:
         own[start:stop] = given[start:stop]
         self._hold(own[start:stop])
 
+    def state_bytes(self, slot: int) -> int:
+        """As `Backend.state_bytes`: nothing of a slot that a copy is on its way to."""
+        return 0 if slot in self._copied_to else _CELL_BYTES * len(self._prefixes[slot])
+
+    def save(self, slot: int) -> State:
+        """As `Backend.save`."""
+        assert slot not in self._copied_to, "what is on its way is not there yet"
+        return np.array([(cell.token, cell.hash) for cell in self._prefixes[slot]], dtype=np.uint64).reshape(-1).view(np.uint8)
+
+    def restore(self, slot: int, state: State) -> bool:
+        """As `Backend.restore`."""
+        assert not self._prefixes[slot], "only an empty slot takes a state"
+        cells = [_Cell(token, hash_) for token, hash_ in state.view(np.uint64).reshape(-1, 2).tolist()]
+        if slot in self._copied_to | self._copied_from or self._cells_used + len(cells) > self._facts.cells:
+            return False
+        self._prefixes[slot] += cells
+        self._cells_used += len(cells)
+        return True
+
     def clear(self) -> None:
         """As `Backend.clear`."""
+        self._copied_from: set[int] = set()
+        self._copied_to: set[int] = set()
         self._prefixes: dict[int, list[_Cell]] = {slot: [] for slot in range(self._slots)}
         self._cells_used = 0
 

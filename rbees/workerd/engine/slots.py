@@ -3,14 +3,17 @@
 A slot is a KV sequence id. Cells come from one pool that all slots share, and slots share cells where their tokens are equal, so
 a cell counts once. There are more slots than sequences run at once: the others keep what finished sequences computed, until
 their cells or the slot itself are needed. What a running sequence has computed since its prompt is its own until it leaves.
+What is forgotten goes to the spill first, and comes back into a slot that keeps it when a sequence begins with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final, Protocol
 
 from rbees.workerd.engine.keep_budget import KeepBudget
 from rbees.workerd.engine.prefix_cache import Match, Oldest, PrefixCache
+from rbees.workerd.engine.spill import WORTH_SPILLING, Spill, State
 from rbees.workerd.engine.whole_prefixes import WholePrefixes
 
 TRIM_CELLS: Final = 64
@@ -28,6 +31,15 @@ class CellStore(Protocol):
 
     def clear(self) -> None:
         """Forget everything."""
+
+    def state_bytes(self, slot: int) -> int:
+        """Size of what `save` would return; 0 where the slot's state cannot be had now."""
+
+    def save(self, slot: int) -> State:
+        """A copy of all that is held of `slot`, outside of the cells. Raises MemoryError."""
+
+    def restore(self, slot: int, state: State) -> bool:
+        """Have `slot`, which is empty, hold again what `save` returned; False where that is not possible now."""
 
 
 class Prefixes(Protocol):
@@ -72,12 +84,15 @@ class Prefixes(Protocol):
 class Slots:
     """A ledger of `count` slots over `cells` KV cells of `store`, of which those may be kept that `budget` allows."""
 
-    def __init__(self, store: CellStore, *, count: int, cells: int, divisible: bool, budget: KeepBudget) -> None:
+    def __init__(
+        self, store: CellStore, *, count: int, cells: int, divisible: bool, budget: KeepBudget, spill: Spill | None = None
+    ) -> None:
         self._store = store
         self._count = count
         self._cells = cells
         self._divisible = divisible
         self._budget = budget
+        self._spill = spill or Spill(most_bytes=0, divisible=divisible)
         self._forget()
 
     @property
@@ -100,28 +115,30 @@ class Slots:
         """KV cells that hold nothing."""
         return self._cells - self.cells_used
 
+    @property
+    def spilled_bytes(self) -> int:
+        """Ordinary memory that holds what the cells had no room for."""
+        return self._spill.bytes
+
     def known(self, tokens: list[int]) -> int:
         """How many of `tokens` a sequence that begins with them would not need to compute: at most all but the last."""
-        match = self._known.match(tokens, len(tokens) - 1)
-        return match.length if match else 0
+        spilled = self._of_use(tokens)
+        return spilled.length if spilled else self._in_cells(tokens)
 
     def reach(self, tokens: list[int]) -> int:
         """How many of `tokens`, an earlier prompt, are held for prompts that begin with it."""
-        return self._known.reach(tokens)
+        return max(self._known.reach(tokens), self._spill.reach(tokens))
 
-    def begin(self, owner: str, tokens: list[int]) -> tuple[int, int]:
-        """A slot for `owner`, and how many of its `tokens` it holds already (`known`)."""
-        match = self._known.match(tokens, len(tokens) - 1)
-        self._budget.asked(tokens, match.length if match else 0)
-        if match is None:
-            slot, length = self._vacant(), 0
-            assert slot is not None, "more sequences than slots"
-            self._known.share(slot, tokens, 0)
-        elif match.whole:
-            slot, length = match.source, match.length
-            self._known.resume(slot)
-        else:
-            slot, length = self._share(match, tokens), match.length
+    def begin(self, owner: str, tokens: list[int], *, afresh: bool = False) -> tuple[int, int]:
+        """A slot for `owner`, and how many of its `tokens` it holds already: `known`, or less where the spill gives nothing back.
+
+        Args:
+            afresh: Leave the spill alone.
+        """
+        if not afresh:
+            self._bring_back(tokens)
+        slot, length = self._take(tokens)
+        self._spill.asked(tokens, length)
         self._owners[slot] = owner
         self._lengths[slot] = length
         return slot, length
@@ -183,6 +200,8 @@ class Slots:
     def clear(self) -> None:
         """Forget everything that was kept, and have the store begin anew. AssertionError while somebody holds a slot."""
         assert not self._owners, "what runs cannot be forgotten"
+        for slot in self._known.idle:
+            self._set_aside(slot)
         self._store.clear()
         self._forget()
 
@@ -197,6 +216,7 @@ class Slots:
     def check_integrity(self) -> None:
         """AssertionError if the ledger contradicts itself."""
         self._known.check_integrity()
+        self._spill.check_integrity()
         assert sorted([*self._free, *self._owners, *self._known.idle]) == list(range(self._count)), (
             "every slot is free, held or kept"
         )
@@ -206,6 +226,25 @@ class Slots:
         assert self.cells_used <= self._cells, "more cells held than there are"
 
     # --- slots ---
+
+    def _in_cells(self, tokens: list[int]) -> int:
+        """How many of `tokens`, all but the last at most, slots hold."""
+        match = self._known.match(tokens, len(tokens) - 1)
+        return match.length if match else 0
+
+    def _take(self, tokens: list[int]) -> tuple[int, int]:
+        """A slot for a sequence, and how many of its tokens it holds already: `_in_cells`."""
+        match = self._known.match(tokens, len(tokens) - 1)
+        self._budget.asked(tokens, match.length if match else 0)
+        if match is None:
+            slot = self._vacant()
+            assert slot is not None, "more sequences than slots"
+            self._known.share(slot, tokens, 0)
+            return slot, 0
+        if match.whole:
+            self._known.resume(match.source)
+            return match.source, match.length
+        return self._share(match, tokens), match.length
 
     def _share(self, match: Match, tokens: list[int]) -> int:
         """A slot that begins as `match.source` does; that one itself where no other is to be had."""
@@ -226,6 +265,7 @@ class Slots:
             if kept is None:
                 return None
             self._budget.forgotten(self._known.tokens(kept.slot), kept.start, for_budget=False)
+            self._set_aside(kept.slot)
             self._release(kept.slot)
         slot = min(self._free)
         self._free.remove(slot)
@@ -234,9 +274,46 @@ class Slots:
     def _forget_end(self, oldest: Oldest, cells: int, *, for_budget: bool) -> None:
         start = max(oldest.start, oldest.length - max(cells, TRIM_CELLS)) if self._divisible else 0
         self._budget.forgotten(self._known.tokens(oldest.slot), start, for_budget=for_budget)
+        self._set_aside(oldest.slot)
         self._store.remove(oldest.slot, start)
         self._known.cut(oldest.slot, start)
         self._lengths[oldest.slot] = start
+        self._drop_redundant()
+
+    def _set_aside(self, slot: int) -> None:
+        """Let the spill have what `slot` keeps and is about to forget."""
+        tokens = self._known.tokens(slot)
+        if self._spill.wants(tokens, self._store.state_bytes(slot)):
+            # Where there is no memory for it, it is forgotten after all.
+            with contextlib.suppress(MemoryError):
+                self._spill.put(tokens, self._store.save(slot))
+
+    def _of_use(self, tokens: list[int]) -> Match | None:
+        """What the spill holds of the beginning of `tokens`, where that is so much more than slots hold that it is worth it."""
+        match = self._spill.match(tokens)
+        return match if match and match.length >= self._in_cells(tokens) + WORTH_SPILLING else None
+
+    def _bring_back(self, tokens: list[int]) -> None:
+        """Have a slot keep what the spill holds of the beginning of `tokens`, where that is of use and cells can be had."""
+        match = self._of_use(tokens)
+        if match is None:
+            return
+        spilled, state = self._spill.take(match.source)
+        if len(spilled) > self.cells_free + self.cells_kept:
+            return
+        self.make_room(len(spilled))
+        slot = self._vacant()
+        if slot is None:
+            return
+        if not self._store.restore(slot, state):
+            self._free.add(slot)
+            return
+        if match.length < len(spilled):
+            self._store.remove(slot, match.length)
+        self._lengths[slot] = match.length
+        self._known.share(slot, tokens, 0)
+        self.publish(slot, tokens)
+        self._known.rest(slot)
         self._drop_redundant()
 
     def _release(self, slot: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rbees.workerd.engine.own_cells import WORTH_COPYING, OwnCells
+from rbees.workerd.engine.spill import State
 
 LONG = list(range(2 * WORTH_COPYING))
 Told = tuple[str | int, ...]
@@ -23,6 +24,15 @@ class Store:
 
     def clear(self) -> None:
         self.told.append(("clear",))
+
+    def state_bytes(self, slot: int) -> int:
+        return 100 + slot
+
+    def save(self, slot: int) -> State:
+        raise AssertionError(f"nothing of slot {slot} is wanted")
+
+    def restore(self, slot: int, state: State) -> bool:
+        raise AssertionError(f"nothing of {len(state)} bytes was saved for slot {slot}")
 
     def copies(self) -> list[Told]:
         """Source, target and length of the copies since the last call."""

@@ -14,6 +14,7 @@ from rbees.workerd.engine.outputs import Finished
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine.slots import Slots
+from rbees.workerd.engine.spill import State
 from tests.support.scripted_models import Ticks, ending_of, ids_of, run_out
 
 SYSTEM = tuple(b"You are a bee. Answer in the words of the hive, and never of honey that is not there. " * 2)
@@ -220,6 +221,15 @@ class Cells:
 
     def clear(self) -> None:
         self.told.append(("clear",))
+
+    def state_bytes(self, slot: int) -> int:
+        return 100 + slot
+
+    def save(self, slot: int) -> State:
+        raise AssertionError(f"nothing of slot {slot} is wanted")
+
+    def restore(self, slot: int, state: State) -> bool:
+        raise AssertionError(f"nothing of {len(state)} bytes was saved for slot {slot}")
 
 
 def test_the_ledger_tells_the_store_only_what_is_needed() -> None:

@@ -33,6 +33,7 @@ from rbees.workerd.engine.llama.library import NotLoaded, ll
 from rbees.workerd.engine.llama.log import LibraryLog
 from rbees.workerd.engine.llama.model import makes_no_text
 from rbees.workerd.engine.llama.vocabulary import Vocabulary
+from rbees.workerd.engine.spill import State
 
 MAX_ROWS: Final = 512
 _WARM_UP_ROWS: Final = 64
@@ -80,6 +81,9 @@ class LlamaBackend:
         shared = embedder is not None and embedder.context is context
         self._facts = read_facts(spec, model, context, self._vocabulary, generates=not shared)
         self._batch = BatchArrays(self._facts.max_rows)
+        self._copied_from: set[int] = set()
+        self._copied_to: set[int] = set()
+        """Slots whose cells the next call copies, before it computes anything."""
 
     @property
     def facts(self) -> BackendFacts:
@@ -110,6 +114,8 @@ class LlamaBackend:
         assert rows.positions.min() >= 0 and rows.positions.max() < self._facts.ctx  # noqa: PT018
         # What was lacking earlier and then was not needed says nothing of this call.
         self._log.take_shortage()
+        self._copied_from.clear()
+        self._copied_to.clear()
         status = ll.llama_decode(self._context, self._batch.fill(rows))
         if status == 1:
             raise CellsExhausted
@@ -144,10 +150,37 @@ class LlamaBackend:
             # Only a whole slot can be copied; what the target is not to have is cut off. The cells are copied with the next call.
             ll.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             ll.llama_memory_seq_rm(self._memory, target, stop, -1)
+            self._copied_from.add(source)
+            self._copied_to.add(target)
             return
         # Copying onto positions that are occupied would mix both.
         ll.llama_memory_seq_rm(self._memory, target, start, stop)
         ll.llama_memory_seq_cp(self._memory, source, target, start, stop)
+
+    def state_bytes(self, slot: int) -> int:
+        """As `Backend.state_bytes`: nothing of a slot that a copy is on its way to."""
+        assert 0 <= slot < self._facts.slots
+        return 0 if slot in self._copied_to else int(ll.llama_state_seq_get_size(self._context, slot))
+
+    def save(self, slot: int) -> State:
+        """As `Backend.save`."""
+        assert slot not in self._copied_to
+        state = np.empty(self.state_bytes(slot), dtype=np.uint8)
+        written = ll.llama_state_seq_get_data(self._context, _bytes_of(state), state.nbytes, slot)
+        assert written == state.nbytes, "a state is as large as the library said"
+        return state
+
+    def restore(self, slot: int, state: State) -> bool:
+        """As `Backend.restore`. Copies that are on their way would take the new content with them, or overwrite it."""
+        assert self.length(slot) == 0
+        if slot in self._copied_from | self._copied_to:
+            return False
+        with self._log.subdued():
+            read = ll.llama_state_seq_set_data(self._context, _bytes_of(state), state.nbytes, slot)
+        if read != state.nbytes:
+            ll.llama_memory_seq_rm(self._memory, slot, -1, -1)
+            return False
+        return True
 
     def clear(self) -> None:
         """As `Backend.clear`."""
@@ -279,6 +312,10 @@ def common_params(spec: LoadSpec, model: Any, flag: Flag) -> Any:
     params.abort_callback = ctypes.cast(flag.function, ll.ggml_abort_callback)
     params.abort_callback_data = flag.address
     return params
+
+
+def _bytes_of(state: State) -> Any:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _physical_cores() -> int:
