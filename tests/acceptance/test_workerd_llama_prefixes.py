@@ -39,7 +39,7 @@ def check(links: tuple[PrefixLink, ...], told: tuple[str, ...], cached: int, tok
 
 
 async def test_what_is_told_is_what_need_not_be_computed(tmp_path: Path) -> None:
-    flags = ("--slots=2", "--ctx=512", "--kv-cells=700")
+    flags = ("--slots=2", "--ctx=512", "--kv-cells=700", "--cache-ram=0")
     async with running_worker(HAIKU, tmp_path, *flags, backend="cpu") as worker:
         await worker.ready()
         told, cached, tokens = await run(worker, 0, PROMPTS[0])
@@ -58,3 +58,17 @@ async def test_what_is_told_is_what_need_not_be_computed(tmp_path: Path) -> None
         async with worker.client() as client:
             everything = (await client.health()).cached_prefixes
         assert everything[: len(told)] == tuple(told), "the newest come first"
+
+
+async def test_what_main_memory_holds_is_told_as_well(tmp_path: Path) -> None:
+    async with running_worker(HAIKU, tmp_path, "--slots=2", "--ctx=512", "--kv-cells=700", backend="cpu") as worker:
+        await worker.ready()
+        for number, prompt in enumerate([PROMPTS[0], *OTHERS]):
+            await run(worker, number, prompt)
+        async with worker.client() as client:
+            health = await client.health()
+        assert health.spilled_bytes > 0
+        told, cached, tokens = await run(worker, 20, PROMPTS[0])
+        assert told
+        assert set(told) < set(health.cached_prefixes)
+        assert cached == tokens - 1

@@ -40,6 +40,9 @@ STEADY_CHUNK = 512
 WORTH_WAITING_FOR: Final = 32
 """Tokens that an older sequence must be about to compute for a younger one to wait for them instead of computing them too."""
 
+LEAST_REMEMBERED: Final = 1 << 17
+"""Tokens of late prompts whose names are remembered beside what the KV memory could hold twice, because main memory holds some too."""
+
 FAILURES_TO_GIVE_UP: Final = 3
 """Failed calls in a row after which the backend itself must be broken, and not what it was asked to compute."""
 
@@ -65,7 +68,7 @@ class Engine:
         self._now = now
         self._most = slots
         self._slots = ledger_for(backend, spill_bytes)
-        self._digest = PrefixDigest(cells=facts.cells, divisible=facts.divisible)
+        self._digest = PrefixDigest(tokens=2 * facts.cells + LEAST_REMEMBERED, divisible=facts.divisible)
         self._pace = Pace(facts.max_rows)
         self._drafter = Drafter(facts, on=speculates, model=draft_model, most_of_model=draft_tokens, now=now)
         self._drafting = self._drafter.drafting

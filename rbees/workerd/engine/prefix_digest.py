@@ -1,8 +1,8 @@
 """Which of the prompts' beginnings, by the hashes that orcd has for them, are still cached. PURE.
 
 A hash stands for a share of a prompt. It counts as cached while at least that share of that prompt's tokens is held; nothing
-is noted at any step, the prefix cache is asked when somebody wants to know. Only prompts of late are remembered: there is
-no need for more tokens than the KV memory could hold twice.
+is noted at any step, the prefix cache is asked when somebody wants to know. Only prompts of late are remembered, as many as
+might still be held.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class _Remembered:
 
 
 class PrefixDigest:
-    """The chains of the latest prompts, for a memory of `cells` tokens."""
+    """The chains of the latest prompts, of `tokens` tokens altogether."""
 
-    def __init__(self, *, cells: int, divisible: bool) -> None:
-        self._most_tokens = 2 * cells
+    def __init__(self, *, tokens: int, divisible: bool) -> None:
+        self._most_tokens = tokens
         self._divisible = divisible
         self._prompts: dict[str, _Remembered] = {}
         """By the last hash, the oldest first."""

@@ -36,9 +36,10 @@ class Spill:
         self._index: PrefixCache | WholePrefixes = PrefixCache() if divisible else WholePrefixes()
         """Its slots are the numbers of states; all of them rest."""
         self._states: dict[int, State] = {}
-        self._numbers = count()
+        self._count = count()
         self._bytes = 0
-        self._tokens = 0
+        self._held = 0
+        """Tokens of all states, those that several have in common as often as they are held."""
         self._budget: KeepBudget | None = None
         """Since the size of a token is known."""
 
@@ -75,17 +76,17 @@ class Spill:
 
     def put(self, tokens: list[int], state: State) -> None:
         """Hold a state that was wanted, and drop what was of use longest ago where that is too much."""
-        number = next(self._numbers)
+        number = next(self._count)
         self._index.share(number, tokens, 0)
         self._index.grow(number, tokens)
         self._index.rest(number)
         self._states[number] = state
         self._bytes += state.nbytes
-        self._tokens += len(tokens)
+        self._held += len(tokens)
         for shorter in self._index.redundant():
             self._drop(shorter)
         budget = self._known_budget(len(tokens), state.nbytes)
-        while (over := self._tokens > budget.cells) or self._bytes > self._most_bytes:
+        while (over := self._held > budget.cells) or self._bytes > self._most_bytes:
             oldest = self._index.oldest()
             assert oldest is not None, "what holds memory can be found"
             budget.forgotten(self._index.tokens(oldest.slot), oldest.start, for_budget=over)
@@ -106,7 +107,7 @@ class Spill:
         self._index.check_integrity()
         assert self._index.idle == self._states.keys()
         assert self._bytes == sum(state.nbytes for state in self._states.values()) <= self._most_bytes
-        assert self._tokens == sum(map(self._index.length, self._states))
+        assert self._held == sum(map(self._index.length, self._states))
 
     def _known_budget(self, tokens: int, size: int) -> KeepBudget:
         if self._budget is None:
@@ -121,6 +122,6 @@ class Spill:
         self._index.rest(number)
 
     def _drop(self, number: int) -> None:
-        self._tokens -= self._index.length(number)
+        self._held -= self._index.length(number)
         self._bytes -= self._states.pop(number).nbytes
         self._index.drop(number)

@@ -46,27 +46,27 @@ def names(of: Work) -> list[str]:
 
 @pytest.mark.parametrize(("reached", "held"), [(0, ""), (29, ""), (30, "a"), (65, "a"), (66, "ab"), (99, "ab"), (100, "abc")])
 def test_a_hash_is_held_while_its_share_of_the_tokens_is(reached: int, held: str) -> None:
-    digest = PrefixDigest(cells=200, divisible=True)
+    digest = PrefixDigest(tokens=400, divisible=True)
     digest.remember(chain(("a", 0.3), ("b", 0.655), ("c", 1.0)), range(100))
     assert digest.held(lambda _: reached) == tuple(held)
 
 
 def test_the_newest_prompts_come_first_and_each_hash_once() -> None:
-    digest = PrefixDigest(cells=200, divisible=True)
+    digest = PrefixDigest(tokens=400, divisible=True)
     digest.remember(chain(("a", 0.5), ("b", 1.0)), range(10))
     digest.remember(chain(("a", 0.4), ("c", 1.0)), range(20))
     assert digest.held(len) == ("a", "c", "b")
 
 
 def test_the_next_turn_of_a_chat_takes_the_place_of_the_one_before() -> None:
-    digest = PrefixDigest(cells=200, divisible=True)
+    digest = PrefixDigest(tokens=400, divisible=True)
     digest.remember(chain(("a", 0.5), ("b", 0.9)), range(10))
     digest.remember(chain(("a", 0.3), ("b", 0.6), ("c", 1.0)), range(20))
     assert digest.held(lambda tokens: 12 if len(tokens) == 20 else 0) == ("a", "b")
 
 
 def test_what_is_remembered_is_bounded_by_tokens_and_by_prompts() -> None:
-    digest = PrefixDigest(cells=100, divisible=True)
+    digest = PrefixDigest(tokens=200, divisible=True)
     for name in ("a", "b", "c"):
         digest.remember(chain((name, 1.0)), range(80))
     assert digest.held(len) == ("c", "b"), "200 tokens, and no more"
@@ -78,7 +78,7 @@ def test_what_is_remembered_is_bounded_by_tokens_and_by_prompts() -> None:
 
 
 def test_of_memory_that_cannot_be_cut_only_the_end_is_of_use() -> None:
-    digest = PrefixDigest(cells=200, divisible=False)
+    digest = PrefixDigest(tokens=400, divisible=False)
     digest.remember(chain(("a", 0.5), ("b", 0.9)), range(10))
     assert digest.held(len) == ("b",)
 
