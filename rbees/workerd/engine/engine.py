@@ -41,7 +41,7 @@ WORTH_WAITING_FOR: Final = 32
 """Tokens that an older sequence must be about to compute for a younger one to wait for them instead of computing them too."""
 
 LEAST_REMEMBERED: Final = 1 << 17
-"""Tokens of late prompts whose names are remembered beside what the KV memory could hold twice, because main memory holds some too."""
+"""Tokens of late prompts that are remembered by name, beside what the KV memory could hold twice: main memory holds some too."""
 
 FAILURES_TO_GIVE_UP: Final = 3
 """Failed calls in a row after which the backend itself must be broken, and not what it was asked to compute."""
