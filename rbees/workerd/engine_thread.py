@@ -89,9 +89,9 @@ class EngineThread:
         self._post(lambda engine: engine.submit(work))
 
     def cancel(self, key: str) -> None:
-        """End an attempt, breaking off the decode call that computes its prompt."""
+        """End an attempt, breaking off the decode call that runs if it is a long one."""
         self._post(lambda engine: engine.cancel(key))
-        if key in self._engine.prefilling:
+        if key in self._engine.breakable:
             self._backend.interrupt()
 
     def pause(self, key: str, paused: bool) -> None:

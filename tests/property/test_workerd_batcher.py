@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, count
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from rbees.protocol.sampling import Sampling
-from rbees.workerd.engine.batcher import Demand, plan
+from rbees.workerd.engine.batcher import Demand, Share, plan
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Output
 from rbees.workerd.engine.pace import SMALLEST_CHUNK, SWIFT_CHUNK, TARGET_ALONE_S, TARGET_BESIDE_STREAMS_S, Pace
@@ -32,15 +34,51 @@ def test_plan_keeps_every_limit(demands: list[Demand], budget: int, max_rows: in
 
 
 @given(DEMANDS, st.integers(1, 600))
-def test_prompts_share_the_budget_without_waste_or_favour(demands: list[Demand], budget: int) -> None:
-    prompts = [d for d in demands if d.pending > 1]
-    granted = {share.key: share.count for share in plan(prompts, prefill_budget=budget, max_rows=4_096)}
-    assert sum(granted.values()) == min(budget, sum(d.pending for d in prompts))
-    cut_short = [granted.get(d.key, 0) for d in prompts if granted.get(d.key, 0) < d.pending]
-    for demand in prompts:
-        got = granted.get(demand.key, 0)
-        assert all(got <= other + 1 for other in cut_short) or got == 0 or not cut_short
-    assert cut_short == sorted(cut_short, reverse=True), "what does not divide goes to the oldest"
+def test_prompts_get_the_budget_in_few_large_pieces(demands: list[Demand], budget: int) -> None:
+    prompts = {d.key: d.pending for d in demands if d.pending > 1}
+    granted = {s.key: s.count for s in plan([d for d in demands if d.pending > 1], prefill_budget=budget, max_rows=4_096)}
+    left = budget - sum(granted.values())
+    assert left == 0 or all(n > left for key, n in prompts.items() if key not in granted), "nobody could have been served whole"
+    assert left < SWIFT_CHUNK or granted.keys() == prompts.keys()
+    small = [key for key, count in granted.items() if count < min(prompts[key], SWIFT_CHUNK)]
+    assert len(small) <= 1, "of those that are not whole only one is less than a large piece"
+    assert not small or budget < SWIFT_CHUNK
+
+
+def after(waiting: list[Demand], shares: list[Share]) -> list[Demand]:
+    """The demands once their shares are computed."""
+    granted = {share.key: share.count for share in shares}
+    return [Demand(d.key, d.pending - granted.get(d.key, 0), d.given + granted.get(d.key, 0)) for d in waiting]
+
+
+@given(st.lists(st.tuples(st.integers(2, 2_000), st.integers(0, 20)), min_size=1, max_size=9), st.integers(16, 512))
+def test_what_is_ahead_of_a_prompt_is_bounded_by_its_own_length(prompts: list[tuple[int, int]], budget: int) -> None:
+    """Each arrives some steps after the one before; work is counted in rows that the budget allows."""
+    steps = accumulate(gap for _, gap in prompts)
+    arrivals = [(step, Demand(f"s{number}", prompts[number][0])) for number, step in enumerate(steps)]
+    waiting: list[Demand] = []
+    ends: dict[str, int] = {}
+    for step in count():
+        waiting += [demand for arrival, demand in arrivals if arrival == step]
+        waiting = after(waiting, plan(waiting, prefill_budget=budget, max_rows=4_096))
+        ends |= {d.key: step + 1 for d in waiting if d.pending == 0}
+        waiting = [d for d in waiting if d.pending]
+        if len(ends) == len(prompts):
+            break
+    for arrival, demand in arrivals:
+        most = (2 * len(prompts) - 1) * (demand.pending + budget) + len(prompts) * SWIFT_CHUNK
+        assert (ends[demand.key] - arrival) * budget <= most
+
+
+def test_the_oldest_gets_half_and_a_short_one_is_not_held_up() -> None:
+    waiting = [Demand("long", 10_000), Demand("longer", 20_000), Demand("short", 130)]
+    ready: dict[str, int] = {}
+    for step in range(400):
+        waiting = after(waiting, plan(waiting, prefill_budget=SWIFT_CHUNK, max_rows=512))
+        ready |= {d.key: step for d in waiting if d.pending == 0}
+        waiting = [d for d in waiting if d.pending]
+    assert ready["short"] < 12
+    assert 10_000 / SWIFT_CHUNK * 1.4 < ready["long"] < 10_000 / SWIFT_CHUNK * 1.6, "of two the older gets two thirds"
 
 
 @given(

@@ -1,7 +1,9 @@
 """Which tokens the next decode call computes. PURE.
 
 Sequences that need one token ride always, so no stream waits for another's prompt. What `Pace` leaves of the step goes to
-the prompts, by equal shares: a short prompt gets all it needs, long ones divide the rest, the oldest takes what does not divide.
+as few prompts as can use it, because many small pieces cost more than one large one, and prompts that take turns are all ready
+late. Who is next follows from what each was given so far: the oldest is entitled to as much as all the others together, these to
+the same among themselves. So what is ahead of a prompt is bounded by its own length, whatever arrives beside it.
 Guesses ride only where no prompt does, because prompts fill a step up to the time that it may take.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from rbees.workerd.engine.pace import SWIFT_CHUNK
 from rbees.workerd.engine.speculation import NO_GUESS, Guess, Seconds, worth
 
 
@@ -20,6 +23,8 @@ class Demand:
     key: str
     pending: int
     """Tokens whose KV is not computed yet, at least 1."""
+    given: int = 0
+    """Tokens that it was given already since it holds its slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +61,16 @@ def add_drafts(shares: list[Share], guesses: Mapping[str, Guess], *, room: int, 
 
 
 def _divide(waiting: list[Demand], budget: int) -> list[Share]:
-    """Equal shares of `budget`, none larger than its demand, the remainder to the oldest (max-min fairness)."""
-    granted = dict.fromkeys((d.key for d in waiting), 0)
-    open_demands = waiting
-    while budget > 0 and open_demands:
-        share = max(1, budget // len(open_demands))
-        for demand in open_demands:
-            count = min(share, demand.pending - granted[demand.key], budget)
-            granted[demand.key] += count
+    """`budget` for those who are next, each as much as it needs; the rest for whom it is a large piece, or all of it."""
+    if budget <= 0 or not waiting:
+        return []
+    oldest, weight = waiting[0].key, len(waiting)
+    shares: list[Share] = []
+    for demand in sorted(waiting, key=lambda d: d.given / weight if d.key == oldest else d.given):
+        count = min(demand.pending, budget)
+        if not shares or count >= min(demand.pending, SWIFT_CHUNK):
+            shares.append(Share(demand.key, count))
             budget -= count
-        open_demands = [d for d in open_demands if d.pending > granted[d.key]]
-    return [Share(key, count) for key, count in granted.items() if count]
+        if budget == 0:
+            break
+    return shares

@@ -79,8 +79,8 @@ class Engine:
         self._after_preemption = False
         self._failures = 0
         self._out: list[Output] = []
-        self.prefilling: frozenset[str] = frozenset()
-        """Keys whose prompts are in the decode call that runs; other threads may read it."""
+        self.breakable: frozenset[str] = frozenset()
+        """Keys for whose end the decode call that runs should be broken off; other threads may read it."""
 
     def load(self) -> Load:
         """How full the engine is."""
@@ -265,6 +265,7 @@ class Engine:
             return
         afresh = sequence.work.deterministic
         sequence.slot, sequence.computed = self._slots.begin(sequence.name, sequence.tokens, afresh=afresh)
+        sequence.begun_with = sequence.computed
         if sequence.group.cached is None:
             sequence.group.cached = min(sequence.computed, len(sequence.work.prompt))
 
@@ -273,7 +274,7 @@ class Engine:
             return [Share(riders[0].name, min(riders[0].steady_pending, STEADY_CHUNK, self._facts.max_rows))]
         decoding = sum(1 for s in riders if s.pending == 1)
         return batcher.plan(
-            (Demand(s.name, s.pending) for s in riders),
+            (Demand(s.name, s.pending, s.given) for s in riders),
             prefill_budget=self._pace.prefill_budget(decoding, len(riders) - decoding),
             max_rows=self._facts.max_rows,
         )
@@ -301,7 +302,7 @@ class Engine:
     def _decode(self, shares: list[Share]) -> Logits | None:
         """Compute the shares; None if the call was stopped short, then the next step tries what is left."""
         rows = self._rows(shares)
-        self.prefilling = frozenset(self._running[share.key].key for share in shares if share.count > 1)
+        self.breakable = self._breakable(shares)
         try:
             logits = self._backend.decode(rows)
         except Interrupted:
@@ -320,7 +321,7 @@ class Engine:
             self._fail_all(shares)
             return None
         finally:
-            self.prefilling = frozenset()
+            self.breakable = frozenset()
         self._failures = 0
         for share in shares:
             sequence = self._running[share.key]
@@ -329,6 +330,15 @@ class Engine:
                 assert sequence.slot is not None
                 self._slots.publish(sequence.slot, sequence.tokens)
         return logits
+
+    def _breakable(self, shares: list[Share]) -> frozenset[str]:
+        """Everybody's in a call that is long because it computes a prompt; what is lost is computed again at once.
+
+        Where memory is not divisible, the others would lose all that they have, so only whose own prompt it is.
+        """
+        prompts = [share for share in shares if share.count > 1]
+        ended = shares if prompts and self._facts.divisible else prompts
+        return frozenset(self._running[share.key].key for share in ended)
 
     def _give_way(self, shares: list[Share]) -> None:
         """The backend found no cells though the ledger has some: one after the other forget what is kept, preempt, give up."""

@@ -71,6 +71,8 @@ class Sequence:
     """The prompt and then the answer."""
     computed: int = 0
     """How many of `tokens` the KV memory holds."""
+    begun_with: int = 0
+    """How many it held when this got its slot."""
     slot: int | None = None
     shared: int = 0
     """When it was admitted, so many of `tokens` it had in common with one that ran."""
@@ -110,6 +112,11 @@ class Sequence:
     def pending(self) -> int:
         """Tokens whose KV is not computed; the last of them gives the next token's logits."""
         return len(self.tokens) - self.computed
+
+    @property
+    def given(self) -> int:
+        """Tokens that were computed for it since it holds its slot; what a cut took back does not count."""
+        return max(0, self.computed - self.begun_with)
 
     @property
     def steady_pending(self) -> int:
