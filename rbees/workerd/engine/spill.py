@@ -86,10 +86,11 @@ class Spill:
         for shorter in self._index.redundant():
             self._drop(shorter)
         budget = self._known_budget(len(tokens), state.nbytes)
-        while (over := self._held > budget.cells) or self._bytes > self._most_bytes:
+        while self._held > budget.cells or self._bytes > self._most_bytes:
             oldest = self._index.oldest()
             assert oldest is not None, "what holds memory can be found"
-            budget.forgotten(self._index.tokens(oldest.slot), oldest.start, for_budget=over)
+            # Unlike a kept cell a state costs nobody time, so that what ended for good is no reason to hold fewer of the others.
+            budget.forgotten(self._index.tokens(oldest.slot), oldest.start, for_budget=False)
             self._drop(oldest.slot)
 
     def take(self, number: int) -> tuple[list[int], State]:
