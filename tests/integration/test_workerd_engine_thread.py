@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.backend import Logits, Rows
 from rbees.workerd.engine.engine import Engine
@@ -27,8 +29,9 @@ class Bench:
         self.backend = ScriptedBackend(Script(**script), slots=2, ctx=64, cells=128)
         self.exits: asyncio.Queue[int] = asyncio.Queue()
         loop = asyncio.get_running_loop()
+        self.engine = Engine(self.backend, slots=2, now=Ticks())
         self.thread = EngineThread(
-            Engine(self.backend, slots=2, now=Ticks()),
+            self.engine,
             self.backend,
             end_process=lambda code: loop.call_soon_threadsafe(self.exits.put_nowait, code),
             stop_patience_s=patience_s,
@@ -135,3 +138,24 @@ async def test_what_is_cancelled_is_told_before_the_step_of_another() -> None:
         assert bench.thread.load.slots_used == 0, "the other's step has not come back"
     await bench.finished.wait()
     await bench.thread.stop()
+
+
+@pytest.mark.parametrize("divisible", [True, False])
+async def test_who_leaves_amid_another_s_prompt_does_not_wait_for_it(divisible: bool) -> None:
+    """But where the others would lose all that they have computed, they are not disturbed."""
+    bench = Bench(prefill_tokens_per_second=0.01, divisible=divisible)
+    bench.thread.start(bench.take)
+    bench.thread.submit(Work("stream", (65,), (), 60, Sampling(seed=1, ignore_eos=True)))
+    bench.thread.submit(Work("long", tuple(b"of all the bees"), (), 4, Sampling(seed=1)))
+    while "stream" not in bench.engine.breakable and "long" not in bench.engine.breakable:  # noqa: ASYNC110 - another thread's
+        await asyncio.sleep(0.01)
+    bench.thread.cancel("stream")
+    try:
+        async with asyncio.timeout(10 if divisible else 0.5):
+            await bench.failed.wait()
+        assert divisible
+        assert [output.key for output in bench.outputs if isinstance(output, Failed)] == ["stream"]
+    except TimeoutError:
+        assert not divisible
+    async with asyncio.timeout(10):
+        await bench.thread.stop()

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
-from rbees.workerd.engine.pace import SWIFT_CHUNK
 from rbees.workerd.engine.speculation import NO_GUESS, Guess, Seconds, worth
+
+LARGE_PIECE: Final = 32
+"""Rows of one prompt that are worth computing beside a larger piece of another."""
+A_LITTLE_MORE: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,14 @@ class Share:
 
 
 def plan(demands: Iterable[Demand], *, prefill_budget: int, max_rows: int) -> list[Share]:
-    """Shares for `demands`, which come oldest first; at most `max_rows` rows, prompts at most `prefill_budget` of them."""
+    """Shares for `demands`, which come oldest first.
+
+    At most `max_rows` rows, prompts about `prefill_budget` of them: a quarter more where that ends one.
+    """
     demands = list(demands)
     riding = [Share(d.key, 1) for d in demands if d.pending == 1][:max_rows]
     waiting = [d for d in demands if d.pending > 1]
-    budget = min(prefill_budget, max_rows - len(riding))
-    return riding + _divide(waiting, budget)
+    return riding + _divide(waiting, prefill_budget, max_rows - len(riding))
 
 
 def add_drafts(shares: list[Share], guesses: Mapping[str, Guess], *, room: int, seconds: Seconds) -> list[Share]:
@@ -60,17 +66,22 @@ def add_drafts(shares: list[Share], guesses: Mapping[str, Guess], *, room: int, 
     ]
 
 
-def _divide(waiting: list[Demand], budget: int) -> list[Share]:
-    """`budget` for those who are next, each as much as it needs; the rest for whom it is a large piece, or all of it."""
+def _divide(waiting: list[Demand], budget: int, most: int) -> list[Share]:
+    """`budget` for those who are next, each as much as it needs; the rest for whom it is a large piece, or all of it.
+
+    Where a little more than is left would do, it is given, up to `most` together: the end of a prompt is worth no step.
+    """
     if budget <= 0 or not waiting:
         return []
     oldest, weight = waiting[0].key, len(waiting)
     shares: list[Share] = []
     for demand in sorted(waiting, key=lambda d: d.given / weight if d.key == oldest else d.given):
-        count = min(demand.pending, budget)
-        if not shares or count >= min(demand.pending, SWIFT_CHUNK):
+        whole = demand.pending <= min(budget * A_LITTLE_MORE, most)
+        count = demand.pending if whole else min(budget, most)
+        if whole or not shares or count >= LARGE_PIECE:
             shares.append(Share(demand.key, count))
             budget -= count
-        if budget == 0:
+            most -= count
+        if budget <= 0 or most <= 0:
             break
     return shares
