@@ -1,4 +1,4 @@
-"""How soon a cancelled job gives its slot up while its long prompt is computed."""
+"""How soon a cancelled job gives its slot up while a long prompt is computed, its own or another's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Final
 from rbees.clients.workerd import WorkerClient
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import End, Error
+from rbees.protocol.sampling import Sampling
 from rbees.protocol.workers import ExecuteRequest
 from tests.bench.engine import models
 from tests.bench.engine.servers import Settings, rbees_worker
@@ -20,6 +21,10 @@ from tests.bench.timing import Samples
 CTX: Final = 2_048
 LONG: Final = 1_100
 SHORT: Final = 8
+STREAMS: Final = 2
+_STREAMS_BEGIN_S: Final = 1.0
+_APART_S: Final = 0.13
+"""Later in each round, so that calls are met at different places."""
 ROUNDS: Final = 20
 GOAL_MS: Final = 200.0
 _LEAST_SHARE, _MOST_SHARE = 0.1, 0.8
@@ -27,14 +32,21 @@ _LEAST_SHARE, _MOST_SHARE = 0.1, 0.8
 
 
 def measure(short: bool) -> list[Row]:
-    """The one row."""
+    """The row of a prompt, then that of a stream amid others' prompts."""
     rounds = 5 if short else ROUNDS
-    waits = asyncio.run(_measure(rounds))
+    waits, streams = asyncio.run(_measure(rounds)), asyncio.run(_measure_streams(rounds))
     about = (
         f"1 slot, 0.5 B shape: from asking for the end of a job amid its prompt of {LONG} tokens to its `CANCELLED`, which is sent "
         f"when its slot is free, p95 of {rounds}; median {waits.median:.0f} ms"
     )
-    return [at_most("engine.cancel", waits.percentile(95), "ms", GOAL_MS, about, spread=waits.spread)]
+    amid = (
+        f"{STREAMS} streams, 0.5 B shape: from asking for the end of one while two prompts of {LONG} tokens are computed to its "
+        f"`CANCELLED`, p95 of {rounds}; median {streams.median:.0f} ms"
+    )
+    return [
+        at_most("engine.cancel", waits.percentile(95), "ms", GOAL_MS, about, spread=waits.spread),
+        at_most("engine.cancel_stream", streams.percentile(95), "ms", GOAL_MS, amid, spread=streams.spread),
+    ]
 
 
 async def _measure(rounds: int) -> Samples:
@@ -51,6 +63,29 @@ async def _measure(rounds: int) -> Samples:
             waited_s = await _cancelled(client, next(numbers), share * whole_s)
             if waited_s is not None:
                 waits.append(waited_s * 1000)
+        return Samples(tuple(waits))
+
+
+async def _measure_streams(rounds: int) -> Samples:
+    settings = Settings(models.path_of(models.HALF_BILLION), STREAMS + 2, CTX)
+    async with rbees_worker(settings) as worker, worker.client() as client:
+        waits: list[float] = []
+        for number in range(rounds):
+            names = [f"stream-{number}-{i}" for i in range(STREAMS)]
+            streams = [asyncio.create_task(_run(client, _job(name, 10_000, SHORT, tokens=LONG))) for name in names]
+            await asyncio.sleep(_STREAMS_BEGIN_S)
+            prompts = [
+                asyncio.create_task(_run(client, _job(f"long-{number}-{i}", 20_000 + 2 * number + i, LONG))) for i in range(2)
+            ]
+            await asyncio.sleep(_STREAMS_BEGIN_S + number * _APART_S)
+            began = time.perf_counter()
+            await client.cancel(names[0])
+            last, ended_s = await streams[0]
+            assert isinstance(last, Error), last
+            waits.append((ended_s - began) * 1000)
+            for name in [*names[1:], f"long-{number}-0", f"long-{number}-1"]:
+                await client.cancel(name)
+            await asyncio.gather(*streams, *prompts)
         return Samples(tuple(waits))
 
 
@@ -77,5 +112,6 @@ async def _run(client: WorkerClient, job: ExecuteRequest) -> tuple[object, float
         return last, time.perf_counter()
 
 
-def _job(job_id: str, number: int, length: int) -> ExecuteRequest:
-    return ExecuteRequest(job_id=job_id, epoch=1, token_ids=prompt(number, length), max_tokens=1)
+def _job(job_id: str, number: int, length: int, *, tokens: int = 1) -> ExecuteRequest:
+    sampling = Sampling(ignore_eos=True)
+    return ExecuteRequest(job_id=job_id, epoch=1, token_ids=prompt(number, length), max_tokens=tokens, sampling=sampling)
