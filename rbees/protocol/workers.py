@@ -8,6 +8,7 @@ import msgspec
 
 from rbees.protocol.chat import ChatMessage, TemplateOptions, ToolChoice, Tools
 from rbees.protocol.codec import Message
+from rbees.protocol.device_options import KvLayout
 from rbees.protocol.jobs import MAX_CHOICES
 from rbees.protocol.prefix_chain import PrefixChain
 from rbees.protocol.response_format import ResponseFormat
@@ -159,6 +160,9 @@ class WorkerHealth(Message, frozen=True, kw_only=True):
     slots_total: int
     slots_used: int
     ctx: int
+    kv_layout: KvLayout | None = None
+    """How KV cells are divided among sequences, whether that was asked for or chosen. None while the model loads, and where it has
+    none because it makes no text."""
     kv_cells_total: int
     kv_cells_used: int
     """Held by sequences that run."""

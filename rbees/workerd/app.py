@@ -166,6 +166,7 @@ class Worker:
             slots_total=config.slots,
             slots_used=load.slots_used if load else 0,
             ctx=facts.ctx if facts else config.ctx,
+            kv_layout=facts.layout if facts and facts.generates else None,
             kv_cells_total=load.cells_total if load and facts and facts.generates else 0,
             kv_cells_used=load.cells_used if load else 0,
             kv_cells_kept=load.cells_kept if load else 0,

@@ -463,6 +463,15 @@ async def test_a_worker_process_answers_and_another_continues_it(tmp_path: Path)
             assert rest[-1].usage == whole[-1].usage
 
 
+@pytest.mark.parametrize(("flags", "layout", "cells"), [((), "per_slot", 64 * 3), (("--kv-layout=unified",), "unified", 64 * 2)])
+async def test_health_tells_how_kv_cells_are_divided(tmp_path: Path, flags: tuple[str, ...], layout: str, cells: int) -> None:
+    async with running_worker(HAIKU, tmp_path, "--slots=2", "--ctx=64", "--threads=1", *flags, backend="cpu") as worker:
+        await worker.ready()
+        async with worker.client() as client:
+            health = await client.health()
+    assert (health.kv_layout, health.kv_cells_total) == (layout, cells)
+
+
 async def test_a_damaged_file_ends_the_process_with_65_and_its_reason(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(HAIKU.read_bytes()[:100_000])

@@ -269,6 +269,7 @@ async def test_the_port_is_open_while_the_model_loads(tmp_path: Path) -> None:
             health = await client.health()
             assert health.state == "loading"
             assert health.load_progress < 1
+            assert health.kv_layout is None, "nobody knows yet"
             with pytest.raises(RbeesError) as caught:
                 async with client.execute(job()):
                     pass
@@ -507,6 +508,7 @@ async def test_health_metrics_and_documents_answer(shared_worker: WorkerProcess)
         health = await client.health()
     assert health.tokenizer == "bytes"
     assert (health.state, health.architecture, health.slots_total, health.ctx) == ("ready", "scripted", 4, 4_096)
+    assert (health.kv_layout, health.kv_cells_total) == ("unified", 4 * 4_096)
     for path in ("/metrics", "/openapi.json", "/docs", "/readyz?verbose"):
         status, body = await raw(shared_worker, "GET", path)
         assert (status, bool(body)) == (200, True)
