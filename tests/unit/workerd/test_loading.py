@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.engine.backend import LoadSpec
 from rbees.workerd.loading import in_passing_thread, load_backend
+
+LONGER_THAN_ANY_CANCEL_S = 5.0
 
 
 def refusal(path: Path | str, backend: Any) -> tuple[ErrorCode, str]:
@@ -57,3 +60,36 @@ async def test_the_thread_that_loaded_is_gone_before_anything_computes(tmp_path:
     assert seen
     assert threading.current_thread() not in seen, "the event loop goes on meanwhile"
     assert not any(thread.is_alive() for thread in seen), "libgomp would keep compute threads for it"
+
+
+async def test_the_thread_of_a_load_that_failed_is_gone_too() -> None:
+    seen: list[threading.Thread] = []
+
+    def fail() -> None:
+        seen.append(threading.current_thread())
+        raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, "It is damaged.")
+
+    with pytest.raises(RbeesError, match="damaged"):
+        await in_passing_thread(fail)
+    assert [thread.is_alive() for thread in seen] == [False]
+
+
+async def test_who_is_cancelled_does_not_wait_for_the_load_whose_thread_ends_with_it() -> None:
+    began, may_end = threading.Event(), threading.Event()
+    seen: list[threading.Thread] = []
+
+    def load() -> None:
+        seen.append(threading.current_thread())
+        began.set()
+        may_end.wait(LONGER_THAN_ANY_CANCEL_S)
+
+    waiting = asyncio.create_task(in_passing_thread(load))
+    assert await asyncio.to_thread(began.wait, LONGER_THAN_ANY_CANCEL_S)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    (thread,) = seen
+    assert thread.is_alive(), "the loop went on while the load did"
+    may_end.set()
+    await asyncio.to_thread(thread.join, LONGER_THAN_ANY_CANCEL_S)
+    assert not thread.is_alive()
