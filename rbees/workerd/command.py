@@ -34,6 +34,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 EXIT_MODEL_NOT_LOADABLE: Final = 65
 SPIN_COUNT: Final = "1000"
 """Turns of libgomp's waiting loop, 10 to 60 microseconds by processor."""
+_MOST_SLOTS: Final = 256
+"""The library's own limit, known here without importing the engine."""
 _WORKER_ID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _LOAD_FAILURES: Final = frozenset(
     {ErrorCode.MODEL_NOT_FOUND, ErrorCode.MODEL_INCOMPATIBLE, ErrorCode.INSUFFICIENT_VRAM, ErrorCode.BACKEND_UNAVAILABLE}
@@ -44,7 +46,7 @@ _SHAPE_FLAGS: Final[tuple[Callable[[Any], Any], ...]] = (
     click.option("--backend", type=click.Choice(get_args(Backend)), default="cpu", show_default=True, help="What computes."),
     click.option("--device", help="Such as cuda:1; several as cuda:0,cuda:1.  [default: the backend's first]"),
     device_flags,
-    click.option("--slots", type=click.IntRange(1, 256), default=4, show_default=True, help="Sequences served at once."),
+    click.option("--slots", type=click.IntRange(1, _MOST_SLOTS), default=4, show_default=True, help="Sequences served at once."),
     click.option("--ctx", type=click.IntRange(16), default=4096, show_default=True, help="Most tokens of one sequence."),
     click.option("--kv-cells", type=click.IntRange(16), help="KV cells that all slots share.  [default: slots × ctx]"),
     click.option("--threads", type=click.IntRange(1, 1024), help="Compute threads.  [default: physical cores]"),
@@ -188,6 +190,11 @@ def _take_shape(flags: dict[str, Any]) -> tuple[str, DeviceOptions, tuple[Adapte
     if flags["kv_cells"] is not None and options.kv_layout == "per_slot":
         raise RbeesError(
             ErrorCode.CONFIGURATION, "`--kv-cells` counts the cells of a pool; leave it or `--kv-layout per_slot` out."
+        )
+    if flags["slots"] == _MOST_SLOTS and options.kv_layout == "per_slot":
+        raise RbeesError(
+            ErrorCode.CONFIGURATION,
+            f"`--kv-layout per_slot` needs a spare slot; ask for at most {_MOST_SLOTS - 1} `--slots`, or leave it out.",
         )
     if flags["kv_cells"] is not None and flags["kv_cells"] < flags["ctx"]:
         raise RbeesError(ErrorCode.CONFIGURATION, "`--kv-cells` must be at least `--ctx`, or no sequence could fill its context.")

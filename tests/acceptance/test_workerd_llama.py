@@ -472,6 +472,14 @@ async def test_health_tells_how_kv_cells_are_divided(tmp_path: Path, flags: tupl
     assert (health.kv_layout, health.kv_cells_total) == (layout, cells)
 
 
+async def test_a_layout_that_the_model_cannot_have_ends_the_process_with_65_and_what_to_do(tmp_path: Path) -> None:
+    mamba = write_tiny_mamba(tmp_path / "mamba.gguf")
+    async with running_worker(mamba, tmp_path, "--kv-layout=per_slot", backend="cpu") as worker:
+        assert await worker.ended() == 65
+        reason = codec.decode(worker.log.splitlines()[-1], ErrorEnvelope).error
+    assert (reason.code, reason.details) == (ErrorCode.MODEL_INCOMPATIBLE, {"field": "kv_layout"})
+
+
 async def test_a_damaged_file_ends_the_process_with_65_and_its_reason(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(HAIKU.read_bytes()[:100_000])

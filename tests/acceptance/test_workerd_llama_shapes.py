@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from rbees.workerd.engine.backend import Backend
+from rbees.protocol.device_options import DeviceOptions
+from rbees.protocol.errors import RbeesError
+from rbees.workerd.engine.backend import Backend, LoadSpec
 from rbees.workerd.engine.engine import WORTH_WAITING_FOR
 from rbees.workerd.engine.outputs import Finished, Output
+from rbees.workerd.loading import load_backend
 from tests.support.plain_llama import PlainLlama, engine_over, greedy, open_model
 from tests.support.scripted_models import ending_of, ids_of, run_out
 from tests.support.shaped_gguf import GEMMA, GEMMA2, LLAMA, QWEN2, Shape, write_shaped_gguf
@@ -106,6 +109,13 @@ def test_a_sliding_window_is_recognised_and_shapes_the_answer(sliding: Path, tmp
         with both(write_shaped_gguf(tmp_path / "wide.gguf", wide)) as (_, other):
             assert plain.greedy(prompt, 12) != other.greedy(prompt, 12)
             assert plain.greedy(prompt[:20], 12) == other.greedy(prompt[:20], 12), "as long as all fits the window"
+
+
+def test_cells_for_each_slot_are_refused_behind_a_sliding_window(sliding: Path) -> None:
+    asked = LoadSpec(str(sliding), "cpu", "cpu", 2, 64, options=DeviceOptions(kv_layout="per_slot"))
+    with pytest.raises(RbeesError, match="a sliding window") as caught:
+        load_backend(asked, lambda _: True)
+    assert caught.value.details == {"field": "kv_layout"}
 
 
 def test_chats_go_on_behind_a_sliding_window(sliding: Path) -> None:

@@ -153,6 +153,22 @@ def test_a_context_without_heads_that_fit_is_refused(tmp_path: Path) -> None:
     assert caught.value.details == {"field": "kv_type_k", "head_length": 16}
 
 
+@pytest.mark.parametrize("pooling", [None, "mean"])
+def test_cells_for_each_slot_are_refused_where_memory_cannot_be_cut(tmp_path: Path, pooling: str | None) -> None:
+    path = write_tiny_mamba(tmp_path / "mamba.gguf")
+    asked = spec(path, kv_layout="per_slot", pooling=pooling)
+    for refusing in (ask, lambda asked: load_backend(asked, lambda _: True)):
+        with pytest.raises(RbeesError, match="leave the KV layout `per_slot` out") as caught:
+            refusing(asked)
+        assert (caught.value.code, caught.value.details) == (ErrorCode.MODEL_INCOMPATIBLE, {"field": "kv_layout"})
+    assert ask(spec(path, kv_layout="unified", pooling=pooling)).kv_cells == 4 * 512
+
+
+def test_vectors_alone_have_no_cells_to_divide(tmp_path: Path) -> None:
+    path = TinyBert().write(tmp_path / "bert.gguf", gguf.PoolingType.MEAN)
+    assert ask(spec(path, kv_layout="per_slot")).kv_cells == 0
+
+
 def test_the_command_prints_a_table_or_json() -> None:
     words = [sys.executable, "-m", "rbees", "workerd", "memory", f"--model={HAIKU}", "--slots=2", "--ctx=128"]
     shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout

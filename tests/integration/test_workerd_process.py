@@ -395,6 +395,7 @@ async def test_a_refused_callback_ends_the_worker_with_69(tmp_path: Path) -> Non
         ({"fail_at_load": True}, (), 65, "MODEL_INCOMPATIBLE"),
         ({"nonsense": 1}, (), 65, "MODEL_INCOMPATIBLE"),
         ({}, ("--kv-cells=64",), 78, "CONFIGURATION"),
+        ({}, ("--slots=256", "--kv-layout=per_slot"), 78, "CONFIGURATION"),
         ({}, ("--bind=0.0.0.0",), 78, "CONFIGURATION"),
         ({}, ("--worker-id=../x",), 78, "CONFIGURATION"),
         ({}, ("--worker-id=.hidden",), 78, "CONFIGURATION"),

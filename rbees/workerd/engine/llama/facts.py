@@ -6,6 +6,7 @@ import ctypes
 from typing import Any, Final
 
 from rbees.protocol.device_options import KvLayout, kv_bytes, layout_of
+from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.workers import MemoryArchitecture
 from rbees.workerd.engine.backend import MAX_SLOTS, BackendFacts, LoadSpec, outputs_for, slots_for
 from rbees.workerd.engine.llama.library import ll
@@ -61,6 +62,21 @@ def is_divisible(model: Any) -> bool:
     """
     recurrent = ll.llama_model_is_recurrent(model) or ll.llama_model_is_hybrid(model)
     return not recurrent and ll.llama_model_n_swa(model) == 0
+
+
+def check_layout(spec: LoadSpec, model: Any) -> None:
+    """Refuse cells for each slot where memory cannot be cut: there a beginning is shared by copying a slot and cutting it.
+
+    Raises:
+        RbeesError: MODEL_INCOMPATIBLE
+    """
+    if spec.options.kv_layout == "per_slot" and not is_divisible(model):
+        raise RbeesError(
+            ErrorCode.MODEL_INCOMPATIBLE,
+            "The model's memory cannot be cut (it has a recurrent state or a sliding window), and so not be divided among slots; "
+            "leave the KV layout `per_slot` out.",
+            field="kv_layout",
+        )
 
 
 def layout_for(spec: LoadSpec, model: Any) -> KvLayout:

@@ -11,6 +11,7 @@ from rbees.workerd.engine.llama.adapters import load_adapters
 from rbees.workerd.engine.llama.context import LlamaBackend, make_context
 from rbees.workerd.engine.llama.devices import check_backend
 from rbees.workerd.engine.llama.embedding import is_causal, make_embedder
+from rbees.workerd.engine.llama.facts import check_layout
 from rbees.workerd.engine.llama.free_memory import with_available
 from rbees.workerd.engine.llama.library import NotLoaded, ll, open_library
 from rbees.workerd.engine.llama.log import LibraryLog
@@ -79,6 +80,7 @@ def _backend(spec: LoadSpec, model: Any, adapters: list[Any], log: LibraryLog) -
     try:
         if not is_causal(model):
             raise makes_no_text()
+        check_layout(spec, model)
         backend = make_context(spec, model, adapters, log, flag, embedder)
     except (NotLoaded, RbeesError):
         if embedder is not None:

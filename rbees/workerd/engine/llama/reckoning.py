@@ -19,7 +19,7 @@ from rbees.workerd.engine.llama.adapters import load_adapters, put_in_force
 from rbees.workerd.engine.llama.context import text_context
 from rbees.workerd.engine.llama.devices import check_backend, chosen_devices
 from rbees.workerd.engine.llama.embedding import make_embedder
-from rbees.workerd.engine.llama.facts import cell_count, sequence_length
+from rbees.workerd.engine.llama.facts import cell_count, check_layout, sequence_length
 from rbees.workerd.engine.llama.library import ggml, ll, open_library
 from rbees.workerd.engine.llama.log import LibraryLog
 from rbees.workerd.engine.llama.model import check_kind, load_model
@@ -67,6 +67,7 @@ def reckon(spec: LoadSpec) -> Reckoned:
     log.footprint.settle()
     cells = 0
     if embedder is None or embedder.generates:
+        check_layout(spec, model)
         context = text_context(spec, model, flag)
         put_in_force(context, adapters, spec.adapters)
         cells = cell_count(spec, model)
