@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
 import msgspec
 
@@ -88,6 +88,30 @@ class NamedTool(Request, frozen=True, kw_only=True):
 
 ToolChoice = Literal["auto", "none", "required"] | NamedTool
 Tools = Annotated[tuple[Tool, ...], msgspec.Meta(max_length=MAX_TOOLS, description="What the model may call.")]
+
+
+class PromptSource(Protocol):
+    """What a prompt is made of: raw text or a conversation."""
+
+    @property
+    def prompt(self) -> str | None:
+        """Raw text."""
+
+    @property
+    def messages(self) -> Sequence[ChatMessage] | None:
+        """A conversation."""
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """What the model may call."""
+
+    @property
+    def tool_choice(self) -> ToolChoice:
+        """Whether it may."""
+
+    @property
+    def template_options(self) -> dict[str, TemplateOption]:
+        """Variables of the template."""
 
 
 def forced_tools(tools: Sequence[Tool], tool_choice: ToolChoice) -> tuple[Tool, ...]:

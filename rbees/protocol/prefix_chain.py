@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Final, Protocol
 import msgspec
 from msgspec.structs import astuple, replace
 
-from rbees.protocol.chat import ChatMessage, TemplateOption, Tool, ToolChoice
+from rbees.protocol.chat import ChatMessage, PromptSource
 from rbees.protocol.codec import Message
 
 BLOCK_BYTES: Final = 512
@@ -43,35 +43,15 @@ PrefixChain = Annotated[tuple[PrefixLink, ...], msgspec.Meta(max_length=MAX_LINK
 """The beginnings of one prompt, the shortest first."""
 
 
-class PromptSource(Protocol):
-    """What a prompt is made of: one of raw text, a conversation and token ids."""
-
-    @property
-    def prompt(self) -> str | None:
-        """Raw text."""
-
-    @property
-    def messages(self) -> Sequence[ChatMessage] | None:
-        """A conversation."""
-
-    @property
-    def tools(self) -> Sequence[Tool]:
-        """What the model may call."""
-
-    @property
-    def tool_choice(self) -> ToolChoice:
-        """Whether it may."""
-
-    @property
-    def template_options(self) -> dict[str, TemplateOption]:
-        """Variables of the template."""
+class ComputedPrompt(PromptSource, Protocol):
+    """A prompt that is to be computed: one of raw text, a conversation and token ids."""
 
     @property
     def token_ids(self) -> Sequence[int] | None:
         """What was tokenized before."""
 
 
-def chain_of(source: PromptSource) -> tuple[PrefixLink, ...]:
+def chain_of(source: ComputedPrompt) -> tuple[PrefixLink, ...]:
     """The links of a prompt: none where it is shorter than a block, and none beyond its first 512 KiB."""
     written = memoryview(canonical(source))
     hashed, start = blake2b(digest_size=_HASH_BYTES), 0
@@ -85,7 +65,7 @@ def chain_of(source: PromptSource) -> tuple[PrefixLink, ...]:
     return tuple(links)
 
 
-def canonical(source: PromptSource) -> bytes:
+def canonical(source: ComputedPrompt) -> bytes:
     """The prompt as bytes that begin alike where prompts do. What is told to no template is left out, such as forced calls."""
     if source.messages is None and source.token_ids is None:
         return b"text\n" + (source.prompt or "").encode("utf-8", "replace")

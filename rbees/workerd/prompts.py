@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from rbees.protocol.chat import ChatMessage, TemplateOption, Tool, ToolChoice, forced_tools
+from rbees.protocol.chat import ChatMessage, PromptSource, TemplateOption, Tool, forced_tools
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.chat.conversation import CallStyle, template_variables
 from rbees.workerd.chat.forced import ForcedCall, forced_call
@@ -28,30 +28,6 @@ _MARKERS: Final = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
 _OPTIONS_SHOWN: Final = 20
 _LONG_TEXT: Final = 16_384
 """Texts longer than this are tokenized off the event loop."""
-
-
-class Source(Protocol):
-    """What `/execute` and `/tokenize` have in common."""
-
-    @property
-    def prompt(self) -> str | None:
-        """Raw text."""
-
-    @property
-    def messages(self) -> Sequence[ChatMessage] | None:
-        """A conversation."""
-
-    @property
-    def tools(self) -> Sequence[Tool]:
-        """What the model may call."""
-
-    @property
-    def tool_choice(self) -> ToolChoice:
-        """Whether it may."""
-
-    @property
-    def template_options(self) -> dict[str, TemplateOption]:
-        """Variables of the template."""
 
 
 class Renderer(Protocol):
@@ -85,7 +61,7 @@ class Prompts:
         spellings = sorted((t for t in backend.facts.control_texts if len(t) > 1), key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, spellings))) if spellings else None
 
-    async def of_source(self, source: Source) -> Prompt:
+    async def of_source(self, source: PromptSource) -> Prompt:
         """The prompt of a raw text or a conversation, at least one token long.
 
         Raises:
