@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from rbees.ctl.job_options import model_option, run_options
 from rbees.ctl.target import Target, asks_orcd
 
 STATUSES = ("queued", "dispatched", "running", "completed", "failed", "cancelled", "unfinished")
-PRIORITIES = ("interactive", "batch")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -46,7 +46,7 @@ def jobs() -> None:
 
 
 @jobs.command()
-@click.option("--model", required=True, metavar="REF", help="Alias, `hf:org/repo…` or `file:/path.gguf`.")
+@model_option()
 # Eager: a stray word is told before anything waits for stdin.
 @click.argument("words", nargs=-1, metavar="", expose_value=False, is_eager=True, callback=_no_words)
 @click.option("--prompt", metavar="TEXT", callback=_text, help="What to say; `-`, or a pipe and no such option, reads stdin.")
@@ -67,8 +67,7 @@ def jobs() -> None:
 @click.option("--json-schema", type=_FILE, metavar="FILE", help="Answer with JSON that satisfies the schema in this file.")
 @click.option("--grammar", type=_FILE, metavar="FILE", help="Answer as this grammar derives: GBNF in a .gbnf file, else Lark.")
 @click.option("--regex", metavar="PATTERN", help="Answer with text that the whole of this pattern matches.")
-@click.option("--priority", type=click.Choice(PRIORITIES), help="`batch` waits while interactive jobs do. Default: interactive.")
-@click.option("--timeout-ms", type=click.IntRange(min=1), help="Longest run, from first dispatch. Default: 300000.")
+@run_options
 @click.option("--deterministic", is_flag=True, help="Decode this job alone: its text does not depend on other jobs.")
 @click.option("--session-id", metavar="TEXT", help="A name for jobs that belong together; recorded and shown.")
 @click.option("--idempotency-key", metavar="KEY", help="Submitting again with this key finds the same job.")

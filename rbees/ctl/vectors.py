@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
-from rbees.ctl.jobs import PRIORITIES
+from rbees.ctl.job_options import model_option, run_options
 from rbees.ctl.target import Target, asks_orcd
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _texts(_context: click.Context, argument: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
@@ -24,14 +27,17 @@ def _texts(_context: click.Context, argument: click.Parameter, words: tuple[str,
     return tuple(line for line in lines if line.strip())
 
 
+def _truncate_option(what: str) -> Callable[[F], F]:
+    return click.option("--truncate", is_flag=True, help=f"Cut {what}.")
+
+
 @click.command()
-@click.option("--model", required=True, metavar="REF", help="Alias, `hf:org/repo…` or `file:/path.gguf` of an embedding model.")
+@model_option("an embedding model")
 @click.argument("texts", nargs=-1, metavar="TEXT", callback=_texts)
 @click.option("--dimensions", type=click.IntRange(min=1), help="Keep so many of the first numbers. Default: all.")
 @click.option("--no-normalize", is_flag=True, help="Leave each vector as long as the model makes it; else its length is 1.")
-@click.option("--truncate", is_flag=True, help="Cut texts that are longer than the model's context.")
-@click.option("--priority", type=click.Choice(PRIORITIES), help="`batch` waits while interactive jobs do. Default: interactive.")
-@click.option("--timeout-ms", type=click.IntRange(min=1), help="Longest run, from first dispatch. Default: 300000.")
+@_truncate_option("texts that are longer than the model's context")
+@run_options
 @asks_orcd
 async def embed(target: Target, **given: Any) -> int | None:
     """Make a vector of each TEXT: a line of numbers in JSON for each, in their order; `-`, or a pipe, reads a text a line."""
@@ -41,13 +47,12 @@ async def embed(target: Target, **given: Any) -> int | None:
 
 
 @click.command()
-@click.option("--model", required=True, metavar="REF", help="Alias, `hf:org/repo…` or `file:/path.gguf` of a reranker.")
+@model_option("a reranker")
 @click.option("--query", required=True, metavar="TEXT", help="What the documents should answer.")
 @click.argument("documents", nargs=-1, metavar="DOC", callback=_texts)
 @click.option("--top-n", type=click.IntRange(min=1), help="Show only so many of the best. Default: all.")
-@click.option("--truncate", is_flag=True, help="Cut documents that do not fit the model's context beside the query.")
-@click.option("--priority", type=click.Choice(PRIORITIES), help="`batch` waits while interactive jobs do. Default: interactive.")
-@click.option("--timeout-ms", type=click.IntRange(min=1), help="Longest run, from first dispatch. Default: 300000.")
+@_truncate_option("documents that do not fit the model's context beside the query")
+@run_options
 @asks_orcd
 async def rerank(target: Target, **given: Any) -> int | None:
     """Order each DOC by how well it answers the query: score, number from 0, text; `-`, or a pipe, reads a document a line."""
