@@ -237,7 +237,12 @@ class Jobs:
         )
 
     async def _result(self, row: JobRow) -> Embeddings | Ranking:
-        results = [event async for event in journaled(self._store, row.number) if isinstance(event, Result)]
+        results: list[Result] = []
+        async for event in journaled(self._store, row.number):
+            if isinstance(event, Result):
+                results.append(event)
+                # To read one takes a millisecond, and a result may have a hundred of them: others' streams go on in between.
+                await asyncio.sleep(0)
         if row.kind == "embed":
             return Embeddings(embeddings=tuple(one for result in results for one in result.embeddings))
         return Ranking(results=tuple(one for result in results for one in result.ranking))

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from rbees.service import docs_page, metrics, openapi
-from rbees.service.answers import error_response, reply
+from rbees.service.answers import error_response, reply, reply_large
 from rbees.service.auth import Authenticator, BearerAuth, NoAuth, is_loopback
 from rbees.service.bodies import LIMITS, MAX_BODY_BYTES, argument, read, read_bytes
 from rbees.service.connection import Limits
@@ -37,6 +37,7 @@ __all__ = [
     "read",
     "read_bytes",
     "reply",
+    "reply_large",
 ]
 
 Readiness = Callable[[], Mapping[str, str | None]]

@@ -255,6 +255,8 @@ class Attempts:
         computed = await self._vectors.compute(inputs)
         for event in await self._vectors.results(request, inputs, computed):
             attempt.add(event)
+            # To write one takes a millisecond, and a result may have a hundred of them: others' streams go on in between.
+            await asyncio.sleep(0)
         timings = Timings(
             prefill_ms=computed.compute_ms,
             decode_ms=0.0,

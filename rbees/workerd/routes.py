@@ -24,7 +24,7 @@ from rbees.protocol.workers import (
     WorkerHealth,
 )
 from rbees.service.sse import SseWriter, frame
-from rbees.service.web import Parameter, Route, argument, read, reply
+from rbees.service.web import Parameter, Route, argument, read, reply, reply_large
 from rbees.workerd.jobs import Attempt, Attempts
 from rbees.workerd.prompts import Prompts
 from rbees.workerd.vectors import VectorDesk
@@ -111,7 +111,7 @@ def routes(worker: Worker) -> list[Route]:
 
     async def embed(request: web.Request) -> web.Response:
         body = await read(request, EmbedRequest)
-        return reply(await worker.accepting().vectors.embed(body))
+        return await reply_large(await worker.accepting().vectors.embed(body))
 
     async def rerank(request: web.Request) -> web.Response:
         body = await read(request, RerankRequest)

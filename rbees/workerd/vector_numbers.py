@@ -29,7 +29,8 @@ def numbers(vectors: NDArray[np.float32], encoding: Encoding) -> list[tuple[floa
     """Each row as its request asks for it."""
     if encoding == "base64":
         return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
-    return [tuple(row) for row in short(vectors).tolist()]
+    # Row by row, because numpy makes a list without letting other threads run.
+    return [tuple(row.tolist()) for row in short(vectors)]
 
 
 def short(values: NDArray[np.float32]) -> NDArray[np.float64]:

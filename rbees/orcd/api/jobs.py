@@ -12,8 +12,9 @@ from rbees.orcd.relay import Relay
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import Event
 from rbees.protocol.jobs import TERMINAL_STATUSES, CancelAnswer, JobAccepted, JobList, JobRequest, JobView, StatusFilter
+from rbees.protocol.vectors import Embeddings
 from rbees.service.sse import SseWriter
-from rbees.service.web import Parameter, Route, argument, read, reply
+from rbees.service.web import Parameter, Route, argument, read, reply, reply_large
 
 DEFAULT_PAGE: Final = 50
 LARGEST_NUMBER: Final = (1 << 63) - 1
@@ -52,7 +53,8 @@ def routes(jobs: Jobs, relay: Relay) -> list[Route]:
         return reply(page)
 
     async def show(request: web.Request) -> web.Response:
-        return reply(await jobs.view(request.match_info["job_id"]))
+        view = await jobs.view(request.match_info["job_id"])
+        return await reply_large(view) if isinstance(view.output, Embeddings) else reply(view)
 
     async def cancel(request: web.Request) -> web.Response:
         answer = await jobs.cancel(request.match_info["job_id"])

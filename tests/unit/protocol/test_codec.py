@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import pytest
+from msgspec.structs import replace
 
 from rbees.protocol import codec
 from rbees.protocol.codec import Message, Request
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.events import Event
-from rbees.protocol.jobs import JobRequest
+from rbees.protocol.events import Embedding, Event, Ranked, Usage
+from rbees.protocol.jobs import ChoiceOutput, JobRequest, JobView
 from rbees.protocol.pools import SpawnCommand, SpawnRequest
+from rbees.protocol.vectors import EmbedAnswer, Embeddings, Ranking
 
 SECRET = "the-canary-sings"
 
@@ -144,3 +146,16 @@ def test_brackets_inside_strings_are_no_depth() -> None:
 
 def test_the_same_value_gives_the_same_bytes() -> None:
     assert codec.encode(Note(text="ü", number=1)) == '{"text":"ü","number":1}'.encode()
+
+
+def test_pieces_make_the_same_bytes() -> None:
+    usage = Usage(prompt_tokens=3, cached_tokens=0, completion_tokens=0)
+    numbers = Embedding(index=0, embedding=(0.5, -1e-9), tokens=1, truncated=False)
+    made = (numbers, Embedding(index=1, embedding="AAA=", tokens=1, truncated=True))
+    ranked = (Ranked(index=1, relevance_score=4.5, tokens=2, truncated=True),)
+    job = JobView(job_id="j", status="completed", model="m", priority="batch", seed=1, created_at_ms=1, usage=usage)
+    outputs = (Embeddings(embeddings=made), Ranking(results=ranked), (ChoiceOutput(choice=0, text="ü"),), None)
+    messages: list[Message] = [EmbedAnswer(model="m", embeddings=made, usage=usage), Note(text="[{", number=1)]
+    messages += [replace(job, output=output) for output in outputs]
+    for message in messages:
+        assert codec.encode_in_pieces(message) == codec.encode(message)

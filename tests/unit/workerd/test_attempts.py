@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from rbees.protocol import codec
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import End, Timings, Usage
 from rbees.protocol.sampling import Sampling
+from rbees.protocol.vectors import EmbedRequest
 from rbees.protocol.workers import AckRequest, ExecuteRequest, GivenChoice
 from rbees.service.clock import ManualClock
-from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Grown
+from rbees.workerd.engine.embedding import EmbedWork
+from rbees.workerd.engine.outputs import Admitted, Embedded, Failed, Finished, Grown
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine.text import Piece
@@ -222,3 +225,34 @@ async def test_late_outputs_of_ended_attempts_are_dropped() -> None:
     bench.grow()
     bench.grow("never/1")
     assert attempt.events.last_seq == 2
+
+
+async def test_others_have_their_turn_between_the_events_of_a_large_result() -> None:
+    width, texts = 16_384, ("a", "b", "c", "d")
+    backend = ScriptedBackend(Script(pooling="mean", dimensions=width), slots=2, ctx=64, cells=128)
+
+    class Computing(NoEmbedding):
+        def embed(self, work: EmbedWork) -> None:
+            desk.deliver(Embedded(work.key, np.ones((len(work.inputs), width), dtype=np.float32), 0.0, 1.0))
+
+    desk = VectorDesk(backend, Computing(), model_ref="m")
+    attempts = Attempts(
+        engine=RecordingEngine(),
+        prompts=Prompts(backend, None),
+        forms=Forms(backend),
+        needs=SamplingNeeds(backend),
+        vectors=desk,
+        clock=ManualClock(),
+        ctx=64,
+        worker_id="w",
+        model_ref="m",
+    )
+    attempt = attempts.execute(ExecuteRequest(job_id="a", epoch=1, embed=EmbedRequest(input=texts)))
+    seen = set()
+    async with asyncio.timeout(10):
+        while not attempt.events.ended:
+            seen.add(attempt.events.last_seq)
+            await asyncio.sleep(0)
+    first = 2  # After `started`; each vector is an event of its own.
+    assert attempt.events.last_seq == first + len(texts)
+    assert seen >= set(range(first, first + len(texts)))
