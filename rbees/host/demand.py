@@ -14,7 +14,7 @@ from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions, kv_bytes
 from rbees.protocol.pools import ModelFacts
 
 MICRO_BATCH: Final = 512
-"""Tokens that llama.cpp computes at once; activations exist for so many."""
+"""Tokens that llama.cpp computes at once where the rest of a text may come later; activations exist for so many."""
 _ACTIVATION_COPIES: Final = 16
 """Vectors of the embedding's length alive at once for each token of a micro batch (feed-forward, attention, norms)."""
 _EMBEDDING_SCORES: Final = 1 << 25
@@ -57,17 +57,21 @@ def demand(model: ModelFacts, *, ctx: int, slots: int, backend: str = "cpu", opt
     generates = not model.capabilities or "generate" in model.capabilities
     # Slots with cells of their own take turns with a spare one.
     held = slots + (layout_of(backend, options, cache_bytes_of(ctx)) == "per_slot")
-    # What makes embeddings has a context of its own: cells for one sequence and a call, and scores of all rows of a call.
-    cells = (ctx * held if generates else 0) + (ctx + MICRO_BATCH if model.pooling is not None else 0)
-    rows = min(MICRO_BATCH * model.vocabulary_size, _EMBEDDING_SCORES) * 4 * 2 if model.pooling is not None else 0
+    # What makes vectors only computes each text in one call, however long it is: every token looks at all others.
+    rows = MICRO_BATCH if generates else max(MICRO_BATCH, ctx)
+    # What makes text and embeddings has a context of its own for these: cells for one sequence and a call.
+    beside = ctx + MICRO_BATCH if model.pooling is not None else 0
+    cells = ctx * held + beside if generates else rows
+    row_scores = min(MICRO_BATCH * model.vocabulary_size, _EMBEDDING_SCORES) * 4 * 2 if model.pooling is not None else 0
     cache_bytes = cache_bytes_of(cells)
-    activations = MICRO_BATCH * model.embedding_length * 4 * _ACTIVATION_COPIES
+    activations = rows * model.embedding_length * 4 * _ACTIVATION_COPIES
     # One row of scores for each sequence, as floats, in the library and once more where they are sampled.
     scores = slots * model.vocabulary_size * 4 * 2
-    mask = MICRO_BATCH * cells * _MASK_BYTES if model.layers else 0
-    # Without flash attention the scores of every head for every cell exist at once.
-    attention = MICRO_BATCH * cells * model.head_count * _SCORE_BYTES if options.flash_attention == "off" else 0
-    return Demand(model.size_bytes, cache_bytes, activations + scores + rows + mask + attention + _RUNTIME_BYTES)
+    mask = rows * cells * _MASK_BYTES if model.layers else 0
+    # Without flash attention the scores of every head for every cell exist at once, and the mask has as many bits as they.
+    heads = rows * cells * model.head_count * _SCORE_BYTES
+    attention = heads + mask * (_SCORE_BYTES // _MASK_BYTES - 1) if options.flash_attention == "off" else 0
+    return Demand(model.size_bytes, cache_bytes, activations + scores + row_scores + mask + attention + _RUNTIME_BYTES)
 
 
 def offloaded(whole: Demand, model: ModelFacts, options: DeviceOptions) -> tuple[Demand, int]:

@@ -12,7 +12,10 @@ from typing import Any
 import gguf
 import pytest
 
-from rbees.protocol.device_options import DeviceOptions
+from rbees.host.demand import demand
+from rbees.host.gguf import read_header
+from rbees.host.model_facts import facts, shape_of
+from rbees.protocol.device_options import DeviceOptions, FlashAttention
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.adapters import read_adapters
 from rbees.workerd.engine.backend import LoadSpec
@@ -77,6 +80,8 @@ CASES: dict[str, dict[str, Any]] = {
     "mamba": {},
     "deep, vectors too": {"pooling": "mean"},
     "bert": {"ctx": 64},
+    "bert, long texts": {"ctx": 16_384},
+    "bert, long texts, no flash attention": {"ctx": 4_096, "flash_attention": "off"},
 }
 
 
@@ -93,7 +98,7 @@ def test_what_is_reckoned_is_what_a_load_takes(name: str, tmp_path: Path, monkey
         case "mamba":
             write_tiny_mamba(path)
         case "bert":
-            TinyBert().write(path, gguf.PoolingType.MEAN)
+            TinyBert(context_length=CASES[name]["ctx"]).write(path, gguf.PoolingType.MEAN)
     asked = spec(path, **{"load_mode": "none", **CASES[name]})
     need = ask(asked)
     taken, cells = taken_by(asked, monkeypatch)
@@ -104,7 +109,19 @@ def test_what_is_reckoned_is_what_a_load_takes(name: str, tmp_path: Path, monkey
     assert place.compute_bytes == taken["compute"]
     assert place.outputs_bytes == taken["output"]
     assert need.total_bytes == pytest.approx(taken.total(), rel=0.005)
-    assert need.kv_cells == (0 if name == "bert" else cells)
+    assert need.kv_cells == (0 if name.startswith("bert") else cells)
+
+
+@pytest.mark.parametrize(("ctx", "flash_attention"), [(512, "auto"), (4_096, "auto"), (16_384, "auto"), (8_192, "off")])
+def test_a_preflight_knows_that_a_text_for_vectors_is_computed_in_one_call(
+    tmp_path: Path, ctx: int, flash_attention: FlashAttention
+) -> None:
+    path = TinyBert(context_length=ctx).write(tmp_path / "bert.gguf", gguf.PoolingType.MEAN)
+    (place,) = ask(spec(path, ctx=ctx, flash_attention=flash_attention)).places
+    header = read_header(path)
+    bert = facts(shape_of(header), ref="file:bert", aliases=(), sha256="", file_name=path.name, size_bytes=header.file_bytes)
+    reckoned = demand(bert, ctx=ctx, slots=4, options=DeviceOptions(flash_attention=flash_attention)).compute_bytes
+    assert place.compute_bytes + place.outputs_bytes <= reckoned <= place.compute_bytes * 1.05 + (100 << 20)
 
 
 def test_adapters_are_reckoned_with(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_kv_types_change_what_the_cache_takes() -> None:
 def test_without_flash_attention_computing_takes_more() -> None:
     plain = demand(model(), ctx=CTX, slots=4)
     without = demand(model(), ctx=CTX, slots=4, options=DeviceOptions(flash_attention="off"))
-    assert without.compute_bytes - plain.compute_bytes == 512 * 4 * CTX * 32 * 4
+    assert without.compute_bytes - plain.compute_bytes == 512 * 4 * CTX * (32 * 4 + 2)
 
 
 def test_a_model_that_is_too_large_fits_with_a_part_of_its_layers() -> None:
