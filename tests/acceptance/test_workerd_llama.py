@@ -23,8 +23,9 @@ from rbees.protocol.response_format import JsonSchemaFormat
 from rbees.protocol.sampling import Sampling
 from rbees.protocol.workers import ExecuteRequest
 from rbees.workerd.engine.backend import Interrupted, LoadAbandoned, LoadSpec, Rows
-from rbees.workerd.engine.engine import WORTH_WAITING_FOR, Engine
+from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine.grammar import Grammars, compile_form
+from rbees.workerd.engine.in_common import WORTH_WAITING_FOR
 from rbees.workerd.engine.outputs import Failed, Finished, Output
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine_thread import EngineThread

@@ -12,7 +12,7 @@ import pytest
 from rbees.protocol.device_options import DeviceOptions
 from rbees.protocol.errors import RbeesError
 from rbees.workerd.engine.backend import Backend, LoadSpec
-from rbees.workerd.engine.engine import WORTH_WAITING_FOR
+from rbees.workerd.engine.in_common import WORTH_WAITING_FOR
 from rbees.workerd.engine.outputs import Finished, Output
 from rbees.workerd.loading import load_backend
 from tests.support.plain_llama import PlainLlama, engine_over, greedy, open_model

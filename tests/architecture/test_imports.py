@@ -15,6 +15,7 @@ PURE = (
     "rbees.host.lifecycle",
     "rbees.workerd.engine.sequence",
     "rbees.workerd.engine.batcher",
+    "rbees.workerd.engine.in_common",
     "rbees.workerd.engine.speculation",
     "rbees.workerd.engine.spill",
     "rbees.workerd.engine.lookup",

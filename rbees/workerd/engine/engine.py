@@ -14,31 +14,28 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import FinishReason
 from rbees.workerd.engine import batcher
-from rbees.workerd.engine.backend import Backend, CellsExhausted, DecodeFailed, Interrupted, Logits, Rows
+from rbees.workerd.engine.backend import Backend, CellsExhausted, DecodeFailed, Interrupted, Logits
 from rbees.workerd.engine.batcher import Demand, Share
 from rbees.workerd.engine.draft_model import DRAFT_TOKENS, DraftModel
 from rbees.workerd.engine.drafter import Drafter
 from rbees.workerd.engine.drawing import Draft, Outcome, draw
+from rbees.workerd.engine.in_common import most_in_common, waits_for_any
 from rbees.workerd.engine.ledger import ledger_for
 from rbees.workerd.engine.outputs import Admitted, Failed, Load, Output
 from rbees.workerd.engine.pace import Pace
-from rbees.workerd.engine.prefix_cache import common_length
 from rbees.workerd.engine.prefix_digest import PrefixDigest
 from rbees.workerd.engine.refusals import check_fits, no_memory_for_step, not_computed
+from rbees.workerd.engine.rows import rows_of
 from rbees.workerd.engine.sampling import Drawn
 from rbees.workerd.engine.sequence import Group, Sequence, Work
 from rbees.workerd.engine.shortage import Shortage
 
 STEADY_CHUNK = 512
 """Prompt tokens per call in the deterministic lane: llama.cpp's own default, so that sums are the same."""
-
-WORTH_WAITING_FOR: Final = 32
-"""Tokens that an older sequence must be about to compute for a younger one to wait for them instead of computing them too."""
 
 LEAST_REMEMBERED: Final = 1 << 17
 """Tokens of late prompts that are remembered by name, beside what the KV memory could hold twice: main memory holds some too."""
@@ -191,15 +188,10 @@ class Engine:
             return True
         if sequence.work.deterministic or any(s.work.deterministic for s in running):
             return False
-        sequence.shared = self._shared(sequence) if self._facts.divisible else 0
+        sequence.shared = most_in_common(sequence, running) if self._facts.divisible else 0
         promised = sum(s.pending if s.slot is not None else s.pending - s.shared for s in running)
         free = self._slots.cells_free + self._slots.cells_kept
         return len(sequence.tokens) + 1 - sequence.shared <= free - promised
-
-    def _shared(self, sequence: Sequence) -> int:
-        """How many tokens it has in common with one that runs, all but the last at most."""
-        limit = len(sequence.tokens) - 1
-        return min(limit, max(common_length(sequence.tokens, s.tokens) for s in self._running.values()))
 
     def _start(self, sequence: Sequence) -> None:
         if sequence.work.deterministic:
@@ -245,19 +237,10 @@ class Engine:
         return riders
 
     def _waits_for_any(self, sequence: Sequence, older: list[Sequence]) -> bool:
-        """Whether an older one is about to compute a good part of its beginning, which it can then share.
-
-        The oldest of those that wait for each other waits for none, and what it computes is finite, so nobody starves.
-        """
+        """Whether an older one is about to compute a good part of its beginning, which it can then share."""
         if not self._facts.divisible or not older:
             return False
-        limit, known = len(sequence.tokens) - 1, self._slots.known(sequence.tokens)
-        for other in older:
-            common = min(limit, common_length(sequence.tokens, other.tokens))
-            enough = 1 if other.key == sequence.key else WORTH_WAITING_FOR
-            if other.computed < common and common - known >= enough:
-                return True
-        return False
+        return waits_for_any(sequence, older, self._slots.known(sequence.tokens))
 
     def _begin(self, sequence: Sequence) -> None:
         """Give it a slot and what is known of its beginning, unless it has one."""
@@ -301,7 +284,7 @@ class Engine:
 
     def _decode(self, shares: list[Share]) -> Logits | None:
         """Compute the shares; None if the call was stopped short, then the next step tries what is left."""
-        rows = self._rows(shares)
+        rows = rows_of(shares, self._running)
         self.breakable = self._breakable(shares)
         try:
             logits = self._backend.decode(rows)
@@ -355,21 +338,6 @@ class Engine:
         largest = max(shares, key=lambda share: (share.rows, self._running[share.key].order))
         self._fail(self._running[largest.key].key, no_memory_for_step(shortage))
         self._salvage([share for share in shares if share.key in self._running])
-
-    def _rows(self, shares: list[Share]) -> Rows:
-        slots: list[int] = []
-        positions: list[int] = []
-        tokens: list[int] = []
-        wants: list[bool] = []
-        for share in shares:
-            sequence = self._running[share.key]
-            assert sequence.slot is not None
-            start, end = sequence.computed, sequence.computed + share.count
-            slots += [sequence.slot] * share.rows
-            positions += range(start, start + share.rows)
-            tokens += [*sequence.tokens[start:end], *share.draft]
-            wants += [False] * (share.count - 1) + [end == len(sequence.tokens)] + [True] * len(share.draft)
-        return Rows(_ids(slots), _ids(positions), _ids(tokens), np.array(wants, dtype=np.bool_))
 
     def _salvage(self, shares: list[Share]) -> None:
         """After an interruption keep what was computed, except rows whose logits are lost with the call.
@@ -509,7 +477,3 @@ class Engine:
 
     def _of(self, key: str) -> list[Sequence]:
         return [s for s in (*self._running.values(), *self._waiting) if s.key == key]
-
-
-def _ids(values: list[int]) -> NDArray[np.int32]:
-    return np.array(values, dtype=np.int32)

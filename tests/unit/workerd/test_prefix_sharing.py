@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rbees.protocol.sampling import Sampling
-from rbees.workerd.engine.engine import WORTH_WAITING_FOR, Engine
+from rbees.workerd.engine.engine import Engine
+from rbees.workerd.engine.in_common import WORTH_WAITING_FOR
 from rbees.workerd.engine.keep_budget import KeepBudget
 from rbees.workerd.engine.ledger import LEAST_KEPT
 from rbees.workerd.engine.outputs import Finished
