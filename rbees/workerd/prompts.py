@@ -67,6 +67,8 @@ class Prompts:
         Raises:
             RbeesError: INVALID_REQUEST, MODEL_INCOMPATIBLE
         """
+        if source.prompt == "":
+            raise _empty()
         if source.prompt is not None:
             return Prompt(await self._ids([source.prompt]))
         assert source.messages is not None
@@ -110,7 +112,7 @@ class Prompts:
             RbeesError: INVALID_REQUEST for none at all or one outside of the vocabulary.
         """
         if not ids:
-            raise RbeesError(ErrorCode.INVALID_REQUEST, "The prompt is empty; send some text.", field="prompt")
+            raise _empty()
         size = self._backend.facts.vocabulary_size
         if min(ids) < 0 or max(ids) >= size:
             raise RbeesError(
@@ -132,7 +134,11 @@ class Prompts:
     async def _render(
         self, messages: Sequence[ChatMessage], tools: Sequence[Tool], options: dict[str, TemplateOption]
     ) -> list[str]:
-        """The rendered text, cut where control tokens were broken up."""
+        """The rendered text, cut where control tokens were broken up.
+
+        Raises:
+            RbeesError: INVALID_REQUEST, MODEL_INCOMPATIBLE
+        """
         if self._renderer is None:
             raise RbeesError(
                 ErrorCode.MODEL_INCOMPATIBLE,
@@ -145,7 +151,11 @@ class Prompts:
         template_variables(messages, tools, options, style, texts.see)
         marker = texts.free_marker()
         told = template_variables(messages, tools, options, style, lambda text: self._break_up(text, marker))
-        return (await self._renderer.render(told)).split(marker)
+        text = await self._renderer.render(told)
+        if not text:
+            message = "The model's chat template makes an empty prompt of these messages; send some text."
+            raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="messages")
+        return text.split(marker)
 
     def _break_up(self, content: str, marker: str) -> str:
         while self._controls is not None and self._controls.search(content):
@@ -156,6 +166,11 @@ class Prompts:
         """The id of the control token that is spelled so: only those have no text of their own."""
         ids = self._backend.tokenize(text, add_special=False, parse_special=True)
         return ids[0] if len(ids) == 1 and not self._backend.piece(ids[0]) else None
+
+
+def _empty() -> RbeesError:
+    """Said before tokenizing too: a tokenizer that begins every prompt with a token of its own makes one of no text."""
+    return RbeesError(ErrorCode.INVALID_REQUEST, "The prompt is empty; send some text.", field="prompt")
 
 
 class _Texts:

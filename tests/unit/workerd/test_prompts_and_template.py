@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.workers import TokenizeRequest
 from rbees.workerd.chat.conversation import call_id
 from rbees.workerd.chat.traits import TemplateTraits
+from rbees.workerd.engine.backend import BackendFacts
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.prompts import Prompt, Prompts
 from rbees.workerd.template import render
@@ -65,6 +67,33 @@ async def test_a_model_without_a_template_says_what_to_do() -> None:
         await prompts(None).of_source(conversation("hi"))
     assert caught.value.code == ErrorCode.MODEL_INCOMPATIBLE
     assert "raw" in caught.value.message
+
+
+class Beginning(ScriptedBackend):
+    """A model whose tokenizer begins every prompt with a token of its own."""
+
+    @property
+    def facts(self) -> BackendFacts:
+        return replace(super().facts, adds_bos=True, bos_text="<end>")
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        ids = super().tokenize(text, add_special=add_special, parse_special=parse_special)
+        return [END, *ids] if add_special else ids
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"), [(TokenizeRequest(prompt=""), "prompt"), (conversation("", ""), "messages")], ids=["raw", "rendered"]
+)
+async def test_no_text_is_no_prompt_even_where_the_tokenizer_adds_a_token(request_: TokenizeRequest, field: str) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    backend = Beginning(Script(chat_template=template), slots=1, ctx=64, cells=64)
+    asked = Prompts(backend, InlineRenderer(template))
+    assert await asked.of_source(conversation("", "a")) == Prompt((END, 97))
+    with pytest.raises(RbeesError) as caught:
+        await asked.of_source(request_)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert "empty" in caught.value.message
+    assert caught.value.details["field"] == field
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [512], [3, 1_000_000]])
