@@ -90,7 +90,8 @@ class Prompts:
             message = "The form in which this model calls tools cannot be enforced; leave `tool_choice` to the model (`auto`)."
             raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, message)
         control_tokens = {mark.decode(): token for token, mark in style.spelled.items()}
-        return forced_call(shape, tools, reasoning=style.reasoning, thinks=answer.thinks, control_tokens=control_tokens)
+        reasoning = None if answer.has_thought else style.reasoning
+        return forced_call(shape, tools, reasoning=reasoning, thinks=answer.thinks, control_tokens=control_tokens)
 
     async def _ids(self, parts: list[str]) -> tuple[int, ...]:
         if sum(map(len, parts)) > _LONG_TEXT:

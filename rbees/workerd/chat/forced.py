@@ -37,8 +37,8 @@ def forced_call(
 ) -> ForcedCall:
     """An answer that calls one of `tools`.
 
-    `thinks`: the prompt opened a thought, which has to be closed first. `control_tokens` are the marks that are tokens without
-    a text of their own.
+    `reasoning` is None where no thought may come first. `thinks`: the prompt opened one, which has to be closed first.
+    `control_tokens` are the marks that are tokens without a text of their own.
     """
     grammar, in_text = (
         _grammar(shape, tools, reasoning=reasoning, thinks=thinks, control_tokens=tokens) for tokens in (control_tokens, {})

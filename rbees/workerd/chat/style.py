@@ -31,8 +31,10 @@ class ChatStyle:
         """How the answer to this rendered prompt is read, where `tools` (schemas by name) may be called. None: all is text."""
         if self.reasoning is None and not tools:
             return None
-        thinks = self.reasoning is not None and prompt.rstrip().endswith(self.reasoning.opens)
-        return ChatFormat(self, tools, thinks)
+        end = prompt.rstrip()
+        thinks = self.reasoning is not None and end.endswith(self.reasoning.opens)
+        has_thought = self.reasoning is not None and end.endswith(self.reasoning.closes)
+        return ChatFormat(self, tools, thinks, has_thought)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,9 @@ class ChatFormat:
     style: ChatStyle
     tools: Mapping[str, dict[str, Any]]
     thinks: bool
+    """The prompt opened a thought."""
+    has_thought: bool = False
+    """The prompt closed one, mostly an empty one: the answer is to go on without."""
 
     @property
     def spelled(self) -> Mapping[int, bytes]:

@@ -15,10 +15,12 @@ from rbees.protocol.workers import TokenizeRequest
 from rbees.workerd.chat.conversation import call_id
 from rbees.workerd.chat.traits import TemplateTraits
 from rbees.workerd.engine.backend import BackendFacts
+from rbees.workerd.engine.grammar import Grammars
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.prompts import Prompt, Prompts
 from rbees.workerd.template import render
 from tests.support.chat_templates import DEEPSEEK, HERMES, LLAMA, MISTRAL
+from tests.support.forms import scripted_backend
 from tests.support.templates import CALL, called_turn, traits_of
 
 END = 256
@@ -207,6 +209,16 @@ async def test_an_option_reaches_the_template() -> None:
     off = asked(template_options={"enable_thinking": False})
     assert (await spelled(HERMES, off)).endswith("<think>\n\n</think>\n\n")
     assert (await spelled(HERMES, asked())).endswith("<assistant>")
+
+
+@pytest.mark.parametrize(("options", "thought"), [({}, "<think>hm</think>"), ({"enable_thinking": False}, "<t")])
+async def test_a_forced_call_opens_no_thought_where_the_template_closed_one(options: dict[str, bool], thought: str) -> None:
+    request = asked(tools=(COUNT,), tool_choice="required", template_options=options)
+    forced = (await prompts(HERMES).of_source(request)).forced
+    assert forced is not None
+    constraint = Grammars(scripted_backend()).build(forced.grammar)
+    assert constraint.admits(b"<think>hm</think>") == len(thought)
+    assert constraint.admits(b"<tool_call>") == len("<tool_call>")
 
 
 def test_a_call_id_follows_from_its_place() -> None:
