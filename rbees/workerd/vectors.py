@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from rbees.workerd.vector_numbers import numbers, scaled
 
 Outcome = Embedded | Failed
 VectorRequest = EmbedRequest | RerankRequest
+_CUT: Final = "shorten it, or send `truncate` to have it cut"
 
 
 class EmbedDoor(Protocol):
@@ -237,7 +238,8 @@ def _pairs(backend: Backend, facts: EmbedderFacts, request: RerankRequest) -> In
         tokens = pairs.of(document, index)
         too_long = len(tokens) > facts.ctx
         if too_long and not (request.truncate and pairs.room > 0):
-            raise _exceeded("The query with document", index, len(tokens), facts.ctx)
+            advice = _CUT if pairs.room > 0 else "shorten the query, which is never cut and leaves no room for a document"
+            raise _exceeded("The query with document", index, len(tokens), facts.ctx, advice)
         ids.append(pairs.cut(tokens) if too_long else tokens)
         truncated.append(too_long)
     return Inputs(tuple(ids), tuple(truncated))
@@ -254,10 +256,10 @@ def _cut(tokens: Sequence[int], ctx: int, kept: int) -> Ids:
     return np.array([*tokens[: ctx - kept], *tokens[len(tokens) - kept :]], dtype=np.int32)
 
 
-def _exceeded(what: str, index: int, tokens: int, ctx: int) -> RbeesError:
+def _exceeded(what: str, index: int, tokens: int, ctx: int, advice: str = _CUT) -> RbeesError:
     return RbeesError(
         ErrorCode.CONTEXT_EXCEEDED,
-        f"{what} {index} has {tokens} tokens, but the context holds {ctx}; shorten it, or send `truncate` to have it cut.",
+        f"{what} {index} has {tokens} tokens, but the context holds {ctx}; {advice}.",
         index=index,
         prompt_tokens=tokens,
         ctx_tokens=ctx,

@@ -15,13 +15,20 @@ def check_fits(work: Work, ctx: int) -> None:
     Raises:
         RbeesError: CONTEXT_EXCEEDED with the numbers.
     """
-    prompt, wanted = len(work.prompt), work.max_tokens or 1
-    if prompt + max(wanted, *map(len, work.choices)) <= ctx:
+    prompt, given = len(work.prompt), max(map(len, work.choices))
+    wanted = max(work.max_tokens or 1, given)
+    if prompt + wanted <= ctx:
         return
+    if wanted == given:
+        answer, advice = f"the answer has {given} already", ""
+    elif work.max_tokens is None:
+        answer, advice = "the answer needs at least 1", ""
+    else:
+        answer, advice = f"the answer may have {wanted}", "lower `max_tokens`, "
     raise RbeesError(
         ErrorCode.CONTEXT_EXCEEDED,
-        f"The prompt has {prompt} tokens and the answer may have {wanted}, but the context holds {ctx}; "
-        "shorten the prompt, lower `max_tokens`, or serve the model with a larger context.",
+        f"The prompt has {prompt} tokens and {answer}, but the context holds {ctx}; "
+        f"shorten the prompt, {advice}or serve the model with a larger context.",
         prompt_tokens=prompt,
         max_tokens=work.max_tokens,
         ctx_tokens=ctx,

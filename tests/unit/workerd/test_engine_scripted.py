@@ -220,6 +220,22 @@ def test_what_can_never_fit_is_refused_with_the_numbers(prompt: int, max_tokens:
     assert caught.value.details == {"prompt_tokens": prompt, "max_tokens": max_tokens, "ctx_tokens": 40}
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"max_tokens": None, "generated": (7,) * 7}, "the answer has 7 already"),
+        ({"max_tokens": 2, "generated": (7,) * 9}, "the answer has 9 already"),
+        ({"max_tokens": None, "prompt": (7,) * 40}, "the answer needs at least 1,"),
+        ({"max_tokens": 9}, "the answer may have 9,"),
+    ],
+)
+def test_the_refusal_says_what_does_not_fit(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(RbeesError) as caught:
+        scripted_engine(ctx=40).submit(work(**{"prompt": (7,) * 34, **fields}))
+    assert told in caught.value.message
+    assert ("lower `max_tokens`" in caught.value.message) is ("may have" in told), "only advice that helps"
+
+
 def test_cancelling_frees_the_slot_whether_it_waits_or_runs() -> None:
     engine = scripted_engine(slots=1)
     for key in ("a", "b", "c"):

@@ -105,6 +105,16 @@ async def test_what_cannot_be_computed_is_refused_before_anything_is(script: Any
     assert not door.works
 
 
+@pytest.mark.parametrize("truncate", [False, True])
+async def test_a_query_that_leaves_no_room_is_not_told_to_have_it_cut(truncate: bool) -> None:
+    desk, _ = desk_of(pooling="rank")
+    with pytest.raises(RbeesError, match="shorten the query") as caught:
+        await desk.inputs(RerankRequest(query="x" * 32, documents=("y",), truncate=truncate))
+    assert "send `truncate`" not in caught.value.message
+    with pytest.raises(RbeesError, match="send `truncate`"):
+        await desk.inputs(RerankRequest(query="x", documents=("y" * 40,)))
+
+
 def test_capabilities_are_facts_of_the_model() -> None:
     def can(**script: Any) -> tuple[str, ...]:
         return capabilities_of(ScriptedBackend(Script(**script), slots=2, ctx=32, cells=64))
