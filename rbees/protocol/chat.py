@@ -90,6 +90,9 @@ ToolChoice = Literal["auto", "none", "required"] | NamedTool
 Tools = Annotated[tuple[Tool, ...], msgspec.Meta(max_length=MAX_TOOLS, description="What the model may call.")]
 
 
+Messages = Annotated[tuple[ChatMessage, ...], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)]
+
+
 class PromptSource(Protocol):
     """What a prompt is made of: raw text or a conversation."""
 

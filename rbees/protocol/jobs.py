@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
-from rbees.protocol.chat import MAX_MESSAGES, ChatMessage, TemplateOptions, ToolCall, ToolChoice, Tools, check_chat
+from rbees.protocol.chat import Messages, TemplateOptions, ToolCall, ToolChoice, Tools, check_chat
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import FinishReason, Timings, Usage
@@ -48,7 +48,7 @@ class JobRequest(SeedlessSampling, frozen=True, kw_only=True):
     kind: Kind = "generate"
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, description="Alias, `hf:` or `file:` reference.")]
     prompt: str | None = None
-    messages: Annotated[tuple[ChatMessage, ...], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    messages: Messages | None = None
     tools: Tools = ()
     tool_choice: ToolChoice = "auto"
     """`none`: the model is not told of the tools, and nothing it writes is a call. `required`, or a tool's name: it must call."""

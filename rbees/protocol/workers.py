@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from rbees.protocol.chat import ChatMessage, TemplateOptions, ToolChoice, Tools
+from rbees.protocol.chat import Messages, TemplateOptions, ToolChoice, Tools
 from rbees.protocol.codec import Message
 from rbees.protocol.device_options import KvLayout
 from rbees.protocol.jobs import MAX_CHOICES
@@ -55,7 +55,7 @@ class ExecuteRequest(Message, frozen=True, kw_only=True):
     job_id: str
     epoch: Annotated[int, msgspec.Meta(ge=1)]
     prompt: str | None = None
-    messages: tuple[ChatMessage, ...] | None = None
+    messages: Messages | None = None
     tools: Tools = ()
     tool_choice: ToolChoice = "auto"
     template_options: TemplateOptions = {}
@@ -97,7 +97,7 @@ class TokenizeRequest(Message, frozen=True, kw_only=True):
 
     private: ClassVar[frozenset[str]] = frozenset({"prompt", "messages", "tools", "template_options"})
     prompt: str | None = None
-    messages: tuple[ChatMessage, ...] | None = None
+    messages: Messages | None = None
     tools: Tools = ()
     tool_choice: ToolChoice = "auto"
     template_options: TemplateOptions = {}

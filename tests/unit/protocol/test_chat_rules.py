@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rbees.protocol import codec
-from rbees.protocol.chat import ChatMessage, check_chat
+from rbees.protocol.chat import MAX_MESSAGES, ChatMessage, check_chat
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import JobRequest, check_job
+from rbees.protocol.workers import ExecuteRequest, TokenizeRequest
 
 CALL = {"id": "a", "name": "f", "arguments": {"x": [1]}}
 USER = {"role": "user", "content": "x"}
@@ -80,3 +81,15 @@ def test_what_was_said_does_not_show_in_a_log() -> None:
     )
     assert "psst" not in repr(message)
     assert "'x'" not in repr(message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [(JobRequest, {"model": "m"}), (ExecuteRequest, {"job_id": "a", "epoch": 1}), (TokenizeRequest, {})],
+    ids=["orcd", "execute", "tokenize"],
+)
+def test_orcd_and_workers_take_equally_many_messages(kind: type, fields: dict[str, object]) -> None:
+    codec.decode(codec.encode({**fields, "messages": [USER] * MAX_MESSAGES}), kind)
+    for count in (0, MAX_MESSAGES + 1):
+        with pytest.raises(RbeesError, match="messages"):
+            codec.decode(codec.encode({**fields, "messages": [USER] * count}), kind)
