@@ -20,6 +20,8 @@ MAX_SCHEMA_DEPTH: Final = 60
 """Levels of arrays and objects in a schema."""
 MAX_SCHEMA_NODES: Final = 5_000
 """JSON values in a schema, each array, object and scalar counted."""
+MAX_OPTIONAL_PROPERTIES: Final = 400
+"""Properties of one object that are not required, patterns of properties among them: any of them may come next."""
 MAX_SCHEMA_BYTES: Final = 256 * 1024
 MAX_GRAMMAR_BYTES: Final = 64 * 1024
 """Of a grammar or a regular expression."""
@@ -129,11 +131,28 @@ def _check_shape(schema: dict[str, Any], field: str) -> None:
         for value in level:
             if isinstance(value, int) and not _SMALLEST_INTEGER <= value <= _LARGEST_INTEGER:
                 raise _refusal("The schema holds an integer of more than 64 bits; write it as a `pattern` on a string.", field)
+        if any(_optional_properties(value) > MAX_OPTIONAL_PROPERTIES for value in level if isinstance(value, dict)):
+            sentence = (
+                f"The schema has an object of more than {MAX_OPTIONAL_PROPERTIES} optional properties; "
+                "make some of them `required`, or nest them in objects."
+            )
+            raise _refusal(sentence, field)
         inner = [value for value in level if isinstance(value, dict | list)]
         depth += bool(inner)
         if depth > MAX_SCHEMA_DEPTH:
             raise _refusal(f"The schema is nested deeper than {MAX_SCHEMA_DEPTH} levels; use `$defs` and `$ref`.", field)
         level = [item for value in inner for item in (value.values() if isinstance(value, dict) else value)]
+
+
+def _optional_properties(value: dict[str, Any]) -> int:
+    """How many a part of a schema has, and 0 of what is no schema."""
+    properties, patterns, required = (value.get(name) for name in ("properties", "patternProperties", "required"))
+    named = len(properties.keys() - _texts(required)) if isinstance(properties, dict) else 0
+    return named + (len(patterns) if isinstance(patterns, dict) else 0)
+
+
+def _texts(value: Any) -> set[str]:
+    return {text for text in value if isinstance(text, str)} if isinstance(value, list) else set()
 
 
 def _check_nesting(grammar: str) -> None:

@@ -63,14 +63,11 @@ class Forms:
                 self._grammars = await asyncio.to_thread(_grammars, self._backend)
             try:
                 await self._checked(GrammarFormat(syntax="lark", grammar=call.grammar_in_text))
-                return await asyncio.to_thread(self._grammars.build, call.grammar)
+                return await asyncio.to_thread(self._grammars.build, call.grammar, _refusal_of_tools)
             except RbeesError as error:
                 if error.code is not ErrorCode.INVALID_REQUEST:
                     raise
-                sentence = (
-                    "The `parameters` of a tool that must be called cannot be enforced; simplify them, or let the model choose."
-                )
-                raise RbeesError(ErrorCode.INVALID_REQUEST, sentence, field="tools") from None
+                raise _refusal_of_tools(error.message) from None
 
     async def close(self) -> None:
         """End the child."""
@@ -87,6 +84,12 @@ class Forms:
             assert answer.problem is not None
             raise RbeesError(ErrorCode.INVALID_REQUEST, answer.problem, field="response_format")
         return answer.grammar
+
+
+def _refusal_of_tools(_sentence: str) -> RbeesError:
+    """In place of what is said of a `response_format`, which a client that forces a call sends none of."""
+    sentence = "The `parameters` of a tool that must be called cannot be enforced; simplify them, or let the model choose."
+    return RbeesError(ErrorCode.INVALID_REQUEST, sentence, field="tools")
 
 
 def _grammars(backend: Backend) -> Grammars:

@@ -19,6 +19,7 @@ from rbees.protocol.events import End, Error, Event, Token
 from rbees.protocol.response_format import GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat, ResponseFormat
 from rbees.protocol.sampling import Sampling
 from rbees.protocol.workers import Beat, ExecuteRequest
+from rbees.workerd.chat.forced import ForcedCall
 from rbees.workerd.forms import Forms
 from tests.support.forms import scripted_backend
 from tests.support.scripted_models import write_script
@@ -138,6 +139,19 @@ async def test_a_form_leaves_no_word_in_the_log(worker: WorkerProcess) -> None:
     await run_job(worker, "job-canary", RegexFormat(pattern="canary-pattern"))
     await run_job(worker, "job-canary2", lark("start: canary_rule"))
     assert "canary" not in worker.log.replace("job-canary", "")
+
+
+async def test_a_forced_call_that_grows_too_complex_is_the_tools_fault() -> None:
+    wide = {"type": "object", "properties": {f"p{i}": {} for i in range(600)}}
+    late = {"type": "object", "required": ["n", "x"], "properties": {"n": {"enum": ["aa", "ab"]}, "x": wide}}
+    grammar = f"start: %json {json.dumps(late)}\n"
+    forms = Forms(scripted_backend())
+    constraint = await forms.forced_call(ForcedCall(grammar, grammar))
+    await forms.close()
+    assert [constraint.accept(token) for token in b'{"n":"a'] == [False] * 7
+    with pytest.raises(RbeesError) as caught:
+        [constraint.accept(token) for token in b'a","x":{"p']
+    assert caught.value.details["field"] == "tools"
 
 
 async def test_a_child_that_was_killed_is_replaced() -> None:

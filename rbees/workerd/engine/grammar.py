@@ -33,17 +33,21 @@ except ImportError:
     ) from None
 
 Form = JsonObjectFormat | JsonSchemaFormat | RegexFormat | GrammarFormat
+Refusal = Callable[[str], RbeesError]
 
 LIMITS: Final = LLParserLimits(
-    max_items_in_row=1_000,
+    max_items_in_row=2_000,
     initial_lexer_fuel=500_000,
     step_lexer_fuel=100_000,
-    step_max_items=10_000,
+    step_max_items=20_000,
     max_lexer_states=50_000,
     max_grammar_size=200_000,
     verbose_errors=False,
 )
-"""Below the library's defaults: the costliest masks then take a quarter of a second, and a form holds at most 100 MB."""
+"""At or below the library's defaults: the costliest masks then take a quarter of a second, and a form holds at most 100 MB.
+
+An optional property takes four items of a row: `MAX_OPTIONAL_PROPERTIES` of an object leave room for what else may stand there.
+"""
 
 _JSON_OPTIONS: Final = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
 """A model that may write white space anywhere may write it for ever."""
@@ -53,7 +57,13 @@ _SPELLED_CHARACTERS: Final = 512
 """Of a forced text only the first token is used at each step; spelling all of a long one each time would take milliseconds."""
 _UNICODE_ESCAPE: Final = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))", re.DOTALL)
 _KEYWORDS: Final = re.compile(r'"(\$?[A-Za-z]{1,24})"')
+_WRONG_TOKEN: Final = re.compile(r"doesn't satisfy the grammar|\Aparser stopped in consume_token|\Atoken id \d+ out of range")
 _LINE: Final = re.compile(r"(?:at )?(\d+)\(\d+\)")
+
+
+def _refusal(sentence: str) -> RbeesError:
+    """What is wrong with a form that the client sent as `response_format`."""
+    return RbeesError(ErrorCode.INVALID_REQUEST, sentence, field="response_format")
 
 
 def compile_form(form: Form) -> str:
@@ -93,14 +103,16 @@ class Grammars:
         self._backend = backend
         self._tokenizer: LLTokenizer | None = None
 
-    def build(self, grammar: str) -> GrammarConstraint:
+    def build(self, grammar: str, refusal: Refusal = _refusal) -> GrammarConstraint:
         """The constraint of a compiled form that was checked. Blocks, mostly without the interpreter's lock.
+
+        `refusal` makes an error of a sentence, then and while an answer is made.
 
         Raises:
             RbeesError: INVALID_REQUEST
         """
         matcher = LLMatcher(self._tokens(), grammar, log_level=0, limits=LIMITS)
-        constraint = GrammarConstraint(matcher, self._backend.facts.eog_ids)
+        constraint = GrammarConstraint(matcher, self._backend.facts.eog_ids, refusal)
         constraint.check_beginning()
         return constraint
 
@@ -121,20 +133,21 @@ class Grammars:
 class GrammarConstraint:
     """Implements `Constraint`."""
 
-    def __init__(self, matcher: LLMatcher, eog_ids: frozenset[int]) -> None:
+    def __init__(self, matcher: LLMatcher, eog_ids: frozenset[int], refusal: Refusal = _refusal) -> None:
         self._matcher = matcher
         self._eog_ids = eog_ids
+        self._refusal = refusal
 
     def mask(self) -> NDArray[np.uint32]:
         """As `Constraint.mask`."""
         words = np.frombuffer(self._matcher.compute_bitmask(), dtype="<u4")
-        self._check()
+        self._check(_sentence_on_the_way)
         return words
 
     def accept(self, token: int) -> bool:
         """As `Constraint.accept`."""
         if not self._matcher.consume_token(token):
-            raise _refusal(_sentence(self._matcher.get_error(), "The answer so far does not have the form of `response_format`."))
+            raise self._refusal(_sentence_on_the_way(self._matcher.get_error()))
         return self._matcher.is_stopped()
 
     def admits(self, tokens: Sequence[int]) -> int:
@@ -147,7 +160,7 @@ class GrammarConstraint:
 
     def fork(self) -> GrammarConstraint:
         """As `Constraint.fork`."""
-        return GrammarConstraint(self._matcher.deep_copy(), self._eog_ids)
+        return GrammarConstraint(self._matcher.deep_copy(), self._eog_ids, self._refusal)
 
     def check_beginning(self) -> None:
         """A form counts as good when it was built, gave its first mask and took a first token; some fail only there.
@@ -155,18 +168,18 @@ class GrammarConstraint:
         Raises:
             RbeesError: INVALID_REQUEST
         """
-        self._check()
+        self._check(_sentence)
         allowed = np.flatnonzero(np.unpackbits(self.mask().view(np.uint8), bitorder="little"))
         if self._eog_ids.issuperset(allowed.tolist()):
-            raise _refusal("`response_format` allows no answer but an empty one; change it.")
+            raise self._refusal("`response_format` allows no answer but an empty one; change it.")
         first = next(token for token in allowed.tolist() if token not in self._eog_ids)
         following = self.fork()
         if not following.accept(first):
             following.mask()
 
-    def _check(self) -> None:
+    def _check(self, sentence: Callable[[str], str]) -> None:
         if self._matcher.is_error():
-            raise _refusal(_sentence(self._matcher.get_error()))
+            raise self._refusal(sentence(self._matcher.get_error()))
 
 
 class _TokenTable:
@@ -234,15 +247,24 @@ def _plain_character(escape: re.Match[str]) -> str:
     return f"\\x{code:02X}" if code < 0x80 else chr(code)
 
 
+def _sentence_on_the_way(text: str) -> str:
+    """The same once an answer is under way: its own fault are only tokens that were given and break the form."""
+    if _WRONG_TOKEN.search(text):
+        return "The answer so far does not have the form of `response_format`."
+    return _sentence(text, "`response_format` could not be followed to the end of the answer; simplify it.")
+
+
 def _sentence(text: str, otherwise: str = "`response_format` is not a valid schema, pattern or grammar{where}.") -> str:
     """What to tell of one of the library's error texts; never a word of it that could come from the grammar."""
     if text.startswith("Unimplemented keys"):
         keys = ", ".join(f"`{key}`" for key in _KEYWORDS.findall(text))
         return f"The schema uses keywords that cannot be enforced ({keys}); leave them out."
-    if "oneOf" in text:
-        return "The schema uses `oneOf`, which cannot be enforced; use `anyOf`."
+    if "oneOf constraints" in text:
+        return "The schema uses `oneOf` of alternatives that may overlap, which cannot be enforced; use `anyOf`."
     if "nsatisfiable" in text or "NoExtension" in text:
         return "No answer can satisfy `response_format`; its parts contradict each other or never end."
+    if re.search(r"row has \d+ items", text):
+        return "`response_format` allows too much at one place; give objects fewer optional properties, choices fewer branches."
     if re.search(r"fuel|too (big|large|complex|many|deep)|Too|TooComplex|limit|precomputation", text):
         return "`response_format` is too complex; simplify it."
     if text.startswith("Unknown format"):
@@ -254,7 +276,3 @@ def _sentence(text: str, otherwise: str = "`response_format` is not a valid sche
     if "invalid regex" in text or "regex parse error" in text:
         return f"A regular expression in `response_format` is not valid (look-around and back-references are not supported){where}."
     return otherwise.format(where=where)
-
-
-def _refusal(sentence: str) -> RbeesError:
-    return RbeesError(ErrorCode.INVALID_REQUEST, sentence, field="response_format")

@@ -49,6 +49,10 @@ def test_a_whole_round_of_tools_is_taken() -> None:
         ({"tools": [{"name": "f"}], "tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice"),
         ({"tools": [{"name": "f", "parameters": {"x-guidance": {}}}], "tool_choice": "required"}, "tools"),
         ({"tools": [{"name": "f", "parameters": {"enum": list(range(6_000))}}], "tool_choice": "required"}, "tools"),
+        (
+            {"tools": [{"name": "f", "parameters": {"properties": {str(i): {} for i in range(401)}}}], "tool_choice": "required"},
+            "tools",
+        ),
         ({"messages": None, "prompt": "x", "template_options": {"a": 1}}, "tools"),
     ],
 )

@@ -32,6 +32,10 @@ def nested(levels: int) -> dict[str, Any]:
     return schema
 
 
+def optional(count: int) -> dict[str, Any]:
+    return {"properties": {f"p{i}": {} for i in range(count)}}
+
+
 def gbnf(grammar: str) -> GrammarFormat:
     return GrammarFormat(syntax="gbnf", grammar=grammar)
 
@@ -44,6 +48,9 @@ def gbnf(grammar: str) -> GrammarFormat:
         JsonObjectFormat(),
         JsonSchemaFormat(schema=nested(MAX_SCHEMA_DEPTH)),
         JsonSchemaFormat(schema={"enum": list(range(MAX_SCHEMA_NODES - 2))}),
+        JsonSchemaFormat(schema={"anyOf": [optional(400), {**optional(401), "required": ["p1", "p1", 7]}]}),
+        JsonSchemaFormat(schema={"properties": {"properties": {"enum": [1]}, "required": {}, "patternProperties": {}}}),
+        JsonSchemaFormat(schema={"properties": 5, "required": [[]], "patternProperties": None}),
         JsonSchemaFormat(schema={"maximum": 2**64 - 1, "minimum": -(2**63), "x": True}),
         RegexFormat(pattern="a" * MAX_GRAMMAR_BYTES),
         gbnf("root ::= " + "(" * 60 + '"("' + ")" * 60),
@@ -63,6 +70,9 @@ def test_what_is_within_the_caps_passes(form: ResponseFormat | None) -> None:
         (JsonSchemaFormat(schema=nested(100_000)), "60 levels"),
         (JsonSchemaFormat(schema={"enum": list(range(MAX_SCHEMA_NODES - 1))}), "5000 values"),
         (JsonSchemaFormat(schema={"enum": [[[]] * 2_000] * 2_000}), "5000 values"),
+        (JsonSchemaFormat(schema={"items": optional(401)}), "400 optional properties"),
+        (JsonSchemaFormat(schema={**optional(399), "patternProperties": {"^a": {}, "^b": {}}}), "400 optional properties"),
+        (JsonSchemaFormat(schema={**optional(402), "required": ["p1"]}), "400 optional properties"),
         (JsonSchemaFormat(schema={"const": "x" * 300_000}), "300012 bytes"),
         (JsonSchemaFormat(schema={"maximum": 2**64}), "64 bits"),
         (JsonSchemaFormat(schema={"x-guidance": {"whitespace_flexible": True}}), "x-guidance"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.response_format import GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
+from rbees.protocol.response_format import MAX_OPTIONAL_PROPERTIES, GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.backend import BackendFacts
 from rbees.workerd.engine.engine import Engine
@@ -41,6 +41,10 @@ LIST = 'root ::= "[" item ("," item){2,4} "]" # a list\nitem ::= [a-f]+ | "\\u00
 
 def schema(**fields: Any) -> JsonSchemaFormat:
     return JsonSchemaFormat(schema=fields)
+
+
+def optional(count: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"secret_{i}": {"type": "string"} for i in range(count)}}
 
 
 def lark(grammar: str) -> GrammarFormat:
@@ -243,6 +247,35 @@ def test_a_form_that_grows_too_complex_fails_alone() -> None:
     assert isinstance(ending_of(outputs, "good"), Finished)
 
 
+def late(inner: dict[str, Any]) -> JsonSchemaFormat:
+    """A schema whose costly part comes when tokens were sent already."""
+    return schema(type="object", required=["n", "x"], properties={"n": {"enum": ["aa", "ab"]}, "x": inner})
+
+
+def walked(form: Form, text: bytes) -> GrammarConstraint:
+    """The constraint after an answer that begins so."""
+    built = constraint(form)
+    for token in text:
+        built.mask()
+        built.accept(token)
+    return built
+
+
+@pytest.mark.parametrize("values", [{"type": ["string", "null"]}, {}, {"anyOf": [{"type": "null"}, {"properties": {"a": {}}}]}])
+def test_as_many_optional_properties_as_are_taken_can_be_followed(values: dict[str, Any]) -> None:
+    widest = {"type": "object", "properties": dict.fromkeys(optional(MAX_OPTIONAL_PROPERTIES)["properties"], values)}
+    assert allowed(walked(schema(**widest), b"{")) == set(b'"}')
+    assert allowed(walked(late(widest), b'{"n":"aa","x":{"secret_7":null,"secret_398":null')) == set(b",}")
+
+
+def test_what_fails_on_the_way_does_not_blame_the_answer() -> None:
+    form = late(optional(600))
+    assert allowed(walked(form, b'{"n":"a')) == set(b"ab")
+    with pytest.raises(RbeesError, match="fewer optional properties") as raised:
+        walked(form, b'{"n":"aa","x":{"')
+    assert "so far" not in raised.value.message
+
+
 @pytest.mark.parametrize(
     ("form", "hint"),
     [
@@ -261,7 +294,9 @@ def test_a_form_that_grows_too_complex_fails_alone() -> None:
         (schema(**{"$ref": "http://127.0.0.1:9/secret"}), "$ref"),
         (schema(**{"$ref": "file:///etc/passwd"}), "$ref"),
         (schema(type="array", uniqueItems=True), "`uniqueItems`"),
-        (schema(oneOf=[{"type": "string"}, {"minimum": 3}]), "oneOf"),
+        (schema(oneOf=[{"type": "string"}, {"minimum": 3}]), "`oneOf` of alternatives that may overlap"),
+        (schema(oneOf=[]), "contradict"),
+        (schema(**optional(600)), "fewer optional properties"),
         (schema(type="secret"), "not a valid"),
         (schema(type="string", format="secret"), "format"),
         (schema(type="string", pattern="(secret"), "regular expression"),
