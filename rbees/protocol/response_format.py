@@ -33,6 +33,12 @@ _SMALLEST_INTEGER: Final = -(1 << 63)
 # Possessive and closed by the end of input too, so that hostile quoting costs linear time.
 _GBNF_STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|\[(?:[^\]\\]++|\\.)*+(?:\]|\\?\Z)|#[^\n]*+|[()]', re.DOTALL)
 
+# In order: what may hold such a mark without meaning it (comments, texts, regular expressions), and the mark of a token itself.
+# Texts may be more than the library takes: what it refuses anyhow must only not hide what follows.
+_LARK_STRUCTURE = re.compile(
+    r'(?:\#|//)[^\n]*+|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|/(?:[^/\\]++|\\.)++(?:/|\\?\Z)|(?P<token><[^<>\s]++>)', re.DOTALL
+)
+
 _GrammarText = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_GRAMMAR_BYTES)]
 
 
@@ -86,6 +92,8 @@ def check_response_format(response_format: ResponseFormat | None, *, ignore_eos:
             _check_bytes(grammar, MAX_GRAMMAR_BYTES, "response_format.grammar")
             if syntax == "gbnf":
                 _check_nesting(grammar)
+            else:
+                _check_lark(grammar)
         case JsonObjectFormat():
             pass
     if ignore_eos:
@@ -162,6 +170,15 @@ def _check_nesting(grammar: str) -> None:
         if depth > MAX_GRAMMAR_NESTING:
             sentence = f"The grammar is nested deeper than {MAX_GRAMMAR_NESTING} levels of parentheses; give its parts names."
             raise _refusal(sentence, "response_format.grammar")
+
+
+def _check_lark(grammar: str) -> None:
+    """Lark only, and of texts: a token that is asked for by its number could be one that controls the model."""
+    field = "response_format.grammar"
+    if grammar.lstrip().startswith("{"):
+        raise _refusal("The grammar is not Lark: it begins with `{`. For a schema there is the type `json_schema`.", field)
+    if any(match["token"] for match in _LARK_STRUCTURE.finditer(grammar)):
+        raise _refusal("The grammar names tokens (`<…>`), which only a model's own template may; write texts in quotes.", field)
 
 
 def _check_bytes(text: str, most: int, field: str) -> None:

@@ -64,6 +64,8 @@ def test_a_worker_killed_in_mid_document_changes_no_byte(cluster: Cluster) -> No
         ({"type": "json_schema", "schema": {"enum": list(range(5_000))}}, "5000 values"),
         ({"type": "json_schema", "schema": json.loads('{"items":' * 60 + "{}" + "}" * 60)}, "60 levels"),
         ({"type": "json_schema", "schema": {"maximum": 1 << 70}}, "64 bits"),
+        ({"type": "json_schema", "schema": {"properties": {str(i): {} for i in range(401)}}}, "400 optional"),
+        ({"type": "grammar", "syntax": "lark", "grammar": "start: <[5]>"}, "names tokens"),
     ],
 )
 def test_what_needs_no_tokenizer_is_refused_at_admission(cluster: Cluster, form: dict[str, Any], hint: str) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbees.protocol.errors import RbeesError
-from rbees.protocol.response_format import JsonSchemaFormat, RegexFormat
+from rbees.protocol.response_format import GrammarFormat, JsonSchemaFormat, RegexFormat, check_response_format
+from rbees.workerd.engine.grammar import check
 from rbees.workerd.engine.outputs import Finished
 from tests.support.forms import answer, constraint
 from tests.support.scripted_models import ending_of, ids_of, text_of
@@ -78,3 +79,29 @@ def test_any_text_as_a_pattern_is_followed_or_refused(pattern: str, seed: int) -
     except RbeesError:
         return
     ending_of(answer(built, max_tokens=30, seed=seed), "a")
+
+
+_pieces = st.sampled_from(["<[5]>", '"', "/", "\\", "#", "//", "\n|", " ", "a", "i", "<", ">", "\x7f"])
+_scraps = st.lists(_pieces, max_size=4).map("".join)
+_frames = st.sampled_from(['"{}"', "/{}/", "{}", "# {}\n|", '%json {{"const": "{}"}}'])
+_terms = st.builds(str.format, _frames, _scraps)
+
+
+def _can_be_built(grammar: str) -> bool:
+    try:
+        check(grammar)
+    except RbeesError:
+        return False
+    return True
+
+
+@settings(max_examples=300, deadline=None)
+@given(terms=st.lists(_terms, min_size=1, max_size=4))
+def test_what_looks_like_a_token_in_a_grammar_that_is_taken_is_text(terms: list[str]) -> None:
+    """There is no token 999: a grammar in which the number means one could not be built."""
+    grammar = "start: " + " ".join(terms)
+    try:
+        check_response_format(GrammarFormat(syntax="lark", grammar=grammar), ignore_eos=False)
+    except RbeesError:
+        return
+    assert _can_be_built(grammar) is _can_be_built(grammar.replace("<[5]>", "<[999]>"))

@@ -23,6 +23,24 @@ from rbees.protocol.response_format import (
     check_response_format,
 )
 
+NAMED_TOKENS = (
+    "<[5]>",
+    "<[0-200]>*",
+    "<[^5]>",
+    "<[*]>",
+    "<[256]>",
+    "<|assistant|>",
+    '"a"<[5]>"b"',
+    '/a"/ <[5]> /"b/',
+    '"a/" <[5]> "/b"',
+    '"\\\\" <[5]> "x"',
+    "/\\\\/ <[5]> /x/",
+    '# "\nx: <[5]> # "',
+    "// /\nx: <[5]> # /",
+    '%json {"const": "\x7f"} <[5]> "x"',
+    "/a\nb/ <[5]> /c/",
+)
+
 
 def nested(levels: int) -> dict[str, Any]:
     """A schema of exactly so many levels."""
@@ -38,6 +56,10 @@ def optional(count: int) -> dict[str, Any]:
 
 def gbnf(grammar: str) -> GrammarFormat:
     return GrammarFormat(syntax="gbnf", grammar=grammar)
+
+
+def lark(grammar: str) -> GrammarFormat:
+    return GrammarFormat(syntax="lark", grammar=grammar)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +78,10 @@ def gbnf(grammar: str) -> GrammarFormat:
         gbnf("root ::= " + "(" * 60 + '"("' + ")" * 60),
         gbnf('root ::= "' + "(" * 1_000 + '" [' + "(" * 1_000 + "] # " + "(" * 1_000),
         gbnf("root ::= a\n" + 'a ::= ("b" | "c")\n' * 1_000),
-        GrammarFormat(syntax="lark", grammar='start: "x"'),
+        lark('start: "x"'),
+        lark('start: "<[5]>" # <[5]>, "\n x: /a\\/<[0-9]>/ | "\\"<[5]>" // <[5]>"\n'),
+        lark('start: /<[^>]+>"/ | "/" | /[<[5]>"]/ | "</" %json {"const": "<[5]>\\"<b>"}'),
+        lark("start: a <"),
     ],
 )
 def test_what_is_within_the_caps_passes(form: ResponseFormat | None) -> None:
@@ -80,6 +105,8 @@ def test_what_is_within_the_caps_passes(form: ResponseFormat | None) -> None:
         (GrammarFormat(syntax="lark", grammar="é" * (MAX_GRAMMAR_BYTES // 2 + 1)), "bytes"),
         (gbnf("root ::= " + "(" * 61), "nested"),
         (gbnf("(" * 65_000), "nested"),
+        *((lark(f"start: {named}"), "names tokens") for named in NAMED_TOKENS),
+        (lark(' \n{"grammars": [{"lark_grammar": "start: <\\u005b5]>"}]}'), "not Lark"),
     ],
 )
 def test_what_is_beyond_a_cap_is_refused_in_words(form: ResponseFormat, hint: str) -> None:
