@@ -19,6 +19,7 @@ from rbees.protocol import codec
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service.correlation import HEADER, correlation_id
 from rbees.service.sse_parser import SseFrame, SseParser, SseTooLong
+from rbees.service.user_agent import USER_AGENT
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 WHOLE_BODY_BYTES: Final = 512 * 1024
@@ -221,7 +222,7 @@ class HttpClient:
             yield pending.decode(errors="replace")
 
     def _headers(self, has_body: bool, extra: Mapping[str, str] | None) -> dict[str, str]:
-        headers = dict(extra or {})
+        headers = {"User-Agent": USER_AGENT, **(extra or {})}
         for name, value in headers.items():
             if _CONTROLS.search(value):
                 raise RbeesError(ErrorCode.INVALID_REQUEST, f"`{name}` must not hold control characters.", field=name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
 import msgspec
@@ -42,6 +42,9 @@ class ToolCall(Request, frozen=True, kw_only=True):
     """One call of a tool by the model."""
 
     private: ClassVar[frozenset[str]] = frozenset({"name", "arguments"})
+    hints: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("type", "function"), "write a call flat: `id`, `name`, `arguments` (an object)"
+    )
     id: CallId
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     arguments: dict[str, Any]
@@ -73,6 +76,9 @@ class Tool(Request, frozen=True, kw_only=True):
     """A tool that the model may call."""
 
     private: ClassVar[frozenset[str]] = frozenset({"name", "description", "parameters"})
+    hints: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("type", "function"), "write a tool flat: `name`, `description`, `parameters`"
+    )
     name: ToolName
     description: str = ""
     parameters: dict[str, Any] = {}
@@ -83,6 +89,7 @@ class NamedTool(Request, frozen=True, kw_only=True):
     """The one tool that must be called."""
 
     private: ClassVar[frozenset[str]] = frozenset({"name"})
+    hints: ClassVar[Mapping[str, str]] = dict.fromkeys(("type", "function"), "write only the tool's `name`")
     name: ToolName
 
 
@@ -133,7 +140,7 @@ def check_chat(
         RbeesError: INVALID_REQUEST.
     """
     if tool_choice not in ("auto", "none") and not forced_tools(tools, tool_choice):
-        raise _refusal("`tool_choice` asks for a tool that `tools` does not hold.", "tool_choice")
+        raise _refusal(_no_such_tool(tools), "tool_choice")
     if messages is None and (tools or options or tool_choice != "auto"):
         raise _refusal("`tools`, `tool_choice` and `template_options` go with `messages`; a raw `prompt` has no template.", "tools")
     if messages is not None and not messages:
@@ -145,6 +152,12 @@ def check_chat(
         problem = _problem(message)
         if problem is not None:
             raise _refusal(f"`messages[{number}]` {problem}.", f"messages[{number}]")
+
+
+def _no_such_tool(tools: Sequence[Tool]) -> str:
+    if not tools:
+        return "`tool_choice` asks for a call, but `tools` is empty; send the tools too."
+    return "`tool_choice` names a tool that is not among `tools`; write the name of one of them."
 
 
 def _problem(message: ChatMessage) -> str | None:

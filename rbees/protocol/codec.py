@@ -1,12 +1,13 @@
 """JSON in and out: the base classes of all messages, and decoding that answers bad input with a path and a reason.
 
 Two bases, because machines are upgraded one at a time: what a client sends (`Request`) must not hold unknown fields, what
-roles send each other (`Message`) may.
+roles send each other (`Message`) may. Where people call a role's inner routes too, `decode_known` tells them of a slip.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
@@ -25,6 +26,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     """A message between roles: immutable, keyword-only, unknown fields ignored. `private` fields never show in `repr`."""
 
     private: ClassVar[frozenset[str]] = frozenset()
+    hints: ClassVar[Mapping[str, str]] = {}
+    """What to do about a field that other interfaces have in this place, for the refusal of an unknown one."""
 
     def __repr__(self) -> str:
         shown = (
@@ -77,6 +80,22 @@ def decode(data: bytes | str, type_: type[T]) -> T:
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"The JSON does not fit: {validation.sentence(error, type_)}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"The body is not valid JSON: {_where(error)}.") from None
+
+
+def decode_known(data: bytes | str, type_: type[T]) -> T:
+    """The same for a `Message` that comes from a person's own program, whose misspelt field must not go unnoticed.
+
+    Raises:
+        RbeesError: INVALID_REQUEST, also for a field of the outermost object that `type_` does not have.
+    """
+    value = decode(data, type_)
+    known = {field.encode_name for field in msgspec.structs.fields(type_)}
+    name = next((name for name in msgspec.json.decode(data, type=dict[str, msgspec.Raw]) if name not in known), None)
+    if name is not None:
+        from rbees.protocol import validation
+
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"The JSON does not fit: {validation.unknown_field(name, type_)}.")
+    return value
 
 
 def check_depth(data: bytes) -> None:

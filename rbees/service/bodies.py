@@ -25,9 +25,14 @@ async def read(request: web.Request, type_: type[T]) -> T:
     Raises:
         RbeesError: INVALID_REQUEST (content type, JSON, fields, or a body that came too slowly), REQUEST_TOO_LARGE.
     """
+    return codec.decode(await read_json(request), type_)
+
+
+async def read_json(request: web.Request) -> bytes:
+    """The request's body, which says that it is JSON and is not decoded yet. Raises as `read`."""
     if request.content_type != "application/json" or (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}:
         raise RbeesError(ErrorCode.INVALID_REQUEST, "Send the body as UTF-8 JSON with `Content-Type: application/json`.")
-    return codec.decode(await read_bytes(request), type_)
+    return await read_bytes(request)
 
 
 async def read_bytes(request: web.Request) -> bytes:

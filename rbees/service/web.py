@@ -15,7 +15,7 @@ from aiohttp import web
 from rbees.service import docs_page, metrics, openapi
 from rbees.service.answers import error_response, reply, reply_large
 from rbees.service.auth import Authenticator, BearerAuth, NoAuth, is_loopback
-from rbees.service.bodies import LIMITS, MAX_BODY_BYTES, argument, read, read_bytes
+from rbees.service.bodies import LIMITS, MAX_BODY_BYTES, argument, read, read_bytes, read_json
 from rbees.service.connection import Limits
 from rbees.service.edge import Edge
 from rbees.service.routes import Handler, Parameter, Route
@@ -36,6 +36,7 @@ __all__ = [
     "error_response",
     "read",
     "read_bytes",
+    "read_json",
     "reply",
     "reply_large",
 ]

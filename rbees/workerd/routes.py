@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from rbees.protocol.chat import check_chat
-from rbees.protocol.codec import encode
+from rbees.protocol.codec import decode, decode_known, encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import Event
 from rbees.protocol.prefix_chain import HASH_PATTERN
@@ -24,10 +24,13 @@ from rbees.protocol.workers import (
     WorkerHealth,
 )
 from rbees.service.sse import SseWriter, frame
-from rbees.service.web import Parameter, Route, argument, read, reply, reply_large
+from rbees.service.user_agent import is_rbees
+from rbees.service.web import Parameter, Route, argument, read, read_json, reply, reply_large
 from rbees.workerd.jobs import Attempt, Attempts
 from rbees.workerd.prompts import Prompts
 from rbees.workerd.vectors import VectorDesk
+
+T = TypeVar("T")
 
 BEAT_EVERY_S = 1.0
 
@@ -80,7 +83,7 @@ def routes(worker: Worker) -> list[Route]:
     """The routes of one worker."""
 
     async def execute(request: web.Request) -> web.StreamResponse:
-        body = await read(request, ExecuteRequest)
+        body = await _message(request, ExecuteRequest)
         serving = worker.accepting()
         return await _stream(request, serving, serving.attempts.execute(body), after=None)
 
@@ -90,16 +93,16 @@ def routes(worker: Worker) -> list[Route]:
         return await _stream(request, serving, attempt, after=argument(request, AFTER) or 0)
 
     async def ack(request: web.Request) -> web.Response:
-        worker.serving().attempts.ack(request.match_info["job_id"], await read(request, AckRequest))
+        worker.serving().attempts.ack(request.match_info["job_id"], await _message(request, AckRequest))
         return reply(status=204)
 
     async def cancel(request: web.Request) -> web.Response:
-        body = await read(request, CancelRequest)
+        body = await _message(request, CancelRequest)
         worker.serving().attempts.cancel(body.job_id, body.epoch)
         return reply(status=202)
 
     async def tokenize(request: web.Request) -> web.Response:
-        body = await read(request, TokenizeRequest)
+        body = await _message(request, TokenizeRequest)
         if (body.prompt is None) == (body.messages is None):
             raise RbeesError(ErrorCode.INVALID_REQUEST, "Send exactly one of `prompt` and `messages`.", field="prompt")
         check_chat(body.messages, body.tools, body.tool_choice, body.template_options)
@@ -129,11 +132,11 @@ def routes(worker: Worker) -> list[Route]:
             "POST",
             "/execute",
             execute,
-            "Run one attempt of a job, or join the one that runs; streams its events and a beat every second.",
+            "Run one attempt of a job, or join the one that runs or ran; streams its events and a beat every second.",
             request=ExecuteRequest,
             response=Event | Beat,
             stream=True,
-            errors=(*loading, ErrorCode.DRAINING, ErrorCode.QUEUE_FULL),
+            errors=(*loading, ErrorCode.DRAINING, ErrorCode.QUEUE_FULL, ErrorCode.IDEMPOTENCY_CONFLICT),
         ),
         Route(
             "GET",
@@ -200,6 +203,15 @@ def routes(worker: Worker) -> list[Route]:
         ),
         Route("POST", "/shutdown", shutdown, "Finish what runs, then exit 0.", status=202),
     ]
+
+
+async def _message(request: web.Request, type_: type[T]) -> T:
+    """The body of a route that both orcd and people call.
+
+    An orcd that is newer may send fields of which this worker knows nothing, and its jobs run on. Anybody else misspelt them.
+    """
+    body = await read_json(request)
+    return (decode if is_rbees(request.headers.get("User-Agent")) else decode_known)(body, type_)
 
 
 async def _stream(request: web.Request, serving: Serving, attempt: Attempt, after: int | None) -> web.StreamResponse:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from rbees.clients.http import HttpClient
 from rbees.protocol import codec
 from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorCode, ErrorEnvelope, RbeesError
@@ -90,6 +91,26 @@ async def test_the_stream_is_exact_and_attaching_repeats_its_bytes(tmp_path: Pat
             assert tail.startswith(b"id: %d\n" % (after + 1)) or after == len(tokens) + 2
         again, joined = await raw(worker, "POST", "/execute", job())
         assert (again, joined) == (200, whole), "the same job and epoch joins what runs, or ran, already"
+
+
+async def test_a_persons_slip_is_refused_by_name_and_a_newer_orcd_is_served(tmp_path: Path) -> None:
+    slipped = {"job_id": "j", "epoch": 1, "prompt": "hum", "max_token": 3}
+    async with running_worker(write_script(tmp_path), tmp_path) as worker:
+        await worker.ready()
+        for path, body in (
+            ("/execute", slipped),
+            ("/tokenize", {"promt": "x", "prompt": "x"}),
+            ("/cancel", {"job_id": "j", "epocs": 1}),
+        ):
+            status, said = await raw(worker, "POST", path, body)
+            assert status == 400
+            assert "the nearest one that exists is" in codec.decode(said, ErrorEnvelope).error.message
+        async with HttpClient(worker.uri, token=worker.secret, unreachable=ErrorCode.WORKER_UNREACHABLE) as orcd:
+            async with orcd.stream("POST", "/execute", slipped) as frames:
+                assert [f.event async for f in frames if f.event != "beat"][-1] == "end"
+            with pytest.raises(RbeesError) as caught:
+                await orcd.call("POST", "/execute", {**slipped, "prompt": "sing"})
+        assert caught.value.code is ErrorCode.IDEMPOTENCY_CONFLICT
 
 
 async def test_guesses_change_no_event_and_are_told_of_at_the_end_in_health_and_metrics(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from rbees.protocol.events import Embedding, Event, Ranked, Usage
 from rbees.protocol.jobs import ChoiceOutput, JobRequest, JobView
 from rbees.protocol.pools import SpawnCommand, SpawnRequest
 from rbees.protocol.vectors import EmbedAnswer, Embeddings, Ranking
+from rbees.protocol.workers import ExecuteRequest
 
 SECRET = "the-canary-sings"
 
@@ -71,7 +72,15 @@ def test_stop_strings_do_not_show_on_their_way_to_a_worker() -> None:
             "unknown field - at `$.messages[0]`",
         ),
         (b'{"model": "m", "the-canary-sings - at `$`": 1}', JobRequest, "an unknown field - at `$`."),
-        (b'{"model": "m", "max_token": 1}', JobRequest, "unknown field `max_token`"),
+        (
+            b'{"model": "m", "max_token": 1}',
+            JobRequest,
+            "unknown field `max_token` - at `$`; the nearest one that exists is `max_tokens`.",
+        ),
+        (b'{"model": "m", "messages": [{"rolle": "user"}]}', JobRequest, "`rolle` - at `$.messages[0]`; the nearest one that"),
+        (b'{"model": "m", "normalize": true}', JobRequest, "`normalize` - at `$`; it belongs into `embed`."),
+        (b'{"model": "m", "tools": [{"type": "function"}]}', JobRequest, "write a tool flat: `name`"),
+        (b'{"model": "m", "tool_choice": {"type": "function"}}', JobRequest, "write only the tool's `name`."),
     ],
 )
 def test_refusals_say_what_is_allowed_and_not_what_was_sent(body: bytes, type_: type[object], said: str) -> None:
@@ -89,6 +98,23 @@ def test_a_newer_orcd_may_tell_a_pool_more_than_it_knows() -> None:
 def test_messages_ignore_unknown_fields_and_requests_refuse_them() -> None:
     assert codec.decode(b'{"text": "a", "later": 1}', Note) == Note(text="a")
     assert "later" in refusal(b'{"text": "a", "later": 1}', Order).message
+
+
+def test_a_person_is_told_of_a_slip_where_a_newer_orcd_may_say_more() -> None:
+    body = b'{"job_id": "j", "epoch": 1, "prompt": "x", %s}'
+    assert codec.decode(body % b'"max_token": 3', ExecuteRequest) == codec.decode_known(
+        body % b'"max_tokens": null', ExecuteRequest
+    )
+    for slip, said in (
+        (b'"max_token": 3', "unknown field `max_token` - at `$`; the nearest one that exists is `max_tokens`."),
+        (b'"temperature": 0', "unknown field `temperature` - at `$`; it belongs into `sampling`."),
+        (b'"later": 1', "unknown field `later` - at `$`."),
+        (b'"the-canary-sings": 1', "an unknown field - at `$`."),
+    ):
+        with pytest.raises(RbeesError) as caught:
+            codec.decode_known(body % slip, ExecuteRequest)
+        assert caught.value.code is ErrorCode.INVALID_REQUEST
+        assert said in caught.value.message
 
 
 @pytest.mark.parametrize(
