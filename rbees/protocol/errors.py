@@ -112,7 +112,7 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         405, ExitCode.FAILED, Fault.CALLER, "The path exists but not with this HTTP method; see /docs."
     ),
     ErrorCode.IDEMPOTENCY_CONFLICT: ErrorKind(
-        409, ExitCode.FAILED, Fault.CALLER, "This Idempotency-Key was used with another body; send a new key."
+        409, ExitCode.FAILED, Fault.CALLER, "This Idempotency-Key, or attempt of a job, was used with another body; send a new one."
     ),
     ErrorCode.POOL_ID_TAKEN: ErrorKind(
         409, ExitCode.CONFIGURATION, Fault.CALLER, "A live pool already uses this id; give this one another `pool_id`."

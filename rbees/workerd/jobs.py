@@ -7,6 +7,7 @@ anything for a minute is it given up. Among the attempts of one job the highest 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -14,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from rbees.protocol.chat import ToolCall, check_chat
+from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, End, Error, Event, Speculation, Started, Timings, Token
 from rbees.protocol.response_format import check_forced_call, check_response_format
@@ -58,6 +60,8 @@ class Attempt:
     job_id: str
     epoch: int
     correlation_id: str | None
+    asked: bytes
+    """Digest of the request."""
     last_sign_s: float
     """When somebody last showed that they follow this attempt."""
     events: EventBuffer = field(default_factory=EventBuffer)
@@ -120,19 +124,23 @@ class Attempts:
         return all(a.events.ended and a.delivered_seq >= a.events.last_seq for a in self._attempts.values())
 
     def execute(self, request: ExecuteRequest) -> Attempt:
-        """The attempt of this (job, epoch): begun now, or the one that runs already.
+        """The attempt of this (job, epoch): begun now, or the one that runs or ran already.
 
         Raises:
-            RbeesError: INVALID_REQUEST, QUEUE_FULL
+            RbeesError: INVALID_REQUEST, QUEUE_FULL, IDEMPOTENCY_CONFLICT
         """
+        asked = digest_of(request)
         known = self._attempts.get(f"{request.job_id}/{request.epoch}")
         if known is not None:
+            if known.asked != asked:
+                sentence = "This `job_id` and `epoch` were used with another body; send another `job_id`, or a higher `epoch`."
+                raise RbeesError(ErrorCode.IDEMPOTENCY_CONFLICT, sentence, field="job_id")
             return known
         check_request(request)
         if len(self._attempts) >= MAX_ATTEMPTS:
             sentence = f"This worker already remembers {MAX_ATTEMPTS} jobs; send it elsewhere."
             raise RbeesError(ErrorCode.QUEUE_FULL, sentence, retry_after_s=SWEEP_EVERY_S)
-        attempt = Attempt(request.job_id, request.epoch, logs.correlation_id.get(), self._clock.monotonic())
+        attempt = Attempt(request.job_id, request.epoch, logs.correlation_id.get(), asked, self._clock.monotonic())
         others = self._of_job(request.job_id)
         self._attempts[attempt.key] = attempt
         if any(other.epoch > attempt.epoch for other in others):
@@ -346,6 +354,15 @@ class Attempts:
 
     def _of_job(self, job_id: str) -> list[Attempt]:
         return [a for a in self._attempts.values() if a.job_id == job_id]
+
+
+def digest_of(request: ExecuteRequest) -> bytes:
+    """Tells one request from another.
+
+    Fields that this worker does not know are no part of it, nor are names of beginnings, which change nothing: an orcd that was
+    upgraded in between may send them otherwise, and still means the same attempt.
+    """
+    return hashlib.blake2b(encode(replace(request, prefix_chain=())), digest_size=16).digest()
 
 
 def check_request(request: ExecuteRequest) -> None:

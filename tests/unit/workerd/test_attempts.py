@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import numpy as np
 import pytest
 
 from rbees.protocol import codec
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import End, Timings, Usage
+from rbees.protocol.prefix_chain import PrefixLink
 from rbees.protocol.sampling import Sampling
 from rbees.protocol.vectors import EmbedRequest
 from rbees.protocol.workers import AckRequest, ExecuteRequest, GivenChoice
@@ -189,6 +191,21 @@ async def test_several_answers_have_one_end_once_all_are_complete() -> None:
     assert [(choice.choice, choice.finish_reason) for choice in end.choices] == [(0, "stop"), (1, "stop")]
     assert end.usage == Usage(prompt_tokens=1, cached_tokens=1, completion_tokens=6)
     assert (end.timings.prefill_ms, end.timings.decode_ms) == (1, 8), "from the first token to the last"
+
+
+async def test_one_name_means_one_request_however_its_beginnings_are_named() -> None:
+    bench = Bench()
+    attempt = await bench.execute()
+    link = PrefixLink(hash="00000000000000aa", share=1.0)
+    same = ExecuteRequest(job_id="a", epoch=1, prompt="x", prefix_chain=(link,))
+    assert bench.attempts.execute(same) is attempt
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    bench.finish()
+    for changed in ({"prompt": "y"}, {"max_tokens": 3}, {"sampling": Sampling(seed=1)}, {"generated_token_ids": (1,)}):
+        with pytest.raises(RbeesError) as caught:
+            bench.attempts.execute(msgspec.structs.replace(same, **changed))
+        assert caught.value.code is ErrorCode.IDEMPOTENCY_CONFLICT
+    assert (await bench.execute(epoch=2, prompt="y")) is not attempt
 
 
 def test_beginnings_stand_in_one_place() -> None:
