@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from rbees.host.catalog import Catalog
 from rbees.host.checksums import Checksums, Fingerprint, fingerprint
 from rbees.host.gguf import read_header, refusal
 from rbees.host.model_facts import MAX_SCRIPTED_BYTES, Shape, facts, scripted_shape, shape_of
@@ -24,6 +23,7 @@ from rbees.protocol import model_ref
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.model_ref import AliasRef, FileRef, HubRef
 from rbees.protocol.pools import ModelFacts
+from rbees.service.catalog import Catalog
 
 HASH_AT_ONCE_BYTES: Final = 64 << 20
 """So much is summed while the folders are searched, because whoever starts waits for that; the rest one by one afterwards."""

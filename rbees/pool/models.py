@@ -58,7 +58,7 @@ async def info(pool: PooldClient, *, model: str, ctx: int | None, slots: int, as
         [
             ("model", facts.ref),
             ("also called", ", ".join(facts.aliases) or "-"),
-            ("file", f"{facts.file_name}, {bytes_text(facts.size_bytes)}"),
+            ("file", f"{_path(facts) or facts.file_name}, {bytes_text(facts.size_bytes)}"),
             ("sha256", facts.sha256),
             (
                 "architecture",
@@ -84,6 +84,19 @@ def _find(found: PoolModels, name: str) -> ModelFacts:
     close = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "list them with `rbees-pool models list`."
     raise RbeesError(ErrorCode.MODEL_NOT_FOUND, f"This pool has no model {name!r}; {hint}")
+
+
+def _path(facts: ModelFacts) -> str | None:
+    """Where the file lies: a reference says it, and so does the catalogue, if the pool serves from this installation."""
+    from rbees.protocol import model_ref
+    from rbees.service.catalog import load_catalog
+
+    reference = model_ref.parse(facts.ref)
+    if isinstance(reference, model_ref.FileRef):
+        return reference.path
+    entry = load_catalog().get(facts.ref)
+    same = entry is not None and entry.path.is_file() and entry.path.stat().st_size == facts.size_bytes
+    return str(entry.path) if entry is not None and same else None
 
 
 def _row(model: ModelFacts) -> list[str]:

@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 from rbees import __version__
 from rbees.clients.orcd import OrcdClient
 from rbees.host.backends import Installation
-from rbees.host.catalog import load_catalog
 from rbees.host.checksums import Checksums
 from rbees.host.devices import DeviceMonitor, sources_of_this_host
 from rbees.host.model_files import ModelFolders
@@ -34,6 +33,7 @@ from rbees.protocol import ids
 from rbees.protocol.device_options import DeviceOptions
 from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
 from rbees.service import auth, folders, logs
+from rbees.service.catalog import USER_CATALOG, load_catalog
 from rbees.service.clock import Clock, SystemClock
 from rbees.service.daemon import run_daemon
 from rbees.service.identity import Identities
@@ -43,7 +43,6 @@ from rbees.service.notify import Notifier
 from rbees.service.role_settings import PooldSettings
 from rbees.service.web import BearerAuth, NoAuth, Server, build_app
 
-USER_CATALOG: Final = "models.toml"
 DRAIN_MARGIN_S: Final = 3.0
 """So that a worker's own end of draining comes before the signal that would cut it short."""
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  (compared with, not listened on)

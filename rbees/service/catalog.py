@@ -1,7 +1,7 @@
 """Short names of models: those that ship with rbees (`data/catalog.toml`) and the user's own (`models.toml`).
 
-A user's name replaces one of the same spelling. What a name stands for is looked up here and opened by `model_store.py`;
-no code knows a model by its name.
+A user's name replaces one of the same spelling. What a name stands for is looked up here, by the pool's store of models and by a
+worker that a person starts; no code knows a model by its name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import msgspec
 from rbees.protocol import model_ref
 from rbees.protocol.errors import ErrorCode, RbeesError
 
-DATA_FOLDER: Final = Path(__file__).parent / "data"
+USER_CATALOG: Final = "models.toml"
+"""In the configuration folder."""
+DATA_FOLDER: Final = Path(__file__).parents[1] / "host" / "data"
 PACKAGED_CATALOG: Final = DATA_FOLDER / "catalog.toml"
 PACKAGED_MODELS: Final = DATA_FOLDER / "models"
 

@@ -38,25 +38,37 @@ def named_with(model_ref: str, adapters: tuple[Adapter, ...]) -> str:
 
 def _read(word: str) -> Adapter:
     path, scale = _parted(word)
+    name = Path(path).name
     if not (math.isfinite(scale) and abs(scale) <= MOST_SCALE):
-        raise RbeesError(ErrorCode.CONFIGURATION, f"The scale of a `--lora` must lie between -{MOST_SCALE:g} and {MOST_SCALE:g}.")
+        raise RbeesError(
+            ErrorCode.CONFIGURATION, f"The scale of `--lora {name}` must lie between -{MOST_SCALE:g} and {MOST_SCALE:g}."
+        )
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise RbeesError(ErrorCode.MODEL_NOT_FOUND, "A `--lora` does not name a file; check its path.")
+            raise RbeesError(ErrorCode.MODEL_NOT_FOUND, f"`--lora {name}` does not name a file; check its path.")
         return Adapter(str(Path(path).absolute()), scale, _sha256(path))
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise RbeesError(
-            ErrorCode.MODEL_NOT_FOUND, f"The file of a `--lora` cannot be read: {reason}; check its path and rights."
+            ErrorCode.MODEL_NOT_FOUND, f"The file {name} of `--lora` cannot be read: {reason}; check its path and rights."
         ) from None
 
 
 def _parted(word: str) -> tuple[str, float]:
-    """Path and scale; what follows the last `=` is part of the path where it is no number."""
+    """Path and scale; what follows the last `=` is part of the path where it is no number, and no file ends before it.
+
+    Raises:
+        RbeesError: CONFIGURATION
+    """
     path, mark, last = word.rpartition("=")
+    if not mark:
+        return word, 1.0
     try:
-        return (path, float(last)) if mark else (word, 1.0)
+        return path, float(last)
     except ValueError:
+        if os.path.isfile(path) and not os.path.exists(word):
+            sentence = f"`--lora {Path(path).name}={last}`: `{last}` is no number; write a scale such as `=0.5`, or none."
+            raise RbeesError(ErrorCode.CONFIGURATION, sentence) from None
         return word, 1.0
 
 

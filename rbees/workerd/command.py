@@ -28,6 +28,7 @@ from rbees.service.identity import Identities
 from rbees.workerd.adapters import named_with, read_adapters
 from rbees.workerd.config import WorkerConfig
 from rbees.workerd.engine.adapter import Adapter
+from rbees.workerd.model_paths import model_path
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,8 +77,10 @@ def command(context: click.Context) -> None:
 
 
 @command.command()
-@click.option("--model", type=click.Path(path_type=Path), required=True, help="The GGUF file (or script) to serve.")
-@click.option("--model-ref", help="Name of the model in events and reports.  [default: file:MODEL]")
+@click.option(
+    "--model", type=click.Path(path_type=Path), required=True, help="The GGUF file (or script) to serve, or a short name."
+)
+@click.option("--model-ref", help="Name of the model in events and reports.  [default: file:MODEL, or its short name]")
 @click.option("--model-sha256", help="Digest of the file, passed on in reports.")
 @shape_flags
 @click.option(
@@ -102,7 +105,11 @@ def command(context: click.Context) -> None:
 @click.option("--worker-id", help="Identity of this worker.  [default: a new one]")
 @click.option("--nonce", help="Tells this process from others with its pid.  [default: random]")
 @click.option("--callback-url", help="Where to report that the model is loaded.")
-@click.option("--secret-fd", type=click.IntRange(0), help="Inherited descriptor with the bearer token.  [default: a new token]")
+@click.option(
+    "--secret-fd",
+    type=click.IntRange(0),
+    help="Inherited descriptor with the bearer token; needed unless `--callback-url` takes a new one.",
+)
 @click.option("--runtime-dir", type=click.Path(path_type=Path), help="Folder of the control socket.")
 @click.option("--allowed-host", help="A further name under which other hosts may call this worker.")
 @click.option("--tls-cert-file", help="PEM certificate chain, to be reached from other hosts.")
@@ -118,7 +125,8 @@ def serve(log_level: str, log_format: str, secret_fd: int | None, **flags: Any) 
     limit_spinning(os.environ)
     logs.configure("workerd", log_level, log_format)
     try:
-        sys.exit(_serve(_config(flags), _secret(secret_fd)))
+        config = _config(flags)
+        sys.exit(_serve(config, _secret(secret_fd, told=config.callback_url is not None)))
     except RbeesError as error:
         logs.logger().error("the worker ends", action="worker_failed", code=str(error.code))
         # The last line of this form is what the pool reports as the reason.
@@ -127,7 +135,7 @@ def serve(log_level: str, log_format: str, secret_fd: int | None, **flags: Any) 
 
 
 @command.command()
-@click.option("--model", type=click.Path(path_type=Path), required=True, help="The GGUF file to reckon with.")
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="The GGUF file to reckon with, or a short name.")
 @shape_flags
 @click.option("as_json", "--json", is_flag=True, help="Print JSON for programs.")
 def memory(model: Path, as_json: bool, **flags: Any) -> None:
@@ -140,7 +148,8 @@ def memory(model: Path, as_json: bool, **flags: Any) -> None:
         from rbees.workerd.memory import as_text, ask
 
         cells = flags.pop("kv_cells")
-        need = ask(LoadSpec(str(model.absolute()), device=device, options=options, adapters=adapters, cells=cells, **flags))
+        path = str(model_path(model, "--model")[0])
+        need = ask(LoadSpec(path, device=device, options=options, adapters=adapters, cells=cells, **flags))
     click.echo(encode(need).decode() if as_json else as_text(need))
 
 
@@ -202,7 +211,7 @@ def _take_shape(flags: dict[str, Any]) -> tuple[str, DeviceOptions, tuple[Adapte
 
 
 def _config(flags: dict[str, Any]) -> WorkerConfig:
-    model: Path = flags["model"].absolute()
+    model, name = model_path(flags["model"], "--model")
     device, options, adapters = _take_shape(flags)
     if flags["draft_model"] is not None and flags["speculation"] == "off":
         raise RbeesError(ErrorCode.CONFIGURATION, "`--draft-model` and `--speculation off` contradict each other; leave one out.")
@@ -211,7 +220,8 @@ def _config(flags: dict[str, Any]) -> WorkerConfig:
     _check_callback_url(flags["callback_url"])
     defaults: dict[str, Any] = {
         "model": model,
-        "model_ref": flags["model_ref"] or named_with(f"file:{model}", adapters),
+        "model_ref": flags["model_ref"] or named_with(name, adapters),
+        "draft_model": flags["draft_model"] and model_path(flags["draft_model"], "--draft-model")[0],
         "adapters": adapters,
         "device": device,
         "options": options,
@@ -252,12 +262,18 @@ def _check_callback_url(url: str | None) -> None:
         raise RbeesError(ErrorCode.CONFIGURATION, "`--callback-url` must look like `http://host:port/path`.")
 
 
-def _secret(descriptor: int | None) -> str:
-    """The bearer token that the parent wrote into the descriptor, or a new one.
+def _secret(descriptor: int | None, *, told: bool) -> str:
+    """The bearer token that the parent wrote into the descriptor, or a new one where somebody is `told` of it.
 
     Raises:
         RbeesError: CONFIGURATION
     """
+    if descriptor is None and not told:
+        sentence = (
+            "Nobody could call this worker, because nobody would know its token: write one of at least 32 characters to a file "
+            "that only you can read, and pass it as `--secret-fd 3 3< FILE`."
+        )
+        raise RbeesError(ErrorCode.CONFIGURATION, sentence)
     if descriptor is None:
         return Identities(SystemClock()).secret()
     try:

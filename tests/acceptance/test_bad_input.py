@@ -286,6 +286,16 @@ def test_a_second_daemon_on_the_same_state(home: Home) -> None:
     assert request("GET", f"{home.url}/livez").status == 200
 
 
+UNREAD_SECRET = "--callback-url=http://127.0.0.1:1/ready"
+"""A worker without a secret is refused unless somebody is told of a new one."""
+
+
+def test_a_worker_whose_secret_nobody_would_know(lab: Home) -> None:
+    done = lab.run("workerd", "serve", "--model", str(SHIPPED))
+    assert done.returncode == 78, done.said
+    assert "--secret-fd 3 3< FILE" in error_of(done)["message"]
+
+
 @pytest.mark.parametrize(
     ("file", "code", "says"),
     [
@@ -296,7 +306,7 @@ def test_a_second_daemon_on_the_same_state(home: Home) -> None:
     ],
 )
 def test_a_worker_started_by_hand_on_a_bad_file(lab: Home, file: str, code: str, says: str) -> None:
-    done = lab.run("workerd", "serve", "--model", f"{models_of(lab)}/{file}", "--model-ref", "x", "--device", "cpu")
+    done = lab.run("workerd", "serve", "--model", f"{models_of(lab)}/{file}", "--model-ref", "x", "--device", "cpu", UNREAD_SECRET)
     assert done.returncode == 65, done.said
     error = error_of(done)
     assert error["code"] == code
@@ -306,7 +316,7 @@ def test_a_worker_started_by_hand_on_a_bad_file(lab: Home, file: str, code: str,
 
 def test_a_worker_whose_port_is_taken(lab: Home) -> None:
     with taken_port() as port:
-        done = lab.run("workerd", "serve", "--model", str(SHIPPED), "--port", str(port))
+        done = lab.run("workerd", "serve", "--model", str(SHIPPED), "--port", str(port), UNREAD_SECRET)
     assert done.returncode == 75, done.said
     assert error_of(done)["code"] == "ADDRESS_IN_USE"
 
@@ -340,7 +350,7 @@ def bare(tmp_path: Path) -> Iterator[Home]:
 
 
 def test_a_worker_without_the_llama_extra(bare: Home) -> None:
-    done = bare.run("workerd", "serve", "--model", str(SHIPPED))
+    done = bare.run("workerd", "serve", "--model", str(SHIPPED), UNREAD_SECRET)
     assert done.returncode == 65, done.said
     error = error_of(done)
     assert error["code"] == "BACKEND_UNAVAILABLE"

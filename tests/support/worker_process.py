@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -90,18 +91,15 @@ async def running_worker(
     limit = [] if address_space_bytes is None else ["prlimit", f"--as={address_space_bytes}", "--"]
     words = [*limit, sys.executable, "-m", "rbees", "workerd", "serve", f"--model={model}", f"--backend={backend}", "--worker-id=w"]
     words += [f"--runtime-dir={runtime}", *flags]
-    reading = None
-    if secret is not None:
-        reading, writing = os.pipe()
-        os.write(writing, secret.encode())
-        os.close(writing)
-        words.append(f"--secret-fd={reading}")
+    reading, writing = os.pipe()
+    os.write(writing, (secret or secrets.token_hex(32)).encode())
+    os.close(writing)
+    words.append(f"--secret-fd={reading}")
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
-            *words, stdout=file, stderr=file, pass_fds=() if reading is None else (reading,), start_new_session=True
+            *words, stdout=file, stderr=file, pass_fds=(reading,), start_new_session=True
         )
-    if reading is not None:
-        os.close(reading)
+    os.close(reading)
     try:
         yield WorkerProcess(process, runtime / "workers" / "w.sock", log)
     finally:

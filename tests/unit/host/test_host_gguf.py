@@ -72,7 +72,7 @@ def test_a_model_without_template_says_so(tmp_path: Path) -> None:
 
 
 def test_the_packaged_model_can_be_read() -> None:
-    import rbees.host.catalog as catalog
+    import rbees.service.catalog as catalog
 
     for entry in catalog.load_catalog().values():
         assert shape_of(read_header(entry.path)).parameters > 0

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from rbees.host import model_files, model_store
-from rbees.host.catalog import CatalogEntry
 from rbees.host.checksums import Checksums
 from rbees.host.model_files import ModelFolders
 from rbees.host.model_store import ModelStore
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service.catalog import CatalogEntry
 from tests.support.scripted_models import write_script
 from tests.support.tiny_gguf import write_tiny_gguf
 

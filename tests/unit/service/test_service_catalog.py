@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rbees.host.catalog import PACKAGED_CATALOG, load_catalog
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service.catalog import PACKAGED_CATALOG, load_catalog
 
 
 def test_every_packaged_name_has_its_file() -> None:
