@@ -18,6 +18,7 @@ MAX_JSON_DEPTH: Final = 64
 """Deepest nesting of arrays and objects that is accepted; Python's recursion limit is never what stops a document."""
 
 T = TypeVar("T")
+M = TypeVar("M", bound="Message")
 # Possessive and closed by the end of input too, so that hostile quoting costs linear time.
 _STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 
@@ -82,7 +83,7 @@ def decode(data: bytes | str, type_: type[T]) -> T:
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"The body is not valid JSON: {_where(error)}.") from None
 
 
-def decode_known(data: bytes | str, type_: type[T]) -> T:
+def decode_known(data: bytes | str, type_: type[M]) -> M:
     """The same for a `Message` that comes from a person's own program, whose misspelt field must not go unnoticed.
 
     Raises:

@@ -46,7 +46,7 @@ def unknown_field(name: str, type_: Any, path: str = "$") -> str:
 def _meant(name: str, type_: Any, path: str) -> str:
     """The hint of a type, else the field of the same name that belongs one level deeper, else the one that is spelled almost so."""
     here = [node for node in _nodes(type_, path) if isinstance(node, inspect.StructType)]
-    hint = next((node.cls.hints[name] for node in here if name in getattr(node.cls, "hints", {})), None)
+    hint = next((hints[name] for node in here if name in (hints := getattr(node.cls, "hints", {}))), None)
     if hint is not None:
         return f"; {hint}"
     fields = {field.encode_name: field for node in here for field in node.fields}

@@ -54,18 +54,26 @@ class NoAuth:
 
 
 class BearerAuth:
-    """Whoever sends `Authorization: Bearer <token>` may pass."""
+    """Whoever sends `Authorization: Bearer <token>` may pass. The sentences tell others what this daemon wants."""
 
-    def __init__(self, token: Token) -> None:
+    def __init__(
+        self,
+        token: Token,
+        *,
+        missing: str = "Send the cluster token as `Authorization: Bearer rbk_…`.",
+        wrong: str = "The token is not the one of this daemon; compare the token files.",
+    ) -> None:
         self._token = token
+        self._missing = missing
+        self._wrong = wrong
 
     def check(self, authorization: str | None) -> None:
         """See `Authenticator`."""
         scheme, _, presented = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not presented:
-            raise RbeesError(ErrorCode.UNAUTHENTICATED, "Send the cluster token as `Authorization: Bearer rbk_…`.")
+            raise RbeesError(ErrorCode.UNAUTHENTICATED, self._missing)
         if not self._token.matches(presented.strip()):
-            raise RbeesError(ErrorCode.UNAUTHENTICATED, "The token is not the one of this daemon; compare the token files.")
+            raise RbeesError(ErrorCode.UNAUTHENTICATED, self._wrong)
 
 
 def read_secret(path: str | Path) -> str:

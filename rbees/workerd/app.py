@@ -40,6 +40,10 @@ CALLBACK_TRIES_S = 10.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """Larger than orcd's own limit: a continued job also brings its generated tokens."""
 MAX_CACHED_PREFIXES = 1_024
+UNPROVEN = "Send this worker's own secret as `Authorization: Bearer …`: it is what the worker was given by `--secret-fd`."
+WRONGLY_PROVEN = (
+    "The token is not this worker's secret, which is its own and no cluster token; read the file given to `--secret-fd`."
+)
 _RETRY_LOADING_S = 1.0
 _LAST_WRITES_S = 2.0
 _DRAIN_LOOK_S = 0.02
@@ -238,6 +242,9 @@ class Worker:
         load_ms = round((time.monotonic() - began) * 1000, 3)
         facts = backend.facts
         logs.logger().info("model loaded", action="model_loaded", load_ms=load_ms, ctx=facts.ctx, cells=facts.cells)
+        if facts.ctx < config.ctx:
+            sentence = "the context is shorter than asked for: the model was trained for no more"
+            logs.logger().warning(sentence, action="ctx_lowered", asked=config.ctx, ctx=facts.ctx)
         template = None
         if facts.chat_template is not None:
             template = TemplateProcess(facts.chat_template, bos_text=facts.bos_text, eos_text=facts.eos_text)
@@ -365,7 +372,7 @@ class Worker:
             role="workerd",
             version=__version__,
             routes=routes(self),
-            authenticator=BearerAuth(token),
+            authenticator=BearerAuth(token, missing=UNPROVEN, wrong=WRONGLY_PROVEN),
             metrics=self._make_metrics(),
             readiness=lambda: {"model": None if self._state == "ready" else f"The worker is {self._state}."},
             max_body_bytes=MAX_BODY_BYTES,

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from rbees.protocol.chat import check_chat
-from rbees.protocol.codec import decode, decode_known, encode
+from rbees.protocol.codec import Message, decode, decode_known, encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import Event
 from rbees.protocol.prefix_chain import HASH_PATTERN
@@ -30,7 +30,7 @@ from rbees.workerd.jobs import Attempt, Attempts
 from rbees.workerd.prompts import Prompts
 from rbees.workerd.vectors import VectorDesk
 
-T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 BEAT_EVERY_S = 1.0
 
@@ -205,7 +205,7 @@ def routes(worker: Worker) -> list[Route]:
     ]
 
 
-async def _message(request: web.Request, type_: type[T]) -> T:
+async def _message(request: web.Request, type_: type[M]) -> M:
     """The body of a route that both orcd and people call.
 
     An orcd that is newer may send fields of which this worker knows nothing, and its jobs run on. Anybody else misspelt them.

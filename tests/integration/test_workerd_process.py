@@ -113,6 +113,17 @@ async def test_a_persons_slip_is_refused_by_name_and_a_newer_orcd_is_served(tmp_
         assert caught.value.code is ErrorCode.IDEMPOTENCY_CONFLICT
 
 
+async def test_a_worker_asks_for_its_own_secret(tmp_path: Path) -> None:
+    async with running_worker(write_script(tmp_path), tmp_path) as worker:
+        await worker.ready()
+        for headers in ({}, {"Authorization": "Bearer rbk_other"}):
+            async with aiohttp.ClientSession() as session, session.get(f"{worker.uri}/health", headers=headers) as answer:
+                assert answer.status == 401
+                said = codec.decode(await answer.read(), ErrorEnvelope).error.message
+            assert "this worker's" in said
+            assert "--secret-fd" in said
+
+
 async def test_guesses_change_no_event_and_are_told_of_at_the_end_in_health_and_metrics(tmp_path: Path) -> None:
     (tmp_path / "off").mkdir()
     script = write_script(tmp_path, vocabulary_size=300, copies=0.9, answer_tokens=200)

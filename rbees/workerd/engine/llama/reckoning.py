@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from rbees.workerd.engine.abort_flag import make_flag
 from rbees.workerd.engine.backend import LoadSpec
@@ -20,7 +20,7 @@ from rbees.workerd.engine.llama.context import text_context
 from rbees.workerd.engine.llama.devices import check_backend, chosen_devices
 from rbees.workerd.engine.llama.embedding import make_embedder
 from rbees.workerd.engine.llama.facts import cell_count, check_layout, sequence_length
-from rbees.workerd.engine.llama.library import ggml, ll, open_library
+from rbees.workerd.engine.llama.library import NotLoaded, ggml, ll, open_library
 from rbees.workerd.engine.llama.log import LibraryLog
 from rbees.workerd.engine.llama.model import check_kind, load_model
 
@@ -29,6 +29,15 @@ _MIB: Final = 1 << 20
 _ASSIGNED: Final = re.compile(r"layer +(\d+) assigned to device (\S+),")
 _CELLS_OF: Final = re.compile(r"(?:layer +\d+): dev = (\S+)")
 _CELLS: Final = re.compile(r"size = +([\d.]+) MiB \( *\d+ cells, +\d+ layers")
+_REASONS: Final = {
+    "not within the file bounds": "is truncated: it ends inside its tensor data; copy or download it again",
+    "failed to read tensor info": "is truncated: it ends inside the list of its tensors; copy or download it again",
+    "failed to read key-value pairs": "is truncated or damaged: its header cannot be read; copy or download it again",
+    "unknown model architecture": "is of an architecture that this version of llama.cpp does not know; update rbees",
+    "missing tensor": "lacks a tensor that its architecture needs; convert the model again",
+    "key not found in model": "lacks a value in its header that its architecture needs; convert the model again",
+}
+"""What the library's complaints mean, completing "The model file …"."""
 _LAYER: Final = re.compile(r"blk\.(\d+)\.")
 
 
@@ -59,7 +68,7 @@ def reckon(spec: LoadSpec) -> Reckoned:
     log = _KeepingLog()
     open_library(log)
     check_backend(spec)
-    model = load_model(spec, lambda _: True, without_weights=True)
+    model = _model(spec, log)
     check_kind(model)
     adapters = load_adapters(model, spec.adapters, log)
     flag = make_flag()
@@ -80,6 +89,17 @@ def reckon(spec: LoadSpec) -> Reckoned:
             if found == kind:
                 place[_place(buffer, names)] += size
     return reckoned
+
+
+def _model(spec: LoadSpec, log: LibraryLog) -> Any:
+    """The model without its weights. Raises NotLoaded, with the reason: nobody sees the log of this process."""
+    try:
+        return load_model(spec, lambda _: True, without_weights=True)
+    except NotLoaded as failure:
+        reason = (
+            log.meaning(_REASONS) or "cannot be loaded: it is damaged, or of a kind that this version of llama.cpp does not know"
+        )
+        raise NotLoaded(f"The model file {reason}.", **failure.details) from None
 
 
 class _KeepingLog(LibraryLog):
