@@ -175,6 +175,7 @@ class Orcd:
             await self._commit_the_rest()
         await self._crew.dismiss()
         await self._directory.close()
+        self._log.info("stopped", action="stopped", unfinished_jobs=len(self._journal.live))
 
     async def _commit_the_rest(self) -> None:
         try:

@@ -18,11 +18,13 @@ from rbees.clients.orcd import OrcdClient
 from rbees.host import process
 from rbees.host.process_table import ProcessTable
 from rbees.host.worker_spec import owner_of
+from rbees.protocol import codec
+from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import PoolView
 from rbees.service.clock import Clock
 from rbees.service.home import Home
-from rbees.up.child import Child
+from rbees.up.child import Child, log_tail
 from rbees.up.ports import LOOPBACK
 
 READY_TIMEOUT_S: Final = 60.0
@@ -140,7 +142,7 @@ class HomeMode:
         return left
 
     async def _stop_orcd(self, hurry: asyncio.Event) -> int:
-        """End orcd; the jobs that it last said to be unfinished. It answers while it drains and cannot be asked afterwards."""
+        """End orcd; how many jobs it left unfinished. Where it was killed and could not write that, what it last answered."""
         left = 0
         ending = asyncio.create_task(self._orcd.stop(STOP_PATIENCE_S, hurry))
         while not ending.done():
@@ -152,7 +154,8 @@ class HomeMode:
             left = next((answer for answer in answers if isinstance(answer, int)), left)
             await asyncio.wait({ending}, timeout=COUNT_EVERY_S)
         await ending
-        return left
+        written = await asyncio.to_thread(unfinished_at_end, self._orcd.log_path)
+        return left if written is None else written
 
     async def _look_for_pool(self) -> PoolView:
         while (pool := await self._live_pool()) is None:
@@ -178,6 +181,29 @@ def child_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
     """What the daemons see of this process's environment: all but rbees' own variables and the service manager's."""
     kept = {name: value for name, value in environ.items() if not name.startswith("RBEES_") and name not in _NOT_FOR_CHILDREN}
     return {**kept, "RBEES_HOME": str(home)}
+
+
+class _LastWord(Message, frozen=True, kw_only=True):
+    """What the line says that orcd's log ends with; any other line has another action."""
+
+    action: str = ""
+    unfinished_jobs: int | None = None
+
+
+def unfinished_at_end(log: Path) -> int | None:
+    """How many jobs orcd left when it ended, by its log; None where it ended without a last word.
+
+    Only the log can tell: a job may end after orcd has answered for the last time.
+    """
+    for line in reversed(log_tail(log)):
+        try:
+            said = codec.decode(line, _LastWord)
+        except RbeesError:
+            continue
+        if said.action in {"stopped", "listening"}:
+            # A start behind the end belongs to a later process, which wrote no end.
+            return said.unfinished_jobs
+    return None
 
 
 async def end_workers(home: Path, clock: Clock, hurry: asyncio.Event, patience_s: float = 3.0) -> None:

@@ -265,6 +265,16 @@ def test_an_end_takes_no_longer_than_jobs_may_and_tells_what_is_left(home: Home)
 def test_another_port_than_the_usual_one_is_explained(home: Home) -> None:
     with taken_port() as taken:
         up = home.start("-c", USUAL.format(port=taken), "up", program=sys.executable)
+def test_a_job_that_ends_while_it_ends_is_not_called_kept(home: Home) -> None:
+    brief = write_script(home.folder / "models", tokens_per_second=10.0, answer_tokens=30)
+    up = home.up("--port", "0", "--model", f"file:{brief}")
+    submitted = home.start("jobs", "submit", "--model", f"file:{brief}", "--prompt", "x", "--json", program="llorch")
+    wait_until(lambda: '"seq":8' in submitted.said, submitted, "stream")
+    up.send(signal.SIGINT)
+    assert submitted.wait() == 0, submitted.said
+    assert "kept" not in ended(up, home, 0)
+
+
         line = wait_until(lambda: up.stdout if up.stdout.endswith("\n") else "", up, "tell its address")
         assert f"(port {taken} is taken by another program; Ctrl-C ends it)" in line
     up.send(signal.SIGINT)
