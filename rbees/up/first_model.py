@@ -75,8 +75,17 @@ def unknown_alias(pool: PoolView, model: str) -> RbeesError:
 
 
 def first_model(pool: PoolView) -> str | None:
-    """The shortest name of the first model that this pool can serve at once."""
-    return next(map(_short_name, pool.models), None)
+    """The shortest name of the first model that this pool can serve and that answers a prompt."""
+    return next((_short_name(facts) for facts in pool.models if _chats(facts)), None)
+
+
+def can_chat(pool: PoolView, model: str) -> bool:
+    """False where `model` is known here as one that answers no prompt."""
+    return all(_chats(facts) for facts in pool.models if model == facts.ref or model in facts.aliases)
+
+
+def _chats(facts: ModelFacts) -> bool:
+    return "chat" in facts.capabilities
 
 
 def serves(pool: PoolView, worker: WorkerFacts, model: str) -> bool:

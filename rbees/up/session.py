@@ -21,7 +21,7 @@ from rbees.service.home import HomeFile
 from rbees.service.lock import ProcessLock
 from rbees.terminal.notes import Notes, notes
 from rbees.terminal.output import print_json
-from rbees.up.first_model import first_model, make_ready
+from rbees.up.first_model import can_chat, first_model, make_ready
 from rbees.up.home_mode import HomeMode, Place
 from rbees.up.neighbours import refuse_beside_service, wait_for_predecessors
 from rbees.up.ports import choose_port, taken_port
@@ -166,7 +166,7 @@ class Session:
         if problem is not None:
             click.echo(f"This installation cannot run models, so jobs would wait: {problem}", err=True)
             return
-        suggested = model or first_model(pool)
+        suggested = model if model is not None and can_chat(pool, model) else first_model(pool)
         if suggested is None:
             click.echo(f"No model is here yet: put a GGUF file into {place.state_dir / 'poold' / 'models'}.", err=True)
             return

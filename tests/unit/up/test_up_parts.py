@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from rbees.protocol.pools import ModelFacts, PoolView, WorkerFacts
+from rbees.protocol.vectors import Capability
 from rbees.up.child import how_it_ended, log_tail
-from rbees.up.first_model import first_model, serves
-from rbees.up.home_mode import child_environment
+from rbees.up.first_model import can_chat, first_model, serves
+from rbees.up.home_mode import child_environment, unfinished_at_end
 
 
 def test_what_a_lab_configured_does_not_reach_the_daemons() -> None:
@@ -31,12 +32,12 @@ def test_the_end_of_a_log(tmp_path: Path) -> None:
     assert len(log_tail(log)) == 8
 
 
-def facts(ref: str, *aliases: str, sha256: str = "a" * 64) -> ModelFacts:
+def facts(ref: str, *aliases: str, sha256: str = "a" * 64, can: tuple[Capability, ...] = ("generate", "chat")) -> ModelFacts:
     sizes = ("size_bytes", "parameters", "context_length", "vocabulary_size", "layers", "embedding_length", "head_count")
     numbers = dict.fromkeys(sizes, 1)
     more = {"head_count_kv": 1, "key_length": 1, "value_length": 1, "has_chat_template": True}
     words = {"ref": ref, "sha256": sha256, "file_name": "x", "architecture": "llama", "quantization": "Q8_0"}
-    return msgspec.convert({**words, "aliases": aliases, **numbers, **more}, ModelFacts)
+    return msgspec.convert({**words, "aliases": aliases, **numbers, **more, "capabilities": can}, ModelFacts)
 
 
 def pool(*models: ModelFacts) -> PoolView:
@@ -49,6 +50,29 @@ def test_the_first_model_is_named_by_its_shortest_name() -> None:
     assert first_model(pool(facts("small"), facts("file:/x.gguf", "x"))) == "small"
     assert first_model(pool(facts("file:/x.gguf", "x"))) == "x"
     assert first_model(pool()) is None
+
+
+def test_a_model_that_answers_no_prompt_is_not_proposed() -> None:
+    bge, base = facts("file:/bge.gguf", "bge", can=("embed",)), facts("file:/base.gguf", "base", can=("generate",))
+    here = pool(bge, base, facts("haiku"))
+    assert first_model(here) == "haiku"
+    assert first_model(pool(bge, base)) is None
+    assert [can_chat(here, name) for name in ("bge", "file:/bge.gguf", "base", "haiku", "elsewhere")] == [False] * 3 + [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "left"),
+    [
+        (['{"action": "drained", "left_running": 1}', '{"action": "stopped", "unfinished_jobs": 2}'], 2),
+        (['{"action": "stopped", "unfinished_jobs": 0}', "a last line of some library"], 0),
+        (['{"action": "stopped", "unfinished_jobs": 2}', '{"action": "listening"}', '{"action": "drained"}'], None),
+        (["Killed"], None),
+    ],
+)
+def test_what_orcd_left_stands_at_the_end_of_its_log(tmp_path: Path, lines: list[str], left: int | None) -> None:
+    log = tmp_path / "orcd.log"
+    log.write_text("\n".join(lines) + "\n")
+    assert unfinished_at_end(log) == left
 
 
 def test_a_worker_serves_every_name_of_its_file() -> None:
