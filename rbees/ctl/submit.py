@@ -15,6 +15,7 @@ import msgspec
 from rbees.clients.orcd import OrcdClient
 from rbees.ctl.follow import PATIENCE_S, follow
 from rbees.ctl.form import response_format
+from rbees.ctl.refusals import unfit
 from rbees.ctl.screen import Screen, screen
 from rbees.ctl.target import Target
 from rbees.protocol.chat import ChatMessage
@@ -93,7 +94,7 @@ def build_job(text: str, *, raw: bool, **options: Any) -> JobRequest:
     try:
         job = msgspec.convert({**content, **given}, JobRequest)
     except msgspec.ValidationError as error:
-        raise RbeesError(ErrorCode.INVALID_REQUEST, f"The job does not fit: {error}.") from None
+        raise unfit(error) from None
     check_job(job)
     return job
 

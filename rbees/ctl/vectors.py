@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -15,16 +15,30 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _texts(_context: click.Context, argument: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
-    """The texts themselves, or the lines of stdin; read before the event loop runs, where Ctrl-C reaches it."""
+    """The texts themselves, or the lines of stdin; read before the event loop runs, where Ctrl-C reaches it.
+
+    An empty one is refused by its number: no vector can stand for it, and to leave it out would shift the numbers of all others.
+    """
     if words not in {(), ("-",)}:
-        return words
+        return _none_empty(words, argument.metavar or "text")
     if not words and sys.stdin.isatty():
         raise click.BadParameter(f"write some {argument.metavar}, or `-` to read a line each from stdin.")
     try:
-        lines = sys.stdin.buffer.read().decode().splitlines()
+        text = sys.stdin.buffer.read().decode()
     except UnicodeError:
         raise click.BadParameter("the text is not valid UTF-8.") from None
-    return tuple(line for line in lines if line.strip())
+    if not text:
+        raise click.BadParameter("nothing came from stdin; a text a line is expected.")
+    # By line feeds alone, as every tool that numbers lines counts; `splitlines` would also cut inside of a line.
+    lines = text.removesuffix("\n").split("\n")
+    return _none_empty([line.removesuffix("\r") for line in lines], "line")
+
+
+def _none_empty(texts: Sequence[str], what: str) -> tuple[str, ...]:
+    empty = next((number for number, text in enumerate(texts, 1) if not text.strip()), None)
+    if empty is not None:
+        raise click.BadParameter(f"{what} {empty} of {len(texts)} is empty; write some text there, or remove it.")
+    return tuple(texts)
 
 
 def _truncate_option(what: str) -> Callable[[F], F]:
@@ -40,7 +54,7 @@ def _truncate_option(what: str) -> Callable[[F], F]:
 @run_options
 @asks_orcd
 async def embed(target: Target, **given: Any) -> int | None:
-    """Make a vector of each TEXT: a line of numbers in JSON for each, in their order; `-`, or a pipe, reads a text a line."""
+    """Make a vector of each TEXT: a JSON line of numbers for each, in their order; `-`, or a pipe, reads one a line, none empty."""
     from rbees.ctl.vector_actions import embed as act
 
     return await act(target, **given)
@@ -55,7 +69,7 @@ async def embed(target: Target, **given: Any) -> int | None:
 @run_options
 @asks_orcd
 async def rerank(target: Target, **given: Any) -> int | None:
-    """Order each DOC by how well it answers the query: score, number from 0, text; `-`, or a pipe, reads a document a line."""
+    """Order DOCs by how well they answer the query: score, number from 0, text; `-`, or a pipe, reads one a line, none empty."""
     from rbees.ctl.vector_actions import rerank as act
 
     return await act(target, **given)

@@ -151,6 +151,32 @@ async def test_watching_behind_the_last_event_ends_at_once_and_as_the_job_did(or
 
 async def until_shown(process: asyncio.subprocess.Process, text: str) -> bytes:
     assert process.stdout is not None
+@pytest.mark.parametrize(
+    ("words", "stdin", "said"),
+    [
+        (("embed",), b"", "nothing came from stdin"),
+        (("embed",), b"a\n\nb\n", "line 2 of 3 is empty"),
+        (("rerank", "--query", "q"), b"a\x0bb\r\n \r\n", "line 2 of 2 is empty"),
+        (("embed", "a", ""), b"", "TEXT 2 of 2 is empty"),
+        (("rerank", "--query", "", "a"), b"", "`--query` takes a text of at least 1 character"),
+        (("jobs", "submit", "--prompt", "x", "--stop", ""), b"", "`--stop` takes a text of at least 1 character"),
+        (("jobs", "submit", "--prompt", "x", *("--stop", "y") * 5), b"", "`--stop` takes at most 4 values"),
+    ],
+)
+async def test_a_slip_is_told_in_the_words_of_the_command_line(
+    orcd: ShakyOrcd, llorch: Llorch, words: tuple[str, ...], stdin: bytes, said: str
+) -> None:
+    code, out, err = await llorch.run(orcd, *words, "--model", "m", stdin=stdin)
+    assert (code, out) == (2, ""), err
+    assert said in err
+    assert not orcd.bodies
+
+
+async def test_the_lines_of_a_pipe_keep_their_numbers(orcd: ShakyOrcd, llorch: Llorch) -> None:
+    await llorch.run(orcd, "embed", "--model", "m", stdin="a\x0bb\r\n c\u2028d\n".encode())
+    assert orcd.bodies[0]["embed"]["input"] == ["a\x0bb", " c\u2028d"]
+
+
     seen = b""
     while text.encode() not in seen:
         piece = await process.stdout.read(64)
