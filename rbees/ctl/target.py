@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from rbees.protocol.errors import ExitCode
+from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
 from rbees.terminal.output import json_option
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def find_target(orcd_url: str | None, token_file: str | None, on_wait: Callable[
     """The orchestrator that flags, settings or a running `rbees up` name, in this order. `on_wait` hears of one that is starting.
 
     Raises:
-        RbeesError: CONFIGURATION, for settings or a token file that cannot be used; ORCD_UNREACHABLE, where `rbees up` takes long.
+        RbeesError: CONFIGURATION, for settings or a token file that cannot be used; ORCD_UNREACHABLE, where `rbees up` takes long;
+            INVALID_REQUEST, for a token that `rbees up`, which is found here, does not ask for.
     """
     from rbees.service import auth, settings
     from rbees.service.role_settings import CtlSettings
@@ -51,6 +52,8 @@ def find_target(orcd_url: str | None, token_file: str | None, on_wait: Callable[
     chosen = settings.load("ctl", CtlSettings, {"orcd_url": orcd_url, "token_file": token_file}).values
     home = _find_home(on_wait) if chosen.orcd_url is None else None
     if home is not None:
+        if token_file is not None:
+            raise _token_without_use(home.orcd_url)
         # A configured token belongs to the configured orchestrator; home mode asks for none.
         return Target(home.orcd_url, is_home=True)
     return Target(
@@ -70,6 +73,14 @@ def _find_home(on_wait: Callable[[], None]) -> Home | None:
         importlib.import_module("rbees.clients.orcd")
         home = wait_for_home(on_wait=on_wait)
     return home
+
+
+def _token_without_use(url: str) -> RbeesError:
+    """Whoever names a token means another orchestrator than the one that was found."""
+    message = (
+        f"`rbees up` runs here at {url} and asks for no token; leave `--token-file` out, or name the other one by `--orcd-url`."
+    )
+    return RbeesError(ErrorCode.INVALID_REQUEST, message, field="token_file")
 
 
 Action = Callable[..., Awaitable[int | None]]

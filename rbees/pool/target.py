@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.terminal.output import json_option
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ def find_pool(poold_url: str | None, token_file: str | None) -> PooldClient:
     """A client of the pool daemon; use it as a context manager.
 
     Raises:
-        RbeesError: CONFIGURATION, for settings or a token file that cannot be used.
+        RbeesError: CONFIGURATION, for settings or a token file that cannot be used; INVALID_REQUEST, for a token that the
+            `rbees up` which is found here does not ask for.
     """
     from rbees.clients.poold import PooldClient
     from rbees.service import auth, settings
@@ -31,6 +33,11 @@ def find_pool(poold_url: str | None, token_file: str | None) -> PooldClient:
     own = settings.load("poold", PooldSettings, {"token_file": token_file}).values
     home = read_home() if poold_url is None else None
     if home is not None:
+        if token_file is not None:
+            message = (
+                f"`rbees up` runs here at {home.poold_url} and asks for no token; leave `--token-file` out, or name `--poold-url`."
+            )
+            raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="token_file")
         # A configured token belongs to the configured daemon; home mode asks for none.
         return PooldClient(home.poold_url)
     token = auth.read_secret(own.token_file) if own.token_file else None

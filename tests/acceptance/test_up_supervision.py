@@ -65,6 +65,9 @@ def test_the_runtime_file_tells_its_owner_alone_where_it_is(home: Home) -> None:
     found = home.run("jobs", "list", program="llorch")
     assert found.returncode == 0, found.said
     assert home.run("status", program="rbees-pool").returncode == 0
+    for program, words in (("llorch", ("jobs", "list")), ("rbees-pool", ("status",))):
+        refused = home.run(*words, "--token-file", "/nope", program=program)
+        assert (refused.returncode, "asks for no token" in refused.stderr) == (2, True), refused.said
     up.kill()
     assert home.run("jobs", "list", program="llorch").returncode == 69, "a file that outlived its writer names nobody"
 
@@ -262,9 +265,6 @@ def test_an_end_takes_no_longer_than_jobs_may_and_tells_what_is_left(home: Home)
     assert show(home.url, job_id)["status"] in {"queued", "dispatched", "running"}
 
 
-def test_another_port_than_the_usual_one_is_explained(home: Home) -> None:
-    with taken_port() as taken:
-        up = home.start("-c", USUAL.format(port=taken), "up", program=sys.executable)
 def test_a_job_that_ends_while_it_ends_is_not_called_kept(home: Home) -> None:
     brief = write_script(home.folder / "models", tokens_per_second=10.0, answer_tokens=30)
     up = home.up("--port", "0", "--model", f"file:{brief}")
@@ -275,6 +275,9 @@ def test_a_job_that_ends_while_it_ends_is_not_called_kept(home: Home) -> None:
     assert "kept" not in ended(up, home, 0)
 
 
+def test_another_port_than_the_usual_one_is_explained(home: Home) -> None:
+    with taken_port() as taken:
+        up = home.start("-c", USUAL.format(port=taken), "up", program=sys.executable)
         line = wait_until(lambda: up.stdout if up.stdout.endswith("\n") else "", up, "tell its address")
         assert f"(port {taken} is taken by another program; Ctrl-C ends it)" in line
     up.send(signal.SIGINT)
