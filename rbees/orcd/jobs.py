@@ -299,7 +299,12 @@ def _check_capable(request: JobRequest, facts: ModelFacts | None) -> None:
     Raises:
         RbeesError: MODEL_INCOMPATIBLE
     """
-    if facts is None or not facts.capabilities or request.kind in facts.capabilities:
+    if facts is None or not facts.capabilities:
+        return
+    if request.kind in facts.capabilities:
+        if request.messages is not None and "chat" not in facts.capabilities:
+            message = "This model has no chat template; send its text as a raw `prompt` (`llorch jobs submit --raw`)."
+            raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, message, model=request.model, capabilities=list(facts.capabilities))
         return
     needs = {"generate": "makes no text", "embed": "makes no embeddings", "rerank": "cannot rank documents"}[request.kind]
     able = ", ".join(f"`{name}`" for name in facts.capabilities if name != "chat") or "nothing that jobs ask for"

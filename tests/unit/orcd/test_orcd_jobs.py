@@ -18,6 +18,7 @@ from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.effects import Note
 from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived, JobRecovered, Moment, PoolReported
 from rbees.orcd.scheduler.policy import Policy
+from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, Embedding, End, Result, Started, StreamState, Token
 from rbees.protocol.jobs import JobRequest
@@ -97,6 +98,14 @@ async def test_requests_that_make_no_sense_are_refused(office: Office) -> None:
     office.jobs.draining = True
     assert (await _refused(office)).code is ErrorCode.DRAINING
     assert office.posted == []
+
+
+async def test_a_chat_with_a_model_that_has_no_template_is_refused_at_once(office: Office) -> None:
+    office.hear_of_pool("attic", model("bees", capabilities=("generate",)))
+    chat = JobRequest(model="bees", messages=(ChatMessage(role="user", content="hum"),))
+    error = await _refused(office, chat)
+    assert (error.code, "--raw" in error.message) == (ErrorCode.MODEL_INCOMPATIBLE, True)
+    assert (await office.jobs.submit(REQUEST)).status == "queued"
 
 
 async def test_an_idempotency_key_gives_the_same_job(office: Office) -> None:
