@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import Event, is_terminal
-from rbees.protocol.jobs import TERMINAL_STATUSES, JobView
+from rbees.protocol.jobs import TERMINAL_STATUSES, JobView, check_after
 from rbees.service.clock import Clock
 
 FIRST_DELAY_S: Final = 0.1
@@ -52,8 +52,8 @@ async def follow(
     hears the delay before each further try.
 
     Raises:
-        RbeesError: what orcd answers (such as JOB_NOT_FOUND), ORCD_UNREACHABLE after so much silence, or the error in which the
-            job ended where that lies before `after`.
+        RbeesError: what orcd answers (such as JOB_NOT_FOUND), ORCD_UNREACHABLE after so much silence, the error in which the job
+            ended where `after` is its last event, or INVALID_REQUEST where it ended before it had so many.
     """
     delay_s, heard_at, allowed_s = FIRST_DELAY_S, clock.monotonic(), first_patience_s
     while True:
@@ -81,9 +81,13 @@ async def follow(
 
 
 def _has_nothing_left(job: JobView, after: int) -> bool:
-    """True where the job has ended and all its events were seen. Raises the error in which it ended, as its last event would."""
+    """True where the job has ended and all its events were seen. Raises the error in which it ended, as its last event would.
+
+    A job may have ended before it came to `after`; that is refused as orcd refuses it of a job that ended earlier.
+    """
     if job.status not in TERMINAL_STATUSES or job.last_seq > after:
         return False
+    check_after(after, job.last_seq)
     if job.error is not None:
         raise RbeesError.from_body(job.error)
     return True

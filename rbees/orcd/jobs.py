@@ -25,7 +25,17 @@ from rbees.protocol import model_ref
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, End, Error, Part, Result, Token
-from rbees.protocol.jobs import CancelAnswer, ChoiceOutput, JobAccepted, JobList, JobRequest, JobView, Output, check_job
+from rbees.protocol.jobs import (
+    CancelAnswer,
+    ChoiceOutput,
+    JobAccepted,
+    JobList,
+    JobRequest,
+    JobView,
+    Output,
+    check_after,
+    check_job,
+)
 from rbees.protocol.pools import ModelFacts
 from rbees.protocol.vectors import Embeddings, Ranking
 from rbees.service.clock import Clock
@@ -175,11 +185,16 @@ class Jobs:
             raise RbeesError(ErrorCode.JOB_NOT_FOUND, message, job_id=job_id[:64])
         return row
 
-    async def row_for_events(self, job_id: str) -> JobRow:
-        """The job, if its events can be replayed. Raises RbeesError JOB_NOT_FOUND, OUTPUT_ERASED."""
+    async def row_for_events(self, job_id: str, after: int = 0) -> JobRow:
+        """The job, if its events behind `after` can be replayed.
+
+        Raises RbeesError: JOB_NOT_FOUND, OUTPUT_ERASED, INVALID_REQUEST.
+        """
         row = await self.row(job_id)
         if row.erased:
             raise _erased(job_id)
+        if row.ended_at_ms is not None:
+            check_after(after, row.last_seq)
         return row
 
     async def view(self, job_id: str) -> JobView:

@@ -182,6 +182,17 @@ class JobList(Message, frozen=True, kw_only=True):
     """Send it as `cursor` for the next page; absent on the last."""
 
 
+def check_after(after: int, last_seq: int) -> None:
+    """Refuse to go on behind an event that a job which has ended never had.
+
+    Raises:
+        RbeesError: INVALID_REQUEST with the range.
+    """
+    if after > last_seq:
+        message = f"`after` must lie between 0 and {last_seq}, the last event of this job, which has ended."
+        raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="after", last_seq=last_seq)
+
+
 class CancelAnswer(Message, frozen=True, kw_only=True):
     """`DELETE /v2/tasks/{id}`: 202 while the cancellation takes effect, 200 if the job had already ended."""
 

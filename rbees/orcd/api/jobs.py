@@ -62,8 +62,8 @@ def routes(jobs: Jobs, relay: Relay) -> list[Route]:
 
     async def events(request: web.Request) -> web.StreamResponse:
         last_event_id, after = argument(request, _LAST_EVENT_ID), argument(request, _AFTER)
-        row = await jobs.row_for_events(request.match_info["job_id"])
         position = last_event_id if last_event_id is not None else after or 0
+        row = await jobs.row_for_events(request.match_info["job_id"], position)
         writer = SseWriter(request)
         jobs.joined(row)
         try:

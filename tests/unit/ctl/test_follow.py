@@ -103,11 +103,16 @@ async def test_it_asks_for_what_comes_behind_the_last_event_seen() -> None:
     assert script.asked_after == [1, 4, 6]
 
 
-@pytest.mark.parametrize("after", [len(JOB), len(JOB) + 7])
-async def test_a_job_whose_last_event_was_seen_before_is_not_waited_for(after: int) -> None:
+async def test_a_job_whose_last_event_was_seen_before_is_not_waited_for() -> None:
     clock = InstantClock()
-    assert await collect(Script(JOB, [None]), clock, after=after) == []
+    assert await collect(Script(JOB, [None]), clock, after=len(JOB)) == []
     assert clock.slept == []
+
+
+async def test_to_go_on_behind_more_than_a_job_had_is_refused_with_the_range() -> None:
+    with pytest.raises(RbeesError, match=f"between 0 and {len(JOB)}") as raised:
+        await collect(Script(JOB, [None]), InstantClock(), after=len(JOB) + 1)
+    assert raised.value.code is ErrorCode.INVALID_REQUEST
 
 
 async def test_a_failed_job_whose_last_event_was_seen_before_fails_again() -> None:

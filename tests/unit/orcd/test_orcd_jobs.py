@@ -182,6 +182,17 @@ async def test_an_ended_job_is_shown_with_its_output(office: Office) -> None:
     assert "honey" not in repr(shown)
 
 
+async def test_events_behind_more_than_an_ended_job_had_are_refused_with_the_range(office: Office) -> None:
+    job_id = await _ended(office)
+    last_seq = (await office.jobs.row(job_id)).last_seq
+    assert (await office.jobs.row_for_events(job_id, last_seq)).job_id == job_id
+    with pytest.raises(RbeesError, match=f"between 0 and {last_seq}") as caught:
+        await office.jobs.row_for_events(job_id, last_seq + 1)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    waiting = await office.jobs.submit(REQUEST)
+    assert (await office.jobs.row_for_events(waiting.job_id, 99)).ended_at_ms is None, "it may still come to have so many"
+
+
 async def test_each_answer_of_a_job_is_shown_by_itself_and_thoughts_apart(office: Office) -> None:
     accepted = await office.jobs.submit(msgspec.structs.replace(REQUEST, n=2), "k")
     job = office.desk.journal.live[accepted.job_id]
