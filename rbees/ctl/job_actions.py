@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from typing import Final
@@ -57,6 +58,11 @@ async def watch_job(target: Target, *, job_id: str, after: int, no_reasoning: bo
             try:
                 patience_s = RESTART_PATIENCE_S if target.is_home else 0.0
                 await show_events(orcd, job_id, shown, SystemClock(), after=after, first_patience_s=patience_s)
+            except asyncio.CancelledError:
+                # Ctrl-C. Of a command called `submit` it ends the job, so it is said that this one does not.
+                shown.leave()
+                shown.keep(f"the job goes on; watch it again with `llorch jobs watch {job_id}`")
+                raise
             finally:
                 shown.leave()
 
