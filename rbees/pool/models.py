@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -78,9 +80,10 @@ def _find(found: PoolModels, name: str) -> ModelFacts:
     for facts in found.models:
         if name in (facts.ref, *facts.aliases) or (len(name) >= 8 and facts.sha256.startswith(name)):
             return facts
-    if name in found.unusable:
-        raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, found.unusable[name])
-    known = [known for facts in found.models for known in (facts.ref, *facts.aliases)]
+    unusable = {**_by_alias(found.unusable), **found.unusable}
+    if name in unusable:
+        raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, unusable[name])
+    known = [*(known for facts in found.models for known in (facts.ref, *facts.aliases)), *unusable]
     close = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "list them with `rbees-pool models list`."
     raise RbeesError(ErrorCode.MODEL_NOT_FOUND, f"This pool has no model {name!r}; {hint}")
@@ -97,6 +100,14 @@ def _path(facts: ModelFacts) -> str | None:
     entry = load_catalog().get(facts.ref)
     same = entry is not None and entry.path.is_file() and entry.path.stat().st_size == facts.size_bytes
     return str(entry.path) if entry is not None and same else None
+
+
+def _by_alias(unusable: Mapping[str, str]) -> dict[str, str]:
+    """The reasons by the short names that the files would have; the first file of a name has it, as among those that are served."""
+    from rbees.host.model_files import alias_of
+
+    named = [(alias_of(Path(reference.removeprefix("file:"))), reason) for reference, reason in unusable.items()]
+    return {alias: reason for alias, reason in reversed(named) if alias is not None}
 
 
 def _row(model: ModelFacts) -> list[str]:

@@ -429,5 +429,9 @@ def test_the_operators_own_command(host: PoolHost) -> None:
     assert "sha256" in host.home.run("models", "info", "bees", *tool, program="rbees-pool").stdout
     unknown = host.home.run("models", "info", "beees", *tool, program="rbees-pool")
     assert (unknown.returncode, "did you mean bees" in unknown.stderr) == (1, True)
+    (host.models / "cut.gguf").write_bytes(b"PK\x03\x04" + bytes(500))
+    wait_until(lambda: "cut.gguf" in host.home.run("models", "list", *tool, program="rbees-pool").stderr, host.daemon, "find it")
+    broken = host.home.run("models", "info", "cut", *tool, program="rbees-pool")
+    assert (broken.returncode, "[MODEL_INCOMPATIBLE]" in broken.stderr, "GGUF" in broken.stderr) == (1, True, True), broken.said
     nobody = host.home.run("status", "--poold-url", "http://127.0.0.1:9", program="rbees-pool")
     assert (nobody.returncode, "POOL_UNREACHABLE" in nobody.stderr) == (69, True)
