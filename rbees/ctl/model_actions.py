@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from rbees.ctl.pool_actions import MODEL_HEADERS
-from rbees.ctl.rows import model_row
+from rbees.ctl.rows import model_name, model_row
 from rbees.ctl.target import Target
+from rbees.protocol.pools import ModelList
 from rbees.terminal.output import print_json, print_table
 
 
 async def list_models(target: Target, *, as_json: bool) -> None:
-    """Every model that some pool holds."""
+    """Every model that some pool holds, by name."""
     async with target.client() as orcd:
-        answer = await orcd.models()
+        models = sorted((await orcd.models()).models, key=lambda model: model_name(model.facts).casefold())
     if as_json:
-        print_json(answer)
+        print_json(ModelList(models=tuple(models)))
         return
-    print_table(MODEL_HEADERS, [model_row(model) for model in answer.models], empty="no models; connect a pool first")
+    print_table(MODEL_HEADERS, [model_row(model) for model in models], empty="no models; connect a pool first")

@@ -17,7 +17,7 @@ def models() -> None:
 @models.command(name="list")
 @asks_orcd
 async def list_(target: Target, **given: Any) -> None:
-    """List the models of all pools."""
+    """List the models of all pools, by name, and what each can do."""
     from rbees.ctl.model_actions import list_models
 
     await list_models(target, **given)

@@ -18,7 +18,7 @@ from rbees.terminal.output import print_json, print_table
 POOL_HEADERS: Final = ("pool", "state", "endpoint", "devices", "models", "workers", "heard")
 DEVICE_HEADERS: Final = ("pool", "device", "name", "memory", "free", "total", "health")
 WORKER_HEADERS: Final = ("pool", "worker", "state", "model", "backend", "slots", "context", "memory")
-MODEL_HEADERS: Final = ("model", "architecture", "parameters", "quantisation", "context", "size", "pools", "ready workers")
+MODEL_HEADERS: Final = ("model", "can", "architecture", "parameters", "quantised", "context", "size", "pools", "ready")
 DEFAULT_POOL_PORT: Final = 9200
 _ENDPOINT: Final = re.compile(r"https?://[^/\s?#@]+")
 """What orcd takes; said here in words."""

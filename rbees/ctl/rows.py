@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from rbees.protocol.events import FinishReason
 from rbees.protocol.jobs import AttemptView, JobView
-from rbees.protocol.pools import Device, ModelView, PoolView, WorkerFacts
+from rbees.protocol.pools import Device, ModelFacts, ModelView, PoolView, WorkerFacts
 from rbees.terminal.quantities import bytes_text, count_text, duration_text
 
 Pair = tuple[str, str]
@@ -75,10 +75,11 @@ def worker_row(pool_id: str, worker: WorkerFacts) -> tuple[str, ...]:
 
 
 def model_row(model: ModelView) -> tuple[str, ...]:
-    """A model in one line: names, architecture, parameters, quantisation, context, size, pools, ready workers."""
+    """A model in one line: names, abilities, architecture, parameters, quantisation, context, size, pools, ready workers."""
     facts = model.facts
     return (
-        ", ".join(facts.aliases) or facts.ref,
+        model_name(facts),
+        ", ".join(facts.capabilities),
         facts.architecture,
         count_text(facts.parameters),
         facts.quantization,
@@ -87,6 +88,11 @@ def model_row(model: ModelView) -> tuple[str, ...]:
         ", ".join(model.pools),
         str(model.ready_workers),
     )
+
+
+def model_name(facts: ModelFacts) -> str:
+    """How lists call a model: by its short names, where it has any."""
+    return ", ".join(facts.aliases) or facts.ref
 
 
 def age_text(then_ms: int, now_ms: int) -> str:

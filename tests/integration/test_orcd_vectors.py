@@ -115,6 +115,10 @@ def test_jobs_go_only_to_models_that_can_and_documents_are_ranked() -> None:
         for model, kind in ((c.model, "rerank"), (c.model, "embed"), (ranker, "embed")):
             wrong = {"model": model, "kind": kind, kind: {"input": ["x"]} if kind == "embed" else job["rerank"]}
             assert request("POST", f"{c.url}/v2/tasks", wrong).error["code"] == "MODEL_INCOMPATIBLE"
+        listed = [line.split() for line in c.home.llorch("models", "list").stdout.splitlines()]
+        assert [line[0] for line in listed[1:]] == sorted(line[0] for line in listed[1:])
+        assert listed[0][1] == "CAN"
+        assert [line[1] for line in listed if line[0] == "rank"] == ["rerank"]
         text = request("POST", f"{c.url}/v2/tasks", {"model": ranker, "prompt": "x"})
         assert text.error["code"] == "MODEL_INCOMPATIBLE"
 
