@@ -4,7 +4,7 @@
 set -eu
 url=${1:-http://127.0.0.1:8080}
 model=${2:-haiku}
-prompt=${3:-write a haiku with the word honey}
+prompt=${3:-write a haiku with the word guitar}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 

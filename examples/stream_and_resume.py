@@ -1,6 +1,6 @@
 """Submit a job to rbees and read its stream to the end, whatever happens to the connection. Standard library only.
 
-    python examples/stream_and_resume.py http://127.0.0.1:8080 haiku "write a haiku with the word honey"
+    python examples/stream_and_resume.py http://127.0.0.1:8080 haiku "write a haiku with the word guitar"
 
 Every event has a number. Whoever sends the last number seen as `Last-Event-ID` gets exactly what comes after it, byte for byte,
 also after a restart of the orchestrator. With `--break-after N` the connection is cut once after N events to show it.

@@ -23,7 +23,7 @@ PROGRAMS = Path(sys.executable).parent
 WIDTH = 100
 COMMANDS = (
     "llorch models list",
-    'llorch jobs submit --model haiku --prompt "write a haiku with the word honey"',
+    'llorch jobs submit --model haiku --prompt "write a haiku with the word guitar"',
     "llorch jobs list",
 )
 

@@ -30,7 +30,7 @@ ORCD_PORT: Final = 8080
 POOLD_PORT: Final = 9200
 PLACE_TRIES: Final = 4
 """So often are ports chosen: between the choice and the daemon's listening another program may take one."""
-EXAMPLE_PROMPT: Final = "write a haiku with the word honey"
+EXAMPLE_PROMPT: Final = "write a haiku with the word guitar"
 QUIET_STOP_S: Final = 1.5
 """An end that takes longer is explained."""
 

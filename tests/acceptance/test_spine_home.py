@@ -37,10 +37,10 @@ def spelled(minute: int) -> str:
 
 
 def test_a_word_of_the_prompt_comes_back_in_a_poem(up: Home) -> None:
-    prompt = "write a haiku with the word honey"
+    prompt = "write a haiku with the word guitar"
     done = up.llorch("jobs", "submit", "--model", "haiku", "--temperature", "0", "--prompt", prompt)
     assert done.returncode == 0, done.said
-    assert "honey" in done.stdout.lower()
+    assert "guitar" in done.stdout.lower()
     assert len(done.stdout.strip().splitlines()) == 3, "the answer alone is on standard output"
 
 
