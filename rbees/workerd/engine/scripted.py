@@ -61,6 +61,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tokens_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """Of each stream; a step takes that long for each row that it draws from of one stream, however many streams ride."""
     prefill_tokens_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    call_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """What each decode call takes besides, however many rows it has: where it is long, every guess that holds pays."""
     load_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     answer_tokens: Annotated[int, msgspec.Meta(ge=0)] = 50
     """Length of an answer that nothing else ends, its end-of-generation token not counted."""
@@ -269,7 +271,9 @@ class ScriptedBackend:
         # Rows behind one that wants logits are guesses, and ride for nothing.
         prompts = np.unique(rows.slots[~rows.wants_logits])
         prefill = int(np.isin(rows.slots, prompts).sum())
-        seconds = prefill / self._script.prefill_tokens_per_second if self._script.prefill_tokens_per_second else 0.0
+        seconds = self._script.call_seconds
+        if self._script.prefill_tokens_per_second:
+            seconds += prefill / self._script.prefill_tokens_per_second
         if self._script.tokens_per_second and rows.wants_logits.any():
             # Rows that were guessed cost as much as they could save, so that a stream has the pace that the script says.
             seconds += int(np.bincount(rows.slots[rows.wants_logits]).max()) / self._script.tokens_per_second
