@@ -138,7 +138,9 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
     ErrorCode.QUEUE_FULL: ErrorKind(
         429, ExitCode.BUSY, Fault.CAPACITY, "The queue is at its limit; send the job again after `Retry-After` seconds."
     ),
-    ErrorCode.CANCELLED: ErrorKind(499, ExitCode.FAILED, Fault.CALLER, "The job was cancelled on request."),
+    ErrorCode.CANCELLED: ErrorKind(
+        499, ExitCode.FAILED, Fault.CALLER, "The job was cancelled, on request where the message says nothing else."
+    ),
     ErrorCode.INTERNAL: ErrorKind(
         500, ExitCode.FAILED, Fault.PEER, "A defect of rbees; the daemon's log has the details under the correlation id."
     ),

@@ -1,7 +1,8 @@
 """Every attempt that this worker runs or still remembers: from the request to its acknowledged last event.
 
 A dropped connection is no cancellation: an attempt goes on, its events wait here, and only when nobody has acknowledged
-anything for a minute is it given up. Among the attempts of one job the highest epoch wins. All of it runs on the event loop.
+anything for a minute is it given up; sooner where it stands for want of acknowledgements and keeps others from beginning.
+Among the attempts of one job the highest epoch wins. All of it runs on the event loop.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from msgspec.structs import replace
 
 from rbees.protocol.chat import ToolCall, check_chat
 from rbees.protocol.codec import encode
-from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, End, Error, Event, Speculation, Started, Timings, Token
 from rbees.protocol.response_format import check_forced_call, check_response_format
 from rbees.protocol.sampling import check_sampling
@@ -38,6 +39,8 @@ SWEEP_EVERY_S: Final = 1.0
 MAX_ATTEMPTS: Final = 1_024
 PAUSE_ABOVE_BYTES: Final = 1024 * 1024
 RESUME_BELOW_BYTES: Final = 512 * 1024
+MAKE_WAY_AFTER_S: Final = 5.0
+"""So long an attempt may stand while another cannot begin, because one of them is deterministic and runs with no other."""
 
 
 class EngineDoor(Protocol):
@@ -69,7 +72,11 @@ class Attempt:
     readers: int = 0
     delivered_seq: int = 0
     """The highest event that was written to some reader."""
-    paused: bool = False
+    paused_since_s: float | None = None
+    """Since when it stands, because too much of it is not acknowledged; None while it goes on."""
+    deterministic: bool = False
+    ending: RbeesError | None = None
+    """Why this worker ends it, once it does; None where that was asked for."""
     choices: int = 1
     ends: list[Finished] = field(default_factory=list)
     """Of the answers that are complete."""
@@ -79,6 +86,11 @@ class Attempt:
     def key(self) -> str:
         """Its name inside the engine."""
         return f"{self.job_id}/{self.epoch}"
+
+    @property
+    def waits(self) -> bool:
+        """True while the engine has it and has not begun with it."""
+        return self.preparing is None and self.events.last_seq == 0
 
     def add(self, event: Event) -> None:
         """Append an event and wake the readers."""
@@ -144,10 +156,11 @@ class Attempts:
         others = self._of_job(request.job_id)
         self._attempts[attempt.key] = attempt
         if any(other.epoch > attempt.epoch for other in others):
-            attempt.add(Error(error=_cancelled(attempt, "A later attempt of this job runs here.")))
+            attempt.add(Error(error=_overtaken().body(attempt.correlation_id)))
             return attempt
         for older in others:
-            self._end(older)
+            self._end(older, _overtaken())
+        attempt.deterministic = request.deterministic
         attempt.preparing = asyncio.create_task(self._prepare(attempt, request))
         attempt.preparing.add_done_callback(lambda task: self._check_prepared(attempt, task))
         return attempt
@@ -210,16 +223,18 @@ class Attempts:
                 self._balance(attempt)
 
     def sweep(self) -> None:
-        """Give up attempts that nobody has acknowledged for a minute; forget those of them that have ended."""
+        """Give up what nobody has acknowledged for a minute or what stands in the way of others; forget what has ended of it."""
         now = self._clock.monotonic()
         for attempt in list(self._attempts.values()):
             everything_acked = attempt.events.acked_seq == attempt.events.last_seq
             if attempt.readers and everything_acked:
                 attempt.last_sign_s = now
             if now - attempt.last_sign_s <= FORGET_AFTER_S:
+                if self._is_in_the_way(attempt, now):
+                    self._end(attempt, _unacknowledged(attempt, MAKE_WAY_AFTER_S, " and others waited for it"))
                 continue
             if not attempt.events.ended:
-                self._end(attempt)
+                self._end(attempt, _unacknowledged(attempt, FORGET_AFTER_S))
                 attempt.last_sign_s = now
             elif not attempt.readers:
                 del self._attempts[attempt.key]
@@ -310,22 +325,30 @@ class Attempts:
             chain=request.prefix_chain,
         )
 
-    def _end(self, attempt: Attempt) -> None:
-        """Cancel an attempt, wherever it is."""
+    def _is_in_the_way(self, attempt: Attempt, now: float) -> bool:
+        """Whether it has stood for long for want of acknowledgements, and another cannot begin beside it."""
+        if attempt.events.ended or attempt.paused_since_s is None or now - attempt.paused_since_s <= MAKE_WAY_AFTER_S:
+            return False
+        return any(other.waits and (other.deterministic or attempt.deterministic) for other in self._attempts.values())
+
+    def _end(self, attempt: Attempt, reason: RbeesError | None = None) -> None:
+        """Cancel an attempt, wherever it is; `reason` where nobody asked for that."""
         if attempt.events.ended:
             return
+        attempt.ending = attempt.ending or reason
         if attempt.preparing is not None:
             attempt.preparing.cancel()
-            attempt.add(Error(error=_cancelled(attempt, "The job was cancelled.")))
+            error = attempt.ending or RbeesError(ErrorCode.CANCELLED, "The job was cancelled.")
+            attempt.add(Error(error=error.body(attempt.correlation_id)))
             return
         self._engine.cancel(attempt.key)
 
     def _balance(self, attempt: Attempt) -> None:
         """An attempt whose events pile up stands until they are acknowledged; nothing is ever dropped."""
-        held = attempt.events.held_bytes
-        if (held < RESUME_BELOW_BYTES) if attempt.paused else (held > PAUSE_ABOVE_BYTES):
-            attempt.paused = not attempt.paused
-            self._engine.pause(attempt.key, attempt.paused)
+        held, paused = attempt.events.held_bytes, attempt.paused_since_s is not None
+        if (held < RESUME_BELOW_BYTES) if paused else (held > PAUSE_ABOVE_BYTES):
+            attempt.paused_since_s = None if paused else self._clock.monotonic()
+            self._engine.pause(attempt.key, not paused)
 
     def _event(self, attempt: Attempt, output: Admitted | Grown | Finished | Failed) -> Event | None:
         """The output as an event; None for the end of one answer while others go on."""
@@ -347,6 +370,8 @@ class Attempts:
                 return end_of(attempt.job_id, attempt.ends) if len(attempt.ends) == attempt.choices else None
             case Failed():
                 error = RbeesError.from_body(output.error)
+                if error.code is ErrorCode.CANCELLED and attempt.ending is not None:
+                    error = attempt.ending
                 return Error(error=error.body(attempt.correlation_id))
 
     def _started(self, attempt: Attempt, prompt_tokens: int) -> Started:
@@ -418,5 +443,16 @@ def _choice_end(job_id: str, output: Finished) -> ChoiceEnd:
     return ChoiceEnd(choice=output.choice, finish_reason=output.reason, tool_calls=calls)
 
 
-def _cancelled(attempt: Attempt, sentence: str) -> ErrorBody:
-    return RbeesError(ErrorCode.CANCELLED, sentence).body(attempt.correlation_id)
+def _overtaken() -> RbeesError:
+    return RbeesError(ErrorCode.CANCELLED, "A later attempt of this job runs here.")
+
+
+def _unacknowledged(attempt: Attempt, seconds: float, besides: str = "") -> RbeesError:
+    """Nobody asked to cancel, but nobody seems to want the events either."""
+    return RbeesError(
+        ErrorCode.CANCELLED,
+        f"The worker gave the job up, because nobody acknowledged its events for {seconds:.0f} s{besides}; "
+        "while you read, send the number of the last event to `/jobs/JOB_ID/ack`.",
+        acked_seq=attempt.events.acked_seq,
+        last_seq=attempt.events.last_seq,
+    )

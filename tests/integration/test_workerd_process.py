@@ -210,6 +210,21 @@ async def test_a_dropped_connection_is_no_cancellation(tmp_path: Path) -> None:
         assert text(first + rest) == text(await run_job(worker, job("job-b")))
 
 
+async def test_a_job_that_runs_alone_and_that_nobody_acknowledges_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    sampling = Sampling(seed=7, ignore_eos=True, logprobs=True, top_logprobs=20)
+    alone = ExecuteRequest(job_id="alone", epoch=1, prompt="bees", max_tokens=3_000, sampling=sampling, deterministic=True)
+    async with running_worker(write_script(tmp_path, answer_tokens=3_000), tmp_path) as worker:
+        await worker.ready()
+        reading = asyncio.create_task(run_job(worker, alone))
+        await asyncio.sleep(1)
+        assert isinstance((await run_job(worker, job()))[-1][1], End)
+        *_, (last_seq, last) = [item for item in await reading if not isinstance(item[1], Beat)]
+    assert isinstance(last, Error)
+    assert last.error.code is ErrorCode.CANCELLED
+    assert "nobody acknowledged its events for 5 s and others waited for it" in last.error.message
+    assert last.error.details == {"acked_seq": 0, "last_seq": (last_seq or 0) - 1}
+
+
 async def test_continuing_on_another_worker_gives_the_undisturbed_answer(tmp_path: Path) -> None:
     script = write_script(tmp_path)
     (tmp_path / "2").mkdir()

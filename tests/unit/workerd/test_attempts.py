@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rbees.protocol import codec
-from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.events import End, Timings, Usage
+from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from rbees.protocol.events import End, Error, Timings, Usage
 from rbees.protocol.prefix_chain import PrefixLink
 from rbees.protocol.sampling import Sampling
 from rbees.protocol.vectors import EmbedRequest
@@ -22,7 +22,7 @@ from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine.text import Piece
 from rbees.workerd.forms import Forms
-from rbees.workerd.jobs import FORGET_AFTER_S, PAUSE_ABOVE_BYTES, Attempt, Attempts, check_request
+from rbees.workerd.jobs import FORGET_AFTER_S, MAKE_WAY_AFTER_S, PAUSE_ABOVE_BYTES, Attempt, Attempts, check_request
 from rbees.workerd.prompts import Prompts
 from rbees.workerd.sampling_needs import SamplingNeeds
 from rbees.workerd.vectors import VectorDesk
@@ -60,8 +60,9 @@ class Bench:
             model_ref="m",
         )
 
-    async def execute(self, job_id: str = "a", epoch: int = 1, prompt: str = "x") -> Attempt:
-        attempt = self.attempts.execute(ExecuteRequest(job_id=job_id, epoch=epoch, prompt=prompt, sampling=Sampling()))
+    async def execute(self, job_id: str = "a", epoch: int = 1, prompt: str = "x", *, deterministic: bool = False) -> Attempt:
+        request = ExecuteRequest(job_id=job_id, epoch=epoch, prompt=prompt, sampling=Sampling(), deterministic=deterministic)
+        attempt = self.attempts.execute(request)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return attempt
@@ -72,6 +73,19 @@ class Bench:
     def finish(self, key: str = "a/1") -> None:
         usage = Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1)
         self.attempts.deliver([Finished(key, 0, "stop", usage, Timings(prefill_ms=1, decode_ms=1))])
+
+    def end_as_cancelled(self, key: str = "a/1") -> ErrorBody:
+        """What the engine makes of `cancel`, and what the attempt's last event says then."""
+        assert ("cancel", key) in self.engine.calls
+        self.attempts.deliver([Failed(key, RbeesError(ErrorCode.CANCELLED, "The job was cancelled.").body())])
+        job_id, _, epoch = key.partition("/")
+        events = self.attempts.find(job_id, int(epoch)).events
+        (frame,) = events.after(events.last_seq - 1)
+        return codec.decode(frame.partition(b"data: ")[2].strip(), Error).error
+
+    def pile_up(self, attempt: Attempt) -> None:
+        while attempt.paused_since_s is None:
+            self.grow(attempt.key, text="x" * 10_000)
 
     async def pass_time(self, seconds: float) -> None:
         await self.clock.advance(seconds)
@@ -107,7 +121,11 @@ async def test_a_minute_without_acknowledgement_gives_up_and_later_forgets() -> 
     assert ("cancel", "a/1") not in bench.engine.calls
     await bench.pass_time(2)
     assert ("cancel", "a/1") in bench.engine.calls
-    bench.attempts.deliver([Failed("a/1", RbeesError(ErrorCode.CANCELLED, "Cancelled.").body())])
+    error = bench.end_as_cancelled()
+    assert error.code is ErrorCode.CANCELLED
+    assert "nobody acknowledged its events for 60 s" in error.message
+    assert "/jobs/JOB_ID/ack" in error.message
+    assert error.details == {"acked_seq": 0, "last_seq": 1}
     bench.attempts.detach(attempt)
     await bench.pass_time(FORGET_AFTER_S + 1)
     with pytest.raises(RbeesError):
@@ -141,12 +159,61 @@ async def test_events_that_pile_up_pause_the_attempt_until_they_are_acknowledged
     bench = Bench()
     attempt = await bench.execute()
     bench.attempts.deliver([Admitted("a/1", 1)])
-    while not attempt.paused:
-        bench.grow(text="x" * 10_000)
+    bench.pile_up(attempt)
     assert attempt.events.held_bytes > PAUSE_ABOVE_BYTES
     assert bench.engine.calls[-1] == ("pause", "a/1", True)
     bench.attempts.ack("a", AckRequest(epoch=1, seq=attempt.events.last_seq))
     assert bench.engine.calls[-1] == ("pause", "a/1", False)
+
+
+@pytest.mark.parametrize(("standing", "waiting"), [(True, False), (False, True), (True, True)])
+async def test_what_stands_and_can_run_beside_no_other_makes_way_within_seconds(standing: bool, waiting: bool) -> None:
+    bench = Bench()
+    attempt = await bench.execute(deterministic=standing)
+    bench.attempts.attach(attempt)
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    await bench.pass_time(20)
+    bench.pile_up(attempt)
+    await bench.execute("b", deterministic=waiting)
+    await bench.pass_time(MAKE_WAY_AFTER_S - 1)
+    assert ("cancel", "a/1") not in bench.engine.calls, "an acknowledgement may be on its way"
+    await bench.pass_time(2)
+    assert "for 5 s and others waited for it" in bench.end_as_cancelled().message
+    assert ("cancel", "b/1") not in bench.engine.calls
+
+
+@pytest.mark.parametrize(("standing", "begun"), [(True, True), (False, False)])
+async def test_what_stands_in_nobodys_way_has_its_minute(standing: bool, begun: bool) -> None:
+    """`begun`: the other one runs already. Jobs of the common kind begin beside each other."""
+    bench = Bench()
+    attempt = await bench.execute(deterministic=standing)
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    bench.pile_up(attempt)
+    await bench.execute("b")
+    if begun:
+        bench.attempts.deliver([Admitted("b/1", 1)])
+    await bench.pass_time(FORGET_AFTER_S - 1)
+    assert ("cancel", "a/1") not in bench.engine.calls
+
+
+async def test_an_acknowledgement_in_time_lets_it_go_on_however_many_wait() -> None:
+    bench = Bench()
+    attempt = await bench.execute(deterministic=True)
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    await bench.execute("b")
+    for _ in range(5):
+        bench.pile_up(attempt)
+        await bench.pass_time(MAKE_WAY_AFTER_S - 1)
+        bench.attempts.ack("a", AckRequest(epoch=1, seq=attempt.events.last_seq))
+    assert ("cancel", "a/1") not in bench.engine.calls
+
+
+async def test_a_cancellation_on_request_says_just_that() -> None:
+    bench = Bench()
+    await bench.execute()
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    bench.attempts.cancel("a", 1)
+    assert bench.end_as_cancelled().message == "The job was cancelled."
 
 
 async def test_a_higher_epoch_cancels_the_lower() -> None:
@@ -154,6 +221,7 @@ async def test_a_higher_epoch_cancels_the_lower() -> None:
     await bench.execute(epoch=1)
     await bench.execute(epoch=2)
     assert bench.engine.calls == [("submit", "a/1"), ("cancel", "a/1"), ("submit", "a/2")]
+    assert bench.end_as_cancelled().message == "A later attempt of this job runs here."
     assert (await bench.execute("b", 1)).events.ended is False
 
 
