@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import gguf
 import llama_cpp as ll
+import numpy as np
 import psutil
 import pytest
 
@@ -19,15 +21,17 @@ from rbees.protocol.events import End, Error
 from rbees.protocol.sampling import Sampling
 from rbees.protocol.workers import ExecuteRequest
 from rbees.workerd.engine.backend import LoadSpec
+from rbees.workerd.engine.embedding import EmbeddingEngine, EmbedWork
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine.llama import load
 from rbees.workerd.engine.llama.log import LibraryLog
 from rbees.workerd.engine.llama.shortage import read_shortage
-from rbees.workerd.engine.outputs import Failed
+from rbees.workerd.engine.outputs import Embedded, Failed
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine.shortage import Shortage
 from rbees.workerd.loading import load_backend
 from tests.support.scripted_models import ending_of, ids_of, run_out
+from tests.support.tiny_bert import TinyBert
 from tests.support.tiny_gguf import write_tiny_gguf
 from tests.support.worker_process import running_worker
 
@@ -119,6 +123,68 @@ def test_the_largest_step_asks_for_no_memory_that_the_load_has_not_taken(tmp_pat
     model = write_tiny_gguf(tmp_path / "tiny.gguf", layers=1, width=512, heads=8, heads_kv=8)
     said = subprocess.run([sys.executable, "-c", LARGEST_STEP, str(model)], capture_output=True, text=True, check=True).stdout
     assert said.splitlines()[-1] == "grew by 0"
+
+
+LARGEST_CALL = """
+import sys, numpy as np, psutil
+from rbees.workerd.engine.backend import LoadSpec, Span
+from rbees.workerd.loading import load_backend
+embedder = load_backend(LoadSpec(sys.argv[1], "cpu", "cpu", 4, 1024, None, 2), lambda _: True).embedder
+before = psutil.Process().memory_info().vms
+rows = min(embedder.facts.max_rows, embedder.facts.ctx)
+embedder.compute([Span(0, 0, np.full(rows, 65, dtype=np.int32))])
+print("grew by", psutil.Process().memory_info().vms - before)
+"""
+
+
+def test_the_largest_call_for_vectors_asks_for_no_memory_that_the_load_has_not_taken(tmp_path: Path) -> None:
+    pooling = gguf.PoolingType.MEAN
+    model = write_tiny_gguf(tmp_path / "tiny.gguf", layers=1, width=512, heads=8, heads_kv=8, pooling=pooling)
+    said = subprocess.run([sys.executable, "-c", LARGEST_CALL, str(model)], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "grew by 0"
+
+
+@pytest.mark.parametrize("generates", [True, False])
+def test_vectors_that_lack_memory_fail_their_request_with_the_numbers_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generates: bool
+) -> None:
+    if generates:
+        model = write_tiny_gguf(tmp_path / "tiny.gguf", pooling=gguf.PoolingType.MEAN)
+    else:
+        model = TinyBert(context_length=512).write(tmp_path / "bert.gguf", gguf.PoolingType.MEAN)
+    backend = load_backend(LoadSpec(str(model), "cpu", "cpu", 2, 512, None, 1), lambda _: True)
+    assert backend.embedder is not None
+    decode = ll.llama_decode
+
+    def lacking(context: object, batch: object) -> int:
+        if batch.n_tokens < 100:  # type: ignore[attr-defined]
+            return int(decode(context, batch))
+        LibraryLog().take(4, b"ggml_gallocr_reserve_n_impl: failed to allocate CUDA0 buffer of size 123456789\n", None)
+        return -2
+
+    monkeypatch.setattr(ll, "llama_decode", lacking)
+    engine = EmbeddingEngine(backend.embedder, now=time.monotonic)
+
+    def made(**lengths: int) -> list[Embedded | Failed]:
+        for key, length in lengths.items():
+            engine.submit(EmbedWork(key, (np.arange(length, dtype=np.int32) % 20 + 5,)))
+        outputs: list[Embedded | Failed] = []
+        while engine.step(beside_streams=False):
+            outputs += engine.take_outputs()
+        return outputs
+
+    (alone,) = made(small=20)
+    assert isinstance(alone, Embedded)
+    for _ in range(4):
+        outputs = {one.key: one for one in made(small=20, large=300)}
+        large, small = outputs["large"], outputs["small"]
+        assert isinstance(large, Failed)
+        assert large.error.code is ErrorCode.INSUFFICIENT_VRAM
+        assert large.error.details["wanted_bytes"] == 123_456_789
+        assert large.error.details["available_bytes"] > 0
+        assert isinstance(small, Embedded)
+        np.testing.assert_allclose(small.vectors, alone.vectors, rtol=1e-4, atol=1e-5)
+    backend.close()
 
 
 async def answered(client, job_id: str, tokens: int) -> End | Error:  # type: ignore[no-untyped-def]

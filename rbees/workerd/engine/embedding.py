@@ -17,7 +17,8 @@ import numpy as np
 from rbees.workerd.engine.backend import DecodeFailed, Embedder, Ids, Interrupted, Span, Vectors
 from rbees.workerd.engine.outputs import Embedded, Failed
 from rbees.workerd.engine.pace import Pace
-from rbees.workerd.engine.refusals import not_computed, not_finite
+from rbees.workerd.engine.refusals import no_memory_for_vectors, not_computed, not_finite
+from rbees.workerd.engine.shortage import Shortage
 
 FAILURES_TO_GIVE_UP: Final = 3
 """Failed calls in a row after which the backend itself must be broken, and not what it was asked to compute."""
@@ -105,8 +106,11 @@ class EmbeddingEngine:
             vectors = self._embedder.compute([_span(part, count) for part, count in batch])
         except Interrupted:
             self._put_back(batch)
-        except DecodeFailed:
-            self._give_up(batch)
+        except DecodeFailed as failure:
+            if failure.shortage is None:
+                self._give_up(batch)
+            else:
+                self._give_up_largest(batch, failure.shortage)
         else:
             self._failures = 0
             self._pace.observe(decoding=0, prefilled=sum(count for _, count in batch), seconds=self._now() - began)
@@ -202,6 +206,15 @@ class EmbeddingEngine:
             part.of.vectors[part.index] = 0
             part.of.next = min(part.of.next, part.index)
         self._open = None
+
+    def _give_up_largest(self, batch: list[tuple[_Open, int]], shortage: Shortage) -> None:
+        """Memory was lacking, which is no defect of the backend: who asked for most of it, the youngest of those, fails; the others
+        are computed again without."""
+        rows = {id(part.of): sum(count for other, count in batch if other.of is part.of) for part, _ in batch}
+        largest = max((part.of for part, _ in batch), key=lambda progress: (rows[id(progress)], progress.arrived_s))
+        self._put_back(batch)
+        self._turns.remove(largest)
+        self._out.append(Failed(largest.work.key, no_memory_for_vectors(shortage).body()))
 
     def _give_up(self, batch: list[tuple[_Open, int]]) -> None:
         self._failures += 1

@@ -60,6 +60,11 @@ def no_memory_for_step(shortage: Shortage) -> RbeesError:
     return out_of_memory(shortage, "computing a step of this job", "send it again when less runs, or shorten its prompt")
 
 
+def no_memory_for_vectors(shortage: Shortage) -> RbeesError:
+    """A call for this request's vectors asked for more memory than there was."""
+    return out_of_memory(shortage, "computing vectors", "send them again when less runs, or send shorter texts")
+
+
 def not_finite() -> RbeesError:
     """The model's logits have no finite maximum."""
     return RbeesError(

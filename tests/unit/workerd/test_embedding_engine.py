@@ -11,6 +11,7 @@ from rbees.protocol.vectors import Pooling
 from rbees.workerd.engine.backend import DecodeFailed, EmbedderFacts, Interrupted, Span, Vectors
 from rbees.workerd.engine.embedding import EmbeddingEngine, EmbedWork
 from rbees.workerd.engine.outputs import Embedded, Failed
+from rbees.workerd.engine.shortage import Shortage
 
 
 class AddingEmbedder:
@@ -22,7 +23,7 @@ class AddingEmbedder:
         )
         self.calls: list[list[Span]] = []
         self.computed: dict[int, int] = {}
-        self.fail: list[type[Exception]] = []
+        self.fail: list[type[Exception] | Exception] = []
         self.now_s = 0.0
 
     def compute(self, spans: list[Span]) -> Vectors:
@@ -166,6 +167,29 @@ def test_a_failed_call_fails_its_requests_and_three_in_a_row_are_the_end() -> No
         engine.submit(EmbedWork(key, inputs(64)))
     with pytest.raises(DecodeFailed):
         run(engine)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_lack_of_memory_fails_who_asked_for_most_and_is_no_failure_of_the_backend(whole: bool) -> None:
+    embedder = AddingEmbedder("mean", whole=whole)
+    engine = engine_over(embedder)
+    given = {"small": inputs(5, 3), "large": inputs(40, 64), "other": inputs(6)}
+    for key, texts in given.items():
+        engine.submit(EmbedWork(key, texts))
+    embedder.fail = [DecodeFailed(Shortage(1 << 30, "CUDA0", 1 << 20))]
+    made = {one.key: one for one in run(engine)}
+    refused = made.pop("large")
+    assert isinstance(refused, Failed)
+    assert refused.error.code == "INSUFFICIENT_VRAM"
+    assert refused.error.details == {"wanted_bytes": 1 << 30, "available_bytes": 1 << 20}
+    for key, one in made.items():
+        assert isinstance(one, Embedded)
+        np.testing.assert_allclose(one.vectors, [expected("mean", each) for each in given[key]], rtol=1e-5)
+    assert not embedder.computed
+    embedder.fail = [DecodeFailed(Shortage())] * 5
+    for number in range(6):
+        engine.submit(EmbedWork(f"later{number}", inputs(64)))
+    assert [type(one) for one in run(engine)] == [Failed] * 5 + [Embedded]
 
 
 def test_vectors_that_are_not_finite_are_refused() -> None:

@@ -6,6 +6,7 @@ and make vectors only. All others can make text too, and their vectors are compu
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final
 
 import numpy as np
@@ -18,8 +19,11 @@ from rbees.workerd.engine.llama.adapters import put_in_force
 from rbees.workerd.engine.llama.batch import BatchArrays
 from rbees.workerd.engine.llama.context import Flag, common_params
 from rbees.workerd.engine.llama.facts import metadata, sequence_length
+from rbees.workerd.engine.llama.free_memory import with_available
 from rbees.workerd.engine.llama.library import NotLoaded, ll
+from rbees.workerd.engine.llama.log import LibraryLog
 from rbees.workerd.engine.llama.vocabulary import Vocabulary
+from rbees.workerd.engine.shortage import Shortage
 
 MAX_SEQUENCES: Final = 64
 MAX_STATES: Final = 8
@@ -42,8 +46,20 @@ _PLACES: Final = ("{query}", "{document}")
 class LlamaEmbedder:
     """Implements `Embedder`. `interrupt` of the backend that it belongs to breaks off its calls too."""
 
-    def __init__(self, context: Any, facts: EmbedderFacts, *, generates: bool, vocabulary_size: int, flag: Flag) -> None:
+    def __init__(
+        self,
+        spec: LoadSpec,
+        context: Any,
+        facts: EmbedderFacts,
+        log: LibraryLog,
+        *,
+        generates: bool,
+        vocabulary_size: int,
+        flag: Flag,
+    ) -> None:
+        self._spec = spec
         self._context = context
+        self._log = log
         self._memory = ll.llama_get_memory(context)
         self._facts = facts
         self._vocabulary_size = vocabulary_size
@@ -65,7 +81,16 @@ class LlamaEmbedder:
 
     def compute(self, spans: list[Span]) -> Vectors:
         """As `Embedder.compute`."""
+        try:
+            return self._compute(spans)
+        except MemoryError:
+            self._forget_all()
+            raise DecodeFailed(with_available(Shortage(), self._spec)) from None
+
+    def _compute(self, spans: list[Span]) -> Vectors:
         rows = self._rows(spans)
+        # What was lacking earlier and then was not needed says nothing of this call.
+        self._log.take_shortage()
         status = ll.llama_decode(self._context, self._batch.fill(rows))
         if status != 0:
             self._forget_all()
@@ -73,7 +98,8 @@ class LlamaEmbedder:
             raise Interrupted
         if status in {1, -2, -3}:
             logs.logger().error("llama_decode failed", action="embed_failed", status=status, rows=len(rows))
-            raise DecodeFailed
+            shortage = self._log.take_shortage()
+            raise DecodeFailed(with_available(shortage, self._spec) if shortage is not None else None)
         assert status == 0, f"llama_decode refused the batch with {status}"
         vectors = np.stack([self._vector(span.sequence) for span in spans])
         if self._facts.whole:
@@ -91,7 +117,7 @@ class LlamaEmbedder:
 
         Raises:
             RbeesError: MODEL_INCOMPATIBLE where a model without a classifier is to rank.
-            DecodeFailed
+            DecodeFailed: also where memory for the largest call is lacking.
         """
         tokens = np.zeros(min(_WARM_UP_ROWS, self._facts.max_rows // 2, self._facts.ctx), dtype=np.int32)
         first, second = self.compute([Span(0, 0, tokens), Span(1, 0, tokens)])
@@ -102,6 +128,22 @@ class LlamaEmbedder:
             raise RbeesError(
                 ErrorCode.MODEL_INCOMPATIBLE, "The model has no classifier that could rank; choose a reranker, or embed with it."
             )
+        self._reserve_largest_call()
+
+    def _reserve_largest_call(self) -> None:
+        """Begin the largest call and break it off at its first node, for the memory that it has taken by then.
+
+        That stays with the library, so no later call asks for more.
+        """
+        ctx, rows = self._facts.ctx, min(self._facts.max_rows, self._facts.ctx * self._facts.max_sequences)
+        spans = [Span(n, 0, np.zeros(min(ctx, rows - n * ctx), dtype=np.int32)) for n in range(-(-rows // ctx))]
+        self._flag.stop()
+        try:
+            with self._log.subdued(), contextlib.suppress(Interrupted):
+                self.compute(spans)
+        finally:
+            self._flag.rearm()
+        self._forget_all()
 
     def _rows(self, spans: list[Span]) -> Rows:
         lengths = [len(span.tokens) for span in spans]
@@ -126,7 +168,7 @@ class LlamaEmbedder:
             ll.llama_memory_clear(self._memory, False)
 
 
-def make_embedder(spec: LoadSpec, model: Any, adapters: list[Any], flag: Flag) -> LlamaEmbedder | None:
+def make_embedder(spec: LoadSpec, model: Any, adapters: list[Any], log: LibraryLog, flag: Flag) -> LlamaEmbedder | None:
     """What makes vectors; None where neither the header nor `spec` says how.
 
     Raises:
@@ -147,7 +189,7 @@ def make_embedder(spec: LoadSpec, model: Any, adapters: list[Any], flag: Flag) -
     put_in_force(context, adapters, spec.adapters)
     vocabulary = Vocabulary(model)
     facts = _read_facts(spec, model, context, vocabulary, pooling, whole=whole)
-    return LlamaEmbedder(context, facts, generates=not whole, vocabulary_size=vocabulary.size, flag=flag)
+    return LlamaEmbedder(spec, context, facts, log, generates=not whole, vocabulary_size=vocabulary.size, flag=flag)
 
 
 def header_pooling(model: Any) -> Pooling | None:

@@ -73,7 +73,7 @@ def _load(spec: LoadSpec, progress: ProgressCallback, log: LibraryLog) -> LlamaB
 def _backend(spec: LoadSpec, model: Any, adapters: list[Any], log: LibraryLog) -> LlamaBackend:
     """A backend for what the model can do: make text, vectors or both."""
     flag = make_flag()
-    embedder = make_embedder(spec, model, adapters, flag)
+    embedder = make_embedder(spec, model, adapters, log, flag)
     log.footprint.settle()
     if embedder is not None and not embedder.generates:
         return LlamaBackend(spec, model, embedder.context, log, flag, embedder)

@@ -72,7 +72,7 @@ def reckon(spec: LoadSpec) -> Reckoned:
     check_kind(model)
     adapters = load_adapters(model, spec.adapters, log)
     flag = make_flag()
-    embedder = make_embedder(spec, model, adapters, flag)
+    embedder = make_embedder(spec, model, adapters, log, flag)
     log.footprint.settle()
     cells = 0
     if embedder is None or embedder.generates:
