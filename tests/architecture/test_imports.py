@@ -35,6 +35,8 @@ PURE = (
     "rbees.workerd.engine.softmax",
     "rbees.workerd.engine.largest",
     "rbees.workerd.engine.truncation",
+    "rbees.workerd.engine.chance",
+    "rbees.workerd.engine.race",
     "rbees.workerd.engine.penalties",
     "rbees.workerd.engine.dry",
     "rbees.workerd.engine.logprobs",

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rbees.protocol.sampling import Sampling
+from rbees.workerd.engine.chance import luck
 from rbees.workerd.engine.dry import Breakers, prolonged
 from rbees.workerd.engine.largest import largest
+from rbees.workerd.engine.race import winner, winners
 from rbees.workerd.engine.sampling import Draw, sample
 from rbees.workerd.engine.truncation import Lot, draw_lots
-from tests.support.slow_sampling import Reference, Tails, slow_repeats, slow_token
+from tests.support.slow_sampling import Reference, Tails, slow_luck, slow_repeats, slow_token
 
 NO_EOG = np.array([], dtype=np.int64)
 DECIDED = 1e-5
@@ -47,15 +52,39 @@ def rows(draw: st.DrawFn) -> list[float]:
 
 @settings(max_examples=150, deadline=None)
 @given(row=rows(), sampling=SAMPLINGS, tokens=st.lists(st.integers(0, 4), max_size=30), xtc=st.floats(0, 1, exclude_max=True))
-def test_every_point_draws_what_the_slow_chain_draws(row: list[float], sampling: Sampling, tokens: list[int], xtc: float) -> None:
+def test_every_key_draws_what_the_slow_chain_draws(row: list[float], sampling: Sampling, tokens: list[int], xtc: float) -> None:
     chain = Reference(sampling).run(row, tokens, xtc_chance=xtc)
     assume(chain.margin > DECIDED)
     changed = np.array([Reference(sampling).changed(row, tokens, {})], dtype=np.float32)
-    for point in np.linspace(0, 1, 23, endpoint=False) + 0.01:
+    for key in range(7):
         chain.margin = 1.0
-        expected = chain.pick(point)
+        expected = chain.pick(partial(slow_luck, key))
         if chain.margin > DECIDED:
-            assert draw_lots(changed, [Lot(0, sampling, point, xtc)]) == [expected]
+            assert draw_lots(changed, [Lot(0, sampling, key, xtc)]) == [expected]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, (1 << 64) - 1), st.lists(st.integers(0, 1 << 20), min_size=1, max_size=40), st.integers(0, 9))
+def test_luck_is_what_the_slow_luck_is_whatever_stands_beside_it(key: int, ids: list[int], other: int) -> None:
+    slow = [slow_luck(key, token) for token in ids]
+    assert luck([other, key], np.array([ids[::-1], ids]))[1].tolist() == pytest.approx(slow, rel=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(row=rows(), temperature=st.sampled_from([5e-324, 0.01, 0.3, 1.0, 100.0]), cut=st.floats(0, 1), key=st.integers(0, 1 << 60))
+def test_the_search_of_a_vocabulary_finds_who_wins_among_its_listed_tokens(
+    row: list[float], temperature: float, cut: float, key: int
+) -> None:
+    values = np.array(row, dtype=np.float32)
+    values[np.random.default_rng(key).random(len(row)) < cut] = -np.inf
+    assume(np.isfinite(values.max()))
+    ids = np.flatnonzero(np.isfinite(values))[::-1]
+    with np.errstate(over="ignore"):
+        sums = (values[ids].astype(np.float64) - values.max()) / temperature + luck([key], ids[None])[0]
+    assert winner(values, temperature, key) == ids[sums.argmax()]
+    least = values[ids[key % len(ids)]]
+    assert winner(values, temperature, key, least) == ids[np.where(values[ids] >= least, sums, -np.inf).argmax()]
+    assert winners(ids[None], values[None, ids].astype(np.float64), np.array([temperature]), [key]) == [ids[sums.argmax()]]
 
 
 @settings(max_examples=60, deadline=None)

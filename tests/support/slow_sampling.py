@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from rbees.protocol.sampling import Sampling
-from rbees.workerd.engine.sampling import uniform
+
+_64_BITS = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
 
 Tails = dict[int, list[tuple[int, ...]]]
 
@@ -26,7 +28,7 @@ class Reference:
     sampling: Sampling
     margin: float = math.inf
     candidates: list[tuple[int, float]] = field(default_factory=list)
-    """Ids and logits, in the order in which they are drawn from."""
+    """Ids and logits."""
 
     def run(
         self, row: Sequence[float], tokens: Sequence[int], *, breakers: Tails | None = None, xtc_chance: float = 1.0
@@ -42,24 +44,17 @@ class Reference:
         self._min_p()
         if xtc_chance < self.sampling.xtc_probability:
             self._xtc()
-        if not by_place:
-            self.candidates.sort()
         return self
 
-    def pick(self, point: float) -> int:
-        """The token that the random number `point` draws; `margin` shrinks where it lies at the edge of its share."""
+    def pick(self, luck: Callable[[int], float]) -> int:
+        """The token whose logit over the temperature and luck add up to most; `margin` shrinks where another comes close."""
         if self.sampling.temperature == 0:
             return max(self.candidates, key=lambda c: (c[1], -c[0]))[0]
         peak = max(value for _, value in self.candidates)
-        weights = [math.exp(max((value - peak) / self.sampling.temperature, -1e4)) for _, value in self.candidates]
-        target, running = point * math.fsum(weights), 0.0
-        for (token, _), weight in zip(self.candidates, weights, strict=True):
-            self._near(running, target)
-            running += weight
-            self._near(running, target)
-            if running > target:
-                return token
-        return self.candidates[-1][0]
+        sums = sorted(((value - peak) / self.sampling.temperature + luck(token), token) for token, value in self.candidates)
+        if len(sums) > 1:
+            self.margin = min(self.margin, sums[-1][0] - sums[-2][0])
+        return sums[-1][1]
 
     def changed(self, row: Sequence[float], tokens: Sequence[int], breakers: Tails) -> list[np.float32]:
         """The logits after biases and penalties, rounded as float32 all the way."""
@@ -140,6 +135,49 @@ class Reference:
         self.margin = min(self.margin, abs(value - limit) / max(abs(limit), 1e-9))
 
 
+def slow_luck(key: int, token: int) -> float:
+    """Minus the logarithm of how long `token` waits in the draw with this key.
+
+    Of the 128 ids from a multiple of 128 on, one comes first, after a time of rate 128; the others wait for times of rate 1 more.
+    """
+    block, place = divmod(token, 128)
+    word = _member(_mix((key ^ 2) + _GOLDEN), block)
+    wait = _time(word) / 128
+    if word % 128 != place:
+        wait += _time(_member(_mix((key ^ 3) + _GOLDEN), token))
+    return -math.log(wait)
+
+
+def slow_key(seed: int, choice: int, position: int) -> int:
+    """The 64 bits that stand for the place of a draw."""
+    key = 0
+    for coordinate in (seed, choice, position):
+        key = _mix((key ^ coordinate) + _GOLDEN)
+    return key
+
+
+def slow_uniform(key: int, stream: int) -> float:
+    """A number in [0, 1), as XTC needs one."""
+    return (_mix((key ^ stream) + _GOLDEN) >> 11) / 2**53
+
+
+def _time(word: int) -> float:
+    return -math.log(((word >> 12) + 0.5) / 2**52)
+
+
+def _member(start: int, number: int) -> int:
+    """Of the splitmix64 sequence from `start` on."""
+    return _mix(start + number * _GOLDEN)
+
+
+def _mix(value: int) -> int:
+    """The finaliser of splitmix64."""
+    value &= _64_BITS
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & _64_BITS
+    return value ^ value >> 31
+
+
 def slow_repeats(tokens: Sequence[int], sampling: Sampling, breakers: Tails) -> dict[int, int]:
     """DRY by its definition: for each token that once followed what now stands at the end, how long that was."""
     count = sampling.dry_penalty_last_n
@@ -178,7 +216,7 @@ def slow_token(
 ) -> tuple[int, float]:
     """What `sample` should draw for one row, and the margin of that."""
     masked = [value if allowed is None or i in allowed else -math.inf for i, value in enumerate(row)]
-    place = (sampling.seed, choice, len(tokens) - prompt_length)
-    chain = Reference(sampling).run(masked, tokens, xtc_chance=uniform(*place, stream=1))
-    token = chain.pick(uniform(*place))
+    key = slow_key(sampling.seed, choice, len(tokens) - prompt_length)
+    chain = Reference(sampling).run(masked, tokens, xtc_chance=slow_uniform(key, 1))
+    token = chain.pick(lambda candidate: slow_luck(key, candidate))
     return token, chain.margin

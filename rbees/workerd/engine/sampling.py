@@ -4,29 +4,26 @@ The chain and its order are llama.cpp's (`common_params_sampling`): logit bias, 
 then what cuts candidates off: top-k, typical, top-p, min-p, XTC; then temperature and one draw. Ties go to the lowest id.
 Log-probabilities are the model's own, from before all of it.
 
-The random number of a draw is a hash of (seed, choice, position) and of nothing else, XTC's of the same and a stream number,
-and everything else depends on the tokens so far, so a job draws the same whatever shares its batch, and another worker draws
-on where this one stopped. Sorting a vocabulary of 150 000 is what costs time: no path does it unless the parameters ask for it.
+The random numbers of a draw are hashes of (seed, choice, position), of a token's id for that token's, and of nothing else.
+Everything else depends on the tokens so far, so a job draws the same whatever shares its batch, and another worker draws on
+where this one stopped. Where a batch or another machine rounds logits otherwise, that seldom changes the token (see `chance`).
+Sorting a vocabulary of 150 000 is what costs time: no path does it unless the parameters ask for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbees.protocol.sampling import Sampling
+from rbees.workerd.engine.chance import XTC, key_of, uniform
 from rbees.workerd.engine.dry import NO_BREAKERS, Breakers, penalise_repeats
 from rbees.workerd.engine.logprobs import ModelView, Rated
 from rbees.workerd.engine.penalties import add_bias, penalise, penalises
 from rbees.workerd.engine.truncation import Lot, draw_lots
-
-_XTC_STREAM: Final = 1
-_GOLDEN: Final = 0x9E3779B97F4A7C15
-_MASK: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,26 +79,6 @@ def sample(logits: NDArray[np.float32], draws: Sequence[Draw], eog_ids: NDArray[
     ]
 
 
-def uniform(seed: int, choice: int, position: int, stream: int = 0) -> float:
-    """A number in [0, 1) from its coordinates: splitmix64 (Steele, Lea, Flood 2014) applied to each in turn.
-
-    Stream 0 draws tokens; what else needs chance at the same place has a stream of its own.
-    """
-    state = _mix(seed + _GOLDEN)
-    state = _mix((state ^ choice) + _GOLDEN)
-    state = _mix((state ^ position) + _GOLDEN)
-    if stream:
-        state = _mix((state ^ stream) + _GOLDEN)
-    return (state >> 11) / (1 << 53)
-
-
-def _mix(value: int) -> int:
-    value &= _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
-
-
 def _change(row: NDArray[np.float32], draw: Draw, eog_ids: NDArray[np.int64]) -> None:
     """Everything that changes logits before candidates are cut off."""
     add_bias(row, draw.sampling)
@@ -129,6 +106,5 @@ def _is_greedy(sampling: Sampling) -> bool:
 
 def _lot(row: int, draw: Draw) -> Lot:
     sampling = draw.sampling
-    place = (sampling.seed, draw.choice, draw.position)
-    chance = uniform(*place, stream=_XTC_STREAM) if sampling.xtc_probability > 0.0 else 1.0
-    return Lot(row, sampling, uniform(*place), chance)
+    key = key_of(sampling.seed, draw.choice, draw.position)
+    return Lot(row, sampling, key, uniform(key, XTC) if sampling.xtc_probability > 0.0 else 1.0)

@@ -1,7 +1,8 @@
-"""Which candidates a draw chooses from, and the draw: top-k, typical, top-p, min-p, XTC, temperature, as llama.cpp does. PURE.
+"""Which candidates a draw chooses from, as llama.cpp has it: top-k, typical, top-p, min-p, XTC; and the draw. PURE.
 
-Candidates stand in the order of their logits where top-k is on, and in that of their ids where it is not. What a later step
-cuts off gets the logit -inf; no step cuts off all. Top-p and typical sort only those candidates among which their limit falls.
+Candidates stand in the order of their logits where top-k is on, and in that of their ids where it is not; the draw does not ask
+for their order. What a later step cuts off gets the logit -inf; no step cuts off all. Top-p and typical sort only those candidates
+among which their limit falls.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.largest import largest
-from rbees.workerd.engine.softmax import draw_by_blocks, mass, weigh
+from rbees.workerd.engine.race import winner, winners
+from rbees.workerd.engine.softmax import mass, weigh
 
 _WINDOW: Final = 64
 _WIDE: Final = 4_096
-"""So many candidates are drawn from by blocks."""
+"""So many candidates of one row are not put into a table with those of others."""
 _BINS: Final = 2_048
 _SPAN: Final = 32.0
 """What lies farther than this from the first key has too little weight to be told apart."""
@@ -31,12 +33,12 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Lot:
-    """One row to draw for, with its random numbers."""
+    """One row to draw for, with what its random numbers come from."""
 
     row: int
     sampling: Sampling = field(repr=False)
-    point: float
-    """Where the draw falls, in [0, 1)."""
+    key: int
+    """Of the draw: what the luck of its tokens comes from."""
     chance: float
     """XTC acts where its probability is above this, in [0, 1)."""
 
@@ -79,14 +81,14 @@ def _cut_top_p(values: Values, weights: Values, masses: NDArray[np.float64], lot
 
 
 def _draw_from(ids: Ids, values: Values, lots: Sequence[Lot]) -> list[int]:
-    """Min-p, XTC, temperature and the draw."""
+    """Min-p, XTC and the draw."""
     if any(lot.sampling.min_p > 0.0 for lot in lots):
         least = [min_logit(peak, lot.sampling.min_p) for peak, lot in zip(values.max(axis=1).tolist(), lots, strict=True)]
         values = np.where(values >= np.array(least)[:, None], values, -np.inf)
     for place, lot in enumerate(lots):
         if lot.chance < lot.sampling.xtc_probability:
             values[place, _top_choices(ids[place], values[place], lot.sampling.xtc_threshold)] = -np.inf
-    return [int(row[place]) for row, place in zip(ids, _pick(values, lots), strict=True)]
+    return _pick(ids, values, lots)
 
 
 def min_logit(peak: float, min_p: float) -> float:
@@ -101,17 +103,14 @@ def _top_choices(ids: Ids, values: Values, threshold: float) -> Ids:
     return above[np.lexsort((ids[above], -values[above]))[:-1]]
 
 
-def _pick(values: Values, lots: Sequence[Lot]) -> list[int]:
-    """The place that each row draws by the softmax of its logits over the temperature."""
+def _pick(ids: Ids, values: Values, lots: Sequence[Lot]) -> list[int]:
+    """The token that each row draws by the softmax of its logits over the temperature; the likeliest at temperature 0."""
     temperatures = np.array([lot.sampling.temperature for lot in lots])
     cold = temperatures == 0.0
-    with np.errstate(over="ignore"):
-        scaled = (values - values.max(axis=1, keepdims=True)) / np.where(cold, 1.0, temperatures)[:, None]
-    sums = np.cumsum(np.exp(scaled), axis=1)
-    points = sums[:, -1] * [lot.point for lot in lots]
-    places = np.count_nonzero(sums <= points[:, None], axis=1)
-    picked: list[int] = np.where(cold, values.argmax(axis=1), places).tolist()
-    return picked
+    drawn = winners(ids, values, np.where(cold, 1.0, temperatures), [lot.key for lot in lots])
+    for place in np.flatnonzero(cold).tolist():
+        drawn[place] = int(ids[place, values[place].argmax()])
+    return drawn
 
 
 # --- without top-k, from the whole vocabulary ---
@@ -141,12 +140,13 @@ def _draw_from_all(logits: NDArray[np.float32], lots: Sequence[Lot]) -> list[int
 
 
 def _narrowed(row: NDArray[np.float32], sampling: Sampling) -> Ids | None:
-    """The ids, in order, that typical with top-p, or min-p alone, leaves of a row; None for all of them."""
+    """The ids, in order, that typical with top-p, or min-p alone, leaves of a row; None where a list of them would be long."""
     if sampling.typical_p < 1.0:
         ids = typical(row, sampling.typical_p)
         return _nucleus(row[ids], sampling.top_p, ids) if sampling.top_p < 1.0 else ids
     if sampling.min_p > 0.0:
-        return np.flatnonzero(row >= np.float32(min_logit(float(row.max()), sampling.min_p)))
+        kept = row >= np.float32(min_logit(float(row.max()), sampling.min_p))
+        return np.flatnonzero(kept) if np.count_nonzero(kept) < _WIDE else None
     return None
 
 
@@ -174,17 +174,17 @@ def _nucleus(row: NDArray[np.float32], top_p: float, ids: Ids | None) -> Ids:
 
 
 def _draw_wide(row: NDArray[np.float32], lot: Lot, ids: Ids | None) -> int:
-    """Min-p, XTC, temperature and the draw for one row of which much is left: the tokens `ids`, or all."""
-    values = row if ids is None else row[ids]
+    """Min-p, XTC and the draw for one row of which much is left: of the tokens `ids`, or of all."""
     sampling = lot.sampling
-    if ids is not None and sampling.min_p > 0.0:
-        values = np.where(values >= np.float32(min_logit(float(values.max()), sampling.min_p)), values, np.float32(-np.inf))
+    if ids is not None:
+        values = row[ids]
+        row = np.full_like(row, -np.inf)
+        row[ids] = values
+    least = np.float32(min_logit(float(row.max()), sampling.min_p))
     if lot.chance < sampling.xtc_probability:
-        values = values.copy()
-        values[_top_choices(np.arange(len(values)), values.astype(np.float64), sampling.xtc_threshold)] = -np.inf
-    cold = sampling.temperature == 0.0
-    place = int(values.argmax()) if cold else draw_by_blocks(values, sampling.temperature, lot.point)
-    return place if ids is None else int(ids[place])
+        row = np.where(row >= least, row, np.float32(-np.inf))
+        row[_top_choices(np.arange(len(row)), row.astype(np.float64), sampling.xtc_threshold)] = -np.inf
+    return int(row.argmax()) if sampling.temperature == 0.0 else winner(row, sampling.temperature, lot.key, least)
 
 
 # --- limits by probability ---

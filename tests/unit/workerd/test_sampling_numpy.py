@@ -1,4 +1,4 @@
-"""Vectorised sampling against a slow reference; draws that depend on nothing but seed, choice and position."""
+"""Vectorised sampling against a slow reference; the edges of its parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rbees.protocol import codec
 from rbees.protocol.sampling import Sampling
 from rbees.workerd.engine.largest import largest
 from rbees.workerd.engine.logprobs import Rated, message
-from rbees.workerd.engine.sampling import Draw, sample, uniform
+from rbees.workerd.engine.sampling import Draw, sample
 from tests.support.slow_sampling import slow_token
 
 NO_EOG = np.array([], dtype=np.int64)
@@ -171,29 +171,9 @@ def test_a_piece_that_is_no_text_by_itself_says_its_bytes() -> None:
 
 
 def test_xtc_has_a_random_number_of_its_own() -> None:
-    values = {uniform(1, 2, 3, stream=1), uniform(1, 2, 3), uniform(1, 2, 1), uniform(1, 2, 4, stream=1)}
-    assert len(values) == 4
     logits = np.log(np.array([[0.5, 0.3, 0.2]], dtype=np.float32))
     sampling = Sampling(temperature=0, xtc_probability=0.25, seed=6)
     drawn = [tokens(logits, [at(position, sampling)])[0] for position in range(2_000)]
     # All three are top choices; where XTC acts, the least likely of them is left.
     assert set(drawn) == {0, 2}
     assert abs(drawn.count(2) / 2_000 - 0.25) < 0.03
-
-
-def test_draws_are_spread_evenly_and_differ_by_every_coordinate() -> None:
-    values = [uniform(5, 0, position) for position in range(4_000)]
-    assert abs(sum(values) / len(values) - 0.5) < 0.02
-    assert min(values) >= 0
-    assert max(values) < 1
-    assert len({uniform(1, 2, 3), uniform(2, 2, 3), uniform(1, 3, 3), uniform(1, 2, 4), uniform(2, 1, 3)}) == 5
-
-
-def test_drawn_shares_follow_the_probabilities() -> None:
-    logits = np.log(np.array([[0.5, 0.3, 0.2]], dtype=np.float32))
-    counts = [0, 0, 0]
-    for position in range(6_000):
-        (token,) = tokens(logits, [at(position, Sampling(temperature=1.0, top_p=1.0, seed=3))])
-        assert token is not None
-        counts[token] += 1
-    assert [round(c / 6_000, 1) for c in counts] == [0.5, 0.3, 0.2]
