@@ -1,11 +1,10 @@
 """The device `cpu`: processors and main memory, within the limits of the control groups this process lives in.
 
-The only place that asks psutil about the machine. Models of the backends `cpu` and `scripted` run on this device.
+Asks psutil about the machine. Models of the backends `cpu` and `scripted` run on this device.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import subprocess
@@ -15,8 +14,9 @@ from typing import Final
 
 import psutil
 
-from rbees.host.cgroup import ControlGroups
 from rbees.protocol.pools import Device
+from rbees.service.cgroup import ControlGroups
+from rbees.service.cores import usable_cores
 
 DEVICE_ID: Final = "cpu"
 _MODEL_NAME = re.compile(r"^(?:model name|Model)\s*:\s*(.+)$", re.MULTILINE)
@@ -50,13 +50,6 @@ class CpuSource:
                 physical_cores=usable_cores(self._groups),
             ),
         )
-
-
-def usable_cores(groups: ControlGroups) -> int:
-    """Physical cores that this process may use: not more than its affinity and its quota allow."""
-    physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    affinity = len(os.sched_getaffinity(0)) if sys.platform == "linux" else physical
-    return max(1, min(physical, affinity, groups.processor_limit() or physical))
 
 
 def processor_name() -> str:

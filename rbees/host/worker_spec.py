@@ -66,7 +66,7 @@ class WorkerSpec(DeviceOptions, frozen=True, kw_only=True):
     ctx: int
     """KV cells per sequence."""
     threads: int | None = None
-    """Compute threads: the cores that the host may use, which a worker would count anew without regard to a quota."""
+    """Compute threads: the cores that the host may use."""
     bind: str
     port: int = 0
     callback_url: str | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ import psutil
 
 from rbees.protocol.device_options import ACCELERATORS, FlashAttention
 from rbees.service import logs
+from rbees.service.cores import usable_cores
 from rbees.workerd.engine.abort_flag import CountingFlag, PlainFlag
 from rbees.workerd.engine.backend import (
     BackendFacts,
@@ -303,7 +303,7 @@ def common_params(spec: LoadSpec, model: Any, flag: Flag) -> Any:
     options = spec.options
     check_head_lengths(options, model)
     params = ll.llama_context_default_params()
-    params.n_threads = params.n_threads_batch = spec.threads or _physical_cores()
+    params.n_threads = params.n_threads_batch = spec.threads or usable_cores()
     params.kv_unified = True
     params.flash_attn_type = getattr(ll, _FLASH_ATTENTION[options.flash_attention or "auto"])
     params.type_k, params.type_v = ggml_type(options.kv_type_k), ggml_type(options.kv_type_v)
@@ -316,8 +316,3 @@ def common_params(spec: LoadSpec, model: Any, flag: Flag) -> Any:
 
 def _bytes_of(state: State) -> Any:
     return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-
-
-def _physical_cores() -> int:
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
-    return min(psutil.cpu_count(logical=False) or allowed, allowed)

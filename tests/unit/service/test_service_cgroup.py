@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rbees.host.cgroup import ControlGroups, MemoryLimit
+from rbees.service.cgroup import ControlGroups, MemoryLimit
 
 
 def lay_out(root: Path, files: dict[str, str], membership: str) -> ControlGroups:
