@@ -49,7 +49,11 @@ _SHAPE_FLAGS: Final[tuple[Callable[[Any], Any], ...]] = (
     device_flags,
     click.option("--slots", type=click.IntRange(1, _MOST_SLOTS), default=4, show_default=True, help="Sequences served at once."),
     click.option("--ctx", type=click.IntRange(16), default=4096, show_default=True, help="Most tokens of one sequence."),
-    click.option("--kv-cells", type=click.IntRange(16), help="KV cells that all slots share.  [default: slots × ctx]"),
+    click.option(
+        "--kv-cells",
+        type=click.IntRange(16),
+        help="KV cells that all slots share.  [default: a context for each slot, and one more where each has its own]",
+    ),
     click.option("--threads", type=click.IntRange(1, 1024), help="Compute threads.  [default: physical cores]"),
     click.option("--lora", multiple=True, metavar="PATH[=SCALE]", help="Compute with this LoRA adapter; may come several times."),
     click.option(

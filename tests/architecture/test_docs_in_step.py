@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from rbees.personas import CALLED_NAMES, PERSONAS
 from rbees.protocol.errors import ERROR_TABLE, ErrorCode, ExitCode
+from rbees.protocol.events import ChoiceEnd, End, Error, FinishReason, Result, Started, Token, Usage
+from rbees.protocol.workers import Beat, ExecuteRequest
 from rbees.service import docs_pages
 from scripts import cli_page, http_page
 from tests.architecture.sources import ROOT
@@ -43,6 +46,13 @@ def test_every_name_of_the_program_is_installed() -> None:
     assert set(scripts) == {"rbees", *CALLED_NAMES}
     assert set(scripts.values()) == {"rbees.cli:main"}
     assert set(CALLED_NAMES.values()) <= set(PERSONAS)
+
+
+def test_every_field_of_a_workers_request_and_events_is_explained() -> None:
+    page = (DOCS / "worker.md").read_text(encoding="utf-8")
+    kinds = (ExecuteRequest, Started, Token, Result, End, Error, Beat, ChoiceEnd, Usage)
+    assert not [name for kind in kinds for name in kind.__struct_fields__ if f"`{name}`" not in page]
+    assert not [reason for reason in get_args(FinishReason) if f"`{reason}`" not in page]
 
 
 @pytest.mark.parametrize("page", [*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md"))], ids=lambda page: page.name)
