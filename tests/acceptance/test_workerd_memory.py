@@ -199,6 +199,13 @@ def test_the_command_prints_a_table_or_json() -> None:
     assert (refused.returncode, "`--gpu-layers` is for cuda and metal" in refused.stderr) == (78, True)
 
 
+def test_a_file_that_was_cut_is_told_to_be_truncated(tmp_path: Path) -> None:
+    (tmp_path / "cut.gguf").write_bytes(HAIKU.read_bytes()[:1_500_000])
+    with pytest.raises(RbeesError) as caught:
+        ask(spec(tmp_path / "cut.gguf"))
+    assert caught.value.message == "The model file is truncated: it ends inside its tensor data; copy or download it again."
+
+
 def test_several_places_stand_below_each_other() -> None:
     sizes = dict.fromkeys(("weights_bytes", "adapters_bytes", "kv_bytes", "compute_bytes", "outputs_bytes"), 1 << 20)
     places = tuple(Place(place=name, total_bytes=5 << 20, **sizes) for name in ("cpu", "cuda:0"))

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.home import Home
 from tests.support.jobs import bytes_of, check_stream, events_url, read_frames, show, text_of, wait_ended
-from tests.support.orcd_cluster import TOKENS, Cluster, Follower
+from tests.support.orcd_cluster import Cluster, Follower
 from tests.support.raw_http import read_events, request
 
 
@@ -47,7 +47,11 @@ def test_the_second_reader_gets_the_same_tail_byte_for_byte(cluster: Cluster) ->
     assert whole.endswith(tail)
     assert whole[: -len(tail)].count(b"\n\n") == 5
     assert read_events(url + "?after=5") == tail
-    assert read_events(url, after=TOKENS * 10) == b""
+    last = show(cluster.url, job_id)["last_seq"]
+    assert read_events(url, after=last) == b""
+    for path, headers in ((f"{url}?after={last + 1}", {}), (url, {"Last-Event-ID": str(last + 1)})):
+        refused = request("GET", path, headers=headers)
+        assert (refused.status, refused.error["details"]) == (400, {"field": "after", "last_seq": last})
 
 
 def test_logprobs_are_journaled_with_their_tokens(cluster: Cluster) -> None:
