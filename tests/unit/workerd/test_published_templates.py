@@ -137,6 +137,18 @@ def test_a_prompt_that_opens_a_thought_is_noticed(name: str, thinks: bool) -> No
     assert how.thinks is thinks
 
 
+@pytest.mark.parametrize(
+    "name", ["Qwen-Qwen3-0.6B", "GLM-4.7-Flash", "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "google-gemma-4-31B-it"]
+)
+@pytest.mark.parametrize("thinking", [True, False])
+def test_a_prompt_that_closed_a_thought_is_noticed(name: str, thinking: bool) -> None:
+    text = template(name)
+    prompt = rendered(text, messages=[said("user", "hello")], enable_thinking=thinking)
+    how = style_of(text, lambda _: None).answer(prompt, {})
+    assert how is not None
+    assert how.has_thought is not thinking
+
+
 def test_options_are_those_that_the_template_uses() -> None:
     assert "enable_thinking" in traits_of(template("Qwen-Qwen3-0.6B")).options
     assert "enable_thinking" not in traits_of(template("Qwen-Qwen2.5-7B-Instruct")).options
