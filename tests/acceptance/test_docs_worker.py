@@ -139,7 +139,7 @@ def terminals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Te
             terminal = made[kind] = Terminal(tmp_path_factory.mktemp(kind), free_port())
             write(terminal.folder / "model.gguf")
             if kind != "further":
-                terminal.begin(OPENING.typed[0])
+                terminal.begin(OPENING.typed[0].replace("--model haiku", "--model model.gguf"))
         further = made["further"].folder
         shutil.copyfile(made["text"].folder / "secret", further / "secret")
         for name in ("smaller.gguf", "qwen2.5-0.5b-q4_0.gguf"):
