@@ -238,8 +238,8 @@ def test_given_tokens_that_do_not_have_the_form_fail_alone() -> None:
 
 def test_a_form_that_grows_too_complex_fails_alone() -> None:
     engine = fresh_engine(scripted_backend())
-    engine.submit(Work("bad", PROMPT, (), 200, Sampling(seed=1), constraint=constraint(RegexFormat(pattern=HARD))))
-    engine.submit(Work("good", PROMPT, (), 20, Sampling(seed=2)))
+    engine.submit(Work("bad", PROMPT, (), 200, Sampling(seed=2), constraint=constraint(RegexFormat(pattern=HARD))))
+    engine.submit(Work("good", PROMPT, (), 20, Sampling(seed=3)))
     outputs = run_out(engine)
     bad = ending_of(outputs, "bad")
     assert isinstance(bad, Failed)
