@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import accumulate, count
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from rbees.protocol.sampling import Sampling
-from rbees.workerd.engine.batcher import A_LITTLE_MORE, LARGE_PIECE, Demand, Share, plan
+from rbees.workerd.engine.batcher import A_LITTLE_MORE, LARGE_PIECE, SOON_IN_CALLS, Demand, Share, plan
 from rbees.workerd.engine.engine import Engine
 from rbees.workerd.engine.outputs import Admitted, Failed, Finished, Output
 from rbees.workerd.engine.pace import SMALLEST_CHUNK, SWIFT_CHUNK, TARGET_ALONE_S, TARGET_BESIDE_STREAMS_S, Pace
@@ -17,6 +17,7 @@ from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
 from tests.support.scripted_models import Ticks, ids_of
 
+CALL = 512
 DEMANDS = st.lists(st.one_of(st.just(1), st.integers(1, 3_000)), max_size=40).map(
     lambda pending: [Demand(f"s{i}", n) for i, n in enumerate(pending)]
 )
@@ -33,10 +34,12 @@ def test_plan_keeps_every_limit(demands: list[Demand], budget: int, max_rows: in
     assert sum(granted.get(d.key, 0) for d in demands if d.pending > 1) <= budget * A_LITTLE_MORE
 
 
-@given(DEMANDS, st.integers(1, 600))
-def test_prompts_get_the_budget_in_few_large_pieces(demands: list[Demand], budget: int) -> None:
-    prompts = {d.key: d.pending for d in demands if d.pending > 1}
-    granted = {s.key: s.count for s in plan([d for d in demands if d.pending > 1], prefill_budget=budget, max_rows=4_096)}
+@given(DEMANDS, st.integers(1, CALL))
+def test_many_prompts_get_the_budget_in_few_large_pieces(demands: list[Demand], budget: int) -> None:
+    waiting = [d for d in demands if d.pending > 1]
+    prompts = {d.key: d.pending for d in waiting}
+    assume(sum(prompts.values()) > SOON_IN_CALLS * CALL)
+    granted = {s.key: s.count for s in plan(waiting, prefill_budget=budget, max_rows=CALL)}
     left = budget - sum(granted.values())
     assert -left <= budget * (A_LITTLE_MORE - 1)
     assert left <= 0 or all(n > left for key, n in prompts.items() if key not in granted), "nobody could have been served whole"
@@ -44,6 +47,19 @@ def test_prompts_get_the_budget_in_few_large_pieces(demands: list[Demand], budge
     cut = [count for key, count in granted.items() if count < prompts[key]]
     assert len(cut) <= 1, "one is cut where the budget ends"
     assert not cut or cut[0] >= min(budget, LARGE_PIECE)
+
+
+@given(st.lists(st.integers(2, 300), min_size=1, max_size=9), st.integers(1, CALL))
+def test_few_prompt_tokens_are_shared_equally(lengths: list[int], budget: int) -> None:
+    assume(sum(lengths) <= SOON_IN_CALLS * CALL)
+    prompts = [Demand(f"s{i}", length) for i, length in enumerate(lengths)]
+    granted = {share.key: share.count for share in plan(prompts, prefill_budget=budget, max_rows=CALL)}
+    assert sum(granted.values()) == min(budget, sum(lengths))
+    cut_short = [granted.get(d.key, 0) for d in prompts if granted.get(d.key, 0) < d.pending]
+    for demand in prompts:
+        got = granted.get(demand.key, 0)
+        assert all(got <= other + 1 for other in cut_short) or got == 0 or not cut_short
+    assert cut_short == sorted(cut_short, reverse=True), "what does not divide goes to the oldest"
 
 
 def after(waiting: list[Demand], shares: list[Share]) -> list[Demand]:
@@ -61,7 +77,7 @@ def test_what_is_ahead_of_a_prompt_is_bounded_by_its_own_length(prompts: list[tu
     ends: dict[str, int] = {}
     for step in count():
         waiting += [demand for arrival, demand in arrivals if arrival == step]
-        waiting = after(waiting, plan(waiting, prefill_budget=budget, max_rows=4_096))
+        waiting = after(waiting, plan(waiting, prefill_budget=budget, max_rows=CALL))
         ends |= {d.key: step + 1 for d in waiting if d.pending == 0}
         waiting = [d for d in waiting if d.pending]
         if len(ends) == len(prompts):

@@ -3,7 +3,9 @@
 Sequences that need one token ride always, so no stream waits for another's prompt. What `Pace` leaves of the step goes to
 as few prompts as can use it, because many small pieces cost more than one large one, and prompts that take turns are all ready
 late. Who is next follows from what each was given so far: the oldest is entitled to as much as all the others together, these to
-the same among themselves. So what is ahead of a prompt is bounded by its own length, whatever arrives beside it.
+the same among themselves. So what is ahead of a prompt is bounded by its own length, whatever arrives beside it. Only what is
+ready soon whoever is first is shared equally, because streams that begin together make the fullest steps.
+
 Guesses ride only where no prompt does, because prompts fill a step up to the time that it may take.
 """
 
@@ -18,6 +20,8 @@ from rbees.workerd.engine.speculation import NO_GUESS, Guess, Seconds, worth
 LARGE_PIECE: Final = 32
 """Rows of one prompt that are worth computing beside a larger piece of another."""
 A_LITTLE_MORE: Final = 1.25
+SOON_IN_CALLS: Final = 2
+"""Prompts that fill no more calls than this are all ready soon, whoever is first. Ready together, they make the fullest steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,10 @@ def plan(demands: Iterable[Demand], *, prefill_budget: int, max_rows: int) -> li
     demands = list(demands)
     riding = [Share(d.key, 1) for d in demands if d.pending == 1][:max_rows]
     waiting = [d for d in demands if d.pending > 1]
-    return riding + _divide(waiting, prefill_budget, max_rows - len(riding))
+    most = max_rows - len(riding)
+    if sum(d.pending for d in waiting) <= SOON_IN_CALLS * max_rows:
+        return riding + _divide_equally(waiting, min(prefill_budget, most))
+    return riding + _divide(waiting, prefill_budget, most)
 
 
 def add_drafts(shares: list[Share], guesses: Mapping[str, Guess], *, room: int, seconds: Seconds) -> list[Share]:
@@ -85,3 +92,17 @@ def _divide(waiting: list[Demand], budget: int, most: int) -> list[Share]:
         if budget <= 0 or most <= 0:
             break
     return shares
+
+
+def _divide_equally(waiting: list[Demand], budget: int) -> list[Share]:
+    """Equal shares of `budget`, none larger than its demand, the remainder to the oldest (max-min fairness)."""
+    granted = dict.fromkeys((d.key for d in waiting), 0)
+    open_demands = waiting
+    while budget > 0 and open_demands:
+        share = max(1, budget // len(open_demands))
+        for demand in open_demands:
+            count = min(share, demand.pending - granted[demand.key], budget)
+            granted[demand.key] += count
+            budget -= count
+        open_demands = [d for d in open_demands if d.pending > granted[d.key]]
+    return [Share(key, count) for key, count in granted.items() if count]
