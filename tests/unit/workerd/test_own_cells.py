@@ -3,46 +3,13 @@
 from __future__ import annotations
 
 from rbees.workerd.engine.own_cells import WORTH_COPYING, OwnCells
-from rbees.workerd.engine.spill import State
+from tests.support.recording_store import RecordingStore
 
 LONG = list(range(2 * WORTH_COPYING))
-Told = tuple[str | int, ...]
 
 
-class Store:
-    """A store that records what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[Told] = []
-
-    def remove(self, slot: int, start: int) -> bool:
-        self.told.append(("remove", slot, start))
-        return True
-
-    def share(self, source: int, target: int, start: int, stop: int) -> None:
-        self.told.append(("copy", source, target, start, stop))
-
-    def clear(self) -> None:
-        self.told.append(("clear",))
-
-    def state_bytes(self, slot: int) -> int:
-        return 100 + slot
-
-    def save(self, slot: int) -> State:
-        raise AssertionError(f"nothing of slot {slot} is wanted")
-
-    def restore(self, slot: int, state: State) -> bool:
-        raise AssertionError(f"nothing of {len(state)} bytes was saved for slot {slot}")
-
-    def copies(self) -> list[Told]:
-        """Source, target and length of the copies since the last call."""
-        made = [(told[1], told[2], told[4]) for told in self.told if told[0] == "copy"]
-        self.told.clear()
-        return list(made)
-
-
-def ledger(count: int) -> tuple[OwnCells, Store]:
-    store = Store()
+def ledger(count: int) -> tuple[OwnCells, RecordingStore]:
+    store = RecordingStore()
     return OwnCells(store, count=count, ctx=100), store
 
 
@@ -117,6 +84,6 @@ def test_what_lies_where_it_is_wanted_is_cut_there_and_kept_elsewhere() -> None:
     slots.keep(0, LONG)
     store.told.clear()
     assert slots.begin("b", [*LONG[:20], 99]) == (0, 20)
-    assert store.told == [("copy", 0, 1, 0, len(LONG)), ("remove", 0, 20)]
+    assert store.told == [("share", 0, 1, 0, len(LONG)), ("remove", 0, 20)]
     assert slots.known([*LONG, 99]) == len(LONG)
     slots.check_integrity()

@@ -15,7 +15,7 @@ from rbees.workerd.engine.outputs import Finished
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine.slots import Slots
-from rbees.workerd.engine.spill import State
+from tests.support.recording_store import RecordingStore
 from tests.support.scripted_models import Ticks, ending_of, ids_of, run_out
 
 SYSTEM = tuple(b"You are a bee. Answer in the words of the hive, and never of honey that is not there. " * 2)
@@ -207,34 +207,8 @@ def test_nothing_is_shared_where_nothing_can_be_cut() -> None:
     assert sum(counted.counts) == 3 * (len(SYSTEM) + 1)
 
 
-class Cells:
-    """A store that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[object, ...]] = []
-
-    def remove(self, slot: int, start: int) -> bool:
-        self.told.append(("remove", slot, start))
-        return True
-
-    def share(self, source: int, target: int, start: int, stop: int) -> None:
-        self.told.append(("share", source, target, start, stop))
-
-    def clear(self) -> None:
-        self.told.append(("clear",))
-
-    def state_bytes(self, slot: int) -> int:
-        return 100 + slot
-
-    def save(self, slot: int) -> State:
-        raise AssertionError(f"nothing of slot {slot} is wanted")
-
-    def restore(self, slot: int, state: State) -> bool:
-        raise AssertionError(f"nothing of {len(state)} bytes was saved for slot {slot}")
-
-
 def test_the_ledger_tells_the_store_only_what_is_needed() -> None:
-    cells = Cells()
+    cells = RecordingStore()
     slots = Slots(cells, count=3, cells=64, divisible=True, budget=KeepBudget(first=64, least=64, most=64))
     assert slots.begin("a", [1, 2, 3, 4]) == (0, 0)
     slots.set_length(0, 4)
@@ -247,7 +221,7 @@ def test_the_ledger_tells_the_store_only_what_is_needed() -> None:
 
 
 def test_the_only_slot_that_is_left_is_cut_and_used() -> None:
-    cells = Cells()
+    cells = RecordingStore()
     slots = Slots(cells, count=1, cells=64, divisible=True, budget=KeepBudget(first=64, least=64, most=64))
     slots.begin("a", [1, 2, 3])
     slots.set_length(0, 3)

@@ -80,6 +80,13 @@ def test_the_least_recently_used_goes_first() -> None:
     assert [held(spill, prompt_of(number)) for number in (1, 2, 3)] == [40, 0, 40]
 
 
+def test_what_would_be_put_a_second_time_is_of_use_again() -> None:
+    spill = Spill(most_bytes=FIRST_BYTES, divisible=True)
+    for number in (1, 2, 1, 3):
+        put(spill, prompt_of(number))
+    assert [held(spill, prompt_of(number)) for number in (1, 2, 3)] == [40, 0, 40]
+
+
 def test_the_budget_grows_where_dropped_prompts_come_again_and_only_there() -> None:
     spill = Spill(most_bytes=20 * FIRST_BYTES, divisible=True)
     for number in range(50):
