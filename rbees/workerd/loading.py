@@ -13,6 +13,7 @@ from typing import Final, ParamSpec, TypeVar
 import psutil
 
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service.cgroup import ControlGroups
 from rbees.workerd.engine.backend import Backend, LoadSpec, ProgressCallback
 from rbees.workerd.engine.draft_model import DraftModel, check_draft_model
 
@@ -23,9 +24,12 @@ _MAGIC: Final = b"GGUF"
 _MOST_SPILLED: Final = 1 << 30
 
 
-def spill_bytes(cache_ram: int | None) -> int:
+def spill_bytes(cache_ram: int | None, groups: ControlGroups | None = None) -> int:
     """Main memory that may hold what the KV memory forgets: so many MiB, or an eighth of what is free now, at most 1 GiB."""
-    return min(_MOST_SPILLED, psutil.virtual_memory().available // 8) if cache_ram is None else cache_ram << 20
+    if cache_ram is not None:
+        return cache_ram << 20
+    free, limit = int(psutil.virtual_memory().available), (groups or ControlGroups()).memory_limit()
+    return min(_MOST_SPILLED, (min(free, limit.free_bytes) if limit else free) // 8)
 
 
 async def in_passing_thread(load: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service.cgroup import ControlGroups
 from rbees.workerd.engine.backend import LoadSpec
-from rbees.workerd.loading import in_passing_thread, load_backend
+from rbees.workerd.loading import in_passing_thread, load_backend, spill_bytes
 
 LONGER_THAN_ANY_CANCEL_S = 5.0
 
@@ -93,3 +94,14 @@ async def test_who_is_cancelled_does_not_wait_for_the_load_whose_thread_ends_wit
     may_end.set()
     await asyncio.to_thread(thread.join, LONGER_THAN_ANY_CANCEL_S)
     assert not thread.is_alive()
+
+
+def test_main_memory_for_prompts_follows_what_is_free_within_the_container(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("80000000\n")
+    (tmp_path / "memory.current").write_text("16000000\n")
+    (tmp_path / "self").write_text("0::/\n")
+    limited = ControlGroups(tmp_path / "self", tmp_path)
+    assert spill_bytes(None, limited) == 8_000_000
+    assert spill_bytes(None, ControlGroups(tmp_path / "missing", tmp_path)) <= 1 << 30
+    assert spill_bytes(0, limited) == 0
+    assert spill_bytes(64, limited) == 64 << 20, "what was asked for"
