@@ -22,6 +22,7 @@ from rbees.orcd.jobs import Jobs
 from rbees.orcd.journal import Journal
 from rbees.orcd.loop import SchedulerLoop
 from rbees.orcd.pools import Pools, url_seen_from
+from rbees.orcd.prefixes import PrefixWatch
 from rbees.orcd.recovery import recover
 from rbees.orcd.relay import Relay
 from rbees.orcd.retention import Retention
@@ -102,7 +103,14 @@ class Orcd:
         self._journal = Journal(store, clock, figures, self._relay.publish)
         figures.watch_counts(self._journal.counts)
         self._executor = LiveExecutor(
-            self._journal, store, self._directory, clock, crew, self._post, hang_after_s=settings.hang_after_s
+            self._journal,
+            store,
+            self._directory,
+            clock,
+            crew,
+            self._post,
+            PrefixWatch(self._directory, clock, crew, self._post).attempt_ended,
+            hang_after_s=settings.hang_after_s,
         )
         self._loop = SchedulerLoop(scheduler, self._executor, clock, figures)
         self._pools = Pools(scheduler, self._directory, store, clock, crew, self._post, settings.heartbeat_interval_s)
@@ -217,6 +225,8 @@ def _policy(settings: OrcdSettings) -> Policy:
         retries=settings.retries,
         retry_first_delay_s=settings.retry_first_delay_s,
         worker_idle_s=settings.worker_idle_s,
+        replica_idle_s=settings.replica_idle_s,
+        pinned_models=frozenset(settings.pinned_models),
     )
 
 

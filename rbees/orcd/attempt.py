@@ -16,6 +16,7 @@ from rbees.orcd.journal import Journal
 from rbees.orcd.live import LiveJob, Verdict
 from rbees.orcd.scheduler.events import AttemptCancelled, AttemptCompleted, AttemptFailed, AttemptStarted
 from rbees.orcd.scheduler.events import Event as Happening
+from rbees.orcd.scheduler.speeds import Took
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import End, Error, Event, Started
 from rbees.protocol.workers import Beat, ExecuteRequest
@@ -108,6 +109,7 @@ class Attempt:
         self._progress_at = clock.monotonic()
         self._step: int | None = None
         self._beat_at = self._progress_at
+        self._given_tokens: int | None = job.stream.tokens if job.stream.worker_seq == 0 else None
         self._seen_seq = job.stream.worker_seq
         self._committed_seq = job.stream.worker_seq
         self._acked_seq = job.stream.worker_seq
@@ -229,7 +231,7 @@ class Attempt:
         if isinstance(event, Started):
             self._report(AttemptStarted(self.job.job_id, self.epoch))
         elif isinstance(event, End):
-            self._report(AttemptCompleted(self.job.job_id, self.epoch))
+            self._report(AttemptCompleted(self.job.job_id, self.epoch, self._took(event)))
             self._start(self._ack(seq))
             return
         if seq - self._acked_seq >= ACK_AFTER:
@@ -237,6 +239,18 @@ class Attempt:
         elif not self._acking:
             self._acking = True
             self._start(self._ack_now_and_then())
+
+    def _took(self, end: End) -> Took | None:
+        """What the scheduler learns from; nothing where this process saw only a part of the attempt."""
+        if self._given_tokens is None:
+            return None
+        return Took(
+            prompt_tokens=end.usage.prompt_tokens,
+            cached_tokens=end.usage.cached_tokens,
+            completion_tokens=end.usage.completion_tokens - self._given_tokens,
+            prefill_s=end.timings.prefill_ms / 1000,
+            decode_s=end.timings.decode_ms / 1000,
+        )
 
     # ---- how it can end ------------------------------------------------------------------------------------------------
 

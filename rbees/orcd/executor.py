@@ -12,7 +12,6 @@ from contextvars import Context, copy_context
 from typing import Any, Final, NoReturn, Protocol, assert_never
 
 import msgspec
-from msgspec.structs import replace
 
 from rbees.orcd.attempt import Attempt, Seat
 from rbees.orcd.crew import Crew
@@ -20,6 +19,7 @@ from rbees.orcd.directory import Directory
 from rbees.orcd.frames import journaled
 from rbees.orcd.journal import Journal
 from rbees.orcd.live import LiveJob
+from rbees.orcd.requests import execute_request
 from rbees.orcd.scheduler.effects import (
     Abandon,
     Attach,
@@ -39,8 +39,7 @@ from rbees.protocol.errors import RbeesError
 from rbees.protocol.events import Metrics, Result, StreamState, Token
 from rbees.protocol.jobs import JobRequest
 from rbees.protocol.pools import SpawnCommand
-from rbees.protocol.prefix_chain import chain_of
-from rbees.protocol.workers import ExecuteRequest, GivenChoice
+from rbees.protocol.workers import ExecuteRequest
 from rbees.service import logs
 from rbees.service.clock import Clock
 from rbees.service.correlation import correlation_id
@@ -74,7 +73,7 @@ class RecordingExecutor:
 
 
 class LiveExecutor:
-    """Performs effects on the journal, on workers and on pools."""
+    """Performs effects on the journal, on workers and on pools; `attempt_ended` is told the worker of each attempt that is over."""
 
     def __init__(
         self,
@@ -84,6 +83,7 @@ class LiveExecutor:
         clock: Clock,
         crew: Crew,
         report: Callable[[Happening], None],
+        attempt_ended: Callable[[str], None],
         hang_after_s: float,
     ) -> None:
         self._journal = journal
@@ -92,6 +92,7 @@ class LiveExecutor:
         self._clock = clock
         self._crew = crew
         self._report = report
+        self._attempt_ended = attempt_ended
         self._hang_after_s = hang_after_s
         self._log = logs.logger()
         self._attempts: dict[tuple[str, int], Attempt] = {}
@@ -200,6 +201,7 @@ class LiveExecutor:
             await attempt.run(request)
         finally:
             del self._attempts[key]
+            self._attempt_ended(effect.worker_id)
 
     def _counts(self, job: LiveJob, epoch: int) -> bool:
         return not job.stream.ended and job.stream.listening and job.stream.epoch == epoch
@@ -215,22 +217,7 @@ class LiveExecutor:
             return ExecuteRequest(job_id=job.job_id, epoch=epoch, embed=request.embed, rerank=request.rerank)
         assert request.seed is not None, "the seed was recorded at acceptance"
         generated = await self._generated(job, request.n)
-        execute = ExecuteRequest(
-            job_id=job.job_id,
-            epoch=epoch,
-            prompt=request.prompt,
-            messages=request.messages,
-            tools=request.tools,
-            tool_choice=request.tool_choice,
-            template_options=request.template_options,
-            generated_token_ids=generated[0] if request.n == 1 else (),
-            choices=tuple(GivenChoice(generated_token_ids=ids) for ids in generated) if request.n > 1 else (),
-            max_tokens=request.max_tokens,
-            sampling=request.sampling(request.seed),
-            response_format=request.response_format,
-            deterministic=request.deterministic,
-        )
-        return replace(execute, prefix_chain=chain_of(execute))
+        return execute_request(job.job_id, epoch, request, generated)
 
     async def _generated(self, job: LiveJob, n: int) -> list[tuple[int, ...]]:
         """The tokens of each of the `n` answers so far."""

@@ -18,6 +18,7 @@ from rbees.orcd.frames import decode, journaled
 from rbees.orcd.journal import Journal, NewJob
 from rbees.orcd.live import LiveJob
 from rbees.orcd.relay import Relay
+from rbees.orcd.requests import extent_of
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived, JobSpec
 from rbees.orcd.store.jobs import JobRow, JobStore
@@ -125,6 +126,7 @@ class Jobs:
         _check_capable(request, facts)
         self._check_room()
         seed = request.seed if request.seed is not None else self._identities.seed()
+        extent = extent_of(request)
         new = NewJob(
             job_id=self._identities.job_id(),
             kind=request.kind,
@@ -136,6 +138,8 @@ class Jobs:
             seed=seed,
             timeout_ms=request.timeout_ms,
             choices=request.n,
+            max_tokens=request.max_tokens if request.kind == "generate" else 0,
+            extent=extent,
             cancel_on_disconnect=request.cancel_on_disconnect,
             request=encode(msgspec.structs.replace(request, seed=seed)),
             request_sha256=_fingerprint(request),
@@ -328,7 +332,18 @@ def _check_capable(request: JobRequest, facts: ModelFacts | None) -> None:
 
 
 def _spec(job: LiveJob, new: NewJob) -> JobSpec:
-    return JobSpec(job.job_id, new.model, new.model_sha256, new.priority, job.number, new.timeout_ms, new.choices)
+    return JobSpec(
+        job_id=job.job_id,
+        model=new.model,
+        model_sha256=new.model_sha256,
+        priority=new.priority,
+        order=job.number,
+        timeout_ms=new.timeout_ms,
+        choices=new.choices,
+        prompt_bytes=new.extent.prompt_bytes,
+        max_tokens=new.max_tokens,
+        prefixes=new.extent.names,
+    )
 
 
 def _choice_output(choice: int, texts: dict[Part, list[str]], end: ChoiceEnd | None) -> ChoiceOutput:

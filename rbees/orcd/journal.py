@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from rbees.orcd.figures import Figures
 from rbees.orcd.group import Acceptance, Group, Run
 from rbees.orcd.live import LiveJob, Stream, Verdict, public_event
+from rbees.orcd.requests import Extent
 from rbees.orcd.store.jobs import JobStore, Statement
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
@@ -51,6 +52,9 @@ class NewJob:
     seed: int
     timeout_ms: int
     choices: int
+    max_tokens: int | None
+    """0 for a job that makes no text."""
+    extent: Extent
     cancel_on_disconnect: bool
     request: bytes
     request_sha256: bytes
@@ -341,6 +345,8 @@ def _job_row(number: int, new: NewJob) -> Statement:
             "session_id": new.session_id,
             "seed": new.seed,
             "timeout_ms": new.timeout_ms,
+            "prompt_bytes": new.extent.prompt_bytes,
+            "prefixes": new.extent.prefixes,
             "cancel_on_disconnect": int(new.cancel_on_disconnect),
             "request": new.request,
             "idempotency_key": new.idempotency_key,

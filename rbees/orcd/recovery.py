@@ -43,13 +43,16 @@ def _event(stored: UnendedJob) -> JobRecovered:
     running = stored.status != "queued"
     return JobRecovered(
         job=JobSpec(
-            stored.job_id,
-            stored.model,
-            stored.model_sha256,
-            stored.priority,
-            stored.number,
-            stored.timeout_ms,
-            stored.choices,
+            job_id=stored.job_id,
+            model=stored.model,
+            model_sha256=stored.model_sha256,
+            priority=stored.priority,
+            order=stored.number,
+            timeout_ms=stored.timeout_ms,
+            choices=stored.choices,
+            prompt_bytes=stored.extent.prompt_bytes,
+            max_tokens=stored.max_tokens,
+            prefixes=stored.extent.names,
         ),
         epoch=stored.epoch,
         failures=stored.failures,

@@ -21,11 +21,11 @@ from rbees.protocol.codec import Message
 
 BLOCK_BYTES: Final = 512
 MAX_LINKS: Final = 64
-_HASH_BYTES: Final = 8
+HASH_BYTES: Final = 8
 _EACH_BLOCK: Final = 16
 _PER_DOUBLING: Final = 8
 """Links after each of the first 16 blocks, then 8 for every doubling: what is known of a length is known to an eighth of it."""
-HASH_PATTERN: Final = f"[0-9a-f]{{{2 * _HASH_BYTES}}}"
+HASH_PATTERN: Final = f"[0-9a-f]{{{2 * HASH_BYTES}}}"
 
 PrefixHash = Annotated[str, msgspec.Meta(pattern=f"^{HASH_PATTERN}$")]
 
@@ -54,7 +54,7 @@ class ComputedPrompt(PromptSource, Protocol):
 def chain_of(source: ComputedPrompt) -> tuple[PrefixLink, ...]:
     """The links of a prompt: none where it is shorter than a block, and none beyond its first 512 KiB."""
     written = memoryview(canonical(source))
-    hashed, start = blake2b(digest_size=_HASH_BYTES), 0
+    hashed, start = blake2b(digest_size=HASH_BYTES), 0
     links: list[PrefixLink] = []
     for end in LINK_ENDS:
         if end > len(written):

@@ -62,6 +62,11 @@ class OrcdSettings(DaemonSettings, frozen=True, kw_only=True):
     retries: Annotated[int, _about("How often a job whose worker failed is tried again.", ge=0)] = 5
     retry_first_delay_s: Annotated[float, _about("Delay before the first retry; doubles up to 60 s, with jitter.", ge=0)] = 1.0
     worker_idle_s: Annotated[float, _about("A worker without work for so long is stopped.", gt=0)] = 1_800.0
+    replica_idle_s: Annotated[float, _about("The same for a worker beside others of its model.", gt=0)] = 300.0
+    pinned_models: Annotated[
+        tuple[str, ...],
+        _about("Models whose workers are never stopped for others or for want of work, by reference, alias, file name or sha256."),
+    ] = ()
     retention_days: Annotated[float, _about("Ended jobs are deleted after so long.", gt=0)] = 7.0
     erase_content_after_s: Annotated[
         Annotated[float, msgspec.Meta(ge=0)] | None,

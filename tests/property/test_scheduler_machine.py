@@ -7,6 +7,7 @@ else, without any regard for plausibility.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -25,6 +26,7 @@ from rbees.orcd.scheduler.events import (
     LoopStalled,
     PoolForgotten,
     PoolReported,
+    PrefixesCached,
     SpawnAccepted,
     SpawnRefused,
     Ticked,
@@ -32,6 +34,7 @@ from rbees.orcd.scheduler.events import (
     WorkerEnded,
 )
 from rbees.orcd.scheduler.policy import Policy
+from rbees.orcd.scheduler.speeds import Took
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.jobs import Priority
 from rbees.protocol.pools import ModelFacts, WorkerFacts
@@ -63,6 +66,15 @@ REFUSALS = (
 
 POOL = st.sampled_from(POOLS)
 MODEL = st.sampled_from(sorted(MODELS))
+PREFIXES = st.lists(st.sampled_from(("p1", "p2", "p3", "p4")), max_size=3)
+TOOK = st.builds(
+    Took,
+    prompt_tokens=st.integers(1, 10_000),
+    cached_tokens=st.integers(0, 1),
+    completion_tokens=st.integers(0, 10_000),
+    prefill_s=st.floats(0, 100),
+    decode_s=st.floats(0, 1_000),
+)
 
 
 @dataclass
@@ -182,10 +194,31 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.sampled_from(("interactive", "batch")),
         timeout_ms=st.sampled_from((5_000, 300_000)),
         choices=st.sampled_from((1, 1, 1, 2, 3, 16)),
+        max_tokens=st.none() | st.integers(0, 100_000),
+        prefixes=PREFIXES,
     )
-    def a_job_arrives(self, model: str, priority: Priority, timeout_ms: int, choices: int = 1) -> None:
+    def a_job_arrives(
+        self,
+        model: str,
+        priority: Priority,
+        timeout_ms: int,
+        choices: int = 1,
+        max_tokens: int | None = None,
+        prefixes: Sequence[str] = (),
+    ) -> None:
         self.orders += 1
-        spec = JobSpec(f"job-{self.orders}", model, None, priority, self.orders, timeout_ms, choices)
+        spec = JobSpec(
+            job_id=f"job-{self.orders}",
+            model=model,
+            model_sha256=None,
+            priority=priority,
+            order=self.orders,
+            timeout_ms=timeout_ms,
+            choices=choices,
+            prompt_bytes=2_000,
+            max_tokens=max_tokens,
+            prefixes=tuple(prefixes),
+        )
         self.shell.accept(Record(spec, self.orders, 3, None, self.shell.now_s))
 
     @precondition(lambda self: self.shell.records)
@@ -201,7 +234,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         stream = data.draw(st.sampled_from(self._streaming()))
         record = self.shell.records[stream.job_id]
         record.tokens = script(record.seed, record.length)
-        self.shell.ended(stream)
+        self.shell.ended(stream, data.draw(st.none() | TOOK))
+
+    @rule(pool_id=POOL, data=st.data(), prefixes=PREFIXES)
+    def a_worker_tells_what_it_has_cached(self, pool_id: str, data: st.DataObject, prefixes: list[str]) -> None:
+        worker_id = data.draw(st.sampled_from(sorted({*self.pools[pool_id].workers, "unknown"})))
+        self.shell.feed(PrefixesCached(worker_id, tuple(prefixes)))
 
     @precondition(lambda self: self.shell.records)
     @rule(data=st.data())

@@ -49,6 +49,7 @@ class Run:
     tokens: list[int]
     """Those it was given and those it made."""
     stream: Stream | None
+    begun_at_s: float
     last_ack_s: float
     deadly_at: int | None
     """The worker dies when it has made so many tokens."""
@@ -68,6 +69,8 @@ class SimWorker:
     hung_until_s: float = 0.0
     progress: float = 0.0
     runs: dict[str, Run] = field(default_factory=dict)
+    prefixes: list[str] = field(default_factory=list)
+    """Beginnings of prompts that it computed, the latest last."""
 
     def facts(self) -> WorkerFacts:
         """As its pool lists it."""
@@ -91,6 +94,8 @@ class Host:
     devices: dict[str, int]
     """Total bytes by device."""
     models: tuple[ModelFacts, ...]
+    tokens_at_once: int = 1
+    """How fast it is."""
     boot: int = 1
     daemon_up: bool = True
     powered: bool = True

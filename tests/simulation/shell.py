@@ -36,6 +36,7 @@ from rbees.orcd.scheduler.events import (
     Moment,
 )
 from rbees.orcd.scheduler.policy import Policy
+from rbees.orcd.scheduler.speeds import Took
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from tests.simulation.hosts import Host, script
 from tests.simulation.watch import Watch
@@ -210,12 +211,12 @@ class Shell:
         record.tokens.extend(tokens[have - first :])
         return len(record.tokens)
 
-    def ended(self, stream: Stream) -> None:
+    def ended(self, stream: Stream, took: Took | None = None) -> None:
         """The attempt's `end` event, after all its tokens."""
         record = self.records[stream.job_id]
         assert record.tokens == script(record.seed, record.length), f"{record.spec.job_id} continued wrongly"
         self._end(record, "completed", None)
-        self.feed(AttemptCompleted(stream.job_id, stream.epoch))
+        self.feed(AttemptCompleted(stream.job_id, stream.epoch, took))
 
     def failed(self, stream: Stream, code: ErrorCode, *, suspect: bool, hung: bool = False, final: bool = False) -> None:
         """The attempt's stream is over without a result."""

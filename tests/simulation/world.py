@@ -12,6 +12,7 @@ from rbees.orcd.scheduler.effects import Abandon, Attach, Dispatch, Effect, Spaw
 from rbees.orcd.scheduler.events import (
     CancelAsked,
     JobSpec,
+    PrefixesCached,
     SpawnAccepted,
     SpawnRefused,
     Ticked,
@@ -19,6 +20,7 @@ from rbees.orcd.scheduler.events import (
     WorkerEnded,
 )
 from rbees.orcd.scheduler.policy import Policy
+from rbees.orcd.scheduler.speeds import Took
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from tests.simulation import facts
 from tests.simulation.faults import HANG_S, Faults
@@ -73,7 +75,7 @@ class World:
             devices["cuda:0"] = self.rng.choice((4, 8)) * facts.GIB
         if any(model.size_bytes > 4 * facts.GIB for model in held):
             devices["cpu"] = 8 * facts.GIB
-        return Host(f"pool-{index}", devices, held)
+        return Host(f"pool-{index}", devices, held, tokens_at_once=self.rng.choice((1, 1, 10)))
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -313,7 +315,15 @@ class World:
         older = worker.runs.get(stream.job_id)
         assert older is None or older.epoch <= stream.epoch
         run = Run(
-            stream.job_id, stream.epoch, record.seed, record.length, list(record.tokens), stream, self.now_s, record.deadly_at
+            stream.job_id,
+            stream.epoch,
+            record.seed,
+            record.length,
+            list(record.tokens),
+            stream,
+            self.now_s,
+            self.now_s,
+            record.deadly_at,
         )
         worker.runs[stream.job_id] = run
         if not self.deaf():
@@ -343,7 +353,7 @@ class World:
         if worker.hung_until_s > self.now_s:
             self.after(worker.hung_until_s - self.now_s, lambda: self._step(host, worker, run))
             return
-        made = min(run.length - len(run.tokens), self.rng.randrange(2, 9))
+        made = min(run.length - len(run.tokens), self.rng.randrange(2, 9) * host.tokens_at_once)
         state = run.tokens[-1] if run.tokens else run.seed
         for _ in range(made):
             state = next_token(state)
@@ -357,12 +367,21 @@ class World:
             self.shell.tokens(stream, 0, run.tokens)
             if len(run.tokens) == run.length:
                 del worker.runs[run.job_id]
-                self.shell.ended(stream)
+                self._end_run(host, worker, run, stream)
                 return
         elif self.now_s - run.last_ack_s > ACK_PATIENCE_S:
             del worker.runs[run.job_id]
             return
         self.after(STEP_S, lambda: self._step(host, worker, run))
+
+    def _end_run(self, host: Host, worker: SimWorker, run: Run, stream: Stream) -> None:
+        """The last token was sent; sometimes the worker is asked what it holds, and it may have forgotten some of it."""
+        took_s = max(self.now_s - run.begun_at_s, 0.001)
+        self.shell.ended(stream, Took(run.length // 2, 0, run.length, took_s * 0.2, took_s * 0.8))
+        worker.prefixes += self.shell.records[run.job_id].spec.prefixes
+        if host.reachable(self.now_s) and not self.deaf() and self.rng.random() < 0.5:
+            worker.prefixes = worker.prefixes[-self.rng.randrange(1, 9) :]
+            self.shell.feed(PrefixesCached(worker.worker_id, tuple(worker.prefixes)))
 
     # --- clients --------------------------------------------------------------------------------------------------------
 
@@ -382,7 +401,18 @@ class World:
         length = rng.randrange(4, 120)
         deadly_at = rng.randrange(1, length + 1) if rng.random() < 0.02 else None
         timeout_ms = SHORT_TIMEOUT_MS if rng.random() < 0.03 else 300_000
-        spec = JobSpec(job_id, model.ref, None, rng.choice(("interactive", "batch")), self._orders, timeout_ms, rng.choice(CHOICES))
+        spec = JobSpec(
+            job_id=job_id,
+            model=model.ref,
+            model_sha256=None,
+            priority=rng.choice(("interactive", "batch")),
+            order=self._orders,
+            timeout_ms=timeout_ms,
+            choices=rng.choice(CHOICES),
+            prompt_bytes=rng.randrange(1, 20_000),
+            max_tokens=rng.choice((None, length)),
+            prefixes=tuple(f"chat-{rng.randrange(6)} block-{block}" for block in range(rng.randrange(4))),
+        )
         self.shell.accept(Record(spec, self._orders, length, deadly_at, self.now_s))
         if job_id in self.shell.records and rng.random() < 0.05:
             self.after(rng.uniform(0.0, 30.0), lambda: self._ask_to_cancel(job_id))

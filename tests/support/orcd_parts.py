@@ -14,6 +14,7 @@ from rbees.orcd.figures import Figures
 from rbees.orcd.group import Run
 from rbees.orcd.journal import Journal, NewJob
 from rbees.orcd.live import LiveJob
+from rbees.orcd.requests import extent_of
 from rbees.orcd.store import queries
 from rbees.orcd.store.jobs import JobStore
 from rbees.orcd.store.migrations import migrate, packaged
@@ -127,6 +128,8 @@ def new_job(name: str = "one", request: JobRequest | None = None, **fields: Any)
         "seed": 1,
         "timeout_ms": 1000,
         "choices": request.n,
+        "max_tokens": request.max_tokens,
+        "extent": extent_of(request),
         "cancel_on_disconnect": False,
         "request": encode(request),
         "request_sha256": b"digest",

@@ -11,9 +11,9 @@ from typing import Literal
 
 import msgspec
 
-from rbees.orcd.scheduler import retry
+from rbees.orcd.scheduler import prospects, retry
 from rbees.orcd.scheduler.effects import Abandon, Attach, Dispatch, Finish, Requeue
-from rbees.orcd.scheduler.state import Attempt, Job, Move, Phase, Worker
+from rbees.orcd.scheduler.state import Attempt, Job, Move, Phase, Stay, Worker
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody
 
@@ -28,6 +28,7 @@ def dispatch(turn: Turn, job: Job, worker: Worker) -> None:
     job.epoch += 1
     job.attempt = Attempt(job.epoch, worker.worker_id, worker.pool_id, alone=job.suspect)
     job.noted = None
+    job.patient_until_s = None
     start_time(turn, job)
     _seat(turn, job, worker)
     turn.effects.append(Dispatch(job.spec.job_id, job.epoch, worker.worker_id, worker.pool_id))
@@ -102,8 +103,12 @@ def _after_attempts(error: ErrorBody, attempts: int) -> ErrorBody:
 
 
 def _seat(turn: Turn, job: Job, worker: Worker) -> None:
+    expected_s = prospects.on_worker(turn.state, job, worker, turn.now_s).takes_s
+    streams = worker.taken_slots + worker.slots_for(job.spec.choices)
     worker.attempts[job.spec.job_id] = job.epoch
-    worker.choices[job.spec.job_id] = job.spec.choices
+    worker.stays[job.spec.job_id] = Stay(turn.now_s, turn.now_s + expected_s, job.spec.choices, streams)
+    turn.state.give_prefixes(worker, job.spec.prefixes)
+    turn.state.changed[worker.worker_id] = None
     if job.attempt is not None and job.attempt.alone:
         worker.sole_job = job.spec.job_id
     for claimed in list(turn.state.claims.values()):
@@ -116,7 +121,8 @@ def _unseat(turn: Turn, job: Job) -> None:
     assert job.attempt is not None
     worker = turn.state.workers[job.attempt.worker_id]
     del worker.attempts[job.spec.job_id]
-    del worker.choices[job.spec.job_id]
+    del worker.stays[job.spec.job_id]
+    turn.state.changed[worker.worker_id] = None
     if worker.sole_job == job.spec.job_id:
         worker.sole_job = None
     turn.touched.add(worker.model_sha256)

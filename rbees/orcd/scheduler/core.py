@@ -31,6 +31,7 @@ from rbees.orcd.scheduler.events import (
     Moment,
     PoolForgotten,
     PoolReported,
+    PrefixesCached,
     SpawnAccepted,
     SpawnRefused,
     Ticked,
@@ -39,6 +40,7 @@ from rbees.orcd.scheduler.events import (
 )
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.queue import Queue
+from rbees.orcd.scheduler.speeds import Took
 from rbees.orcd.scheduler.state import Attempt, Job, Move, Phase, State, Worker
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
@@ -106,8 +108,11 @@ class Scheduler:
                 self._spawn_refused(turn, worker_id, error)
             case AttemptStarted(job_id=job_id, epoch=epoch):
                 self._started(turn, job_id, epoch)
-            case AttemptCompleted(job_id=job_id, epoch=epoch):
-                self._completed(turn, job_id, epoch)
+            case AttemptCompleted(job_id=job_id, epoch=epoch, took=took):
+                self._completed(turn, job_id, epoch, took)
+            case PrefixesCached(worker_id=worker_id, prefixes=prefixes):
+                if worker_id in self._state.workers:
+                    self._state.remember_prefixes(self._state.workers[worker_id], prefixes)
             case AttemptFailed():
                 self._failed(turn, event)
             case AttemptCancelled(job_id=job_id, epoch=epoch):
@@ -137,6 +142,7 @@ class Scheduler:
             self._state.unresolved.setdefault(spec.model, {})[spec.job_id] = None
             self._resolve(turn, spec.model)
         else:
+            self._state.uses.asked(job.model_sha256, turn.now_s)
             turn.touched.add(job.model_sha256)
         return self._state.jobs.get(spec.job_id)
 
@@ -180,6 +186,7 @@ class Scheduler:
         for job in self._state.unresolved_jobs(reference):
             self._state.leave_unresolved(job)
             job.model_sha256 = facts.sha256
+            self._state.uses.asked(facts.sha256, turn.now_s)
             turn.effects.append(ResolveModel(job.spec.job_id, facts.sha256, facts.ref))
             self._queue.refile(job)
         turn.touched.add(facts.sha256)
@@ -212,9 +219,16 @@ class Scheduler:
             job.refusals = 0
             self._show_life(turn, job)
 
-    def _completed(self, turn: Turn, job_id: str, epoch: int) -> None:
+    def _completed(self, turn: Turn, job_id: str, epoch: int, took: Took | None) -> None:
         job = self._current(job_id, epoch)
         if job is not None:
+            worker = self._worker_of(job)
+            if worker is not None and took is not None and job_id in worker.stays:
+                # Those that ran when it began and those that run now are the ends of what ran meanwhile.
+                streams = (worker.stays[job_id].streams + worker.taken_slots) / 2
+                self._state.speeds.attempt_took(
+                    worker.place, took, streams=streams, choices=job.spec.choices, prompt_bytes=job.spec.prompt_bytes
+                )
             self._show_life(turn, job)
             attempts.complete(turn, job)
 
@@ -235,6 +249,7 @@ class Scheduler:
         elif event.error.code in retry.NOT_TAKEN_UP:
             if worker is not None and event.error.code in {ErrorCode.DRAINING, ErrorCode.MODEL_LOADING}:
                 worker.state = "draining" if event.error.code is ErrorCode.DRAINING else "loading"
+                self._state.changed[worker.worker_id] = None
             attempts.fail(turn, job, event.error, "failed", counted=False, fence=False)
         elif job.phase is not Phase.HELD and worker is not None and event.worker_suspect:
             self._failed_with_worker(turn, job, worker, event)
@@ -302,7 +317,8 @@ class Scheduler:
         for model_sha256, _ in self._state.troubles:
             # A pause may be over.
             self._state.saturated.discard(model_sha256)
-        # For a saturated model nothing changes by time alone.
+        turn.touched |= self._state.choosy
+        # For a saturated model nothing else changes by time alone.
         turn.touched.update(model for model in self._queue.models() if model not in self._state.saturated)
         turn.touched.update(self._queue.wanted_soon())
 

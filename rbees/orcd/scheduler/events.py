@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rbees.orcd.scheduler.speeds import Took
 from rbees.protocol.errors import ErrorBody
 from rbees.protocol.jobs import Priority
 from rbees.protocol.pools import Device, ModelFacts, UnusableModel, WorkerFacts
@@ -38,6 +39,11 @@ class JobSpec:
     timeout_ms: int
     choices: int = 1
     """Answers to make at once; each takes a slot of the worker, as far as it has so many."""
+    prompt_bytes: int = 0
+    max_tokens: int | None = None
+    """None where the job sets no limit; 0 for a job that makes no text."""
+    prefixes: tuple[str, ...] = ()
+    """Names of the prompt's beginnings, the shortest first, see `protocol/prefix_chain.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +143,16 @@ class AttemptCompleted:
 
     job_id: str
     epoch: int
+    took: Took | None = None
+    """None where that is not known, as after a restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixesCached:
+    """A worker has told which beginnings of prompts it holds at present."""
+
+    worker_id: str
+    prefixes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +210,7 @@ Event = (
     | SpawnRefused
     | AttemptStarted
     | AttemptCompleted
+    | PrefixesCached
     | AttemptFailed
     | AttemptCancelled
     | LoopStalled

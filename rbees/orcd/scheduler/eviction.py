@@ -1,11 +1,14 @@
-"""PURE: which workers make room: those that idle, first the one that has idled longest; never one at work."""
+"""PURE: which workers make room: those that idle, first the one whose end costs least; never one at work or one that is pinned.
+
+An end costs what loading the model again would take, by how likely it is that somebody soon asks for it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from rbees.orcd.scheduler.effects import StopWorker
-from rbees.orcd.scheduler.state import Pool, Worker
+from rbees.orcd.scheduler.state import Pool, State, Worker
 from rbees.orcd.scheduler.turn import Turn
 
 
@@ -19,14 +22,14 @@ class Room:
     """Workers that are stopping already give enough."""
 
 
-def find_room(pool: Pool, device_id: str, missing_bytes: int) -> Room | None:
+def find_room(state: State, pool: Pool, device_id: str, missing_bytes: int, now_s: float) -> Room | None:
     """The idle workers whose end frees `missing_bytes` on the device; None where all of them together do not."""
     there = [worker for worker in pool.workers.values() if device_id in worker.devices]
     missing = missing_bytes - sum(memory_on(worker) for worker in there if worker.stop_asked_at_s is not None)
     if missing <= 0:
         return Room((), stopping=missing_bytes > 0)
     victims: list[Worker] = []
-    for worker in sorted(filter(is_idle, there), key=lambda idle: (idle.idle_since_s, idle.worker_id)):
+    for worker in sorted(filter(is_idle, there), key=lambda idle: (worth_s(state, idle, now_s), idle.idle_since_s, idle.worker_id)):
         victims.append(worker)
         missing -= memory_on(worker)
         if missing <= 0:
@@ -34,10 +37,16 @@ def find_room(pool: Pool, device_id: str, missing_bytes: int) -> Room | None:
     return None
 
 
+def worth_s(state: State, worker: Worker, now_s: float) -> float:
+    """What the worker's end would cost, in seconds that somebody is expected to wait for it."""
+    return state.speeds.load_s(worker.place) * state.uses.likelihood(worker.model_sha256, now_s)
+
+
 def is_idle(worker: Worker) -> bool:
-    """True for a worker that has loaded, does nothing, is kept for nobody and has not been told to stop."""
+    """True for a worker that has loaded, does nothing, is kept for nobody and may be stopped."""
     return (
         worker.state == "ready"
+        and not worker.pinned
         and not worker.attempts
         and worker.stop_asked_at_s is None
         and (worker.claim is None or worker.claim.job_id is None)
@@ -53,13 +62,20 @@ def stop(turn: Turn, worker: Worker, reason: str) -> None:
     """Have the worker stopped; from now on it gets no work."""
     worker.stop_asked_at_s = turn.now_s
     turn.state.release_claim(worker)
+    turn.state.changed[worker.worker_id] = None
     turn.effects.append(StopWorker(worker.pool_id, worker.worker_id, reason))
 
 
 def stop_long_idle(turn: Turn) -> None:
-    """Stop workers that have had no work for `worker_idle_s` and that no waiting job could use."""
+    """Stop workers that have had no work for a while and that no waiting job could use; one of several the sooner."""
+    shortest_s = min(turn.policy.worker_idle_s, turn.policy.replica_idle_s)
     for worker in turn.state.workers.values():
-        if turn.now_s - worker.idle_since_s < turn.policy.worker_idle_s or not is_idle(worker):
+        if turn.now_s - worker.idle_since_s < shortest_s or not is_idle(worker):
             continue
-        if turn.state.pools[worker.pool_id].state == "live" and not turn.queue.depth(worker.model_sha256):
-            stop(turn, worker, f"It has had no work for {turn.policy.worker_idle_s:.0f} s.")
+        siblings = turn.state.workers_of[worker.model_sha256].values()
+        is_replica = any(other is not worker and turn.state.is_sound(other) for other in siblings)
+        patience_s = turn.policy.replica_idle_s if is_replica else turn.policy.worker_idle_s
+        if turn.now_s - worker.idle_since_s < patience_s or turn.queue.depth(worker.model_sha256):
+            continue
+        if turn.state.pools[worker.pool_id].state == "live":
+            stop(turn, worker, f"It has had no work for {patience_s:.0f} s.")

@@ -54,6 +54,15 @@ def busy(slots: int, workers: int) -> Obstacle:
     return Obstacle("busy", reason)
 
 
+def better_later(later: Worker, later_s: float, open_: Worker, open_s: float) -> Obstacle:
+    """A worker is free, and waiting for another is expected to pay."""
+    reason = (
+        f"It waits for worker {later.worker_id} on pool {later.pool_id}, where it is expected to be done in {later_s:.1f} s; on "
+        f"{open_.worker_id} on pool {open_.pool_id}, which is free, it would take {open_s:.1f} s."
+    )
+    return Obstacle("better_later", reason, worker_id=later.worker_id, pool_id=later.pool_id)
+
+
 def too_few_free(slots: int) -> Obstacle:
     """Some slots are free, kept so for the first job, which makes several answers at once."""
     reason = f"The first job for this model takes {slots} slots; none is given away until a worker has as many free."

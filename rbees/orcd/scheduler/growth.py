@@ -1,20 +1,28 @@
 """PURE: when a model gets another worker, and what its jobs wait for when it does not get one now.
 
-One worker at a time is started for a model. The first one may push out idle workers of other models, and after `swap_after_s`
-lets a busy one empty; a replica takes only room that is free, on a device without a worker for the model, and only when the
-waiting jobs take more slots than all its workers have.
+One worker at a time is started for a model, where the first job is expected to be done first. It may push out idle workers of other
+models, and after `swap_after_s` lets a busy one empty. A further one takes only room that is free, on a device without a worker for
+the model, and only where the last of the waiting jobs, or even the one that comes next, would be done much earlier for it, loading
+included.
 """
 
 from __future__ import annotations
 
-from rbees.orcd.scheduler import attempts, chance, eviction, explain, retry, sites
+import math
+from typing import Final
+
+from rbees.orcd.scheduler import attempts, chance, eviction, explain, prospects, retry, sites
 from rbees.orcd.scheduler.effects import SpawnWorker
 from rbees.orcd.scheduler.explain import Obstacle
 from rbees.orcd.scheduler.sites import Site
-from rbees.orcd.scheduler.state import Claim, Worker
+from rbees.orcd.scheduler.speeds import SHORTEST_STEP_S
+from rbees.orcd.scheduler.state import Claim, Job, Worker
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody
 from rbees.protocol.ids import new_worker_id
+
+BETTER_BY: Final = 0.6
+"""Another worker is started where a job would be done in so much of the time: it takes memory, and expectations err."""
 
 
 def grow(turn: Turn, model_sha256: str) -> Obstacle | None:
@@ -33,14 +41,35 @@ def grow(turn: Turn, model_sha256: str) -> Obstacle | None:
     return _start_first(turn, model_sha256)
 
 
+def consider_better(turn: Turn, model_sha256: str, job: Job, best_s: float) -> None:
+    """Start a worker where the job would be done so much earlier, loading included, that the ones there are should not be all."""
+    if model_sha256 in turn.state.content or any(turn.state.coming_of(model_sha256)):
+        return
+    if not _start_if_sooner(turn, model_sha256, job, best_s * BETTER_BY):
+        turn.state.content.add(model_sha256)
+
+
+def _start_if_sooner(turn: Turn, model_sha256: str, job: Job, than_s: float) -> Worker | None:
+    """Start a worker on free room if the job would be done there in less than `than_s`."""
+    free = [site for site in sites.find_sites(turn.state, model_sha256, turn.now_s) if site.is_free]
+    best = min(free, key=lambda site: _cost(turn, job, site), default=None)
+    if best is None or prospects.on_site(turn.state, job, best, turn.now_s).done_in_s >= than_s:
+        return None
+    return _start(turn, best)
+
+
 def _consider_replica(turn: Turn, model_sha256: str, serving: list[Worker]) -> Obstacle:
     slots = sum(worker.slots for worker in serving)
     suspects_wait = turn.queue.head(model_sha256, alone=True) is not None
-    if model_sha256 not in turn.state.saturated and (suspects_wait or _wanted_slots(turn, model_sha256, serving) > slots):
-        free = [site for site in sites.find_sites(turn.state, model_sha256, turn.now_s) if site.is_free]
-        if free:
-            return explain.loading(_start(turn, min(free, key=_cost)))
-        turn.state.saturated.add(model_sha256)
+    last_id = turn.queue.last(model_sha256)
+    if last_id is not None and model_sha256 not in turn.state.saturated:
+        last = turn.state.jobs[last_id]
+        than_s = math.inf if suspects_wait else BETTER_BY * _last_done_in_s(turn, last, serving)
+        started = _start_if_sooner(turn, model_sha256, last, than_s)
+        if started is not None:
+            return explain.loading(started)
+        if not any(site.is_free for site in sites.find_sites(turn.state, model_sha256, turn.now_s)):
+            turn.state.saturated.add(model_sha256)
     head = turn.queue.head(model_sha256, alone=False)
     if head is None:
         return explain.ALONE
@@ -50,19 +79,22 @@ def _consider_replica(turn: Turn, model_sha256: str, serving: list[Worker]) -> O
     return explain.busy(slots, len(serving))
 
 
-def _wanted_slots(turn: Turn, model_sha256: str, serving: list[Worker]) -> int:
-    """How many slots the first jobs that wait would take; no more of them are counted than could decide anything."""
-    enough = sum(worker.slots for worker in serving) + 1
-    widest = max(worker.slots for worker in serving)
-    first = turn.queue.front(model_sha256, enough)
-    return sum(min(turn.state.jobs[job_id].spec.choices, widest) for job_id in first)
+def _last_done_in_s(turn: Turn, last: Job, serving: list[Worker]) -> float:
+    """When the last of the waiting jobs should be done if nobody else came to help."""
+    takes_s = [(worker, prospects.on_worker(turn.state, last, worker, turn.now_s).takes_s) for worker in serving]
+    done_per_s = sum(worker.slots / max(seconds, SHORTEST_STEP_S) for worker, seconds in takes_s)
+    running_s = sum(prospects.left_s(stay, turn.now_s) for worker in serving for stay in worker.stays.values())
+    slots = sum(worker.slots for worker in serving)
+    return running_s / max(slots, 1) + turn.queue.depth(last.model_sha256 or "") / done_per_s + min(s for _, s in takes_s)
 
 
 def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:
     candidates = list(sites.find_sites(turn.state, model_sha256, turn.now_s))
     with_room = [site for site in candidates if site.room is not None]
     if with_room:
-        return _start_or_make_room(turn, min(with_room, key=_cost))
+        first = next(turn.queue.front(model_sha256, 1), None)
+        job = None if first is None else turn.state.jobs[first]
+        return _start_or_make_room(turn, min(with_room, key=lambda site: _cost(turn, job, site)))
     if model_sha256 not in turn.state.holders:
         # It was known when the job was accepted, so the pool that held it is away and may come back.
         return explain.GONE
@@ -96,7 +128,10 @@ def _start(turn: Turn, site: Site) -> Worker:
         model_sha256=site.facts.sha256,
         backend=site.backend,
         devices=(site.device.device_id,),
+        size_bytes=site.facts.size_bytes,
         memory_bytes=site.need_bytes,
+        asked=True,
+        pinned=turn.policy.pins(site.facts),
         asked_at_s=turn.now_s,
         idle_since_s=turn.now_s,
     )
@@ -155,5 +190,8 @@ def _explain_absence(turn: Turn, model_sha256: str) -> Obstacle:
     return explain.unhealthy(live[0])
 
 
-def _cost(site: Site) -> tuple[object, ...]:
-    return site.cost
+def _cost(turn: Turn, job: Job | None, site: Site) -> tuple[object, ...]:
+    """Sites compare by when the job would be done, then by how much room they have; the last parts make the order stable."""
+    done_in_s = prospects.on_site(turn.state, job, site, turn.now_s).done_in_s
+    rank = sites.BACKEND_RANK[site.backend]
+    return (site.doubtful, done_in_s, rank, -site.free_bytes, site.pool.pool_id, site.device.device_id)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from rbees.orcd.scheduler.state import Pool
 from rbees.orcd.scheduler.turn import Turn
+from rbees.protocol.pools import PoolState
 
 
 def heard(turn: Turn, pool: Pool) -> None:
@@ -22,8 +23,13 @@ def heard(turn: Turn, pool: Pool) -> None:
     pool.heard_at_s = turn.now_s
     pool.excused = False
     if pool.state != "live":
-        pool.state = "live"
-        turn.touch_pool(pool)
+        _move(turn, pool, "live")
+
+
+def _move(turn: Turn, pool: Pool, state: PoolState) -> None:
+    pool.state = state
+    turn.state.changed.update(dict.fromkeys(pool.workers))
+    turn.touch_pool(pool)
 
 
 def extend(turn: Turn, seconds: float) -> None:
@@ -40,8 +46,7 @@ def check(turn: Turn) -> list[Pool]:
     """Look at every lease; the pools that have just been lost. Their jobs are the caller's to move."""
     for pool in turn.state.pools.values():
         if pool.state == "live" and _silence_s(turn, pool) >= turn.policy.suspect_after_s:
-            pool.state = "suspect"
-            turn.touch_pool(pool)
+            _move(turn, pool, "suspect")
     _consider_hold(turn)
     if turn.state.hold_until_s is not None:
         return []
@@ -49,8 +54,7 @@ def check(turn: Turn) -> list[Pool]:
         pool for pool in turn.state.pools.values() if pool.state == "suspect" and _silence_s(turn, pool) >= turn.policy.lost_after_s
     ]
     for pool in lost:
-        pool.state = "lost"
-        turn.touch_pool(pool)
+        _move(turn, pool, "lost")
     return lost
 
 

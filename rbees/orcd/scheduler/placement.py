@@ -1,16 +1,35 @@
 """PURE: which worker a waiting job goes to.
 
-For each model with waiting jobs, in the order of their first job: give jobs to ready workers with free slots, the least loaded
-first. A job that makes several answers takes as many slots; while no worker has them free, nothing is given to those behind it,
+For each model with waiting jobs, in the order of their first job: give each to the worker with free slots on which it is expected
+to be done first, counting what is cached of its prompt. If a worker that is full or still loads promises to be so much faster that
+waiting pays, the job waits for it, though never longer than the free one would have needed; the free one goes to the first job
+further back for which waiting does not pay.
+
+A job that makes several answers takes as many slots; while no worker has them free, nothing is given to those behind it,
 or it would wait for ever. Jobs that must run alone get an empty worker, and where there is none, one worker takes no more work
 until it is empty. What still waits then is the business of growth.py.
 """
 
 from __future__ import annotations
 
-from rbees.orcd.scheduler import attempts, explain, growth, sites
-from rbees.orcd.scheduler.state import Claim, Job, Worker
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from rbees.orcd.scheduler import attempts, explain, growth, prospects
+from rbees.orcd.scheduler.explain import Obstacle
+from rbees.orcd.scheduler.prospects import NEW_WORKER_SLOTS, Prospect
+from rbees.orcd.scheduler.sites import BACKEND_RANK
+from rbees.orcd.scheduler.speeds import SHORTEST_STEP_S
+from rbees.orcd.scheduler.state import Claim, Job, State, Worker
 from rbees.orcd.scheduler.turn import Turn
+
+LIKELY: Final = 8
+"""So many of the workers that look best are compared for each job, so that a decision takes no longer in a large fleet."""
+WAITING_SAVES: Final = 0.2
+"""A free worker is let pass only for one where the job is expected to be done by so large a part earlier: expectations err."""
 
 
 def place(turn: Turn) -> None:
@@ -24,8 +43,10 @@ def place(turn: Turn) -> None:
 
 def _place_model(turn: Turn, model_sha256: str) -> None:
     _place_suspects(turn, model_sha256)
-    _place_others(turn, model_sha256)
+    patience = _place_others(turn, model_sha256)
     obstacle = growth.grow(turn, model_sha256) if turn.queue.depth(model_sha256) else None
+    if obstacle is not None:
+        obstacle = patience or obstacle
     if obstacle is None:
         turn.state.waits.pop(model_sha256, None)
         return
@@ -34,26 +55,106 @@ def _place_model(turn: Turn, model_sha256: str) -> None:
         explain.tell(turn, turn.state.jobs[job_id], obstacle)
 
 
-def _load(worker: Worker, job: Job) -> tuple[object, ...]:
-    busy = worker.taken_slots / worker.slots
-    return (worker.worker_id == job.avoid, busy, sites.BACKEND_RANK[worker.backend], worker.worker_id)
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A worker that a job may be given to, and what would come of it."""
+
+    worker: Worker
+    prospect: Prospect
+
+    def order(self, job: Job) -> tuple[object, ...]:
+        """The best first: not where the last attempt failed, then by when it is done; the rest makes the order stable."""
+        busy = self.worker.taken_slots / max(self.worker.slots, 1)
+        avoided = self.worker.worker_id == job.avoid
+        return (avoided, self.prospect.done_in_s, busy, BACKEND_RANK[self.worker.backend], self.worker.worker_id)
 
 
 def _open_workers(turn: Turn, model_sha256: str) -> list[Worker]:
     return [worker for worker in turn.state.workers_of.get(model_sha256, {}).values() if turn.state.is_open(worker)]
 
 
-def _place_others(turn: Turn, model_sha256: str) -> None:
-    candidates = _open_workers(turn, model_sha256) if turn.queue.head(model_sha256, alone=False) else []
-    while candidates and (job_id := turn.queue.head(model_sha256, alone=False)) is not None:
+def _place_others(turn: Turn, model_sha256: str) -> Obstacle | None:
+    """Give jobs to open workers; what the first job waits for, if it waits although a worker is open."""
+    turn.state.choosy.discard(model_sha256)
+    while (job_id := turn.queue.head(model_sha256, alone=False)) is not None:
+        turn.state.refile()
+        if not turn.state.open_of(model_sha256):
+            return None
         job = turn.state.jobs[job_id]
-        roomy = [candidate for candidate in candidates if candidate.has_slots_for(job.spec.choices)]
-        if not roomy:
-            return
-        worker = min(roomy, key=lambda candidate: _load(candidate, job))
-        attempts.dispatch(turn, job, worker)
-        if worker.free_slots <= 0:
-            candidates.remove(worker)
+        best = _best_open(turn, job)
+        if best is None:
+            return None
+        growth.consider_better(turn, model_sha256, job, best.prospect.done_in_s)
+        turn.state.refile()
+        later = _worth_waiting_for(turn, job, best)
+        if later is None:
+            attempts.dispatch(turn, job, best.worker)
+            continue
+        turn.state.choosy.add(model_sha256)
+        if job.patient_until_s is None:
+            job.patient_until_s = turn.now_s + best.prospect.done_in_s
+        if not _place_one_behind(turn, model_sha256, best, later):
+            return explain.better_later(later.worker, later.prospect.done_in_s, best.worker, best.prospect.done_in_s)
+    return None
+
+
+def _place_one_behind(turn: Turn, model_sha256: str, best: Choice, later: Choice) -> bool:
+    """The first jobs wait for better workers; give the open one to the first job that would have to wait too long for that.
+
+    Those before it lose nothing: each is expected to be done earlier where it waits than it would be there.
+    """
+    spare_s = best.prospect.done_in_s - later.prospect.done_in_s
+    workers = turn.state.workers_of[model_sha256].values()
+    slots = sum(w.slots for w in workers if w is not best.worker and turn.state.is_sound(w)) or NEW_WORKER_SLOTS
+    ahead = math.ceil(spare_s * slots / max(later.prospect.takes_s, SHORTEST_STEP_S))
+    job_id = turn.queue.behind(model_sha256, ahead)
+    if job_id is None or not best.worker.has_slots_for(turn.state.jobs[job_id].spec.choices):
+        return False
+    attempts.dispatch(turn, turn.state.jobs[job_id], best.worker)
+    return True
+
+
+def _best_open(turn: Turn, job: Job) -> Choice | None:
+    """Where the job would be done first of those that take it now; None where none has all the slots that it needs."""
+    assert job.model_sha256 is not None
+    roster = turn.state.open_of(job.model_sha256)
+    # Whoever needs several slots may find them only further down.
+    likely = list(roster) if job.spec.choices > 1 else list(islice(roster, LIKELY))
+    if job.spec.prefixes:
+        likely += [worker_id for worker_id in _holders(turn.state, job) if worker_id in roster]
+    workers = [turn.state.workers[worker_id] for worker_id in dict.fromkeys(likely)]
+    return min(_choices(turn, job, workers), key=lambda choice: choice.order(job), default=None)
+
+
+def _choices(turn: Turn, job: Job, workers: list[Worker]) -> Iterator[Choice]:
+    for worker in workers:
+        if worker.has_slots_for(job.spec.choices):
+            yield Choice(worker, prospects.on_worker(turn.state, job, worker, turn.now_s))
+
+
+def _holders(state: State, job: Job) -> list[str]:
+    """Some workers that hold most of the job's prompt."""
+    found: dict[str, None] = {}
+    for prefix in reversed(job.spec.prefixes):
+        found.update(islice(state.holding.get(prefix, {}).items(), LIKELY))
+        if len(found) >= LIKELY:
+            break
+    return list(found)
+
+
+def _worth_waiting_for(turn: Turn, job: Job, best: Choice) -> Choice | None:
+    """A worker, full or still loading, on which the job would be done so much earlier that it had better wait."""
+    if job.patient_until_s is not None and turn.now_s >= job.patient_until_s:
+        return None
+    assert job.model_sha256 is not None
+    state, now_s = turn.state, turn.now_s
+    full = [state.workers[worker_id] for worker_id in islice(state.full_of(job.model_sha256), LIKELY)]
+    later = [Choice(worker, prospects.on_worker(state, job, worker, now_s)) for worker in full]
+    later += [Choice(w, prospects.on_coming(state, job, w, now_s)) for w in state.coming_of(job.model_sha256)]
+    first = min(later, key=lambda choice: choice.order(job), default=None)
+    if first is None or first.prospect.done_in_s > best.prospect.done_in_s * (1.0 - WAITING_SAVES):
+        return None
+    return first
 
 
 def _place_suspects(turn: Turn, model_sha256: str) -> None:
@@ -78,7 +179,9 @@ def _empty_worker(turn: Turn, job: Job) -> Worker | None:
         and turn.state.is_sound(worker)
     ]
     empty = [worker for worker in _open_workers(turn, job.model_sha256) if not worker.attempts]
-    return min(kept or empty, key=lambda worker: _load(worker, job), default=None)
+    choices = _choices(turn, job, kept or empty)
+    best = min(choices, key=lambda choice: choice.order(job), default=None)
+    return None if best is None else best.worker
 
 
 def _claim_for_suspect(turn: Turn, job: Job) -> None:
@@ -87,7 +190,8 @@ def _claim_for_suspect(turn: Turn, job: Job) -> None:
     if any(worker.claim is not None and worker.claim.job_id is not None for worker in siblings):
         return
     sound = [w for w in siblings if turn.state.is_sound(w) and w.claim is None and w.sole_job is None]
-    worker = min(sound, key=lambda candidate: _load(candidate, job), default=None)
+    # The one that is empty first.
+    worker = min(sound, key=lambda w: (w.worker_id == job.avoid, prospects.empty_in_s(w, turn.now_s), w.worker_id), default=None)
     if worker is not None:
         turn.state.claim(worker, Claim(job.model_sha256, job.spec.job_id))
 

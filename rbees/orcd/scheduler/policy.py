@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rbees.protocol.pools import ModelFacts
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -46,6 +48,15 @@ class Policy:
     """A report clears doubts about a worker only when they are older: a younger one may have been on its way already."""
     noted_jobs: int = 64
     """How many jobs from the head of a model's queue are told what they wait for; the others can ask."""
+
+    replica_idle_s: float = 300.0
+    """The same for a worker beside others of its model."""
+    pinned_models: frozenset[str] = frozenset()
+    """References, aliases or hashes of models whose workers are never stopped to make room or for want of work."""
+
+    def pins(self, facts: ModelFacts) -> bool:
+        """Whether the model is one of `pinned_models`."""
+        return not self.pinned_models.isdisjoint((facts.ref, facts.sha256, facts.file_name, *facts.aliases))
 
     @property
     def quiet_after_s(self) -> float:

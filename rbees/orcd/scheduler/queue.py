@@ -99,6 +99,11 @@ class Queue:
         lane = self._lanes.get((model_sha256, alone))
         return lane[0][2] if lane else None
 
+    def behind(self, model_sha256: str, count: int) -> str | None:
+        """Of the jobs that may share a worker, the one that has `count` others before it."""
+        lane = self._lanes.get((model_sha256, False), ())
+        return lane[count][2] if count < len(lane) else None
+
     def depth(self, model_sha256: str) -> int:
         """How many jobs of a model could be placed now."""
         return len(self._lanes.get((model_sha256, False), ())) + len(self._lanes.get((model_sha256, True), ()))
@@ -119,6 +124,11 @@ class Queue:
     def wanted_soon(self) -> set[str]:
         """Models all of whose waiting jobs still pause before a retry: a worker started now is ready when they are."""
         return {model for model in self._sleepers if not self.depth(model)}
+
+    def last(self, model_sha256: str) -> str | None:
+        """The last of the model's jobs that could be placed now."""
+        tails = [lane[-1] for alone in (False, True) if (lane := self._lanes.get((model_sha256, alone)))]
+        return max(tails)[2] if tails else None
 
     def front(self, model_sha256: str, count: int) -> Iterator[str]:
         """The first jobs of both lanes of a model."""

@@ -104,12 +104,14 @@ def suspend(turn: Turn, worker: Worker, job_id: str, reason: str = "Its host is 
     if worker.doubt is None:
         worker.doubted_at_s = turn.now_s
     worker.doubt = reason
+    turn.state.changed[worker.worker_id] = None
 
 
 def trust(turn: Turn, worker: Worker) -> None:
     """The doubts did not come true."""
     worker.doubt = None
     worker.broken.clear()
+    turn.state.changed[worker.worker_id] = None
     turn.touched.add(worker.model_sha256)
 
 
@@ -138,8 +140,9 @@ def _worker_listed(turn: Turn, pool: Pool, facts: WorkerFacts, *, in_report: boo
     worker.measured = worker.measured or (in_report and worker.state == "ready")
     worker.vouched_at_s = turn.now_s
     became_ready = facts.state == "ready" and worker.state != "ready"
-    if facts.state != worker.state:
+    if facts.state != worker.state or facts.slots != worker.slots:
         turn.touched.add(worker.model_sha256)
+        turn.state.changed[worker.worker_id] = None
     worker.state = facts.state
     worker.facts = facts
     worker.slots = facts.slots
@@ -147,6 +150,8 @@ def _worker_listed(turn: Turn, pool: Pool, facts: WorkerFacts, *, in_report: boo
     if became_ready:
         worker.idle_since_s = turn.now_s
         retry.load_succeeded(turn, worker.model_sha256, worker.pool_id)
+        if worker.asked:
+            turn.state.speeds.load_took(worker.place, turn.now_s - worker.asked_at_s)
     if in_report:
         _hear_of_doubted(turn, worker)
     settle_held(turn, worker)
@@ -164,6 +169,8 @@ def _meet(turn: Turn, pool: Pool, facts: WorkerFacts) -> Worker:
         model_sha256=facts.model_sha256,
         backend=facts.backend,
         devices=facts.devices,
+        size_bytes=held.size_bytes if held is not None else facts.memory_bytes,
+        pinned=held is not None and turn.policy.pins(held),
         memory_bytes=facts.memory_bytes or (sites.estimate_bytes(held) if held is not None else 0),
         asked_at_s=turn.now_s,
         idle_since_s=turn.now_s,

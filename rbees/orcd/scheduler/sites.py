@@ -43,14 +43,6 @@ class Site:
         """True where nothing has to be stopped first."""
         return self.room is not None and not self.room.victims and not self.room.stopping and not self.doubtful
 
-    @property
-    def cost(self) -> tuple[object, ...]:
-        """Sites compare by this; the last parts make the order stable."""
-        assert self.room is not None
-        waits = len(self.room.victims) + self.room.stopping
-        rank = BACKEND_RANK[self.device.backend]
-        return (self.doubtful, rank, waits, -self.free_bytes, self.pool.pool_id, self.device.device_id)
-
 
 def estimate_bytes(facts: ModelFacts) -> int:
     """What a worker for the model will about take, with the KV cells that pools give by default."""
@@ -79,7 +71,7 @@ def find_sites(state: State, model_sha256: str, now_s: float) -> Iterator[Site]:
             if (_known_need(device, trouble) or facts.size_bytes) > device.total_bytes:
                 continue
             if trouble is None or backend not in trouble.unusable:
-                yield _site(pool, device, facts, backend, trouble)
+                yield _site(state, pool, device, facts, backend, trouble, now_s)
 
 
 def backend_for(facts: ModelFacts, device: Device) -> Backend | None:
@@ -120,11 +112,13 @@ def impossible(state: State, model_sha256: str) -> ErrorBody | None:
     return _too_large(*closest)
 
 
-def _site(pool: Pool, device: Device, facts: ModelFacts, backend: Backend, trouble: LoadTrouble | None) -> Site:
+def _site(
+    state: State, pool: Pool, device: Device, facts: ModelFacts, backend: Backend, trouble: LoadTrouble | None, now_s: float
+) -> Site:
     known = _known_need(device, trouble)
     need = known or estimate_bytes(facts)
     free = free_bytes(pool, device)
-    room = eviction.find_room(pool, device.device_id, need - free)
+    room = eviction.find_room(state, pool, device.device_id, need - free, now_s)
     occupied = any(device.device_id in worker.devices for worker in pool.workers.values())
     doubtful = room is None and not occupied and known is None
     if doubtful:

@@ -22,11 +22,15 @@ here, the store has it. Each attempt has an epoch above all earlier ones, and fa
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from rbees.orcd.scheduler.events import JobSpec
+from rbees.orcd.scheduler.roster import Roster
+from rbees.orcd.scheduler.speeds import Place, Speeds
+from rbees.orcd.scheduler.uses import Uses
 from rbees.protocol.errors import ErrorBody
 from rbees.protocol.pools import Device, ModelFacts, PoolState, UnusableModel, WorkerFacts
 from rbees.protocol.workers import Backend, WorkerState
@@ -105,6 +109,8 @@ class Job:
     """It was on workers that died: it runs alone from now on."""
     deaths_in_company: int = 0
     deaths_alone: int = 0
+    patient_until_s: float | None = None
+    """Set when it first waited although a worker was free: after that it takes any."""
     avoid: str | None = None
     """The worker of the last failed attempt: others are preferred."""
     noted: tuple[object, ...] | None = None
@@ -117,6 +123,17 @@ class Job:
         self.phase = following
 
 
+class Stay(NamedTuple):
+    """An attempt on a worker, by the monotonic clock."""
+
+    since_s: float
+    until_s: float
+    """As expected when it was dispatched."""
+    choices: int
+    streams: int
+    """How many answers were written there, its own among them, when it began."""
+
+
 @dataclass(slots=True)
 class Worker:
     """A worker process, from the command that asks for it until its pool says that it is gone."""
@@ -127,6 +144,8 @@ class Worker:
     model_sha256: str
     backend: Backend
     devices: tuple[str, ...]
+    size_bytes: int
+    """Of the model's file."""
     memory_bytes: int
     """Estimated until the worker reports what it takes."""
     state: WorkerState = "starting"
@@ -139,13 +158,17 @@ class Worker:
     measured: bool = False
     """A report has shown it ready: the device's free bytes account for it."""
     asked_at_s: float = 0.0
+    asked: bool = False
+    """orcd itself had it started, at `asked_at_s`."""
     vouched_at_s: float = 0.0
     """When its pool last spoke of it."""
     idle_since_s: float = 0.0
     attempts: dict[str, int] = field(default_factory=dict)
     """Epoch by job id, of the attempts that run here."""
-    choices: dict[str, int] = field(default_factory=dict)
-    """By job id, how many answers each attempt here makes."""
+    stays: dict[str, Stay] = field(default_factory=dict)
+    """The same attempts, as far as scheduling goes."""
+    prefixes: set[str] = field(default_factory=set)
+    """Beginnings of prompts that it holds: as it told last, and those it was given since."""
     sole_job: str | None = None
     """The job that must be alone here."""
     claim: Claim | None = None
@@ -157,11 +180,18 @@ class Worker:
     broken: dict[str, None] = field(default_factory=dict)
     """Jobs whose stream broke since its pool last vouched for it: they were on board if it turns out to have died."""
     stop_asked_at_s: float | None = None
+    pinned: bool = False
+    """The settings name its model as one that is never stopped to make room or for want of work."""
+
+    @property
+    def place(self) -> Place:
+        """Under what name its speeds are learned."""
+        return Place(self.model_sha256, self.size_bytes, self.pool_id, self.backend)
 
     @property
     def taken_slots(self) -> int:
         """How many slots the attempts here take; may exceed `slots` after old attempts were taken up again."""
-        return sum(map(self.slots_for, self.choices.values()))
+        return sum(self.slots_for(stay.choices) for stay in self.stays.values())
 
     @property
     def free_slots(self) -> int:
@@ -239,6 +269,8 @@ class State:
         """Queued jobs by a model reference that no pool could explain yet."""
         self.saturated: set[str] = set()
         """Models for which no replica can be started until something changes on a pool that holds them."""
+        self.content: set[str] = set()
+        """Models for which no better place was found than their workers have, until something changes on a pool that holds them."""
         self.waits: dict[str, str] = {}
         """By model: what its jobs wait for, in one sentence."""
         self.deadlines: list[tuple[float, str]] = []
@@ -255,6 +287,21 @@ class State:
         self.draining = False
         """No job is placed and no worker started any more, so that no job's time begins to run in vain."""
 
+        self.speeds = Speeds()
+        self.uses = Uses()
+        self.open: dict[str, Roster] = {}
+        """By model: the workers that may be given a job now, those that would write it fastest first."""
+        self.full: dict[str, Roster] = {}
+        """By model: sound workers without a free slot, those that should have one first."""
+        self.coming: dict[str, dict[str, None]] = {}
+        """By model: workers that are being started."""
+        self.changed: dict[str, None] = {}
+        """Workers that may stand wrongly in `open`, `full` or `coming`; set right before the next decision."""
+        self.holding: dict[str, dict[str, None]] = {}
+        """Workers by the beginnings of prompts that they hold."""
+        self.choosy: set[str] = set()
+        """Models whose first job waits for a worker that is worth waiting for, although another is free."""
+
     def is_sound(self, worker: Worker) -> bool:
         """True where nothing speaks against the worker itself; it may be full or kept for somebody."""
         return (
@@ -268,6 +315,10 @@ class State:
         """True where the worker may be given a job now."""
         return worker.claim is None and worker.sole_job is None and worker.free_slots > 0 and self.is_sound(worker)
 
+    def is_full(self, worker: Worker) -> bool:
+        """True where the worker could be given a job as soon as one of its attempts is over."""
+        return worker.claim is None and worker.sole_job is None and worker.free_slots <= 0 and self.is_sound(worker)
+
     def is_settled(self, now_s: float, settle_s: float) -> bool:
         """True where every pool that is going to come back after a start has had the time to."""
         assert self.started_at_s is not None
@@ -278,6 +329,7 @@ class State:
         self.workers[worker.worker_id] = worker
         self.pools[worker.pool_id].workers[worker.worker_id] = worker
         self.workers_of.setdefault(worker.model_sha256, {})[worker.worker_id] = worker
+        self.changed[worker.worker_id] = None
 
     def drop_worker(self, worker: Worker) -> None:
         """Take a worker out of all indices; its attempts must have been dealt with."""
@@ -289,6 +341,70 @@ class State:
         if not siblings:
             del self.workers_of[worker.model_sha256]
         self.release_claim(worker)
+        self._forget_prefixes(worker, list(worker.prefixes))
+        self.open_of(worker.model_sha256).drop(worker.worker_id)
+        self.full_of(worker.model_sha256).drop(worker.worker_id)
+        self.coming.get(worker.model_sha256, {}).pop(worker.worker_id, None)
+
+    def is_coming(self, worker: Worker) -> bool:
+        """True where the worker is being started, on a host that is not lost."""
+        is_young = worker.state in {"starting", "loading"} and worker.stop_asked_at_s is None
+        return is_young and self.pools[worker.pool_id].state != "lost"
+
+    def coming_of(self, model_sha256: str) -> Iterator[Worker]:
+        """The model's workers that are being started."""
+        return (self.workers[worker_id] for worker_id in self.coming.get(model_sha256, ()))
+
+    def open_of(self, model_sha256: str) -> Roster:
+        """The model's part of `open`."""
+        return self.open.setdefault(model_sha256, Roster())
+
+    def full_of(self, model_sha256: str) -> Roster:
+        """The model's part of `full`."""
+        return self.full.setdefault(model_sha256, Roster())
+
+    def refile(self) -> None:
+        """Put every worker for which something has changed where it belongs now."""
+        for worker_id in self.changed:
+            worker = self.workers.get(worker_id)
+            if worker is None:
+                continue
+            open_, full = self.open_of(worker.model_sha256), self.full_of(worker.model_sha256)
+            if self.is_open(worker):
+                open_.file(worker_id, self.speeds.step_s(worker.place, worker.taken_slots + 1))
+            else:
+                open_.drop(worker_id)
+            if self.is_full(worker):
+                full.file(worker_id, min(stay.until_s for stay in worker.stays.values()))
+            else:
+                full.drop(worker_id)
+            if self.is_coming(worker):
+                self.coming.setdefault(worker.model_sha256, {})[worker_id] = None
+            else:
+                self.coming.get(worker.model_sha256, {}).pop(worker_id, None)
+        self.changed.clear()
+
+    def remember_prefixes(self, worker: Worker, told: Iterable[str]) -> None:
+        """What the worker holds of prompts: what it has told, and what its present attempts have brought."""
+        held = set(told)
+        for job_id in worker.attempts:
+            held.update(self.jobs[job_id].spec.prefixes)
+        self._forget_prefixes(worker, worker.prefixes - held)
+        self.give_prefixes(worker, held)
+
+    def give_prefixes(self, worker: Worker, prefixes: Iterable[str]) -> None:
+        """The worker is about to compute these beginnings of prompts."""
+        for prefix in prefixes:
+            worker.prefixes.add(prefix)
+            self.holding.setdefault(prefix, {})[worker.worker_id] = None
+
+    def _forget_prefixes(self, worker: Worker, prefixes: Iterable[str]) -> None:
+        for prefix in prefixes:
+            worker.prefixes.discard(prefix)
+            holders = self.holding[prefix]
+            del holders[worker.worker_id]
+            if not holders:
+                del self.holding[prefix]
 
     def set_models(self, pool: Pool, models: tuple[ModelFacts, ...]) -> None:
         """Replace what a pool holds."""
@@ -306,11 +422,13 @@ class State:
         """Let the worker empty."""
         worker.claim = claim
         self.claims[worker.worker_id] = worker
+        self.changed[worker.worker_id] = None
 
     def release_claim(self, worker: Worker) -> None:
         """Let the worker take work again."""
         worker.claim = None
-        self.claims.pop(worker.worker_id, None)
+        if self.claims.pop(worker.worker_id, None) is not None:
+            self.changed[worker.worker_id] = None
 
     def held_jobs(self) -> list[Job]:
         """Every job whose attempt waits to be taken up again."""
@@ -353,10 +471,14 @@ class State:
             assert all(self.workers.get(worker_id) is worker for worker_id, worker in pool.workers.items())
             assert all(pool_id in self.holders[facts.sha256] for facts in pool.models)
         assert sum(map(len, self.workers_of.values())) == len(self.workers)
+        held = {(prefix, worker.worker_id) for worker in self.workers.values() for prefix in worker.prefixes}
+        assert held == {(prefix, worker_id) for prefix, holders in self.holding.items() for worker_id in holders}
+        for rosters in (self.open, self.full, self.coming):
+            assert all(self.workers.keys() >= set(roster) for roster in rosters.values())
         assert set(self.claims) == {worker.worker_id for worker in self.workers.values() if worker.claim is not None}
-        held = {job_id for job_id, job in self.jobs.items() if job.phase is Phase.HELD}
-        assert held == {job_id for jobs in self.held.values() for job_id in jobs}
-        assert set(self.held_until) <= held
+        kept = {job_id for job_id, job in self.jobs.items() if job.phase is Phase.HELD}
+        assert kept == {job_id for jobs in self.held.values() for job_id in jobs}
+        assert set(self.held_until) <= kept
         unresolved = {job_id for jobs in self.unresolved.values() for job_id in jobs}
         assert unresolved <= {job_id for job_id, job in self.jobs.items() if job.model_sha256 is None}
 
@@ -376,11 +498,16 @@ class State:
         assert worker.worker_id == worker_id
         assert worker_id in self.pools[worker.pool_id].workers
         assert worker_id in self.workers_of[worker.model_sha256]
+        if worker_id not in self.changed:
+            assert (worker_id in self.open_of(worker.model_sha256)) == self.is_open(worker)
+            assert (worker_id in self.full_of(worker.model_sha256)) == self.is_full(worker)
+            assert (worker_id in self.coming.get(worker.model_sha256, {})) == self.is_coming(worker)
         for job_id, epoch in worker.attempts.items():
             attempt = self.jobs[job_id].attempt
             assert attempt is not None
             assert (attempt.worker_id, attempt.epoch) == (worker_id, epoch)
             assert self.jobs[job_id].phase in {Phase.DISPATCHED, Phase.RUNNING}
-        assert worker.choices == {job_id: self.jobs[job_id].spec.choices for job_id in worker.attempts}
+        choices = {job_id: stay.choices for job_id, stay in worker.stays.items()}
+        assert choices == {job_id: self.jobs[job_id].spec.choices for job_id in worker.attempts}
         if worker.sole_job is not None:
             assert set(worker.attempts) == {worker.sole_job}

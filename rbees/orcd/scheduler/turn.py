@@ -34,3 +34,4 @@ class Turn:
         models.update(worker.model_sha256 for worker in pool.workers.values())
         self.touched |= models
         self.state.saturated -= models
+        self.state.content -= models

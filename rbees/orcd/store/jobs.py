@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
+from rbees.orcd.requests import Extent
 from rbees.orcd.store.sqlite import Database
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import AttemptView, JobStatus, Kind, Priority
@@ -69,6 +70,8 @@ class UnendedJob:
     priority: Priority
     timeout_ms: int
     choices: int
+    max_tokens: int | None
+    extent: Extent
     cancel_on_disconnect: bool
     cancel_asked: bool
     watched: bool
@@ -288,6 +291,8 @@ def _unended(row: sqlite3.Row) -> UnendedJob:
         priority=row["priority"],
         timeout_ms=row["timeout_ms"],
         choices=row["choices"],
+        max_tokens=row["max_tokens"] if row["kind"] == "generate" else 0,
+        extent=Extent(row["prompt_bytes"], row["prefixes"]),
         cancel_on_disconnect=bool(row["cancel_on_disconnect"]),
         cancel_asked=bool(row["cancel_asked"]),
         watched=bool(row["watched"]),

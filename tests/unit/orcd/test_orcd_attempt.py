@@ -11,6 +11,7 @@ import pytest
 from rbees.orcd.attempt import MOST_UNCOMMITTED, Attempt, Seat
 from rbees.orcd.live import LiveJob
 from rbees.orcd.scheduler.events import AttemptCancelled, AttemptCompleted, AttemptFailed, AttemptStarted, Event
+from rbees.orcd.scheduler.speeds import Took
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import Error
 from rbees.protocol.workers import Beat, ExecuteRequest
@@ -86,7 +87,7 @@ async def test_it_reports_the_start_and_the_end_once_they_are_durable(scene: Sce
     assert scene.reports == [AttemptStarted("job-one", 1)]
     scene.worker.send(4, end(2))
     await settle()
-    assert scene.reports[1:] == [AttemptCompleted("job-one", 1)]
+    assert scene.reports[1:] == [AttemptCompleted("job-one", 1, Took(3, 0, 2, prefill_s=0.001, decode_s=0.002))]
     assert scene.worker.named("ack")[-1] == ("job-one", 1, 4)
     assert scene.task.done()
 
@@ -112,7 +113,7 @@ async def test_a_broken_connection_is_taken_up_again_after_the_last_event(scene:
     scene.worker.send(5, token(3))
     scene.worker.send(6, end(4))
     await settle()
-    assert scene.reports[-1] == AttemptCompleted("job-one", 1)
+    assert scene.reports[-1] == AttemptCompleted("job-one", 1, Took(3, 0, 4, prefill_s=0.001, decode_s=0.002))
     assert scene.desk.bytes_of(1).count(b"event: token") == 4, "what was sent again was taken once"
 
 

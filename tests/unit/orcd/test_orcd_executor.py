@@ -25,6 +25,7 @@ from rbees.orcd.scheduler.effects import (
     StopWorker,
 )
 from rbees.orcd.scheduler.events import AttemptCompleted, AttemptFailed, Event, SpawnAccepted, SpawnRefused
+from rbees.orcd.scheduler.speeds import Took
 from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import Token
@@ -98,8 +99,10 @@ class Stage:
         self.crew = Crew()
         self.directory = FakeDirectory()
         self.reports: list[Event] = []
+        self.over: list[str] = []
+        directory = cast("Directory", self.directory)
         self.executor = LiveExecutor(
-            desk.journal, desk.store, cast("Directory", self.directory), clock, self.crew, self.reports.append, hang_after_s=5.0
+            desk.journal, desk.store, directory, clock, self.crew, self.reports.append, self.over.append, hang_after_s=5.0
         )
 
     async def perform(self, *effects: Effect) -> None:
@@ -220,7 +223,9 @@ async def test_the_next_attempt_gets_the_tokens_of_the_one_before(stage: Stage) 
     assert [event["type"] for event in shown] == ["queued", "started", *["token"] * 3, "metrics", "metrics", "token", "end"]
     assert [event["index"] for event in shown if event["type"] == "token"] == [0, 1, 2, 3]
     assert [event["stage"] for event in shown if event["type"] == "metrics"] == ["attempt_failed", "attempt_started"]
-    assert AttemptCompleted("job-one", 2) in stage.reports
+    # Of the four tokens the worker before made three.
+    assert AttemptCompleted("job-one", 2, Took(3, 0, 1, prefill_s=0.001, decode_s=0.002)) in stage.reports
+    assert stage.over == ["worker-b"], "the other is still expected to say that it has stopped"
 
 
 async def test_effects_of_one_decision_keep_their_order(stage: Stage) -> None:

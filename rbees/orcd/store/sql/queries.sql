@@ -6,11 +6,11 @@ SELECT coalesce(max(seq), 0) + 1 AS number FROM sqlite_sequence WHERE name = 'jo
 
 -- insert_job --
 INSERT INTO jobs (
-    number, job_id, kind, status, model, model_sha256, model_ref, priority, session_id, seed, timeout_ms, cancel_on_disconnect,
-    request, idempotency_key, request_sha256, accepted_position, correlation_id, created_at_ms
+    number, job_id, kind, status, model, model_sha256, model_ref, priority, session_id, seed, timeout_ms, prompt_bytes, prefixes,
+    cancel_on_disconnect, request, idempotency_key, request_sha256, accepted_position, correlation_id, created_at_ms
 ) VALUES (
     :number, :job_id, :kind, 'queued', :model, :model_sha256, :model_ref, :priority, :session_id, :seed, :timeout_ms,
-    :cancel_on_disconnect, :request, :idempotency_key, :request_sha256, :accepted_position, :correlation_id,
+    :prompt_bytes, :prefixes, :cancel_on_disconnect, :request, :idempotency_key, :request_sha256, :accepted_position, :correlation_id,
     :created_at_ms
 );
 
@@ -109,13 +109,14 @@ WHERE model = :model AND number < :below ORDER BY number DESC LIMIT :limit;
 -- What a restarted orcd takes up again, oldest first, with the attempt that was current and how far its worker was journaled.
 SELECT
     jobs.number, jobs.job_id, jobs.kind, jobs.status, jobs.model, jobs.model_sha256, jobs.model_ref, jobs.priority, jobs.seed,
-    jobs.timeout_ms, jobs.cancel_on_disconnect, jobs.cancel_asked, jobs.watched, jobs.correlation_id, jobs.created_at_ms,
+    jobs.timeout_ms, jobs.prompt_bytes, jobs.prefixes, jobs.cancel_on_disconnect, jobs.cancel_asked, jobs.watched, jobs.correlation_id, jobs.created_at_ms,
     jobs.dispatched_at_ms, jobs.started_at_ms,
     last.last_seq, last.epoch AS journal_epoch, last.worker_seq,
     attempt.epoch AS epoch, attempt.worker_id, attempt.pool_id,
     (SELECT count(*) FROM attempts WHERE job = jobs.number AND counted = 1) AS failures,
     -- A job that has not ended still has its request; text, because newer libraries take a blob for their own binary form.
-    coalesce(json_extract(CAST(jobs.request AS TEXT), '$.n'), 1) AS choices
+    coalesce(json_extract(CAST(jobs.request AS TEXT), '$.n'), 1) AS choices,
+    json_extract(CAST(jobs.request AS TEXT), '$.max_tokens') AS max_tokens
 FROM jobs
 JOIN journal AS last ON last.job = jobs.number
     AND last.first_seq = (SELECT max(first_seq) FROM journal WHERE job = jobs.number)
@@ -138,7 +139,7 @@ DELETE FROM jobs WHERE number IN (SELECT number FROM jobs WHERE ended_at_ms <= :
 DELETE FROM journal WHERE job IN (SELECT number FROM jobs WHERE ended_at_ms <= :before_ms AND request IS NOT NULL LIMIT :limit);
 
 -- erase_requests --
-UPDATE jobs SET request = NULL
+UPDATE jobs SET request = NULL, prefixes = x''
 WHERE number IN (SELECT number FROM jobs WHERE ended_at_ms <= :before_ms AND request IS NOT NULL LIMIT :limit);
 
 -- name_endpoint --
