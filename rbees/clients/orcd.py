@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from rbees.clients.daemon import DaemonClient, segment
 from rbees.clients.events import numbered_events
+from rbees.protocol.decisions import Explanation, Plan
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import Event
 from rbees.protocol.jobs import CancelAnswer, JobAccepted, JobList, JobRequest, JobView, StatusFilter
@@ -41,6 +42,14 @@ class OrcdClient(DaemonClient):
     async def job(self, job_id: str) -> JobView:
         """State, timings and, once ended, output."""
         return await self._http.call("GET", f"/v2/tasks/{segment(job_id)}", response=JobView)
+
+    async def explain(self, job_id: str) -> Explanation:
+        """Why the job is where it is, or what it waits for."""
+        return await self._http.call("GET", f"/v2/tasks/{segment(job_id)}/explain", response=Explanation)
+
+    async def plan(self, job: JobRequest) -> Plan:
+        """What would become of the job if it were submitted now."""
+        return await self._http.call("POST", "/v2/plan", job, Plan)
 
     async def jobs(
         self, status: StatusFilter | None = None, model: str | None = None, limit: int | None = None, cursor: str | None = None

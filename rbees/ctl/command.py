@@ -6,17 +6,19 @@ import click
 
 from rbees.ctl.jobs import jobs
 from rbees.ctl.models import models
+from rbees.ctl.plan import plan
 from rbees.ctl.pools import pool
 from rbees.ctl.vectors import embed, rerank
 
 
 @click.group(name="ctl", no_args_is_help=True)
 def command() -> None:
-    """The operator's client: jobs, pools, models, vectors."""
+    """The operator's client: jobs, pools, models, plans, vectors."""
 
 
 command.add_command(jobs)
 command.add_command(pool)
 command.add_command(models)
+command.add_command(plan)
 command.add_command(embed)
 command.add_command(rerank)

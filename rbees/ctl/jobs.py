@@ -106,6 +106,16 @@ async def show(target: Target, **given: Any) -> None:
 
 @jobs.command()
 @click.argument("job_id", metavar="ID")
+@asks_orcd
+async def explain(target: Target, **given: Any) -> None:
+    """Say why a job is where it is or what it waits for, with every place that could run it."""
+    from rbees.ctl.decision_actions import explain_job
+
+    await explain_job(target, **given)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
 @click.option("--after", type=click.IntRange(min=0), default=0, help="Start behind this event number. Default: from the beginning.")
 @click.option("--no-reasoning", is_flag=True, help="Do not show what the model thinks before it answers.")
 @asks_orcd

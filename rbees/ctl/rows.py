@@ -42,7 +42,7 @@ def job_pairs(job: JobView, now_ms: int) -> list[Pair]:
         pairs.append(("tokens", counted))
     if job.timings and job.timings.total_ms is not None:
         pairs.append(("took", duration_text(job.timings.total_ms / 1000)))
-    pairs += [(f"attempt {attempt.epoch}", _attempt(attempt)) for attempt in job.attempts]
+    pairs += [(f"attempt {attempt.epoch}", attempt_text(attempt)) for attempt in job.attempts]
     return [(name, value) for name, value in pairs if value]
 
 
@@ -117,6 +117,8 @@ def _finish(reason: FinishReason | None) -> str:
     return "length (cut at max_tokens or at the end of the context)" if reason == "length" else reason or ""
 
 
-def _attempt(attempt: AttemptView) -> str:
+def attempt_text(attempt: AttemptView) -> str:
+    """Where one try was made, why there, and what came of it."""
     reason = f": {attempt.reason}" if attempt.reason else ""
-    return f"{attempt.outcome} on {attempt.worker_id} at {attempt.pool_id}{reason}"
+    why = f" ({attempt.why})" if attempt.why else ""
+    return f"{attempt.outcome} on {attempt.worker_id} at {attempt.pool_id}{why}{reason}"

@@ -146,7 +146,7 @@ class LiveExecutor:
     def _dispatch(self, effect: Dispatch) -> None:
         job = self._job_for(effect)
         if job is not None:
-            durable = self._journal.begin_attempt(job, effect.epoch, effect.worker_id, effect.pool_id)
+            durable = self._journal.begin_attempt(job, effect.epoch, effect.worker_id, effect.pool_id, effect.why)
             self._begin(job, effect, durable)
 
     def _attach(self, effect: Attach) -> None:

@@ -24,6 +24,7 @@ from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived, JobSpec
 from rbees.orcd.store.jobs import JobRow, JobStore
 from rbees.protocol import model_ref
 from rbees.protocol.codec import encode
+from rbees.protocol.decisions import Explanation, Plan
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, End, Error, Part, Result, Token
 from rbees.protocol.jobs import (
@@ -265,6 +266,67 @@ class Jobs:
         if row.kind == "embed":
             return Embeddings(embeddings=tuple(one for result in results for one in result.embeddings))
         return Ranking(results=tuple(one for result in results for one in result.ranking))
+
+    # ---- explaining ----------------------------------------------------------------------------------------------------
+
+    async def explain(self, job_id: str) -> Explanation:
+        """Why a job is where it is, or what it waits for. Raises RbeesError JOB_NOT_FOUND."""
+        row = await self.row(job_id)
+        attempts = tuple(await self._store.attempts(row.number))
+        told = self._scheduler.explain(job_id, self._clock.monotonic())
+        if told is None:
+            reason = "The job has ended." if row.ended_at_ms is not None else "It has only just been accepted."
+            return Explanation(
+                job_id=job_id,
+                status=row.status,
+                outlook="ended" if row.ended_at_ms is not None else "waits",
+                reason=reason,
+                attempts=attempts,
+            )
+        return Explanation(
+            job_id=job_id,
+            status=row.status,
+            outlook=told.outlook,
+            reason=told.reason,
+            ahead=told.ahead,
+            candidates=told.candidates,
+            attempts=attempts,
+        )
+
+    def plan(self, request: JobRequest) -> Plan:
+        """What would become of a job that came now. Raises RbeesError INVALID_REQUEST."""
+        check_job(request)
+        model_ref.parse(request.model)
+        try:
+            self._check_room()
+            facts = self._scheduler.resolve(request.model)
+            _check_capable(request, facts)
+        except RbeesError as error:
+            return Plan(outlook="refused", reason=error.message, error=error.body())
+        if facts is None:
+            return Plan(outlook="waits", reason="No pool has registered yet; the job would wait for one.")
+        extent = extent_of(request)
+        newcomer = JobSpec(
+            job_id="",
+            model=request.model,
+            model_sha256=facts.sha256,
+            priority=request.priority,
+            order=0,
+            timeout_ms=request.timeout_ms,
+            choices=request.n,
+            prompt_bytes=extent.prompt_bytes,
+            max_tokens=request.max_tokens if request.kind == "generate" else 0,
+            prefixes=extent.names,
+        )
+        told = self._scheduler.plan(newcomer, self._clock.monotonic())
+        return Plan(
+            outlook=told.outlook,
+            reason=told.reason,
+            model_sha256=facts.sha256,
+            ahead=told.ahead,
+            candidates=told.candidates,
+            error=told.error,
+        )
 
     # ---- cancelling ----------------------------------------------------------------------------------------------------
 

@@ -128,14 +128,14 @@ class Journal:
         """Record which file the job's reference means."""
         self._change("resolve_model", job, model_sha256=model_sha256, model_ref=model_ref)
 
-    def begin_attempt(self, job: LiveJob, epoch: int, worker_id: str, pool_id: str) -> asyncio.Future[None]:
+    def begin_attempt(self, job: LiveJob, epoch: int, worker_id: str, pool_id: str, why: str = "") -> asyncio.Future[None]:
         """Fence all earlier epochs from this moment on; the future is done when the new one is durable."""
         now_ms = self._clock.unix_ms()
         job.stream.begin(epoch)
         job.dispatched_at_ms = job.dispatched_at_ms or now_ms
         self._move(job, "dispatched")
         self._change("dispatch_job", job, at_ms=now_ms)
-        self._change("insert_attempt", job, epoch=epoch, worker_id=worker_id, pool_id=pool_id, at_ms=now_ms)
+        self._change("insert_attempt", job, epoch=epoch, worker_id=worker_id, pool_id=pool_id, why=why or None, at_ms=now_ms)
         return self.settled()
 
     def take(self, job: LiveJob, epoch: int, worker_seq: int, event: Event, worker_id: str, pool_id: str, then: Then) -> Verdict:

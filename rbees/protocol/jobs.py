@@ -132,6 +132,9 @@ class AttemptView(Message, frozen=True, kw_only=True):
     ended_at_ms: int | None = None
     outcome: Literal["running", "completed", "failed", "cancelled", "lost"] = "running"
     reason: str | None = None
+    """How it ended, where that was not well."""
+    why: str | None = None
+    """Why that worker was chosen."""
 
 
 class ChoiceOutput(Message, frozen=True, kw_only=True):

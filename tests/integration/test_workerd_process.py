@@ -303,7 +303,9 @@ async def test_beats_come_every_second_without_numbers_also_while_waiting(tmp_pa
         long = asyncio.create_task(run_job(worker, job("job-a", prompt="y" * 60)))
         async with worker.client() as client:
             # Each request comes on a connection of its own, so only the worker knows which was first.
-            while (await client.health()).slots_used == 0:
+            for _ in range(1_000):
+                if (await client.health()).slots_used:
+                    break
                 await asyncio.sleep(0.01)
         waiting = asyncio.create_task(run_job(worker, job("job-b", max_tokens=2)))
         for task in (long, waiting):

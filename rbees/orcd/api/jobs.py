@@ -1,4 +1,4 @@
-"""`/v2/tasks`: submit, list, show, cancel and watch jobs."""
+"""`/v2/tasks`: submit, list, show, explain, cancel and watch jobs; `/v2/plan`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from aiohttp import web
 
 from rbees.orcd.jobs import Jobs
 from rbees.orcd.relay import Relay
+from rbees.protocol.decisions import Explanation, Plan
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import Event
 from rbees.protocol.jobs import TERMINAL_STATUSES, CancelAnswer, JobAccepted, JobList, JobRequest, JobView, StatusFilter
@@ -55,6 +56,12 @@ def routes(jobs: Jobs, relay: Relay) -> list[Route]:
     async def show(request: web.Request) -> web.Response:
         view = await jobs.view(request.match_info["job_id"])
         return await reply_large(view) if isinstance(view.output, Embeddings) else reply(view)
+
+    async def explain(request: web.Request) -> web.Response:
+        return reply(await jobs.explain(request.match_info["job_id"]))
+
+    async def plan(request: web.Request) -> web.Response:
+        return reply(jobs.plan(await read(request, JobRequest)))
 
     async def cancel(request: web.Request) -> web.Response:
         answer = await jobs.cancel(request.match_info["job_id"])
@@ -112,6 +119,23 @@ def routes(jobs: Jobs, relay: Relay) -> list[Route]:
             "Show a job, with its output once it has ended.",
             response=JobView,
             errors=(not_found,),
+        ),
+        Route(
+            "GET",
+            "/v2/tasks/{job_id}/explain",
+            explain,
+            "Why a job is where it is, or what it waits for: every place that could run it, with what is expected there.",
+            response=Explanation,
+            errors=(not_found,),
+        ),
+        Route(
+            "POST",
+            "/v2/plan",
+            plan,
+            "What would become of a job that came now; nothing is accepted or changed.",
+            request=JobRequest,
+            response=Plan,
+            errors=(ErrorCode.REQUEST_TOO_LARGE,),
         ),
         Route(
             "DELETE",

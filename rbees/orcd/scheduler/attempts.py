@@ -21,7 +21,7 @@ Outcome = Literal["failed", "lost"]
 EndStatus = Literal["failed", "cancelled"]
 
 
-def dispatch(turn: Turn, job: Job, worker: Worker) -> None:
+def dispatch(turn: Turn, job: Job, worker: Worker, why: str) -> None:
     """Give a queued job to a worker, under the next epoch."""
     turn.queue.remove(job)
     job.move(Move.DISPATCH)
@@ -31,7 +31,7 @@ def dispatch(turn: Turn, job: Job, worker: Worker) -> None:
     job.patient_until_s = None
     start_time(turn, job)
     _seat(turn, job, worker)
-    turn.effects.append(Dispatch(job.spec.job_id, job.epoch, worker.worker_id, worker.pool_id))
+    turn.effects.append(Dispatch(job.spec.job_id, job.epoch, worker.worker_id, worker.pool_id, why))
 
 
 def start_time(turn: Turn, job: Job) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
-from rbees.orcd.scheduler import admission, attempts, eviction, explain, leases, placement, reports, retry
+from rbees.orcd.scheduler import admission, attempts, eviction, explain, leases, placement, reports, retry, survey
 from rbees.orcd.scheduler.effects import Effect, ResolveModel
 from rbees.orcd.scheduler.events import (
     AttemptCancelled,
@@ -42,6 +42,7 @@ from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.queue import Queue
 from rbees.orcd.scheduler.speeds import Took
 from rbees.orcd.scheduler.state import Attempt, Job, Move, Phase, State, Worker
+from rbees.orcd.scheduler.survey import Told
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.pools import Device, ModelFacts, PoolState, WorkerFacts
@@ -359,6 +360,18 @@ class Scheduler:
         if job.model_sha256 is None:
             return explain.UNRESOLVED.reason
         return self._state.waits.get(job.model_sha256, explain.TURN.reason)
+
+    def explain(self, job_id: str, now_s: float) -> Told | None:
+        """What can be said of a job that has not ended; None where it is not known."""
+        job = self._state.jobs.get(job_id)
+        return None if job is None else survey.of_job(self._state, self._queue, self._policy, job, now_s)
+
+    def plan(self, spec: JobSpec, now_s: float) -> Told:
+        """What would become of a job that came now. Its model must be resolved."""
+        if self._state.draining:
+            return survey.draining()
+        newcomer = Job(spec, rank_s=now_s, model_sha256=spec.model_sha256, queued_at_s=now_s)
+        return survey.of_newcomer(self._state, self._queue, self._policy, newcomer, now_s)
 
     def pools(self, now_s: float) -> tuple[PoolFacts, ...]:
         """Every known pool, by id; `now_s` is the monotonic reading against which heartbeat ages are taken."""

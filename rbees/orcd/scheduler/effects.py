@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rbees.protocol.errors import ErrorBody
@@ -27,6 +27,8 @@ class Dispatch:
     epoch: int
     worker_id: str
     pool_id: str
+    why: str = field(default="", compare=False)
+    """A few words on why there, kept with the attempt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,21 +15,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import islice
 from typing import Final
 
 from rbees.orcd.scheduler import attempts, explain, growth, prospects
 from rbees.orcd.scheduler.explain import Obstacle
-from rbees.orcd.scheduler.prospects import NEW_WORKER_SLOTS, Prospect
+from rbees.orcd.scheduler.prospects import NEW_WORKER_SLOTS, WAITING_SAVES, Prospect
 from rbees.orcd.scheduler.sites import BACKEND_RANK
 from rbees.orcd.scheduler.speeds import SHORTEST_STEP_S
 from rbees.orcd.scheduler.state import Claim, Job, State, Worker
 from rbees.orcd.scheduler.turn import Turn
 
+WAITING_IS_TOO_LONG: Final = "those before it wait for faster workers, where it would be done later than there"
 LIKELY: Final = 8
 """So many of the workers that look best are compared for each job, so that a decision takes no longer in a large fleet."""
-WAITING_SAVES: Final = 0.2
-"""A free worker is let pass only for one where the job is expected to be done by so large a part earlier: expectations err."""
 
 
 def place(turn: Turn) -> None:
@@ -81,14 +81,14 @@ def _place_others(turn: Turn, model_sha256: str) -> Obstacle | None:
         if not turn.state.open_of(model_sha256):
             return None
         job = turn.state.jobs[job_id]
-        best = _best_open(turn, job)
+        best, second = _best_open(turn, job)
         if best is None:
             return None
         growth.consider_better(turn, model_sha256, job, best.prospect.done_in_s)
         turn.state.refile()
         later = _worth_waiting_for(turn, job, best)
         if later is None:
-            attempts.dispatch(turn, job, best.worker)
+            attempts.dispatch(turn, job, best.worker, _why(best, second))
             continue
         turn.state.choosy.add(model_sha256)
         if job.patient_until_s is None:
@@ -110,12 +110,19 @@ def _place_one_behind(turn: Turn, model_sha256: str, best: Choice, later: Choice
     job_id = turn.queue.behind(model_sha256, ahead)
     if job_id is None or not best.worker.has_slots_for(turn.state.jobs[job_id].spec.choices):
         return False
-    attempts.dispatch(turn, turn.state.jobs[job_id], best.worker)
+    attempts.dispatch(turn, turn.state.jobs[job_id], best.worker, WAITING_IS_TOO_LONG)
     return True
 
 
-def _best_open(turn: Turn, job: Job) -> Choice | None:
-    """Where the job would be done first of those that take it now; None where none has all the slots that it needs."""
+def _why(best: Choice, second: Choice | None) -> str:
+    """Kept with the attempt, for whoever asks later."""
+    cached = f", {best.prospect.saved_s:.1f} s of it saved by what is cached there" if best.prospect.saved_s >= 0.05 else ""
+    other = "no other was free" if second is None else f"next best was {second.worker.worker_id}, {second.prospect.done_in_s:.1f} s"
+    return f"expected to be done in {best.prospect.done_in_s:.1f} s{cached}; {other}"
+
+
+def _best_open(turn: Turn, job: Job) -> tuple[Choice | None, Choice | None]:
+    """Where the job would be done first of those that have all the slots that it needs, and where next."""
     assert job.model_sha256 is not None
     roster = turn.state.open_of(job.model_sha256)
     # Whoever needs several slots may find them only further down.
@@ -123,7 +130,8 @@ def _best_open(turn: Turn, job: Job) -> Choice | None:
     if job.spec.prefixes:
         likely += [worker_id for worker_id in _holders(turn.state, job) if worker_id in roster]
     workers = [turn.state.workers[worker_id] for worker_id in dict.fromkeys(likely)]
-    return min(_choices(turn, job, workers), key=lambda choice: choice.order(job), default=None)
+    best, second, *_ = [*nsmallest(2, _choices(turn, job, workers), key=lambda choice: choice.order(job)), None, None]
+    return best, second
 
 
 def _choices(turn: Turn, job: Job, workers: list[Worker]) -> Iterator[Choice]:
@@ -165,7 +173,7 @@ def _place_suspects(turn: Turn, model_sha256: str) -> None:
         if worker is None:
             _claim_for_suspect(turn, job)
             return
-        attempts.dispatch(turn, job, worker)
+        attempts.dispatch(turn, job, worker, "it runs alone, since a worker died while it ran it")
 
 
 def _empty_worker(turn: Turn, job: Job) -> Worker | None:

@@ -15,6 +15,8 @@ from rbees.orcd.scheduler.speeds import Place
 from rbees.orcd.scheduler.state import Job, State, Stay, Worker
 from rbees.protocol.prefix_chain import LINK_ENDS
 
+WAITING_SAVES: Final = 0.2
+"""A free worker is let pass only for one where the job is expected to be done by so large a part earlier: expectations err."""
 OVERDUE: Final = 0.25
 """An attempt past its expected end is expected to take so much more of the time that it has taken."""
 WORKER_STOPS_S: Final = 2.0

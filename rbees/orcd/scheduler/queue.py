@@ -125,6 +125,14 @@ class Queue:
         """Models all of whose waiting jobs still pause before a retry: a worker started now is ready when they are."""
         return {model for model in self._sleepers if not self.depth(model)}
 
+    def ahead(self, job: Job) -> int | None:
+        """How many jobs of its model come before a job that could be placed now."""
+        place = self._places.get(job.spec.job_id)
+        if place is None or place.lane is None:
+            return None
+        lanes = [self._lanes.get((place.lane[0], alone), []) for alone in (False, True)]
+        return sum(bisect_left(lane, place.key) for lane in lanes)
+
     def last(self, model_sha256: str) -> str | None:
         """The last of the model's jobs that could be placed now."""
         tails = [lane[-1] for alone in (False, True) if (lane := self._lanes.get((model_sha256, alone)))]

@@ -319,4 +319,5 @@ def _attempt(row: sqlite3.Row) -> AttemptView:
         ended_at_ms=row["ended_at_ms"],
         outcome=row["outcome"],
         reason=row["reason"],
+        why=row["why"],
     )

@@ -25,8 +25,8 @@ UPDATE jobs SET model_sha256 = :model_sha256, model_ref = :model_ref WHERE numbe
 UPDATE jobs SET status = 'dispatched', dispatched_at_ms = coalesce(dispatched_at_ms, :at_ms) WHERE number = :job;
 
 -- insert_attempt --
-INSERT INTO attempts (job, epoch, worker_id, pool_id, started_at_ms, outcome)
-VALUES (:job, :epoch, :worker_id, :pool_id, :at_ms, 'running');
+INSERT INTO attempts (job, epoch, worker_id, pool_id, why, started_at_ms, outcome)
+VALUES (:job, :epoch, :worker_id, :pool_id, :why, :at_ms, 'running');
 
 -- run_job --
 UPDATE jobs SET status = 'running', started_at_ms = coalesce(started_at_ms, :at_ms) WHERE number = :job;

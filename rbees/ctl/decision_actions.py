@@ -1,0 +1,78 @@
+"""`llorch jobs explain` and `llorch plan`: what orcd says of its decisions, as a sentence and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+from rbees.ctl.rows import attempt_text
+from rbees.ctl.submit import build_job
+from rbees.ctl.target import Target
+from rbees.protocol.decisions import Candidate
+from rbees.terminal.output import print_json, print_pairs, print_table
+from rbees.terminal.quantities import bytes_text
+
+CANDIDATE_HEADERS: Final = ("", "where", "starts in", "takes", "done in", "cached saves", "memory", "why not now")
+
+
+async def explain_job(target: Target, *, job_id: str, as_json: bool) -> None:
+    """Why a job is where it is."""
+    async with target.client() as orcd:
+        told = await orcd.explain(job_id)
+    if as_json:
+        print_json(told)
+        return
+    pairs = [("job", told.job_id), ("status", told.status), ("about", told.reason)]
+    if told.ahead is not None:
+        pairs.append(("before it", f"{told.ahead} jobs for this model"))
+    pairs += [(f"attempt {attempt.epoch}", attempt_text(attempt)) for attempt in told.attempts]
+    print_pairs(pairs)
+    _print_candidates(told.candidates)
+
+
+async def plan_job(target: Target, *, model: str, prompt: str, as_json: bool, **options: Any) -> None:
+    """What would become of a job."""
+    job = build_job(prompt, raw=True, model=model, **options)
+    async with target.client() as orcd:
+        told = await orcd.plan(job)
+    if as_json:
+        print_json(told)
+        return
+    pairs = [("outlook", told.outlook.replace("_", " ")), ("about", told.reason)]
+    if told.error is not None:
+        pairs.append(("code", told.error.code))
+    if told.model_sha256 is not None:
+        pairs.append(("sha256", told.model_sha256))
+    print_pairs(pairs)
+    _print_candidates(told.candidates)
+
+
+def _print_candidates(candidates: Sequence[Candidate]) -> None:
+    if candidates:
+        click.echo()
+        print_table(CANDIDATE_HEADERS, [candidate_row(candidate) for candidate in candidates], empty="")
+
+
+def candidate_row(candidate: Candidate) -> tuple[str, ...]:
+    """One place in one line, under `CANDIDATE_HEADERS`."""
+    devices = ", ".join(candidate.devices)
+    what = candidate.worker_id or "new worker"
+    memory = ""
+    if candidate.needed_bytes is not None and candidate.free_bytes is not None:
+        memory = f"{bytes_text(candidate.needed_bytes)} of {bytes_text(candidate.free_bytes)}"
+    return (
+        "*" if candidate.chosen else "",
+        f"{what} on {devices} at {candidate.pool_id}",
+        _seconds(candidate.starts_in_s),
+        _seconds(candidate.takes_s),
+        _seconds(candidate.done_in_s),
+        _seconds(candidate.saved_s or None),
+        memory,
+        candidate.refusal or "",
+    )
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} s"

@@ -1,0 +1,105 @@
+"""What becomes of jobs, and what orcd says of it, with real daemons: plans, explanations, prompts that go where they are cached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.home import Home, wait_until
+from tests.support.jobs import read_frames, show
+from tests.support.orcd_cluster import Cluster
+from tests.support.raw_http import request
+
+PREAMBLE = "You answer in verses about gardens, ponds and the weather. " * 60
+"""Several blocks by which beginnings of prompts are told apart."""
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Home() as home:
+        yield Cluster(home, answer_tokens=40, tokens_per_second=200.0, prefill_tokens_per_second=20_000.0)
+
+
+def _explain(cluster: Cluster, job_id: str) -> dict[str, Any]:
+    answer = request("GET", f"{cluster.url}/v2/tasks/{job_id}/explain")
+    assert answer.status == 200, answer.body
+    found: dict[str, Any] = answer.json
+    return found
+
+
+def _plan(cluster: Cluster, **fields: Any) -> dict[str, Any]:
+    answer = request("POST", f"{cluster.url}/v2/plan", {"model": cluster.model, "prompt": "hum", **fields})
+    assert answer.status == 200, answer.body
+    plan: dict[str, Any] = answer.json
+    return plan
+
+
+def test_a_plan_tells_what_then_happens(cluster: Cluster) -> None:
+    before = _plan(cluster)
+    assert before["outlook"] == "starts_worker"
+    assert request("GET", f"{cluster.url}/v2/tasks").json["jobs"] == []
+    assert request("GET", f"{cluster.url}/v2/workers").json["workers"] == [], "to ask starts nothing"
+    job_id = cluster.submit()
+    read_frames(cluster.url, job_id)
+    after = _plan(cluster)
+    assert after["outlook"] == "runs"
+    (place,) = [one for one in after["candidates"] if one.get("chosen")]
+    assert place["worker_id"] == show(cluster.url, job_id)["attempts"][0]["worker_id"]
+    refused = _plan(cluster, model="no-such-model")
+    assert (refused["outlook"], refused["error"]["code"]) == ("refused", "MODEL_NOT_FOUND")
+
+
+def test_an_explanation_follows_a_job_to_its_end(cluster: Cluster) -> None:
+    cluster.warm()
+    job_id = cluster.submit(max_tokens=400, ignore_eos=True)
+    wait_until(lambda: _explain(cluster, job_id)["outlook"] == "runs", cluster.orcd, "run")
+    running = _explain(cluster, job_id)
+    assert "is expected to need" in running["reason"]
+    assert [one["worker_id"] for one in running["candidates"] if one.get("chosen")] == [running["attempts"][0]["worker_id"]]
+    assert running["attempts"][0]["why"].startswith("expected to be done in ")
+    read_frames(cluster.url, job_id)
+    ended = _explain(cluster, job_id)
+    assert (ended["outlook"], ended["status"], ended["candidates"]) == ("ended", "completed", [])
+    assert ended["attempts"][0]["why"] == running["attempts"][0]["why"]
+    unknown = request("GET", f"{cluster.url}/v2/tasks/job-unknown/explain")
+    assert (unknown.status, unknown.error["code"]) == (404, "JOB_NOT_FOUND")
+
+
+def test_chats_go_to_the_worker_that_has_their_beginning_cached(cluster: Cluster) -> None:
+    (pool,) = cluster.pools()
+    for _ in range(2):
+        spawn = {"model_ref": cluster.model}
+        assert request("POST", f"{cluster.url}/v2/pools/{pool['pool_id']}/workers/spawn", spawn).status == 202
+    wait_until(lambda: len(_ready(cluster)) == 2, cluster.poold, "bring two workers up")
+    first = _worker_of(cluster, PREAMBLE + "One.")
+    hits = [_worker_of(cluster, f"{PREAMBLE}{word}") for word in ("Two.", "Three.", "Four.")]
+    assert set(hits) == {first}
+    # Whether orcd also learns what a worker tells, and not only what it gave to it, shows after a restart.
+    cluster.orcd.kill()
+    cluster.orcd.wait()
+    cluster.start_orcd()
+    wait_until(lambda: len(_ready(cluster)) == 2, cluster.orcd, "see both workers again")
+    other = next(worker for worker in _ready(cluster) if worker != first)
+    short = [_worker_of(cluster, "hum", max_tokens=2) for _ in range(4)]
+    assert {first, other} >= set(short)
+    wait_until(lambda: _saved(cluster, PREAMBLE + "Five.").get(first, 0) > 0, cluster.orcd, "learn what is cached")
+    assert _worker_of(cluster, PREAMBLE + "Five.") == first
+
+
+def _ready(cluster: Cluster) -> list[str]:
+    workers = request("GET", f"{cluster.url}/v2/workers").json["workers"]
+    return sorted(worker["worker_id"] for worker in workers if worker["state"] == "ready")
+
+
+def _saved(cluster: Cluster, prompt: str) -> dict[str, float]:
+    plan = _plan(cluster, prompt=prompt)
+    return {one["worker_id"]: one.get("saved_s", 0.0) for one in plan["candidates"] if "worker_id" in one}
+
+
+def _worker_of(cluster: Cluster, prompt: str, **fields: Any) -> str:
+    job_id = cluster.submit(prompt, **fields)
+    read_frames(cluster.url, job_id)
+    worker_id: str = show(cluster.url, job_id)["attempts"][0]["worker_id"]
+    return worker_id

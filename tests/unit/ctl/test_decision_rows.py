@@ -1,0 +1,33 @@
+"""What `llorch jobs explain` and `llorch plan` print."""
+
+from __future__ import annotations
+
+from rbees.ctl.decision_actions import candidate_row
+from rbees.ctl.rows import attempt_text
+from rbees.protocol.decisions import Candidate
+from rbees.protocol.jobs import AttemptView
+
+
+def test_a_candidate_is_one_line_whatever_is_known_of_it() -> None:
+    worker = Candidate(
+        pool_id="attic",
+        devices=("cuda:0",),
+        worker_id="worker-1",
+        free_slots=1,
+        slots=4,
+        starts_in_s=0.0,
+        takes_s=2.04,
+        saved_s=0.5,
+        done_in_s=2.04,
+        chosen=True,
+    )
+    assert candidate_row(worker) == ("*", "worker-1 on cuda:0 at attic", "0.0 s", "2.0 s", "2.0 s", "0.5 s", "", "")
+    new = Candidate(pool_id="attic", devices=("cpu",), needed_bytes=1 << 30, free_bytes=1 << 20, refusal="No room.")
+    where, *_, memory, why = candidate_row(new)[1:]
+    assert (where, why) == ("new worker on cpu at attic", "No room.")
+    assert memory.startswith("1.0 GiB of ")
+
+
+def test_an_attempt_says_why_it_was_made_there_and_how_it_ended() -> None:
+    attempt = AttemptView(epoch=1, worker_id="w", pool_id="p", started_at_ms=1, outcome="failed", reason="It died.", why="no other")
+    assert attempt_text(attempt) == "failed on w at p (no other): It died."
