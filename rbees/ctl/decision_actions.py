@@ -10,7 +10,7 @@ import click
 from rbees.ctl.rows import attempt_text
 from rbees.ctl.submit import build_job
 from rbees.ctl.target import Target
-from rbees.protocol.decisions import Candidate
+from rbees.protocol.decisions import Candidate, WaitBound
 from rbees.terminal.output import print_json, print_pairs, print_table
 from rbees.terminal.quantities import bytes_text
 
@@ -27,6 +27,8 @@ async def explain_job(target: Target, *, job_id: str, as_json: bool) -> None:
     pairs = [("job", told.job_id), ("status", told.status), ("about", told.reason)]
     if told.ahead is not None:
         pairs.append(("before it", f"{told.ahead} jobs for this model"))
+    if told.bound is not None:
+        pairs.append(("waits at most", _bound(told.bound)))
     pairs += [(f"attempt {attempt.epoch}", attempt_text(attempt)) for attempt in told.attempts]
     print_pairs(pairs)
     _print_candidates(told.candidates)
@@ -71,6 +73,13 @@ def candidate_row(candidate: Candidate) -> tuple[str, ...]:
         _seconds(candidate.saved_s or None),
         memory,
         candidate.refusal or "",
+    )
+
+
+def _bound(bound: WaitBound) -> str:
+    return (
+        f"about {bound.waits_at_most_s:.1f} s: ({bound.running_s:.1f} s that run + "
+        f"({bound.sessions} sessions × {bound.own_work:g} work before it + 2 × {bound.sessions - 1} × {bound.largest_work:g}) × {bound.seconds_per_work:.3g} s) / {bound.slots} slots"
     )
 
 

@@ -289,6 +289,7 @@ class Jobs:
             outlook=told.outlook,
             reason=told.reason,
             ahead=told.ahead,
+            bound=told.bound,
             candidates=told.candidates,
             attempts=attempts,
         )
@@ -316,6 +317,7 @@ class Jobs:
             choices=request.n,
             prompt_bytes=extent.prompt_bytes,
             max_tokens=request.max_tokens if request.kind == "generate" else 0,
+            session_id=request.session_id or "",
             prefixes=extent.names,
         )
         told = self._scheduler.plan(newcomer, self._clock.monotonic())
@@ -404,6 +406,7 @@ def _spec(job: LiveJob, new: NewJob) -> JobSpec:
         choices=new.choices,
         prompt_bytes=new.extent.prompt_bytes,
         max_tokens=new.max_tokens,
+        session_id=new.session_id or "",
         prefixes=new.extent.names,
     )
 

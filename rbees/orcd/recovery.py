@@ -52,6 +52,7 @@ def _event(stored: UnendedJob) -> JobRecovered:
             choices=stored.choices,
             prompt_bytes=stored.extent.prompt_bytes,
             max_tokens=stored.max_tokens,
+            session_id=stored.session_id or "",
             prefixes=stored.extent.names,
         ),
         epoch=stored.epoch,

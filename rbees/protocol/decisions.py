@@ -40,6 +40,25 @@ class Candidate(Message, frozen=True, kw_only=True):
     chosen: bool = False
 
 
+class WaitBound(Message, frozen=True, kw_only=True):
+    """The longest that a job can wait for its turn, if attempts take as long as expected, no worker is lost and no further session,
+    or for a batch job no further interactive job, comes: (R + (F w + 2 (F - 1) c) s) / m."""
+
+    running_s: float
+    """R: what attempts on the model's workers are expected to take still, together."""
+    own_work: float
+    """w: of the session's own jobs before it, about in tokens to write."""
+    sessions: int
+    """F: with jobs for this model waiting at this priority."""
+    largest_work: float
+    """c: of one job since none waited last."""
+    seconds_per_work: float
+    """s: in one slot."""
+    slots: int
+    """m: of the model's workers."""
+    waits_at_most_s: float
+
+
 class Explanation(Message, frozen=True, kw_only=True):
     """`GET /v2/tasks/{id}/explain`."""
 
@@ -50,6 +69,8 @@ class Explanation(Message, frozen=True, kw_only=True):
     """One sentence."""
     ahead: int | None = None
     """How many jobs for the same model come before it, while it waits."""
+    bound: WaitBound | None = None
+    """While it waits for its turn on workers that are there."""
     candidates: tuple[Candidate, ...] = ()
     """The best first, as things stand now. Empty once it has ended."""
     attempts: tuple[AttemptView, ...] = ()

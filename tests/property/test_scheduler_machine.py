@@ -217,6 +217,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             choices=choices,
             prompt_bytes=2_000,
             max_tokens=max_tokens,
+            session_id=f"{self.orders % 3}",
             prefixes=tuple(prefixes),
         )
         self.shell.accept(Record(spec, self.orders, 3, None, self.shell.now_s))

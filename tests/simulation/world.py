@@ -411,6 +411,7 @@ class World:
             choices=rng.choice(CHOICES),
             prompt_bytes=rng.randrange(1, 20_000),
             max_tokens=rng.choice((None, length)),
+            session_id=rng.choice(("", "", "anna", "bert")),
             prefixes=tuple(f"chat-{rng.randrange(6)} block-{block}" for block in range(rng.randrange(4))),
         )
         self.shell.accept(Record(spec, self._orders, length, deadly_at, self.now_s))

@@ -23,7 +23,7 @@ EndStatus = Literal["failed", "cancelled"]
 
 def dispatch(turn: Turn, job: Job, worker: Worker, why: str) -> None:
     """Give a queued job to a worker, under the next epoch."""
-    turn.queue.remove(job)
+    turn.queue.remove(job, served=True)
     job.move(Move.DISPATCH)
     job.epoch += 1
     job.attempt = Attempt(job.epoch, worker.worker_id, worker.pool_id, alone=job.suspect)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
-from rbees.orcd.scheduler import admission, attempts, eviction, explain, leases, placement, reports, retry, survey
+from rbees.orcd.scheduler import admission, attempts, eviction, explain, leases, placement, prospects, reports, retry, survey
 from rbees.orcd.scheduler.effects import Effect, ResolveModel
 from rbees.orcd.scheduler.events import (
     AttemptCancelled,
@@ -138,6 +138,8 @@ class Scheduler:
         ageing_s = self._policy.batch_ages_after_s if spec.priority == "batch" else 0.0
         job = Job(spec, since_s + ageing_s, spec.model_sha256, queued_at_s=turn.now_s)
         self._state.jobs[spec.job_id] = job
+        if job.model_sha256 is not None:
+            job.work = prospects.work(self._state, job)
         self._queue.put(job, turn.now_s, turn.now_s)
         if job.model_sha256 is None:
             self._state.unresolved.setdefault(spec.model, {})[spec.job_id] = None
@@ -187,6 +189,7 @@ class Scheduler:
         for job in self._state.unresolved_jobs(reference):
             self._state.leave_unresolved(job)
             job.model_sha256 = facts.sha256
+            job.work = prospects.work(self._state, job)
             self._state.uses.asked(facts.sha256, turn.now_s)
             turn.effects.append(ResolveModel(job.spec.job_id, facts.sha256, facts.ref))
             self._queue.refile(job)

@@ -42,6 +42,8 @@ class JobSpec:
     prompt_bytes: int = 0
     max_tokens: int | None = None
     """None where the job sets no limit; 0 for a job that makes no text."""
+    session_id: str = ""
+    """Sessions take turns; jobs without one are one session together."""
     prefixes: tuple[str, ...] = ()
     """Names of the prompt's beginnings, the shortest first, see `protocol/prefix_chain.py`."""
 

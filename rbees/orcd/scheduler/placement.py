@@ -107,7 +107,7 @@ def _place_one_behind(turn: Turn, model_sha256: str, best: Choice, later: Choice
     workers = turn.state.workers_of[model_sha256].values()
     slots = sum(w.slots for w in workers if w is not best.worker and turn.state.is_sound(w)) or NEW_WORKER_SLOTS
     ahead = math.ceil(spare_s * slots / max(later.prospect.takes_s, SHORTEST_STEP_S))
-    job_id = turn.queue.behind(model_sha256, ahead)
+    job_id = turn.queue.about_at(model_sha256, ahead)
     if job_id is None or not best.worker.has_slots_for(turn.state.jobs[job_id].spec.choices):
         return False
     attempts.dispatch(turn, turn.state.jobs[job_id], best.worker, WAITING_IS_TOO_LONG)

@@ -17,6 +17,8 @@ from rbees.protocol.prefix_chain import LINK_ENDS
 
 WAITING_SAVES: Final = 0.2
 """A free worker is let pass only for one where the job is expected to be done by so large a part earlier: expectations err."""
+READ_PER_WRITTEN: Final = 16
+"""Prompt tokens that are read in the time of one that is written, about, whatever the machine."""
 OVERDUE: Final = 0.25
 """An attempt past its expected end is expected to take so much more of the time that it has taken."""
 WORKER_STOPS_S: Final = 2.0
@@ -65,6 +67,13 @@ def on_site(state: State, job: Job | None, site: Site, now_s: float) -> Prospect
     # Whoever makes room has to be loaded again by somebody.
     regret_s = sum(eviction.worth_s(state, victim, now_s) for victim in site.room.victims)
     return Prospect(state.speeds.load_s(place) + (WORKER_STOPS_S if waits else 0.0) + regret_s, _alone_s(state, job, place))
+
+
+def work(state: State, job: Job) -> float:
+    """How much a job asks for, wherever it runs: tokens to write, and tokens to read, which take about a sixteenth as long."""
+    assert job.model_sha256 is not None
+    written = state.speeds.answer_tokens(job.model_sha256, job.spec.max_tokens) * job.spec.choices
+    return 1.0 + written + state.speeds.prompt_tokens(job.model_sha256, job.spec.prompt_bytes) / READ_PER_WRITTEN
 
 
 def cached_share(job: Job, worker: Worker) -> float:

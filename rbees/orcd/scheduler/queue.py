@@ -1,17 +1,10 @@
 """PURE: which waiting job comes next.
 
-Jobs rank by `rank_s`: the moment of acceptance, to which a batch job adds `batch_ages_after_s` (A). So interactive jobs come
-before batch jobs, a batch job comes before interactive ones accepted more than A later, and equal ranks go by order of
-acceptance. The rank never changes, also not when a failed attempt brings a job back, so nothing is ever sorted again.
-
-**Bound.** Let a batch job be accepted at t, when n jobs for its model wait or run, and let i interactive jobs for its model be
-accepted in (t, t + A]. Then at most n + i other jobs of its model are dispatched before its own first dispatch, however many
-arrive after t + A, and each of them at most 1 + `retries` times. For an interactive job i is 0. Jobs that must run alone stand
-outside of this: they wait, besides, for a worker to empty, one such job after the other.
-
-Models have lanes of their own, so a model that cannot be placed delays no other; which model gets room first goes by the
-rank of its first job. Suspect jobs, which must run alone, have a lane beside the common one, so that waiting for an empty
-worker does not hold up jobs that may share one.
+Models have lanes of their own, so a model that cannot be placed delays no other; who is next in one, and how long anybody waits at
+most, `lane.py` says. Which model gets room first goes by the rank of its oldest job: the moment of acceptance, to which a batch job
+adds `batch_ages_after_s`. The rank never changes, also not when a failed attempt brings a job back. Suspect jobs, which must run
+alone, stand beside the common lane in the order of their ranks, so that waiting for an empty worker does not hold up jobs that may
+share one.
 """
 
 from __future__ import annotations
@@ -21,11 +14,10 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
+from rbees.orcd.scheduler.lane import Entry, Key, Lane
 from rbees.orcd.scheduler.state import Job
-
-Key = tuple[float, int, str]
-"""Rank, order of acceptance, job id."""
 
 
 @dataclass(slots=True)
@@ -34,6 +26,7 @@ class _Place:
     lane: tuple[str, bool] | None
     """Model and whether the job runs alone; None while it may not be placed yet."""
     due_s: float
+    came_back: bool
 
 
 class Queue:
@@ -41,7 +34,10 @@ class Queue:
 
     def __init__(self) -> None:
         self._all: list[Key] = []
-        self._lanes: dict[tuple[str, bool], list[Key]] = {}
+        self._lanes: dict[str, Lane] = {}
+        """By model: of jobs that may share a worker."""
+        self._alone: dict[str, list[Key]] = {}
+        """By model: of those that may not."""
         self._places: dict[str, _Place] = {}
         self._sleeping: list[tuple[float, str]] = []
         self._sleepers: Counter[str] = Counter()
@@ -57,7 +53,7 @@ class Queue:
         """Add a job that may be placed from `due_s` on; one whose model is unknown only takes its place in the order."""
         key = (job.rank_s, job.spec.order, job.spec.job_id)
         insort(self._all, key)
-        self._places[job.spec.job_id] = _Place(key, None, due_s)
+        self._places[job.spec.job_id] = _Place(key, None, due_s, came_back=job.epoch > 0)
         if due_s > now_s:
             assert job.model_sha256 is not None, "a job that was never dispatched has nothing to pause for"
             self._sleepers[job.model_sha256] += 1
@@ -65,11 +61,11 @@ class Queue:
         else:
             self._enter_lane(job)
 
-    def remove(self, job: Job) -> None:
-        """Take a job out."""
+    def remove(self, job: Job, *, served: bool = False) -> None:
+        """Take a job out: `served` if it goes to a worker."""
         place = self._places.pop(job.spec.job_id)
         _take(self._all, place.key)
-        self._leave_lane(place)
+        self._leave_lane(place, served=served)
         if place.due_s > 0.0:
             self._count_awake(job)
 
@@ -95,30 +91,31 @@ class Queue:
         return woken
 
     def head(self, model_sha256: str, alone: bool) -> str | None:
-        """The next job of a lane."""
-        lane = self._lanes.get((model_sha256, alone))
-        return lane[0][2] if lane else None
+        """The next job of a model that may share a worker, or must not."""
+        if alone:
+            keys = self._alone.get(model_sha256)
+            return keys[0][2] if keys else None
+        lane = self._lanes.get(model_sha256)
+        return lane.head() if lane is not None else None
 
-    def behind(self, model_sha256: str, count: int) -> str | None:
-        """Of the jobs that may share a worker, the one that has `count` others before it."""
-        lane = self._lanes.get((model_sha256, False), ())
-        return lane[count][2] if count < len(lane) else None
+    def about_at(self, model_sha256: str, index: int) -> str | None:
+        """Of the jobs that may share a worker, the one that has about `index` others before it."""
+        lane = self._lanes.get(model_sha256)
+        return lane.about_at(index) if lane is not None else None
 
     def depth(self, model_sha256: str) -> int:
         """How many jobs of a model could be placed now."""
-        return len(self._lanes.get((model_sha256, False), ())) + len(self._lanes.get((model_sha256, True), ()))
+        return len(self._lanes.get(model_sha256, ())) + len(self._alone.get(model_sha256, ()))
 
     def first_key(self, model_sha256: str) -> Key | None:
-        """The key of the model's first job that could be placed now."""
-        heads = [lane[0] for alone in (False, True) if (lane := self._lanes.get((model_sha256, alone)))]
-        return min(heads, default=None)
+        """The key of the model's oldest job that could be placed now."""
+        lane, alone = self._lanes.get(model_sha256), self._alone.get(model_sha256)
+        keys = [key for key in (lane.oldest() if lane else None, alone[0] if alone else None) if key is not None]
+        return min(keys, default=None)
 
     def models(self) -> list[str]:
-        """Models with jobs that could be placed now, by the rank of their first job."""
-        first: dict[str, Key] = {}
-        for (model, _), lane in self._lanes.items():
-            if model not in first or lane[0] < first[model]:
-                first[model] = lane[0]
+        """Models with jobs that could be placed now, by the rank of their oldest job."""
+        first = {model: key for model in {*self._lanes, *self._alone} if (key := self.first_key(model)) is not None}
         return sorted(first, key=first.__getitem__)
 
     def wanted_soon(self) -> set[str]:
@@ -130,19 +127,28 @@ class Queue:
         place = self._places.get(job.spec.job_id)
         if place is None or place.lane is None:
             return None
-        lanes = [self._lanes.get((place.lane[0], alone), []) for alone in (False, True)]
-        return sum(bisect_left(lane, place.key) for lane in lanes)
+        model_sha256, alone = place.lane
+        suspects = self._alone.get(model_sha256, [])
+        if alone:
+            return bisect_left(suspects, place.key)
+        return len(suspects) + self._lanes[model_sha256].ahead(job.spec.job_id)
+
+    def lane(self, model_sha256: str) -> Lane | None:
+        """The jobs of a model that may share a worker."""
+        return self._lanes.get(model_sha256)
 
     def last(self, model_sha256: str) -> str | None:
-        """The last of the model's jobs that could be placed now."""
-        tails = [lane[-1] for alone in (False, True) if (lane := self._lanes.get((model_sha256, alone)))]
-        return max(tails)[2] if tails else None
+        """The youngest of the model's jobs that could be placed now."""
+        lane, alone = self._lanes.get(model_sha256), self._alone.get(model_sha256)
+        keys = [key for key in (lane.youngest() if lane else None, alone[-1] if alone else None) if key is not None]
+        return max(keys)[2] if keys else None
 
     def front(self, model_sha256: str, count: int) -> Iterator[str]:
-        """The first jobs of both lanes of a model."""
-        for alone in (True, False):
-            for key in self._lanes.get((model_sha256, alone), ())[:count]:
-                yield key[2]
+        """The first jobs of a model: those that run alone, then the others, `count` of each."""
+        yield from [key[2] for key in self._alone.get(model_sha256, ())[:count]]
+        lane = self._lanes.get(model_sha256)
+        if lane is not None:
+            yield from list(islice(lane.front(), count))
 
     def first(self, count: int) -> list[str]:
         """The first of all waiting jobs."""
@@ -164,20 +170,31 @@ class Queue:
         sleepers = Counter(waiting[job_id].model_sha256 for job_id, place in self._places.items() if place.due_s > 0.0)
         assert self._sleepers == sleepers
         assert set(self._places) == set(waiting)
-        filed = {key[2]: lane for lane, keys in self._lanes.items() for key in keys}
+        filed = {key[2]: (model, True) for model, keys in self._alone.items() for key in keys}
+        filed |= {job_id: (model, False) for model, lane in self._lanes.items() for job_id in lane.front()}
         assert filed == {job_id: place.lane for job_id, place in self._places.items() if place.lane is not None}
         for job_id, lane in filed.items():
             assert lane == (waiting[job_id].model_sha256, waiting[job_id].suspect)
-        for keys in self._lanes.values():
+        for keys in self._alone.values():
             assert keys, "an empty lane is removed"
             assert keys == sorted(keys)
+        for one in self._lanes.values():
+            assert len(one), "an empty lane is removed"
+            one.check_integrity()
 
     def _enter_lane(self, job: Job) -> None:
         place = self._places[job.spec.job_id]
         place.due_s = 0.0
-        if job.model_sha256 is not None:
-            place.lane = (job.model_sha256, job.suspect)
-            insort(self._lanes.setdefault(place.lane, []), place.key)
+        if job.model_sha256 is None:
+            return
+        place.lane = (job.model_sha256, job.suspect)
+        if job.suspect:
+            insort(self._alone.setdefault(job.model_sha256, []), place.key)
+            return
+        rank_s, order, job_id = place.key
+        spec = job.spec
+        entry = Entry(job_id, rank_s, order, spec.priority == "batch", spec.session_id, job.work, place.came_back)
+        self._lanes.setdefault(job.model_sha256, Lane()).put(entry)
 
     def _count_awake(self, job: Job) -> None:
         assert job.model_sha256 is not None
@@ -185,13 +202,21 @@ class Queue:
         if not self._sleepers[job.model_sha256]:
             del self._sleepers[job.model_sha256]
 
-    def _leave_lane(self, place: _Place) -> None:
-        if place.lane is not None:
-            keys = self._lanes[place.lane]
+    def _leave_lane(self, place: _Place, *, served: bool = False) -> None:
+        if place.lane is None:
+            return
+        model_sha256, alone = place.lane
+        place.lane = None
+        if alone:
+            keys = self._alone[model_sha256]
             _take(keys, place.key)
             if not keys:
-                del self._lanes[place.lane]
-            place.lane = None
+                del self._alone[model_sha256]
+            return
+        lane = self._lanes[model_sha256]
+        lane.remove(place.key[2], served=served)
+        if not len(lane):
+            del self._lanes[model_sha256]
 
 
 def _take(keys: list[Key], key: Key) -> None:

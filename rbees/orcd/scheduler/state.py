@@ -94,6 +94,8 @@ class Job:
     rank_s: float
     """Its place in the queue, see queue.py."""
     model_sha256: str | None
+    work: float = 1.0
+    """How much of a worker it is expected to take, see `prospects.work`; known with its model."""
     phase: Phase = Phase.QUEUED
     epoch: int = 0
     """Of the latest attempt."""

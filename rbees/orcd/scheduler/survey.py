@@ -17,7 +17,7 @@ from rbees.orcd.scheduler.prospects import Prospect
 from rbees.orcd.scheduler.queue import Queue
 from rbees.orcd.scheduler.sites import Site
 from rbees.orcd.scheduler.state import Job, Phase, Pool, State, Worker
-from rbees.protocol.decisions import Candidate, Outlook
+from rbees.protocol.decisions import Candidate, Outlook, WaitBound
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.pools import Device, ModelFacts
 
@@ -31,6 +31,7 @@ class Told:
     ahead: int | None = None
     candidates: tuple[Candidate, ...] = ()
     error: ErrorBody | None = None
+    bound: WaitBound | None = None
 
 
 def of_job(state: State, queue: Queue, policy: Policy, job: Job, now_s: float) -> Told:
@@ -50,7 +51,28 @@ def of_job(state: State, queue: Queue, policy: Policy, job: Job, now_s: float) -
     if queue.is_delayed(job.spec.job_id):
         return Told("waits", explain.RETRY.reason, candidates=places)
     reason = state.waits.get(job.model_sha256, explain.TURN.reason)
-    return Told("waits", reason, queue.ahead(job), places)
+    return Told("waits", reason, queue.ahead(job), places, bound=_bound(state, queue, job, now_s))
+
+
+def _bound(state: State, queue: Queue, job: Job, now_s: float) -> WaitBound | None:
+    lane = queue.lane(job.model_sha256 or "")
+    serving = [worker for worker in state.workers_of.get(job.model_sha256 or "", {}).values() if state.is_sound(worker)]
+    slots = sum(worker.slots for worker in serving)
+    if lane is None or job.spec.job_id not in lane or not slots:
+        return None
+    most = lane.most_before(job.spec.job_id)
+    running_s = sum(prospects.left_s(stay, now_s) for worker in serving for stay in worker.stays.values())
+    # The slowest of them, for a bound has to hold wherever the others are served.
+    per_work_s = max(prospects.on_worker(state, job, worker, now_s).takes_s for worker in serving) / job.work
+    return WaitBound(
+        running_s=round(running_s, 3),
+        own_work=round(most.own_work, 1),
+        sessions=most.sessions,
+        largest_work=round(most.largest_work, 1),
+        seconds_per_work=round(per_work_s, 6),
+        slots=slots,
+        waits_at_most_s=round((running_s + most.work * per_work_s) / slots, 3),
+    )
 
 
 def of_newcomer(state: State, queue: Queue, policy: Policy, job: Job, now_s: float) -> Told:

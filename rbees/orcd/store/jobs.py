@@ -68,6 +68,7 @@ class UnendedJob:
     model_sha256: str | None
     model_ref: str | None
     priority: Priority
+    session_id: str | None
     timeout_ms: int
     choices: int
     max_tokens: int | None
@@ -289,6 +290,7 @@ def _unended(row: sqlite3.Row) -> UnendedJob:
         model_sha256=row["model_sha256"],
         model_ref=row["model_ref"],
         priority=row["priority"],
+        session_id=row["session_id"],
         timeout_ms=row["timeout_ms"],
         choices=row["choices"],
         max_tokens=row["max_tokens"] if row["kind"] == "generate" else 0,

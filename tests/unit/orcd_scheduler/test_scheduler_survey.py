@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from rbees.orcd.scheduler.effects import Dispatch, SpawnWorker
 from rbees.orcd.scheduler.events import AttemptCompleted, DrainBegan, PrefixesCached
 from rbees.orcd.scheduler.survey import Told
@@ -80,6 +82,12 @@ def test_a_waiting_job_is_told_how_many_come_before_it() -> None:
     found = told(drive, "job-3")
     assert (found.outlook, found.ahead) == ("waits", 2)
     assert found.reason == drive.scheduler.waiting_for("job-3")
+    bound = found.bound
+    assert bound is not None
+    assert (bound.sessions, bound.slots, bound.own_work) == (1, 1, 2 * bound.largest_work)
+    waits_s = (bound.running_s + bound.own_work * bound.seconds_per_work) / bound.slots
+    assert bound.waits_at_most_s == pytest.approx(waits_s, rel=0.01)
+    assert told(drive, "job-1").bound.waits_at_most_s == pytest.approx(bound.running_s)  # type: ignore[union-attr]
     (candidate,) = found.candidates
     assert (candidate.refusal, candidate.chosen) == ("Of its 1 slots 0 are free; the job takes 1.", False)
     plan = drive.scheduler.plan(drive.spec("new", NOVEL), drive.now_s)

@@ -108,8 +108,8 @@ WHERE model = :model AND number < :below ORDER BY number DESC LIMIT :limit;
 -- unended_jobs --
 -- What a restarted orcd takes up again, oldest first, with the attempt that was current and how far its worker was journaled.
 SELECT
-    jobs.number, jobs.job_id, jobs.kind, jobs.status, jobs.model, jobs.model_sha256, jobs.model_ref, jobs.priority, jobs.seed,
-    jobs.timeout_ms, jobs.prompt_bytes, jobs.prefixes, jobs.cancel_on_disconnect, jobs.cancel_asked, jobs.watched, jobs.correlation_id, jobs.created_at_ms,
+    jobs.number, jobs.job_id, jobs.kind, jobs.status, jobs.model, jobs.model_sha256, jobs.model_ref, jobs.priority, jobs.session_id,
+    jobs.seed, jobs.timeout_ms, jobs.prompt_bytes, jobs.prefixes, jobs.cancel_on_disconnect, jobs.cancel_asked, jobs.watched, jobs.correlation_id, jobs.created_at_ms,
     jobs.dispatched_at_ms, jobs.started_at_ms,
     last.last_seq, last.epoch AS journal_epoch, last.worker_seq,
     attempt.epoch AS epoch, attempt.worker_id, attempt.pool_id,
