@@ -77,10 +77,9 @@ def candidate_row(candidate: Candidate) -> tuple[str, ...]:
 
 
 def _bound(bound: WaitBound) -> str:
-    return (
-        f"about {bound.waits_at_most_s:.1f} s: ({bound.running_s:.1f} s that run + "
-        f"({bound.sessions} sessions × {bound.own_work:g} work before it + 2 × {bound.sessions - 1} × {bound.largest_work:g}) × {bound.seconds_per_work:.3g} s) / {bound.slots} slots"
-    )
+    turns = f"{bound.sessions} sessions × {bound.own_work:g} work before it + 2 × {bound.sessions - 1} × {bound.largest_work:g}"
+    whole = f"({bound.running_s:.1f} s that run + ({turns}) × {bound.seconds_per_work:.3g} s) / {bound.slots} slots"
+    return f"about {bound.waits_at_most_s:.1f} s: {whole}"
 
 
 def _seconds(value: float | None) -> str:

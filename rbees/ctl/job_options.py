@@ -16,6 +16,7 @@ _RUN: Final = (
         "--priority", type=click.Choice(PRIORITIES), help="`batch` waits while interactive jobs do. Default: interactive."
     ),
     click.option("--timeout-ms", type=click.IntRange(min=1), help="Longest run, from first dispatch. Default: 300000."),
+    click.option("--deadline-ms", type=click.IntRange(min=1), help="Give up so long after acceptance. Default: never."),
 )
 
 

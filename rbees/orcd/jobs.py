@@ -18,7 +18,7 @@ from rbees.orcd.frames import decode, journaled
 from rbees.orcd.journal import Journal, NewJob
 from rbees.orcd.live import LiveJob
 from rbees.orcd.relay import Relay
-from rbees.orcd.requests import extent_of
+from rbees.orcd.requests import Extent, extent_of
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived, JobSpec
 from rbees.orcd.store.jobs import JobRow, JobStore
@@ -87,8 +87,8 @@ class Jobs:
     async def submit(self, request: JobRequest, idempotency_key: str | None = None) -> JobAccepted:
         """Accept a job durably, or give the answer again that the same submission got before.
 
-        Raises RbeesError: INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_INCOMPATIBLE, QUEUE_FULL, DRAINING, STORAGE_FULL,
-        IDEMPOTENCY_CONFLICT, OUTPUT_ERASED.
+        Raises RbeesError: INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_INCOMPATIBLE, QUEUE_FULL, DEADLINE_EXCEEDED, DRAINING,
+        STORAGE_FULL, IDEMPOTENCY_CONFLICT, OUTPUT_ERASED.
         """
         check_job(request)
         if idempotency_key is None:
@@ -126,8 +126,11 @@ class Jobs:
         facts = await self._resolve(request.model)
         _check_capable(request, facts)
         self._check_room()
-        seed = request.seed if request.seed is not None else self._identities.seed()
+        now_ms = self._clock.unix_ms()
         extent = extent_of(request)
+        if facts is not None and request.deadline_ms is not None:
+            self._check_deadline(_newcomer(request, extent, facts, now_ms), now_ms)
+        seed = request.seed if request.seed is not None else self._identities.seed()
         new = NewJob(
             job_id=self._identities.job_id(),
             kind=request.kind,
@@ -146,7 +149,8 @@ class Jobs:
             request_sha256=_fingerprint(request),
             idempotency_key=key,
             queue_position=self._journal.counts["queued"] + 1,
-            created_at_ms=self._clock.unix_ms(),
+            created_at_ms=now_ms,
+            deadline_at_ms=_deadline_at_ms(request, now_ms),
             correlation_id=correlation_id.get(),
         )
         await self._journal.accept(new, lambda job: self._post(JobArrived(_spec(job, new))))
@@ -171,6 +175,12 @@ class Jobs:
             raise RbeesError(
                 ErrorCode.QUEUE_FULL, message, queue_limit=self._queue_limit, retry_after_s=self._until_a_place_is_free_s()
             )
+
+    def _check_deadline(self, newcomer: JobSpec, now_ms: int) -> None:
+        """Refuse what could not be done in time. Raises RbeesError DEADLINE_EXCEEDED."""
+        told = self._scheduler.plan(newcomer, self._clock.monotonic(), now_ms)
+        if told.error is not None and told.error.code is ErrorCode.DEADLINE_EXCEEDED:
+            raise RbeesError(told.error.code, told.error.message, **told.error.details)
 
     def _until_a_place_is_free_s(self) -> int:
         """From how fast jobs have been ending lately."""
@@ -234,6 +244,7 @@ class Jobs:
             queue_position=self._scheduler.queue_position(row.job_id),
             waiting_for=self._scheduler.waiting_for(row.job_id),
             created_at_ms=row.created_at_ms,
+            deadline_at_ms=row.deadline_at_ms,
             started_at_ms=row.started_at_ms,
             ended_at_ms=row.ended_at_ms,
             last_seq=row.last_seq,
@@ -306,26 +317,14 @@ class Jobs:
             return Plan(outlook="refused", reason=error.message, error=error.body())
         if facts is None:
             return Plan(outlook="waits", reason="No pool has registered yet; the job would wait for one.")
-        extent = extent_of(request)
-        newcomer = JobSpec(
-            job_id="",
-            model=request.model,
-            model_sha256=facts.sha256,
-            priority=request.priority,
-            order=0,
-            timeout_ms=request.timeout_ms,
-            choices=request.n,
-            prompt_bytes=extent.prompt_bytes,
-            max_tokens=request.max_tokens if request.kind == "generate" else 0,
-            session_id=request.session_id or "",
-            prefixes=extent.names,
-        )
-        told = self._scheduler.plan(newcomer, self._clock.monotonic())
+        now_ms = self._clock.unix_ms()
+        told = self._scheduler.plan(_newcomer(request, extent_of(request), facts, now_ms), self._clock.monotonic(), now_ms)
         return Plan(
             outlook=told.outlook,
             reason=told.reason,
             model_sha256=facts.sha256,
             ahead=told.ahead,
+            done_in_s=told.done_in_s,
             candidates=told.candidates,
             error=told.error,
         )
@@ -395,6 +394,28 @@ def _check_capable(request: JobRequest, facts: ModelFacts | None) -> None:
     raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, message, model=request.model, capabilities=list(facts.capabilities))
 
 
+def _deadline_at_ms(request: JobRequest, now_ms: int) -> int | None:
+    return None if request.deadline_ms is None else now_ms + request.deadline_ms
+
+
+def _newcomer(request: JobRequest, extent: Extent, facts: ModelFacts, now_ms: int) -> JobSpec:
+    """What the scheduler would hear of a job that is not accepted."""
+    return JobSpec(
+        job_id="",
+        model=request.model,
+        model_sha256=facts.sha256,
+        priority=request.priority,
+        order=0,
+        timeout_ms=request.timeout_ms,
+        deadline_at_ms=_deadline_at_ms(request, now_ms),
+        choices=request.n,
+        prompt_bytes=extent.prompt_bytes,
+        max_tokens=request.max_tokens if request.kind == "generate" else 0,
+        session_id=request.session_id or "",
+        prefixes=extent.names,
+    )
+
+
 def _spec(job: LiveJob, new: NewJob) -> JobSpec:
     return JobSpec(
         job_id=job.job_id,
@@ -403,6 +424,7 @@ def _spec(job: LiveJob, new: NewJob) -> JobSpec:
         priority=new.priority,
         order=job.number,
         timeout_ms=new.timeout_ms,
+        deadline_at_ms=new.deadline_at_ms,
         choices=new.choices,
         prompt_bytes=new.extent.prompt_bytes,
         max_tokens=new.max_tokens,

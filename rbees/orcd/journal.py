@@ -61,6 +61,7 @@ class NewJob:
     idempotency_key: str | None
     queue_position: int
     created_at_ms: int
+    deadline_at_ms: int | None = None
     correlation_id: str | None = None
 
 
@@ -345,6 +346,7 @@ def _job_row(number: int, new: NewJob) -> Statement:
             "session_id": new.session_id,
             "seed": new.seed,
             "timeout_ms": new.timeout_ms,
+            "deadline_at_ms": new.deadline_at_ms,
             "prompt_bytes": new.extent.prompt_bytes,
             "prefixes": new.extent.prefixes,
             "cancel_on_disconnect": int(new.cancel_on_disconnect),

@@ -49,6 +49,7 @@ def _event(stored: UnendedJob) -> JobRecovered:
             priority=stored.priority,
             order=stored.number,
             timeout_ms=stored.timeout_ms,
+            deadline_at_ms=stored.deadline_at_ms,
             choices=stored.choices,
             prompt_bytes=stored.extent.prompt_bytes,
             max_tokens=stored.max_tokens,

@@ -84,5 +84,7 @@ class Plan(Message, frozen=True, kw_only=True):
     reason: str
     model_sha256: str | None = None
     ahead: int | None = None
+    done_in_s: float | None = None
+    """When it is expected to be done, all waiting included; absent where nobody can say."""
     candidates: tuple[Candidate, ...] = ()
     error: ErrorBody | None = None

@@ -70,6 +70,7 @@ class ErrorCode(StrEnum):
     MODEL_LOADING = "MODEL_LOADING"
     DRAINING = "DRAINING"
     TIMEOUT = "TIMEOUT"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     STORAGE_FULL = "STORAGE_FULL"
     CONFIGURATION = "CONFIGURATION"
     ADDRESS_IN_USE = "ADDRESS_IN_USE"
@@ -167,6 +168,12 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
     ),
     ErrorCode.TIMEOUT: ErrorKind(
         504, ExitCode.FAILED, Fault.CAPACITY, "The job ran longer than its `timeout_ms`; raise it or ask for fewer tokens."
+    ),
+    ErrorCode.DEADLINE_EXCEEDED: ErrorKind(
+        504,
+        ExitCode.FAILED,
+        Fault.CAPACITY,
+        "The job was not done within its `deadline_ms`, or could not be; allow it more.",
     ),
     ErrorCode.STORAGE_FULL: ErrorKind(
         507, ExitCode.IO_ERROR, Fault.CAPACITY, "The disk under the state folder is full; free space, accepted jobs are kept."

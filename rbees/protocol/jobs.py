@@ -24,9 +24,10 @@ TERMINAL_STATUSES: Final[frozenset[JobStatus]] = frozenset({"completed", "failed
 
 DEFAULT_TIMEOUT_MS: Final = 300_000
 MAX_TIMEOUT_MS: Final = 1_800_000
+MAX_DEADLINE_MS: Final = 30 * 86_400_000
 MAX_TOKENS: Final = 1_000_000
 MAX_CHOICES: Final = 16
-_OF_ALL_KINDS: Final = ("kind", "model", "priority", "session_id", "timeout_ms", "cancel_on_disconnect")
+_OF_ALL_KINDS: Final = ("kind", "model", "priority", "session_id", "timeout_ms", "deadline_ms", "cancel_on_disconnect")
 """Fields that say nothing about what is made."""
 
 
@@ -67,6 +68,13 @@ class JobRequest(SeedlessSampling, frozen=True, kw_only=True):
         | None
     ) = None
     timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=MAX_TIMEOUT_MS, description="From first dispatch.")] = DEFAULT_TIMEOUT_MS
+    deadline_ms: (
+        Annotated[
+            int,
+            msgspec.Meta(ge=1, le=MAX_DEADLINE_MS, description="From acceptance; refused at once where it cannot be done by then."),
+        ]
+        | None
+    ) = None
     cancel_on_disconnect: bool = False
     embed: EmbedRequest | None = None
     rerank: RerankRequest | None = None
@@ -166,6 +174,7 @@ class JobView(Message, frozen=True, kw_only=True):
     waiting_for: str | None = None
     """While queued: one sentence that says what it waits for."""
     created_at_ms: int
+    deadline_at_ms: int | None = None
     started_at_ms: int | None = None
     ended_at_ms: int | None = None
     last_seq: int = 0

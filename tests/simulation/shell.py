@@ -103,6 +103,11 @@ class Shell:
         self.registered: set[str] = set()
         self.streams: dict[str, Stream] = {}
 
+    @property
+    def unix_ms(self) -> int:
+        """The time of day."""
+        return 1_700_000_000_000 + round(self.now_s * 1000)
+
     def kill(self) -> None:
         """kill -9: everything but the store is gone."""
         self.up = False
@@ -136,7 +141,7 @@ class Shell:
         """One turn of the loop."""
         assert self.up
         self.watch.hears(event, self.now_s)
-        moment = Moment(self.now_s, 1_700_000_000_000 + round(self.now_s * 1000), self._rng.randbytes(10))
+        moment = Moment(self.now_s, self.unix_ms, self._rng.randbytes(10))
         effects = self.scheduler.handle(event, moment)
         for effect in effects:
             self.watch.sees(effect, self.now_s)

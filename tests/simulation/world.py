@@ -112,6 +112,8 @@ class World:
                 return record.cancel_asked
             case ErrorCode.TIMEOUT:
                 return record.spec.timeout_ms == SHORT_TIMEOUT_MS
+            case ErrorCode.DEADLINE_EXCEEDED:
+                return record.spec.deadline_at_ms is not None
             case ErrorCode.MODEL_NOT_FOUND:
                 # Accepted while no pool was known; whether those that came then held the model, `Watch` has seen.
                 return record.model_sha256 is None
@@ -401,6 +403,7 @@ class World:
         length = rng.randrange(4, 120)
         deadly_at = rng.randrange(1, length + 1) if rng.random() < 0.02 else None
         timeout_ms = SHORT_TIMEOUT_MS if rng.random() < 0.03 else 300_000
+        deadline_at_ms = self.shell.unix_ms + rng.randrange(1_000, 300_000) if rng.random() < 0.05 else None
         spec = JobSpec(
             job_id=job_id,
             model=model.ref,
@@ -408,6 +411,7 @@ class World:
             priority=rng.choice(("interactive", "batch")),
             order=self._orders,
             timeout_ms=timeout_ms,
+            deadline_at_ms=deadline_at_ms,
             choices=rng.choice(CHOICES),
             prompt_bytes=rng.randrange(1, 20_000),
             max_tokens=rng.choice((None, length)),

@@ -36,9 +36,9 @@ def dispatch(turn: Turn, job: Job, worker: Worker, why: str) -> None:
 
 def start_time(turn: Turn, job: Job) -> None:
     """Its `timeout_ms` begin to run, unless they do already."""
-    if job.deadline_s is None:
-        job.deadline_s = turn.now_s + job.spec.timeout_ms / 1000
-        heapq.heappush(turn.state.deadlines, (job.deadline_s, job.spec.job_id))
+    if job.timeout_s is None:
+        job.timeout_s = turn.now_s + job.spec.timeout_ms / 1000
+        heapq.heappush(turn.state.deadlines, (job.timeout_s, job.spec.job_id))
 
 
 def attach(turn: Turn, job: Job, worker: Worker) -> None:

@@ -138,6 +138,9 @@ class Scheduler:
         ageing_s = self._policy.batch_ages_after_s if spec.priority == "batch" else 0.0
         job = Job(spec, since_s + ageing_s, spec.model_sha256, queued_at_s=turn.now_s)
         self._state.jobs[spec.job_id] = job
+        if spec.deadline_at_ms is not None:
+            job.deadline_s = turn.now_s + (spec.deadline_at_ms - turn.moment.unix_ms) / 1000
+            heapq.heappush(self._state.deadlines, (job.deadline_s, spec.job_id))
         if job.model_sha256 is not None:
             job.work = prospects.work(self._state, job)
         self._queue.put(job, turn.now_s, turn.now_s)
@@ -298,10 +301,8 @@ class Scheduler:
         while deadlines and deadlines[0][0] <= turn.now_s:
             deadline_s, job_id = heapq.heappop(deadlines)
             job = self._state.jobs.get(job_id)
-            if job is not None and job.deadline_s == deadline_s:
-                message = f"The job did not end within {job.spec.timeout_ms} ms of its first dispatch."
-                error = ErrorBody(code=ErrorCode.TIMEOUT, message=message, details={"timeout_ms": job.spec.timeout_ms})
-                attempts.finish(turn, job, "failed", error)
+            if job is not None and deadline_s in {job.timeout_s, job.deadline_s}:
+                attempts.finish(turn, job, "failed", _too_late(job, deadline_s))
 
     def _tick(self, turn: Turn) -> None:
         for pool in leases.check(turn):
@@ -369,12 +370,13 @@ class Scheduler:
         job = self._state.jobs.get(job_id)
         return None if job is None else survey.of_job(self._state, self._queue, self._policy, job, now_s)
 
-    def plan(self, spec: JobSpec, now_s: float) -> Told:
+    def plan(self, spec: JobSpec, now_s: float, now_ms: int) -> Told:
         """What would become of a job that came now. Its model must be resolved."""
         if self._state.draining:
             return survey.draining()
         newcomer = Job(spec, rank_s=now_s, model_sha256=spec.model_sha256, queued_at_s=now_s)
-        return survey.of_newcomer(self._state, self._queue, self._policy, newcomer, now_s)
+        told = survey.of_newcomer(self._state, self._queue, self._policy, newcomer, now_s)
+        return survey.too_late(told) if survey.is_hopeless(self._state, told, newcomer, now_ms) else told
 
     def pools(self, now_s: float) -> tuple[PoolFacts, ...]:
         """Every known pool, by id; `now_s` is the monotonic reading against which heartbeat ages are taken."""
@@ -415,6 +417,15 @@ class Scheduler:
         """Assert that state and queue agree with themselves and with each other. For tests, and for an idle moment."""
         self._state.check_integrity()
         self._queue.check_integrity({key: job for key, job in self._state.jobs.items() if job.phase is Phase.QUEUED})
+
+
+def _too_late(job: Job, at_s: float) -> ErrorBody:
+    if at_s == job.deadline_s:
+        where = "while it waited for a worker" if job.timeout_s is None else "before it was done"
+        message = f"The job's deadline came {where}."
+        return ErrorBody(code=ErrorCode.DEADLINE_EXCEEDED, message=message, details={"deadline_at_ms": job.spec.deadline_at_ms})
+    message = f"The job did not end within {job.spec.timeout_ms} ms of its first dispatch."
+    return ErrorBody(code=ErrorCode.TIMEOUT, message=message, details={"timeout_ms": job.spec.timeout_ms})
 
 
 def _facts(workers: Iterable[Worker]) -> tuple[WorkerFacts, ...]:

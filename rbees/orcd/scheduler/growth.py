@@ -15,7 +15,6 @@ from rbees.orcd.scheduler import attempts, chance, eviction, explain, prospects,
 from rbees.orcd.scheduler.effects import SpawnWorker
 from rbees.orcd.scheduler.explain import Obstacle
 from rbees.orcd.scheduler.sites import Site
-from rbees.orcd.scheduler.speeds import SHORTEST_STEP_S
 from rbees.orcd.scheduler.state import Claim, Job, Worker
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody
@@ -64,7 +63,8 @@ def _consider_replica(turn: Turn, model_sha256: str, serving: list[Worker]) -> O
     last_id = turn.queue.last(model_sha256)
     if last_id is not None and model_sha256 not in turn.state.saturated:
         last = turn.state.jobs[last_id]
-        than_s = math.inf if suspects_wait else BETTER_BY * _last_done_in_s(turn, last, serving)
+        ahead = turn.queue.depth(model_sha256) - 1
+        than_s = math.inf if suspects_wait else BETTER_BY * prospects.behind_s(turn.state, last, serving, ahead, turn.now_s)
         started = _start_if_sooner(turn, model_sha256, last, than_s)
         if started is not None:
             return explain.loading(started)
@@ -77,15 +77,6 @@ def _consider_replica(turn: Turn, model_sha256: str, serving: list[Worker]) -> O
     if choices > 1 and any(turn.state.is_open(worker) for worker in serving):
         return explain.too_few_free(min(worker.slots_for(choices) for worker in serving))
     return explain.busy(slots, len(serving))
-
-
-def _last_done_in_s(turn: Turn, last: Job, serving: list[Worker]) -> float:
-    """When the last of the waiting jobs should be done if nobody else came to help."""
-    takes_s = [(worker, prospects.on_worker(turn.state, last, worker, turn.now_s).takes_s) for worker in serving]
-    done_per_s = sum(worker.slots / max(seconds, SHORTEST_STEP_S) for worker, seconds in takes_s)
-    running_s = sum(prospects.left_s(stay, turn.now_s) for worker in serving for stay in worker.stays.values())
-    slots = sum(worker.slots for worker in serving)
-    return running_s / max(slots, 1) + turn.queue.depth(last.model_sha256 or "") / done_per_s + min(s for _, s in takes_s)
 
 
 def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:

@@ -6,12 +6,13 @@ promise nothing: an attempt that should be over and is not gets as long again as
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from rbees.orcd.scheduler import eviction
 from rbees.orcd.scheduler.sites import Site
-from rbees.orcd.scheduler.speeds import Place
+from rbees.orcd.scheduler.speeds import SHORTEST_STEP_S, Place
 from rbees.orcd.scheduler.state import Job, State, Stay, Worker
 from rbees.protocol.prefix_chain import LINK_ENDS
 
@@ -67,6 +68,15 @@ def on_site(state: State, job: Job | None, site: Site, now_s: float) -> Prospect
     # Whoever makes room has to be loaded again by somebody.
     regret_s = sum(eviction.worth_s(state, victim, now_s) for victim in site.room.victims)
     return Prospect(state.speeds.load_s(place) + (WORKER_STOPS_S if waits else 0.0) + regret_s, _alone_s(state, job, place))
+
+
+def behind_s(state: State, job: Job, serving: Iterable[Worker], ahead: int, now_s: float) -> float:
+    """When a job with `ahead` others before it should be done on workers that are there: what runs, those others, itself."""
+    workers = list(serving)
+    takes_s = [max(on_worker(state, job, worker, now_s).takes_s, SHORTEST_STEP_S) for worker in workers]
+    done_per_s = sum(worker.slots / seconds for worker, seconds in zip(workers, takes_s, strict=True))
+    running_s = sum(left_s(stay, now_s) for worker in workers for stay in worker.stays.values())
+    return running_s / sum(worker.slots for worker in workers) + ahead / done_per_s + min(takes_s)
 
 
 def work(state: State, job: Job) -> float:

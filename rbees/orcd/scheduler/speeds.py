@@ -174,6 +174,10 @@ class Speeds:
         alone_s = max(SHORTEST_STEP_S, place.size_bytes / bytes_per_s)
         return alone_s * (1.0 + EACH_FURTHER_STREAM * (streams - 1.0))
 
+    def has_seen(self, model_sha256: str) -> bool:
+        """Whether an attempt with the model was ever completed, so that expectations are more than guesses."""
+        return model_sha256 in self._habits
+
     def prompt_tokens(self, model_sha256: str, prompt_bytes: int) -> float:
         """About how many tokens a prompt has."""
         habit = self._habits.get(model_sha256)

@@ -105,8 +105,10 @@ class Job:
     """In a row: attempts that no worker took up."""
     queued_at_s: float = 0.0
     """When it last began to wait."""
+    timeout_s: float | None = None
+    """When its `timeout_ms` are over; set by the first dispatch that this process knows of."""
     deadline_s: float | None = None
-    """Set by the first dispatch that this process knows of."""
+    """When its `deadline_at_ms` has come, by the monotonic clock."""
     suspect: bool = False
     """It was on workers that died: it runs alone from now on."""
     deaths_in_company: int = 0
@@ -276,7 +278,7 @@ class State:
         self.waits: dict[str, str] = {}
         """By model: what its jobs wait for, in one sentence."""
         self.deadlines: list[tuple[float, str]] = []
-        """Heap of (`deadline_s`, job); entries of ended jobs are skipped when they surface."""
+        """Heap of (`timeout_s` or `deadline_s`, job); entries of ended jobs are skipped when they surface."""
         self.troubles: dict[tuple[str, str], LoadTrouble] = {}
         """By model and pool."""
         self.ended_workers: dict[str, float] = {}
@@ -491,7 +493,7 @@ class State:
         if job.attempt is None:
             return
         assert job.attempt.epoch == job.epoch >= 1
-        assert job.deadline_s is not None
+        assert job.timeout_s is not None
         if job.phase is not Phase.HELD:
             assert self.workers[job.attempt.worker_id].attempts[job_id] == job.epoch
             assert job.model_sha256 == self.workers[job.attempt.worker_id].model_sha256

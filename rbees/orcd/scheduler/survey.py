@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import replace as replace_told
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -21,6 +23,9 @@ from rbees.protocol.decisions import Candidate, Outlook, WaitBound
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.pools import Device, ModelFacts
 
+HOPE: Final = 0.5
+"""A job is refused for its deadline only where even so much of the expected time is too long."""
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -32,6 +37,8 @@ class Told:
     candidates: tuple[Candidate, ...] = ()
     error: ErrorBody | None = None
     bound: WaitBound | None = None
+    done_in_s: float | None = None
+    """Of a newcomer: when it is expected to be done, all waiting included."""
 
 
 def of_job(state: State, queue: Queue, policy: Policy, job: Job, now_s: float) -> Told:
@@ -83,21 +90,41 @@ def of_newcomer(state: State, queue: Queue, policy: Policy, job: Job, now_s: flo
     chosen = next((place for place in places if place.chosen), None)
     if ahead:
         reason = state.waits.get(job.model_sha256, explain.TURN.reason)
-        return Told("waits", f"{ahead} other jobs for this model wait: {reason}", ahead, places)
+        serving = [worker for worker in state.workers_of.get(job.model_sha256, {}).values() if state.is_sound(worker)]
+        done_in_s = prospects.behind_s(state, job, serving, ahead, now_s) if serving else None
+        return Told("waits", f"{ahead} other jobs for this model wait: {reason}", ahead, places, done_in_s=done_in_s)
     if chosen is None:
         error = sites.impossible(state, job.model_sha256) if not state.workers_of.get(job.model_sha256) else None
         if error is not None and state.is_settled(now_s, policy.settle_s):
             return Told("refused", error.message, 0, places, error)
-        return Told("waits", "No place can take it at present; each candidate says why.", 0, places)
+        expected = [place.done_in_s for place in places if place.done_in_s is not None]
+        reason = "No place can take it at present; each candidate says why."
+        return Told("waits", reason, 0, places, done_in_s=min(expected, default=None))
     better = min((p for p in places if p.done_in_s is not None), key=lambda p: p.done_in_s or 0.0)
     if chosen.worker_id is None:
-        return Told(
-            "starts_worker", f"A worker on {', '.join(chosen.devices)} of pool {chosen.pool_id} would be started.", 0, places
-        )
+        reason = f"A worker on {', '.join(chosen.devices)} of pool {chosen.pool_id} would be started."
+        return Told("starts_worker", reason, 0, places, done_in_s=chosen.done_in_s)
     if better.worker_id is not None and (better.done_in_s or 0.0) <= (chosen.done_in_s or 0.0) * (1 - prospects.WAITING_SAVES):
         reason = f"It would wait for worker {better.worker_id} on pool {better.pool_id}, where it is expected to be done first."
-        return Told("waits", reason, 0, places)
-    return Told("runs", f"Worker {chosen.worker_id} on pool {chosen.pool_id} would take it at once.", 0, places)
+        return Told("waits", reason, 0, places, done_in_s=better.done_in_s)
+    reason = f"Worker {chosen.worker_id} on pool {chosen.pool_id} would take it at once."
+    return Told("runs", reason, 0, places, done_in_s=chosen.done_in_s)
+
+
+def is_hopeless(state: State, told: Told, job: Job, now_ms: int) -> bool:
+    """True where a newcomer could not be done by its deadline, even if everything went much faster than it went so far."""
+    if told.done_in_s is None or job.spec.deadline_at_ms is None or not state.speeds.has_seen(job.model_sha256 or ""):
+        return False
+    return told.done_in_s * HOPE > (job.spec.deadline_at_ms - now_ms) / 1000
+
+
+def too_late(told: Told) -> Told:
+    """What becomes of such a job."""
+    message = f"The job is expected to need {told.done_in_s:.0f} s, waiting included, which is far beyond its deadline."
+    error = ErrorBody(
+        code=ErrorCode.DEADLINE_EXCEEDED, message=message, details={"expected_ms": round((told.done_in_s or 0) * 1000)}
+    )
+    return replace_told(told, outlook="refused", reason=message, error=error)
 
 
 def draining() -> Told:

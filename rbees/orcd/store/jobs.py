@@ -48,6 +48,7 @@ class JobRow:
     cancel_on_disconnect: bool
     erased: bool
     created_at_ms: int
+    deadline_at_ms: int | None
     dispatched_at_ms: int | None
     started_at_ms: int | None
     ended_at_ms: int | None
@@ -78,6 +79,7 @@ class UnendedJob:
     watched: bool
     correlation_id: str | None
     created_at_ms: int
+    deadline_at_ms: int | None
     dispatched_at_ms: int | None
     started_at_ms: int | None
     last_seq: int
@@ -271,6 +273,7 @@ def _job(row: sqlite3.Row) -> JobRow:
         cancel_on_disconnect=bool(row["cancel_on_disconnect"]),
         erased=bool(row["erased"]),
         created_at_ms=row["created_at_ms"],
+        deadline_at_ms=row["deadline_at_ms"],
         dispatched_at_ms=row["dispatched_at_ms"],
         started_at_ms=row["started_at_ms"],
         ended_at_ms=row["ended_at_ms"],
@@ -300,6 +303,7 @@ def _unended(row: sqlite3.Row) -> UnendedJob:
         watched=bool(row["watched"]),
         correlation_id=row["correlation_id"],
         created_at_ms=row["created_at_ms"],
+        deadline_at_ms=row["deadline_at_ms"],
         dispatched_at_ms=row["dispatched_at_ms"],
         started_at_ms=row["started_at_ms"],
         last_seq=row["last_seq"],

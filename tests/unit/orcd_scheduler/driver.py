@@ -18,6 +18,7 @@ from rbees.orcd.scheduler.events import (
     WorkerEnded,
 )
 from rbees.orcd.scheduler.policy import Policy
+from rbees.orcd.scheduler.survey import Told
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.jobs import Priority
 from rbees.protocol.pools import Device, ModelFacts, WorkerFacts
@@ -39,15 +40,20 @@ class Drive:
         self._noted = noted
         self._orders = 0
         self._draws = 0
+        self._jumped_s = 0.0
 
     def send(self, event: Event, *, after_s: float = 0.0) -> list[Effect]:
         """Handle one event. Notes are left out unless the drive was made to show them."""
         self.now_s += after_s
         self._draws += 1
-        moment = Moment(self.now_s, round(self.now_s * 1000), self._draws.to_bytes(10, "big"))
+        moment = Moment(self.now_s, round((self.now_s + self._jumped_s) * 1000), self._draws.to_bytes(10, "big"))
         effects = self.scheduler.handle(event, moment)
         self.scheduler.check_integrity()
         return [effect for effect in effects if self._noted or not isinstance(effect, Note)]
+
+    def clock_jumps(self, seconds: float) -> None:
+        """The time of day is set; the monotonic clock knows nothing of that."""
+        self._jumped_s += seconds
 
     def tick(self, *, after_s: float = 0.0) -> list[Effect]:
         """Let time pass and have it noticed."""
@@ -67,6 +73,10 @@ class Drive:
     def job(self, job_id: str, model: ModelFacts = HAIKU, **fields: Any) -> list[Effect]:
         """A job arrives."""
         return self.send(JobArrived(self.spec(job_id, model, **fields)))
+
+    def plan(self, spec: JobSpec) -> Told:
+        """What would become of a job now."""
+        return self.scheduler.plan(spec, self.now_s, round(self.now_s * 1000))
 
     def report(
         self,

@@ -36,7 +36,7 @@ def chosen(found: Told) -> Candidate:
 def test_every_place_is_told_with_what_is_expected_of_it_or_why_it_will_not_do() -> None:
     drive = Drive()
     drive.report("a", models=(NOVEL,), devices=(CPU, GPU, SMALL, ILL))
-    plan = drive.scheduler.plan(drive.spec("new", NOVEL), drive.now_s)
+    plan = drive.plan(drive.spec("new", NOVEL))
     places = by_device(plan)
     assert (plan.outlook, chosen(plan).devices) == ("starts_worker", ("cuda:0",))
     assert places["cuda:0"].done_in_s is not None
@@ -54,7 +54,7 @@ def test_a_plan_changes_nothing() -> None:
     drive = Drive()
     drive.report("a", facts.worker("w1", HAIKU))
     for _ in range(3):
-        plan = drive.scheduler.plan(drive.spec("new"), drive.now_s)
+        plan = drive.plan(drive.spec("new"))
         assert (plan.outlook, plan.reason) == ("runs", "Worker w1 on pool a would take it at once.")
     assert drive.tick() == []
     assert drive.scheduler.workers()[0].worker_id == "w1"
@@ -90,7 +90,7 @@ def test_a_waiting_job_is_told_how_many_come_before_it() -> None:
     assert told(drive, "job-1").bound.waits_at_most_s == pytest.approx(bound.running_s)  # type: ignore[union-attr]
     (candidate,) = found.candidates
     assert (candidate.refusal, candidate.chosen) == ("Of its 1 slots 0 are free; the job takes 1.", False)
-    plan = drive.scheduler.plan(drive.spec("new", NOVEL), drive.now_s)
+    plan = drive.plan(drive.spec("new", NOVEL))
     assert (plan.outlook, plan.ahead) == ("waits", 3)
 
 
@@ -99,7 +99,7 @@ def test_what_is_cached_shows() -> None:
     for pool_id, worker_id in (("a", "w1"), ("b", "w2")):
         drive.report(pool_id, facts.worker(worker_id, NOVEL), models=(NOVEL,))
     drive.send(PrefixesCached("w2", ("p1", "p2")))
-    plan = drive.scheduler.plan(drive.spec("new", NOVEL, prompt_bytes=2_000, prefixes=("p1", "p2", "p3")), drive.now_s)
+    plan = drive.plan(drive.spec("new", NOVEL, prompt_bytes=2_000, prefixes=("p1", "p2", "p3")))
     here = chosen(plan)
     assert here.worker_id == "w2"
     assert here.saved_s > 0
@@ -113,12 +113,12 @@ def test_what_can_never_be_is_told_as_what_it_would_end_with() -> None:
     drive = Drive()
     drive.report("a", models=(NOVEL,), devices=(SMALL,))
     drive.report("a", models=(NOVEL,), devices=(SMALL,), after_s=20.0)
-    plan = drive.scheduler.plan(drive.spec("new", NOVEL), drive.now_s)
+    plan = drive.plan(drive.spec("new", NOVEL))
     assert plan.outlook == "refused"
     assert plan.error is not None
     assert plan.error.code is ErrorCode.NO_PLACEMENT
     drive.send(DrainBegan())
-    plan = drive.scheduler.plan(drive.spec("new", NOVEL), drive.now_s)
+    plan = drive.plan(drive.spec("new", NOVEL))
     assert plan.error is not None
     assert plan.error.code is ErrorCode.DRAINING
 
@@ -127,7 +127,7 @@ def test_workers_that_take_nothing_say_why() -> None:
     drive = Drive()
     workers = (facts.worker("w1", HAIKU, "loading", progress=0.5), facts.worker("w2", HAIKU, "draining", device_id="cuda:0"))
     drive.report("a", *workers, devices=(CPU, GPU))
-    places = {one.worker_id: one for one in drive.scheduler.plan(drive.spec("new"), drive.now_s).candidates}
+    places = {one.worker_id: one for one in drive.plan(drive.spec("new")).candidates}
     assert places["w1"].refusal == "It is loading."
     assert places["w1"].starts_in_s is not None
     assert (places["w2"].refusal, places["w2"].done_in_s) == ("It is draining.", None)
@@ -135,5 +135,5 @@ def test_workers_that_take_nothing_say_why() -> None:
     drive.send(PrefixesCached("unknown", ("p",)))
     drive.report("a", *workers, devices=(CPU, GPU), after_s=8.0)
     drive.tick()
-    quiet = {one.worker_id: one for one in drive.scheduler.plan(drive.spec("new"), drive.now_s).candidates}["w3"]
+    quiet = {one.worker_id: one for one in drive.plan(drive.spec("new")).candidates}["w3"]
     assert quiet.refusal == "Its pool is suspect: nothing was heard of it for a while."

@@ -6,12 +6,12 @@ SELECT coalesce(max(seq), 0) + 1 AS number FROM sqlite_sequence WHERE name = 'jo
 
 -- insert_job --
 INSERT INTO jobs (
-    number, job_id, kind, status, model, model_sha256, model_ref, priority, session_id, seed, timeout_ms, prompt_bytes, prefixes,
-    cancel_on_disconnect, request, idempotency_key, request_sha256, accepted_position, correlation_id, created_at_ms
+    number, job_id, kind, status, model, model_sha256, model_ref, priority, session_id, seed, timeout_ms, deadline_at_ms,
+    prompt_bytes, prefixes, cancel_on_disconnect, request, idempotency_key, request_sha256, accepted_position, correlation_id, created_at_ms
 ) VALUES (
     :number, :job_id, :kind, 'queued', :model, :model_sha256, :model_ref, :priority, :session_id, :seed, :timeout_ms,
-    :prompt_bytes, :prefixes, :cancel_on_disconnect, :request, :idempotency_key, :request_sha256, :accepted_position, :correlation_id,
-    :created_at_ms
+    :deadline_at_ms, :prompt_bytes, :prefixes, :cancel_on_disconnect, :request, :idempotency_key, :request_sha256,
+    :accepted_position, :correlation_id, :created_at_ms
 );
 
 -- insert_journal --
@@ -55,7 +55,7 @@ UPDATE jobs SET watched = 1 WHERE number = :job;
 -- Never the request itself: it may have megabytes.
 SELECT
     number, job_id, kind, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect,
-    request IS NULL AS erased, created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    request IS NULL AS erased, created_at_ms, deadline_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
     (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
 FROM jobs
 WHERE job_id = :job_id;
@@ -73,7 +73,7 @@ SELECT * FROM attempts WHERE job = :job ORDER BY epoch;
 -- Newest first, below the cursor.
 SELECT
     number, job_id, kind, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect,
-    request IS NULL AS erased, created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    request IS NULL AS erased, created_at_ms, deadline_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
     (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
 FROM jobs
 WHERE number < :below ORDER BY number DESC LIMIT :limit;
@@ -82,7 +82,7 @@ WHERE number < :below ORDER BY number DESC LIMIT :limit;
 -- The same by the index on status; each filter has a query of its own, for one that lets everything pass uses no index.
 SELECT
     number, job_id, kind, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect,
-    request IS NULL AS erased, created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    request IS NULL AS erased, created_at_ms, deadline_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
     (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
 FROM jobs
 WHERE status = :status AND number < :below AND (:model IS NULL OR model = :model) ORDER BY number DESC LIMIT :limit;
@@ -91,7 +91,7 @@ WHERE status = :status AND number < :below AND (:model IS NULL OR model = :model
 -- The same by the index on what has not ended.
 SELECT
     number, job_id, kind, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect,
-    request IS NULL AS erased, created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    request IS NULL AS erased, created_at_ms, deadline_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
     (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
 FROM jobs
 WHERE ended_at_ms IS NULL AND number < :below AND (:model IS NULL OR model = :model) ORDER BY number DESC LIMIT :limit;
@@ -100,7 +100,7 @@ WHERE ended_at_ms IS NULL AND number < :below AND (:model IS NULL OR model = :mo
 -- The same by the index on the model.
 SELECT
     number, job_id, kind, status, model, model_sha256, priority, session_id, seed, cancel_on_disconnect,
-    request IS NULL AS erased, created_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
+    request IS NULL AS erased, created_at_ms, deadline_at_ms, dispatched_at_ms, started_at_ms, ended_at_ms, outcome,
     (SELECT max(last_seq) FROM journal WHERE job = jobs.number) AS last_seq
 FROM jobs
 WHERE model = :model AND number < :below ORDER BY number DESC LIMIT :limit;
@@ -109,7 +109,8 @@ WHERE model = :model AND number < :below ORDER BY number DESC LIMIT :limit;
 -- What a restarted orcd takes up again, oldest first, with the attempt that was current and how far its worker was journaled.
 SELECT
     jobs.number, jobs.job_id, jobs.kind, jobs.status, jobs.model, jobs.model_sha256, jobs.model_ref, jobs.priority, jobs.session_id,
-    jobs.seed, jobs.timeout_ms, jobs.prompt_bytes, jobs.prefixes, jobs.cancel_on_disconnect, jobs.cancel_asked, jobs.watched, jobs.correlation_id, jobs.created_at_ms,
+    jobs.seed, jobs.timeout_ms, jobs.deadline_at_ms, jobs.prompt_bytes, jobs.prefixes, jobs.cancel_on_disconnect, jobs.cancel_asked,
+    jobs.watched, jobs.correlation_id, jobs.created_at_ms,
     jobs.dispatched_at_ms, jobs.started_at_ms,
     last.last_seq, last.epoch AS journal_epoch, last.worker_seq,
     attempt.epoch AS epoch, attempt.worker_id, attempt.pool_id,

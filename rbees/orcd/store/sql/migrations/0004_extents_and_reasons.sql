@@ -6,5 +6,8 @@ ALTER TABLE jobs ADD COLUMN prompt_bytes INTEGER NOT NULL DEFAULT 0;
 -- The names of the prompt's beginnings, 8 bytes each, the shortest first. Made from content, so erased with it.
 ALTER TABLE jobs ADD COLUMN prefixes BLOB NOT NULL DEFAULT x'';
 
+-- When the job must have ended, if its client said so.
+ALTER TABLE jobs ADD COLUMN deadline_at_ms INTEGER;
+
 -- Why the attempt's worker was chosen, in a few words.
 ALTER TABLE attempts ADD COLUMN why TEXT;
