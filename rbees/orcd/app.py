@@ -16,6 +16,7 @@ from rbees.orcd.api import jobs as job_routes
 from rbees.orcd.api import pools as pool_routes
 from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
+from rbees.orcd.event_log import EventLog, open_log
 from rbees.orcd.executor import LiveExecutor
 from rbees.orcd.figures import Figures
 from rbees.orcd.jobs import Jobs
@@ -43,6 +44,7 @@ from rbees.service.role_settings import OrcdSettings
 
 DATABASE: Final = "orcd.db"
 LOCK: Final = "orcd.lock"
+EVENTS: Final = "events"
 DRAIN_LOOK_S: Final = 0.05
 LAST_ANSWERS_S: Final = 5.0
 """For requests that are still being answered once every job has been dealt with."""
@@ -73,7 +75,11 @@ async def serve(settings: OrcdSettings, stopping: asyncio.Event) -> int:
             _leave(error)
         stack.push_async_callback(database.close)
         crew = Crew()
-        orcd = Orcd(settings, security, JobStore(database, queries.load()), SystemClock(), crew)
+        clock, policy = SystemClock(), policy_of(settings)
+        event_log = open_log(folder / EVENTS, policy, settings.event_log_bytes, clock.unix_ms())
+        if event_log is not None:
+            stack.callback(event_log.close)
+        orcd = Orcd(settings, security, JobStore(database, queries.load()), clock, crew, policy, event_log)
         stack.push_async_callback(orcd.close)
         await orcd.start()
         lock.describe(f"at {orcd.server.url}")
@@ -87,7 +93,16 @@ async def serve(settings: OrcdSettings, stopping: asyncio.Event) -> int:
 class Orcd:
     """The parts. `start`, then `drain`, then `close`."""
 
-    def __init__(self, settings: OrcdSettings, security: Security, store: JobStore, clock: Clock, crew: Crew) -> None:
+    def __init__(
+        self,
+        settings: OrcdSettings,
+        security: Security,
+        store: JobStore,
+        clock: Clock,
+        crew: Crew,
+        policy: Policy,
+        event_log: EventLog | None,
+    ) -> None:
         self._settings = settings
         self._store = store
         self._clock = clock
@@ -96,7 +111,7 @@ class Orcd:
         self._notifier = Notifier()
         metrics = Metrics("orcd")
         figures = Figures(metrics)
-        self._policy = _policy(settings)
+        self._policy = policy
         scheduler = Scheduler(self._policy)
         self._relay = Relay(store, figures)
         self._directory = Directory(token=security.token, tls=security.client_tls)
@@ -112,7 +127,7 @@ class Orcd:
             PrefixWatch(self._directory, clock, crew, self._post).attempt_ended,
             hang_after_s=settings.hang_after_s,
         )
-        self._loop = SchedulerLoop(scheduler, self._executor, clock, figures)
+        self._loop = SchedulerLoop(scheduler, self._executor, clock, figures, event_log=event_log)
         self._pools = Pools(scheduler, self._directory, store, clock, crew, self._post, settings.heartbeat_interval_s)
         self._jobs = Jobs(self._journal, store, scheduler, self._relay, clock, crew, self._post, settings.queue_limit)
         self._retention = Retention(
@@ -218,7 +233,8 @@ def _security(settings: OrcdSettings) -> Security:
     )
 
 
-def _policy(settings: OrcdSettings) -> Policy:
+def policy_of(settings: OrcdSettings) -> Policy:
+    """The scheduler's figures, as far as settings name them."""
     return Policy(
         suspect_after_s=settings.suspect_after_s,
         lost_after_s=settings.lost_after_s,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import click
@@ -32,3 +33,31 @@ def serve(**flags: Any) -> int:
         return await app.serve(values, stopping)
 
     return run_daemon(main)
+
+
+@command.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--job", "job_id", metavar="ID", help="Only what concerns this job.")
+@click.option("--all", "everything", is_flag=True, help="Also turns in which nothing happened.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each turn.")
+def replay(file: Path, job_id: str | None, everything: bool, as_json: bool) -> int:
+    """Make every decision again from the log of events FILE, and say whether they are the same.
+
+    The logs are in the folder `events` of the state folder. Exits 1 if a decision differs.
+    """
+    from rbees.orcd import replay as again
+
+    turns = different = decisions = 0
+    for turn in again.replay(file):
+        turns += 1
+        decisions += len(turn.effects)
+        different += not turn.same
+        if everything or not turn.same or again.concerns(turn, job_id):
+            if as_json:
+                click.echo(again.as_json(turn))
+            else:
+                for line in again.lines_of(turn, job_id):
+                    click.echo(line)
+    verdict = "every decision is the same" if not different else f"{different} turns differ"
+    click.echo(f"{turns} events, {decisions} decisions; {verdict}.", err=True)
+    return 1 if different else 0

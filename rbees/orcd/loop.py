@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, NoReturn, Protocol
 
+from rbees.orcd.event_log import EventLog
 from rbees.orcd.executor import Executor
 from rbees.orcd.figures import Figures
 from rbees.orcd.scheduler.effects import Effect
@@ -43,12 +44,14 @@ class SchedulerLoop:
         clock: Clock,
         figures: Figures,
         entropy: Callable[[int], bytes] = os.urandom,
+        event_log: EventLog | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._executor = executor
         self._clock = clock
         self._figures = figures
         self._entropy = entropy
+        self._event_log = event_log
         self._log = logs.logger()
         self._inbox: deque[Event] = deque()
         self._arrived = asyncio.Event()
@@ -70,7 +73,10 @@ class SchedulerLoop:
         event = self._inbox.popleft()
         begun = self._clock.monotonic()
         moment = Moment(begun, self._clock.unix_ms(), self._entropy(ENTROPY_BYTES))
-        for effect in self._scheduler.handle(event, moment):
+        effects = self._scheduler.handle(event, moment)
+        if self._event_log is not None:
+            self._event_log.record(event, moment, effects)
+        for effect in effects:
             self._executor.perform(effect)
         self._figures.decision_seconds.observe(self._clock.monotonic() - begun)
         return True

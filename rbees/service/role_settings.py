@@ -67,6 +67,9 @@ class OrcdSettings(DaemonSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         _about("Models whose workers are never stopped for others or for want of work, by reference, alias, file name or sha256."),
     ] = ()
+    event_log_bytes: Annotated[
+        int, _about("Most bytes of the log of events that `rbees orcd replay` reads, for each run of orcd; 0 writes none.", ge=0)
+    ] = 64 * 1024 * 1024
     retention_days: Annotated[float, _about("Ended jobs are deleted after so long.", gt=0)] = 7.0
     erase_content_after_s: Annotated[
         Annotated[float, msgspec.Meta(ge=0)] | None,
