@@ -117,6 +117,7 @@ class Orcd:
         self._directory = Directory(token=security.token, tls=security.client_tls)
         self._journal = Journal(store, clock, figures, self._relay.publish)
         figures.watch_counts(self._journal.counts)
+        figures.watch_estimates(scheduler.estimate_quantile)
         self._executor = LiveExecutor(
             self._journal,
             store,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -28,8 +29,18 @@ class Figures:
         self.stalls = metrics.counter("loop_stall_seconds_total", "Time by which the event loop woke late.")
         self.watchers = metrics.gauge("job_watchers", "Open event streams.")
         self._jobs = metrics.gauge("jobs", "Jobs that have not ended, by status.", ("status",))
+        self._estimates = metrics.gauge(
+            "memory_estimate_ratio",
+            "Memory expected of the latest workers over what they took, by quantile; 1 is exact.",
+            ("quantile",),
+        )
         for status in ("completed", "failed", "cancelled"):
             self.ended.labels(status)
+
+    def watch_estimates(self, quantile: Callable[[float], float]) -> None:
+        """Publish how well the memory of the latest workers was foretold, read whenever the figures are."""
+        for share in ("0.05", "0.5", "0.95"):
+            self._estimates.labels(share).set_function(partial(quantile, float(share)))
 
     def watch_counts(self, counts: Counter[JobStatus]) -> None:
         """Publish how many live jobs have each status, read whenever the figures are."""

@@ -408,6 +408,10 @@ class Scheduler:
             for sha256, holders in sorted(self._state.holders.items())
         )
 
+    def estimate_quantile(self, share: float) -> float:
+        """Of the latest workers' memory: expected over taken, for the figures."""
+        return self._state.estimates.quantile(share)
+
     def pool_of(self, worker_id: str) -> str | None:
         """The pool that has the worker."""
         worker = self._state.workers.get(worker_id)

@@ -121,6 +121,7 @@ def _start(turn: Turn, site: Site) -> Worker:
         devices=(site.device.device_id,),
         size_bytes=site.facts.size_bytes,
         memory_bytes=site.need_bytes,
+        expected_bytes=site.need_bytes,
         asked=True,
         pinned=turn.policy.pins(site.facts),
         asked_at_s=turn.now_s,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rbees.orcd.scheduler import attempts, eviction, leases, poison, retry, sites
+from rbees.orcd.scheduler import attempts, eviction, leases, poison, retry
+from rbees.orcd.scheduler.estimates import analytic_bytes
 from rbees.orcd.scheduler.events import PoolReported
 from rbees.orcd.scheduler.state import Phase, Pool, Worker
 from rbees.orcd.scheduler.turn import Turn
@@ -151,12 +152,20 @@ def _worker_listed(turn: Turn, pool: Pool, facts: WorkerFacts, *, in_report: boo
         worker.idle_since_s = turn.now_s
         retry.load_succeeded(turn, worker.model_sha256, worker.pool_id)
         if worker.asked:
-            turn.state.speeds.load_took(worker.place, turn.now_s - worker.asked_at_s)
+            _learn(turn, worker, facts)
     if in_report:
         _hear_of_doubted(turn, worker)
     settle_held(turn, worker)
     if worker.stop_asked_at_s is not None and turn.now_s - worker.stop_asked_at_s >= turn.policy.stop_patience_s:
         eviction.stop(turn, worker, "It was told to stop before and is still there.")
+
+
+def _learn(turn: Turn, worker: Worker, facts: WorkerFacts) -> None:
+    """A worker that orcd had started is ready: how long that took, and how much memory it takes."""
+    turn.state.speeds.load_took(worker.place, turn.now_s - worker.asked_at_s)
+    held = turn.state.holders.get(worker.model_sha256, {}).get(worker.pool_id)
+    if held is not None:
+        turn.state.estimates.took(held, worker.pool_id, worker.backend, facts.memory_bytes, worker.expected_bytes)
 
 
 def _meet(turn: Turn, pool: Pool, facts: WorkerFacts) -> Worker:
@@ -171,7 +180,7 @@ def _meet(turn: Turn, pool: Pool, facts: WorkerFacts) -> Worker:
         devices=facts.devices,
         size_bytes=held.size_bytes if held is not None else facts.memory_bytes,
         pinned=held is not None and turn.policy.pins(held),
-        memory_bytes=facts.memory_bytes or (sites.estimate_bytes(held) if held is not None else 0),
+        memory_bytes=facts.memory_bytes or (analytic_bytes(held) if held is not None else 0),
         asked_at_s=turn.now_s,
         idle_since_s=turn.now_s,
     )

@@ -16,11 +16,6 @@ from rbees.protocol.pools import Device, ModelFacts
 from rbees.protocol.workers import Backend
 
 BACKEND_RANK: Final[dict[Backend, int]] = {"cuda": 0, "metal": 1, "cpu": 2, "scripted": 3}
-ESTIMATED_CTX: Final = 4_096
-ESTIMATED_SLOTS: Final = 4
-ESTIMATED_OVERHEAD_BYTES: Final = 64 * 1024 * 1024
-"""Compute buffers and the process itself; a vocabulary of 152 000 was measured at 47 MiB."""
-KV_ELEMENT_BYTES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +37,6 @@ class Site:
     def is_free(self) -> bool:
         """True where nothing has to be stopped first."""
         return self.room is not None and not self.room.victims and not self.room.stopping and not self.doubtful
-
-
-def estimate_bytes(facts: ModelFacts) -> int:
-    """What a worker for the model will about take, with the KV cells that pools give by default."""
-    cells = min(facts.context_length or ESTIMATED_CTX, ESTIMATED_CTX) * ESTIMATED_SLOTS
-    per_cell = facts.layers * facts.head_count_kv * (facts.key_length + facts.value_length) * KV_ELEMENT_BYTES
-    return facts.size_bytes + cells * per_cell + ESTIMATED_OVERHEAD_BYTES
 
 
 def find_sites(state: State, model_sha256: str, now_s: float) -> Iterator[Site]:
@@ -116,7 +104,7 @@ def _site(
     state: State, pool: Pool, device: Device, facts: ModelFacts, backend: Backend, trouble: LoadTrouble | None, now_s: float
 ) -> Site:
     known = _known_need(device, trouble)
-    need = known or estimate_bytes(facts)
+    need = known or state.estimates.need_bytes(facts, pool.pool_id, backend)
     free = free_bytes(pool, device)
     room = eviction.find_room(state, pool, device.device_id, need - free, now_s)
     occupied = any(device.device_id in worker.devices for worker in pool.workers.values())

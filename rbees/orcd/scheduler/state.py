@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
+from rbees.orcd.scheduler.estimates import Estimates
 from rbees.orcd.scheduler.events import JobSpec
 from rbees.orcd.scheduler.roster import Roster
 from rbees.orcd.scheduler.speeds import Place, Speeds
@@ -152,6 +153,8 @@ class Worker:
     """Of the model's file."""
     memory_bytes: int
     """Estimated until the worker reports what it takes."""
+    expected_bytes: int = 0
+    """The estimate by which orcd had it started."""
     state: WorkerState = "starting"
     slots: int = 0
     facts: WorkerFacts | None = None
@@ -292,6 +295,7 @@ class State:
         """No job is placed and no worker started any more, so that no job's time begins to run in vain."""
 
         self.speeds = Speeds()
+        self.estimates = Estimates()
         self.uses = Uses()
         self.open: dict[str, Roster] = {}
         """By model: the workers that may be given a job now, those that would write it fastest first."""

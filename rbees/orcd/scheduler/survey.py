@@ -242,7 +242,7 @@ def _no_site(state: State, policy: Policy, pool: Pool, device: Device, facts: Mo
         pool_id=pool.pool_id,
         devices=(device.device_id,),
         backend=backend,
-        needed_bytes=sites.estimate_bytes(facts),
+        needed_bytes=state.estimates.need_bytes(facts, pool.pool_id, backend) if backend is not None else None,
         free_bytes=max(sites.free_bytes(pool, device), 0),
     )
     if pool.state != "live":
