@@ -60,6 +60,8 @@ def _print_candidates(candidates: Sequence[Candidate]) -> None:
 def candidate_row(candidate: Candidate) -> tuple[str, ...]:
     """One place in one line, under `CANDIDATE_HEADERS`."""
     devices = ", ".join(candidate.devices)
+    if candidate.gpu_layers is not None:
+        devices += f" ({candidate.gpu_layers} layers) and main memory"
     what = candidate.worker_id or "new worker"
     memory = ""
     if candidate.needed_bytes is not None and candidate.free_bytes is not None:

@@ -285,6 +285,7 @@ class LiveExecutor:
             model_sha256=effect.model_sha256,
             backend=effect.backend,
             devices=effect.devices,
+            gpu_layers=effect.gpu_layers,
         )
         try:
             await self._directory.pool(effect.pool_id).client.spawn(request)

@@ -19,6 +19,9 @@ class Candidate(Message, frozen=True, kw_only=True):
 
     pool_id: str
     devices: tuple[str, ...]
+    """Several share the model."""
+    gpu_layers: int | None = None
+    """Set where only so many layers would fit the accelerator and the others stay in main memory."""
     backend: Backend | None = None
     worker_id: str | None = None
     """None for a worker that would have to be started."""

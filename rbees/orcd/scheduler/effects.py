@@ -95,6 +95,8 @@ class SpawnWorker:
     model_sha256: str
     backend: Backend
     devices: tuple[str, ...]
+    gpu_layers: int | None = None
+    """Set where only so many layers fit the accelerator."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from rbees.orcd.scheduler.state import Job, LoadTrouble, Pool, Worker
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody
 from rbees.protocol.events import Stage
-from rbees.protocol.pools import Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +74,16 @@ def doubted(worker: Worker) -> Obstacle:
     return Obstacle("doubted", reason, worker_id=worker.worker_id, pool_id=worker.pool_id)
 
 
-def making_room(pool: Pool, device: Device) -> Obstacle:
+def making_room(pool: Pool, devices: tuple[str, ...]) -> Obstacle:
     """Idle workers are on their way out."""
-    reason = f"Idle workers leave {device.device_id} of pool {pool.pool_id} to make room."
+    reason = f"Idle workers leave {', '.join(devices)} of pool {pool.pool_id} to make room."
     return Obstacle("making_room", reason, pool_id=pool.pool_id)
 
 
-def no_room(pool: Pool, device: Device, need_bytes: int, free_bytes: int) -> Obstacle:
+def no_room(pool: Pool, devices: tuple[str, ...], need_bytes: int, free_bytes: int) -> Obstacle:
     """The model would fit if others were not there."""
     reason = (
-        f"The model needs about {_mib(need_bytes)}; the best device, {device.device_id} of pool {pool.pool_id}, has "
+        f"The model needs about {_mib(need_bytes)}; the best place, {', '.join(devices)} of pool {pool.pool_id}, has "
         f"{_mib(max(free_bytes, 0))} free, and what holds the rest is busy."
     )
     return Obstacle("no_room", reason, pool_id=pool.pool_id)

@@ -93,9 +93,9 @@ def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:
     if error is not None:
         return _refuse(turn, model_sha256, error, explain.impossible(error))
     if candidates:
-        site = min(candidates, key=lambda site: (site.need_bytes - site.free_bytes, site.pool.pool_id, site.device.device_id))
+        site = min(candidates, key=lambda site: (site.need_bytes - site.free_bytes, site.pool.pool_id, site.device_ids))
         _let_busy_worker_empty(turn, model_sha256, candidates)
-        return explain.no_room(site.pool, site.device, site.need_bytes, site.free_bytes)
+        return explain.no_room(site.pool, site.device_ids, site.need_bytes, site.free_bytes)
     return _explain_absence(turn, model_sha256)
 
 
@@ -104,7 +104,7 @@ def _start_or_make_room(turn: Turn, site: Site) -> Obstacle:
     for victim in site.room.victims:
         eviction.stop(turn, victim, f"It idles and its memory is needed for {site.facts.ref}.")
     if site.room.victims or site.room.stopping:
-        return explain.making_room(site.pool, site.device)
+        return explain.making_room(site.pool, site.device_ids)
     return explain.loading(_start(turn, site))
 
 
@@ -118,10 +118,10 @@ def _start(turn: Turn, site: Site) -> Worker:
         model_ref=site.facts.ref,
         model_sha256=site.facts.sha256,
         backend=site.backend,
-        devices=(site.device.device_id,),
+        devices=site.device_ids,
         size_bytes=site.facts.size_bytes,
         memory_bytes=site.need_bytes,
-        expected_bytes=site.need_bytes,
+        expected_bytes=0 if site.gpu_layers is not None else site.need_bytes,
         asked=True,
         pinned=turn.policy.pins(site.facts),
         asked_at_s=turn.now_s,
@@ -129,7 +129,15 @@ def _start(turn: Turn, site: Site) -> Worker:
     )
     state.add_worker(worker)
     turn.effects.append(
-        SpawnWorker(worker.pool_id, worker.worker_id, worker.model_ref, worker.model_sha256, worker.backend, worker.devices)
+        SpawnWorker(
+            worker.pool_id,
+            worker.worker_id,
+            worker.model_ref,
+            worker.model_sha256,
+            worker.backend,
+            worker.devices,
+            site.gpu_layers,
+        )
     )
     return worker
 
@@ -141,8 +149,8 @@ def _let_busy_worker_empty(turn: Turn, model_sha256: str, candidates: list[Site]
         return
     if any(worker.claim is not None and worker.claim.model_sha256 == model_sha256 for worker in turn.state.claims.values()):
         return
-    for site in sorted(candidates, key=lambda site: (site.need_bytes - site.free_bytes, site.pool.pool_id, site.device.device_id)):
-        there = [w for w in site.pool.workers.values() if site.device.device_id in w.devices and w.stop_asked_at_s is None]
+    for site in sorted(candidates, key=lambda site: (site.need_bytes - site.free_bytes, site.pool.pool_id, site.device_ids)):
+        there = [w for w in site.pool.workers.values() if set(site.device_ids) & set(w.devices) and w.stop_asked_at_s is None]
         claimable = [w for w in there if w.state == "ready" and w.claim is None and _is_younger(turn, w, key)]
         missing = site.need_bytes - site.free_bytes
         chosen: list[Worker] = []
@@ -186,4 +194,4 @@ def _cost(turn: Turn, job: Job | None, site: Site) -> tuple[object, ...]:
     """Sites compare by when the job would be done, then by how much room they have; the last parts make the order stable."""
     done_in_s = prospects.on_site(turn.state, job, site, turn.now_s).done_in_s
     rank = sites.BACKEND_RANK[site.backend]
-    return (site.doubtful, done_in_s, rank, -site.free_bytes, site.pool.pool_id, site.device.device_id)
+    return (site.doubtful, done_in_s, rank, -site.free_bytes, site.pool.pool_id, site.device_ids)

@@ -67,7 +67,11 @@ def on_site(state: State, job: Job | None, site: Site, now_s: float) -> Prospect
     waits = site.room.stopping or site.room.victims
     # Whoever makes room has to be loaded again by somebody.
     regret_s = sum(eviction.worth_s(state, victim, now_s) for victim in site.room.victims)
-    return Prospect(state.speeds.load_s(place) + (WORKER_STOPS_S if waits else 0.0) + regret_s, _alone_s(state, job, place))
+    takes_s = _alone_s(state, job, place)
+    if site.share < 1.0:
+        # Each layer takes as long as where it is: the whole is the sum.
+        takes_s = site.share * takes_s + (1.0 - site.share) * _alone_s(state, job, place._replace(backend="cpu"))
+    return Prospect(state.speeds.load_s(place) + (WORKER_STOPS_S if waits else 0.0) + regret_s, takes_s)
 
 
 def behind_s(state: State, job: Job, serving: Iterable[Worker], ahead: int, now_s: float) -> float:

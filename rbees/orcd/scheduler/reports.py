@@ -164,7 +164,8 @@ def _learn(turn: Turn, worker: Worker, facts: WorkerFacts) -> None:
     """A worker that orcd had started is ready: how long that took, and how much memory it takes."""
     turn.state.speeds.load_took(worker.place, turn.now_s - worker.asked_at_s)
     held = turn.state.holders.get(worker.model_sha256, {}).get(worker.pool_id)
-    if held is not None:
+    # Of a worker that shares its model with main memory nobody says how much is where.
+    if held is not None and worker.expected_bytes:
         turn.state.estimates.took(held, worker.pool_id, worker.backend, facts.memory_bytes, worker.expected_bytes)
 
 

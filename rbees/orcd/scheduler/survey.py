@@ -205,23 +205,23 @@ def _refusal(state: State, job: Job, worker: Worker) -> str | None:
 
 def _new_workers(state: State, policy: Policy, job: Job, now_s: float) -> Iterator[Candidate]:
     model_sha256 = job.model_sha256 or ""
-    here = {(site.pool.pool_id, site.device.device_id): site for site in sites.find_sites(state, model_sha256, now_s)}
+    told: set[tuple[str, str]] = set()
+    for site in sites.find_sites(state, model_sha256, now_s):
+        told.update((site.pool.pool_id, device_id) for device_id in site.device_ids)
+        yield _site(state, job, site, now_s)
     for pool_id, facts in state.holders.get(model_sha256, {}).items():
         pool = state.pools[pool_id]
-        taken = {
-            device_id for worker in pool.workers.values() if worker.model_sha256 == model_sha256 for device_id in worker.devices
-        }
+        told.update((pool_id, name) for w in pool.workers.values() if w.model_sha256 == model_sha256 for name in w.devices)
         for device in pool.devices:
-            if device.device_id in taken:
-                continue
-            site = here.get((pool_id, device.device_id))
-            yield _site(state, job, site, now_s) if site is not None else _no_site(state, policy, pool, device, facts, now_s)
+            if (pool_id, device.device_id) not in told:
+                yield _no_site(state, policy, pool, device, facts, now_s)
 
 
 def _site(state: State, job: Job, site: Site, now_s: float) -> Candidate:
     candidate = Candidate(
         pool_id=site.pool.pool_id,
-        devices=(site.device.device_id,),
+        devices=site.device_ids,
+        gpu_layers=site.gpu_layers,
         backend=site.backend,
         needed_bytes=site.need_bytes,
         free_bytes=max(site.free_bytes, 0),

@@ -40,7 +40,7 @@ def test_an_accelerator_comes_before_the_cpu_and_the_roomier_before_the_tighter(
 
 def test_a_model_goes_where_it_fits() -> None:
     drive = Drive()
-    drive.report("a", models=(NOVEL,), devices=(facts.device("cuda:0", 4 * GIB, 4 * GIB), facts.device("cpu", 16 * GIB, 14 * GIB)))
+    drive.report("a", models=(NOVEL,), devices=(facts.device("cuda:0", 4 * GIB, 0), facts.device("cpu", 16 * GIB, 14 * GIB)))
     assert spawned(drive.job("job-1", NOVEL)).devices == ("cpu",)
 
 
@@ -140,7 +140,7 @@ def test_a_model_that_no_pool_could_ever_hold_fails_by_how_much() -> None:
     drive = Drive(noted=True)
     drive.report("a", models=(NOVEL,), devices=(SMALL_CPU,))
     message = (
-        f"No pool could hold this model even when empty: the largest device that could run it, on pool a, has {2 * GIB} bytes too "
+        f"No pool could hold this model even when empty: what could run it best, on pool a, has {2 * GIB} bytes too "
         f"few. Choose a smaller model or quantisation, or add a host."
     )
     assert drive.job("job-1", NOVEL) == [Note("job-1", "waiting", f"{message} Other pools may still come back.")]
