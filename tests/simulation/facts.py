@@ -20,7 +20,7 @@ def model(name: str, size_bytes: int) -> ModelFacts:
         quantization="Q8_0",
         context_length=4096,
         vocabulary_size=32,
-        layers=1,
+        layers=15,
         embedding_length=64,
         head_count=1,
         head_count_kv=1,

@@ -61,8 +61,8 @@ class SimWorker:
 
     worker_id: str
     model: ModelFacts
-    device_id: str
-    memory_bytes: int
+    taken: dict[str, int]
+    """Bytes by device."""
     ready: bool = False
     draining: bool = False
     alive: bool = True
@@ -79,9 +79,9 @@ class SimWorker:
             self.worker_id,
             self.model,
             state,  # type: ignore[arg-type]
-            device_id=self.device_id,
+            device_id=next(iter(self.taken)),
             slots=SLOTS,
-            memory_bytes=self.memory_bytes if self.ready else 0,
+            memory_bytes=sum(self.taken.values()) if self.ready else 0,
             progress=self.progress,
         )
 
@@ -121,7 +121,7 @@ class Host:
 
     def free_bytes(self, device_id: str) -> int:
         """What is free on a device."""
-        held = sum(worker.memory_bytes for worker in self.workers.values() if worker.alive and worker.device_id == device_id)
+        held = sum(worker.taken.get(device_id, 0) for worker in self.workers.values() if worker.alive)
         return self.devices[device_id] - held
 
     def start(self, command: SpawnWorker) -> ErrorBody | None:
@@ -131,14 +131,22 @@ class Host:
         model = next((known for known in self.models if known.sha256 == command.model_sha256), None)
         if model is None:
             return ErrorBody(code=ErrorCode.MODEL_NOT_FOUND, message="The pool does not hold this model.")
-        needed = model.size_bytes + OVERHEAD_BYTES
-        device_id = command.devices[0]
-        if needed > self.free_bytes(device_id):
-            numbers = {"device_id": device_id, "needed_bytes": needed, "reserve_bytes": 0}
-            return ErrorBody(code=ErrorCode.INSUFFICIENT_VRAM, message="It does not fit.", details=numbers)
-        self.workers[command.worker_id] = SimWorker(command.worker_id, model, device_id, needed)
+        taken = self._shares(command, model.size_bytes + OVERHEAD_BYTES, model.layers)
+        for device_id, needed in taken.items():
+            if needed > self.free_bytes(device_id):
+                numbers = {"device_id": device_id, "needed_bytes": needed, "reserve_bytes": 0}
+                return ErrorBody(code=ErrorCode.INSUFFICIENT_VRAM, message="It does not fit.", details=numbers)
+        self.workers[command.worker_id] = SimWorker(command.worker_id, model, taken)
         self.changed()
         return None
+
+    def _shares(self, command: SpawnWorker, needed: int, layers: int) -> dict[str, int]:
+        """What each device would have to give: main memory what the accelerator leaves, several devices by what they have free."""
+        if command.gpu_layers is not None:
+            there = needed * command.gpu_layers // (layers + 1)
+            return {command.devices[0]: there, "cpu": needed - there}
+        together = sum(self.free_bytes(device_id) for device_id in command.devices) or 1
+        return {device_id: needed * self.free_bytes(device_id) // together for device_id in command.devices}
 
     def _device(self, name: str, total: int) -> Device:
         return facts.device(name, total, self.free_bytes(name))

@@ -73,6 +73,8 @@ class World:
         devices = {"cpu": self.rng.choice((4, 8)) * facts.GIB}
         if self.rng.random() < 0.5:
             devices["cuda:0"] = self.rng.choice((4, 8)) * facts.GIB
+        if self.rng.random() < 0.3:
+            devices["cuda:1"] = 4 * facts.GIB
         if any(model.size_bytes > 4 * facts.GIB for model in held):
             devices["cpu"] = 8 * facts.GIB
         return Host(f"pool-{index}", devices, held, tokens_at_once=self.rng.choice((1, 1, 10)))

@@ -121,6 +121,7 @@ def _start(turn: Turn, site: Site) -> Worker:
         devices=site.device_ids,
         size_bytes=site.facts.size_bytes,
         memory_bytes=site.need_bytes,
+        is_shared=site.is_shared,
         expected_bytes=0 if site.gpu_layers is not None else site.need_bytes,
         asked=True,
         pinned=turn.policy.pins(site.facts),

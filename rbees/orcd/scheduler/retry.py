@@ -48,11 +48,12 @@ def load_failed(turn: Turn, worker: Worker, error: ErrorBody) -> None:
     policy, now_s = turn.policy, turn.now_s
     trouble = turn.state.troubles.setdefault((worker.model_sha256, worker.pool_id), LoadTrouble(error))
     trouble.error = error
+    trouble.unshared = trouble.unshared or worker.is_shared
     turn.touched.add(worker.model_sha256)
     if error.code in REFUSALS:
         trouble.refusals += 1
         times = trouble.refusals
-        _learn_need(trouble, error)
+        _learn_need(trouble, error, shared=worker.is_shared)
     else:
         trouble.failures.append(now_s)
         while now_s - trouble.failures[0] > policy.load_window_s:
@@ -66,10 +67,10 @@ def load_failed(turn: Turn, worker: Worker, error: ErrorBody) -> None:
         trouble.blocked_until_s = now_s + delay_s(policy, times, turn.moment.entropy, f"load {worker.worker_id}")
 
 
-def _learn_need(trouble: LoadTrouble, error: ErrorBody) -> None:
-    """Take over the numbers of a preflight, where it gave some."""
+def _learn_need(trouble: LoadTrouble, error: ErrorBody, *, shared: bool) -> None:
+    """Take over the numbers of a preflight, where it gave some for the whole model."""
     device_id, needed, reserve = (error.details.get(name) for name in ("device_id", "needed_bytes", "reserve_bytes"))
-    if isinstance(device_id, str) and isinstance(needed, int):
+    if isinstance(device_id, str) and isinstance(needed, int) and not shared:
         trouble.need_bytes[device_id] = needed + (reserve if isinstance(reserve, int) else 0)
 
 

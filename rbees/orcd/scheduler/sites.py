@@ -53,6 +53,11 @@ class Site:
         return tuple(device.device_id for device in self.devices)
 
     @property
+    def is_shared(self) -> bool:
+        """True where several devices, or one and main memory, would hold the model together."""
+        return len(self.devices) > 1 or self.gpu_layers is not None
+
+    @property
     def is_free(self) -> bool:
         """True where nothing has to be stopped first."""
         return self.room is not None and not self.room.victims and not self.room.stopping and not self.doubtful
@@ -87,6 +92,8 @@ def _sites_of(state: State, pool: Pool, facts: ModelFacts, trouble: LoadTrouble 
             too_small[backend] = []
         else:
             too_small.setdefault(backend, []).append(device)
+    if trouble is not None and trouble.unshared:
+        return
     for backend in sorted(ACCELERATORS & too_small.keys()):
         yield from _shared_sites(state, pool, facts, backend, too_small[backend], now_s)
 

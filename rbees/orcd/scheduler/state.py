@@ -153,6 +153,8 @@ class Worker:
     """Of the model's file."""
     memory_bytes: int
     """Estimated until the worker reports what it takes."""
+    is_shared: bool = False
+    """Several devices, or one and main memory, hold the model together."""
     expected_bytes: int = 0
     """The estimate by which orcd had it started."""
     state: WorkerState = "starting"
@@ -255,6 +257,8 @@ class LoadTrouble:
     """By backend: why another try would end the same way until the pool daemon is started anew."""
     need_bytes: dict[str, int] = field(default_factory=dict)
     """By device: what the pool's preflight said it must have free."""
+    unshared: bool = False
+    """It did not come up shared by devices, so it is not tried so again until the pool daemon is started anew."""
 
 
 class State:

@@ -14,7 +14,7 @@ from tests.unit.orcd_scheduler.driver import CPU, HAIKU, NOVEL, Drive
 
 GIB = facts.GIB
 GPU = facts.device("cuda:0", 24 * GIB, 20 * GIB)
-SMALL = facts.device("cuda:1", 4 * GIB, 3 * GIB)
+SMALL = facts.device("cuda:1", 4 * GIB, 0)
 ILL = facts.device("cuda:2", 24 * GIB, 20 * GIB, healthy=False)
 
 
