@@ -22,6 +22,8 @@ from rbees.orcd.figures import Figures
 from rbees.orcd.jobs import Jobs
 from rbees.orcd.journal import Journal
 from rbees.orcd.loop import SchedulerLoop
+from rbees.orcd.plugin import GuardedPlugin
+from rbees.orcd.plugin import load as load_plugin
 from rbees.orcd.pools import Pools, url_seen_from
 from rbees.orcd.prefixes import PrefixWatch
 from rbees.orcd.recovery import recover
@@ -76,7 +78,7 @@ async def serve(settings: OrcdSettings, stopping: asyncio.Event) -> int:
         stack.push_async_callback(database.close)
         crew = Crew()
         clock, policy = SystemClock(), policy_of(settings)
-        event_log = open_log(folder / EVENTS, policy, settings.event_log_bytes, clock.unix_ms())
+        event_log = open_log(folder / EVENTS, policy, settings.event_log_bytes, clock.unix_ms(), settings.policy_plugin)
         if event_log is not None:
             stack.callback(event_log.close)
         orcd = Orcd(settings, security, JobStore(database, queries.load()), clock, crew, policy, event_log)
@@ -112,7 +114,11 @@ class Orcd:
         metrics = Metrics("orcd")
         figures = Figures(metrics)
         self._policy = policy
-        scheduler = Scheduler(self._policy)
+        plugin = None
+        if settings.policy_plugin is not None:
+            name = settings.policy_plugin
+            plugin = GuardedPlugin(name, load_plugin(name), settings.policy_limit_ms / 1000)
+        scheduler = Scheduler(self._policy, plugin)
         self._relay = Relay(store, figures)
         self._directory = Directory(token=security.token, tls=security.client_tls)
         self._journal = Journal(store, clock, figures, self._relay.publish)
@@ -130,7 +136,7 @@ class Orcd:
         )
         self._loop = SchedulerLoop(scheduler, self._executor, clock, figures, event_log=event_log)
         self._pools = Pools(scheduler, self._directory, store, clock, crew, self._post, settings.heartbeat_interval_s)
-        self._jobs = Jobs(self._journal, store, scheduler, self._relay, clock, crew, self._post, settings.queue_limit)
+        self._jobs = Jobs(self._journal, store, scheduler, self._relay, clock, crew, self._post, settings.queue_limit, plugin)
         self._retention = Retention(
             store, clock, retention_days=settings.retention_days, erase_content_after_s=settings.erase_content_after_s
         )

@@ -17,10 +17,12 @@ from rbees.orcd.crew import Crew
 from rbees.orcd.frames import decode, journaled
 from rbees.orcd.journal import Journal, NewJob
 from rbees.orcd.live import LiveJob
+from rbees.orcd.plugin import GuardedPlugin
 from rbees.orcd.relay import Relay
 from rbees.orcd.requests import Extent, extent_of
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived, JobSpec
+from rbees.orcd.scheduler.judge import Load
 from rbees.orcd.store.jobs import JobRow, JobStore
 from rbees.protocol import model_ref
 from rbees.protocol.codec import encode
@@ -67,6 +69,7 @@ class Jobs:
         crew: Crew,
         post: Callable[[Event], None],
         queue_limit: int,
+        plugin: GuardedPlugin | None = None,
     ) -> None:
         self._journal = journal
         self._store = store
@@ -76,6 +79,7 @@ class Jobs:
         self._crew = crew
         self._post = post
         self._queue_limit = queue_limit
+        self._plugin = plugin
         self._identities = Identities(clock)
         self._submitting: dict[str, asyncio.Task[JobAccepted]] = {}
         self.draining = False
@@ -87,8 +91,8 @@ class Jobs:
     async def submit(self, request: JobRequest, idempotency_key: str | None = None) -> JobAccepted:
         """Accept a job durably, or give the answer again that the same submission got before.
 
-        Raises RbeesError: INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_INCOMPATIBLE, QUEUE_FULL, DEADLINE_EXCEEDED, DRAINING,
-        STORAGE_FULL, IDEMPOTENCY_CONFLICT, OUTPUT_ERASED.
+        Raises RbeesError: INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_INCOMPATIBLE, QUEUE_FULL, QUOTA_EXCEEDED, DEADLINE_EXCEEDED,
+        DRAINING, STORAGE_FULL, IDEMPOTENCY_CONFLICT, OUTPUT_ERASED.
         """
         check_job(request)
         if idempotency_key is None:
@@ -128,8 +132,7 @@ class Jobs:
         self._check_room()
         now_ms = self._clock.unix_ms()
         extent = extent_of(request)
-        if facts is not None and request.deadline_ms is not None:
-            self._check_deadline(_newcomer(request, extent, facts, now_ms), now_ms)
+        self._check_policy(request, extent, facts, now_ms)
         seed = request.seed if request.seed is not None else self._identities.seed()
         new = NewJob(
             job_id=self._identities.job_id(),
@@ -176,8 +179,19 @@ class Jobs:
                 ErrorCode.QUEUE_FULL, message, queue_limit=self._queue_limit, retry_after_s=self._until_a_place_is_free_s()
             )
 
-    def _check_deadline(self, newcomer: JobSpec, now_ms: int) -> None:
-        """Refuse what could not be done in time. Raises RbeesError DEADLINE_EXCEEDED."""
+    def _check_policy(self, request: JobRequest, extent: Extent, facts: ModelFacts | None, now_ms: int) -> None:
+        """Refuse what the cluster's own policy refuses and what could not be done in time.
+
+        Raises RbeesError QUOTA_EXCEEDED, DEADLINE_EXCEEDED.
+        """
+        if self._plugin is None and (facts is None or request.deadline_ms is None):
+            return
+        newcomer = _newcomer(request, extent, facts, now_ms)
+        if self._plugin is not None:
+            counts = self._journal.counts
+            self._plugin.admit(newcomer, Load(counts["queued"], counts["dispatched"] + counts["running"]))
+        if facts is None or request.deadline_ms is None:
+            return
         told = self._scheduler.plan(newcomer, self._clock.monotonic(), now_ms)
         if told.error is not None and told.error.code is ErrorCode.DEADLINE_EXCEEDED:
             raise RbeesError(told.error.code, told.error.message, **told.error.details)
@@ -309,16 +323,18 @@ class Jobs:
         """What would become of a job that came now. Raises RbeesError INVALID_REQUEST."""
         check_job(request)
         model_ref.parse(request.model)
+        now_ms = self._clock.unix_ms()
+        extent = extent_of(request)
         try:
             self._check_room()
             facts = self._scheduler.resolve(request.model)
             _check_capable(request, facts)
+            self._check_policy(request, extent, facts, now_ms)
         except RbeesError as error:
             return Plan(outlook="refused", reason=error.message, error=error.body())
         if facts is None:
             return Plan(outlook="waits", reason="No pool has registered yet; the job would wait for one.")
-        now_ms = self._clock.unix_ms()
-        told = self._scheduler.plan(_newcomer(request, extent_of(request), facts, now_ms), self._clock.monotonic(), now_ms)
+        told = self._scheduler.plan(_newcomer(request, extent, facts, now_ms), self._clock.monotonic(), now_ms)
         return Plan(
             outlook=told.outlook,
             reason=told.reason,
@@ -398,12 +414,12 @@ def _deadline_at_ms(request: JobRequest, now_ms: int) -> int | None:
     return None if request.deadline_ms is None else now_ms + request.deadline_ms
 
 
-def _newcomer(request: JobRequest, extent: Extent, facts: ModelFacts, now_ms: int) -> JobSpec:
+def _newcomer(request: JobRequest, extent: Extent, facts: ModelFacts | None, now_ms: int) -> JobSpec:
     """What the scheduler would hear of a job that is not accepted."""
     return JobSpec(
         job_id="",
         model=request.model,
-        model_sha256=facts.sha256,
+        model_sha256=facts.sha256 if facts is not None else None,
         priority=request.priority,
         order=0,
         timeout_ms=request.timeout_ms,

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from rbees.orcd.event_log import fingerprint_of, read_log
+from rbees.orcd.plugin import GuardedPlugin, load
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.effects import Effect
 from rbees.orcd.scheduler.events import Event, Ticked
+
+PATIENCE_S: Final = 1.0
+"""For a policy plug-in, which here holds up nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,12 @@ def replay(path: Path) -> Iterator[Replayed]:
     """Every turn in order.
 
     Raises:
-        RbeesError: INVALID_REQUEST as `read_log`.
+        RbeesError: INVALID_REQUEST as `read_log`; CONFIGURATION where the policy plug-in that decided is not installed here.
     """
     header, happenings = read_log(path)
-    scheduler = Scheduler(header.policy)
+    # One that took too long for an answer then may not do so now: what the built-in policy decided instead will differ.
+    judge = None if header.plugin is None else GuardedPlugin(header.plugin, load(header.plugin), PATIENCE_S)
+    scheduler = Scheduler(header.policy, judge)
     began_s: float | None = None
     for number, happening in enumerate(happenings, 1):
         began_s = happening.moment.monotonic_s if began_s is None else began_s

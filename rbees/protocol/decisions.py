@@ -34,7 +34,9 @@ class Candidate(Message, frozen=True, kw_only=True):
     saved_s: float = 0.0
     """What cached beginnings of the prompt save of it."""
     done_in_s: float | None = None
-    """What candidates are compared by."""
+    """What candidates are compared by, unless there is a `score`."""
+    score: float | None = None
+    """What the cluster's own policy says: the lowest wins."""
     needed_bytes: int | None = None
     """Memory that a new worker is expected to take on its devices."""
     free_bytes: int | None = None

@@ -60,6 +60,7 @@ class ErrorCode(StrEnum):
     MODEL_INCOMPATIBLE = "MODEL_INCOMPATIBLE"
     CONTEXT_EXCEEDED = "CONTEXT_EXCEEDED"
     QUEUE_FULL = "QUEUE_FULL"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     CANCELLED = "CANCELLED"
     INTERNAL = "INTERNAL"
     WORKER_CRASHED = "WORKER_CRASHED"
@@ -138,6 +139,9 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
     ),
     ErrorCode.QUEUE_FULL: ErrorKind(
         429, ExitCode.BUSY, Fault.CAPACITY, "The queue is at its limit; send the job again after `Retry-After` seconds."
+    ),
+    ErrorCode.QUOTA_EXCEEDED: ErrorKind(
+        429, ExitCode.BUSY, Fault.CAPACITY, "The cluster's own policy refused the job; the message says why and when to try again."
     ),
     ErrorCode.CANCELLED: ErrorKind(
         499, ExitCode.FAILED, Fault.CALLER, "The job was cancelled, on request where the message says nothing else."

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rbees.protocol.errors import ExitCode
 from tests.support.home import Home, wait_until
 from tests.support.jobs import read_frames, show
 from tests.support.orcd_cluster import Cluster
@@ -103,3 +105,38 @@ def _worker_of(cluster: Cluster, prompt: str, **fields: Any) -> str:
     read_frames(cluster.url, job_id)
     worker_id: str = show(cluster.url, job_id)["attempts"][0]["worker_id"]
     return worker_id
+
+
+NIGHT_ONLY = """
+from rbees.orcd.scheduler.judge import PolicyPlugin, Refused
+
+class NightOnly(PolicyPlugin):
+    def admit(self, job, load):
+        return Refused("Batch jobs are for the night.", 90.0) if job.priority == "batch" else None
+
+    def score(self, job, place):
+        while True:
+            pass
+"""
+"""Refuses some jobs, and never comes back when it is asked for a score."""
+
+
+def test_a_policy_of_ones_own_refuses_jobs_and_cannot_stop_orcd(tmp_path: Path) -> None:
+    (tmp_path / "night_only.py").write_text(NIGHT_ONLY)
+    with Home({"PYTHONPATH": str(tmp_path)}) as home:
+        cluster = Cluster(home)
+        cluster.orcd.stop()
+        cluster.start_orcd(POLICY_PLUGIN="night_only:NightOnly", POLICY_LIMIT_MS="20")
+        wait_until(cluster.pools, cluster.poold, "register again")
+        refused = request("POST", f"{cluster.url}/v2/tasks", {"model": cluster.model, "prompt": "hum", "priority": "batch"})
+        assert (refused.status, refused.error["code"]) == (429, "QUOTA_EXCEEDED")
+        assert refused.headers["retry-after"] == "90"
+        assert cluster.text(max_tokens=5) != ""
+        assert "policy_plugin_failed" in cluster.orcd.said
+
+
+def test_a_policy_that_is_not_there_is_told_at_the_start() -> None:
+    with Home() as home:
+        ran = home.run("orcd", "serve", "--port", "0", "--policy-plugin", "nowhere:Nothing")
+        assert ran.returncode == ExitCode.CONFIGURATION
+        assert "`nowhere:Nothing` cannot be used" in ran.said

@@ -89,6 +89,7 @@ def routes(jobs: Jobs, relay: Relay) -> list[Route]:
         ErrorCode.OUTPUT_ERASED,
         ErrorCode.REQUEST_TOO_LARGE,
         ErrorCode.QUEUE_FULL,
+        ErrorCode.QUOTA_EXCEEDED,
         ErrorCode.DEADLINE_EXCEEDED,
         ErrorCode.DRAINING,
         ErrorCode.STORAGE_FULL,

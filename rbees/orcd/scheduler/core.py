@@ -38,6 +38,7 @@ from rbees.orcd.scheduler.events import (
     WorkerBecameReady,
     WorkerEnded,
 )
+from rbees.orcd.scheduler.judge import Judge
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.queue import Queue
 from rbees.orcd.scheduler.speeds import Took
@@ -66,9 +67,10 @@ class PoolFacts:
 class Scheduler:
     """The scheduler of one orcd. Not thread-safe: it belongs to the loop that feeds it."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, judge: Judge | None = None) -> None:
         self._policy = policy
         self._state = State()
+        self._state.judge = judge
         self._queue = Queue()
 
     def handle(self, event: Event, moment: Moment) -> list[Effect]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from rbees.orcd.scheduler import attempts, chance, eviction, explain, prospects, retry, sites
+from rbees.orcd.scheduler import attempts, chance, eviction, explain, places, prospects, retry, sites
 from rbees.orcd.scheduler.effects import SpawnWorker
 from rbees.orcd.scheduler.explain import Obstacle
 from rbees.orcd.scheduler.sites import Site
@@ -50,7 +50,8 @@ def consider_better(turn: Turn, model_sha256: str, job: Job, best_s: float) -> N
 
 def _start_if_sooner(turn: Turn, model_sha256: str, job: Job, than_s: float) -> Worker | None:
     """Start a worker on free room if the job would be done there in less than `than_s`."""
-    free = [site for site in sites.find_sites(turn.state, model_sha256, turn.now_s) if site.is_free]
+    found = sites.find_sites(turn.state, model_sha256, turn.now_s)
+    free = [site for site in found if site.is_free and places.is_site_allowed(turn.state, job, site, turn.now_s)]
     best = min(free, key=lambda site: _cost(turn, job, site), default=None)
     if best is None or prospects.on_site(turn.state, job, best, turn.now_s).done_in_s >= than_s:
         return None
@@ -64,7 +65,10 @@ def _consider_replica(turn: Turn, model_sha256: str, serving: list[Worker]) -> O
     if last_id is not None and model_sha256 not in turn.state.saturated:
         last = turn.state.jobs[last_id]
         ahead = turn.queue.depth(model_sha256) - 1
-        than_s = math.inf if suspects_wait else BETTER_BY * prospects.behind_s(turn.state, last, serving, ahead, turn.now_s)
+        allowed = [worker for worker in serving if places.is_allowed(turn.state, last, worker, turn.now_s)]
+        than_s = math.inf
+        if allowed and not suspects_wait:
+            than_s = BETTER_BY * prospects.behind_s(turn.state, last, allowed, ahead, turn.now_s)
         started = _start_if_sooner(turn, model_sha256, last, than_s)
         if started is not None:
             return explain.loading(started)
@@ -81,10 +85,10 @@ def _consider_replica(turn: Turn, model_sha256: str, serving: list[Worker]) -> O
 
 def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:
     candidates = list(sites.find_sites(turn.state, model_sha256, turn.now_s))
-    with_room = [site for site in candidates if site.room is not None]
+    first = next(turn.queue.front(model_sha256, 1), None)
+    job = None if first is None else turn.state.jobs[first]
+    with_room = [site for site in candidates if places.is_site_allowed(turn.state, job, site, turn.now_s)]
     if with_room:
-        first = next(turn.queue.front(model_sha256, 1), None)
-        job = None if first is None else turn.state.jobs[first]
         return _start_or_make_room(turn, min(with_room, key=lambda site: _cost(turn, job, site)))
     if model_sha256 not in turn.state.holders:
         # It was known when the job was accepted, so the pool that held it is away and may come back.
@@ -192,7 +196,7 @@ def _explain_absence(turn: Turn, model_sha256: str) -> Obstacle:
 
 
 def _cost(turn: Turn, job: Job | None, site: Site) -> tuple[object, ...]:
-    """Sites compare by when the job would be done, then by how much room they have; the last parts make the order stable."""
-    done_in_s = prospects.on_site(turn.state, job, site, turn.now_s).done_in_s
+    """Sites compare by what they cost the job, then by how much room they have; the last parts make the order stable."""
+    cost = places.cost_on_site(turn.state, job, site, prospects.on_site(turn.state, job, site, turn.now_s))
     rank = sites.BACKEND_RANK[site.backend]
-    return (site.doubtful, done_in_s, rank, -site.free_bytes, site.pool.pool_id, site.device_ids)
+    return (site.doubtful, cost, rank, -site.free_bytes, site.pool.pool_id, site.device_ids)

@@ -19,7 +19,7 @@ from heapq import nsmallest
 from itertools import islice
 from typing import Final
 
-from rbees.orcd.scheduler import attempts, explain, growth, prospects
+from rbees.orcd.scheduler import attempts, explain, growth, places, prospects
 from rbees.orcd.scheduler.explain import Obstacle
 from rbees.orcd.scheduler.prospects import NEW_WORKER_SLOTS, WAITING_SAVES, Prospect
 from rbees.orcd.scheduler.sites import BACKEND_RANK
@@ -61,12 +61,13 @@ class Choice:
 
     worker: Worker
     prospect: Prospect
+    cost: float
 
     def order(self, job: Job) -> tuple[object, ...]:
-        """The best first: not where the last attempt failed, then by when it is done; the rest makes the order stable."""
+        """The best first: not where the last attempt failed, then by cost; the rest makes the order stable."""
         busy = self.worker.taken_slots / max(self.worker.slots, 1)
         avoided = self.worker.worker_id == job.avoid
-        return (avoided, self.prospect.done_in_s, busy, BACKEND_RANK[self.worker.backend], self.worker.worker_id)
+        return (avoided, self.cost, busy, BACKEND_RANK[self.worker.backend], self.worker.worker_id)
 
 
 def _open_workers(turn: Turn, model_sha256: str) -> list[Worker]:
@@ -137,7 +138,13 @@ def _best_open(turn: Turn, job: Job) -> tuple[Choice | None, Choice | None]:
 def _choices(turn: Turn, job: Job, workers: list[Worker]) -> Iterator[Choice]:
     for worker in workers:
         if worker.has_slots_for(job.spec.choices):
-            yield Choice(worker, prospects.on_worker(turn.state, job, worker, turn.now_s))
+            choice = _choice(turn.state, job, worker, prospects.on_worker(turn.state, job, worker, turn.now_s))
+            if choice.cost < math.inf:
+                yield choice
+
+
+def _choice(state: State, job: Job, worker: Worker, prospect: Prospect) -> Choice:
+    return Choice(worker, prospect, places.cost_on_worker(state, job, worker, prospect))
 
 
 def _holders(state: State, job: Job) -> list[str]:
@@ -157,10 +164,10 @@ def _worth_waiting_for(turn: Turn, job: Job, best: Choice) -> Choice | None:
     assert job.model_sha256 is not None
     state, now_s = turn.state, turn.now_s
     full = [state.workers[worker_id] for worker_id in islice(state.full_of(job.model_sha256), LIKELY)]
-    later = [Choice(worker, prospects.on_worker(state, job, worker, now_s)) for worker in full]
-    later += [Choice(w, prospects.on_coming(state, job, w, now_s)) for w in state.coming_of(job.model_sha256)]
+    later = [_choice(state, job, worker, prospects.on_worker(state, job, worker, now_s)) for worker in full]
+    later += [_choice(state, job, w, prospects.on_coming(state, job, w, now_s)) for w in state.coming_of(job.model_sha256)]
     first = min(later, key=lambda choice: choice.order(job), default=None)
-    if first is None or first.prospect.done_in_s > best.prospect.done_in_s * (1.0 - WAITING_SAVES):
+    if first is None or not first.cost < best.cost - abs(best.cost) * WAITING_SAVES:
         return None
     return first
 

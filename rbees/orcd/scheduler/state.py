@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 
 from rbees.orcd.scheduler.estimates import Estimates
 from rbees.orcd.scheduler.events import JobSpec
+from rbees.orcd.scheduler.judge import Judge
 from rbees.orcd.scheduler.roster import Roster
 from rbees.orcd.scheduler.speeds import Place, Speeds
 from rbees.orcd.scheduler.uses import Uses
@@ -298,6 +299,8 @@ class State:
         self.draining = False
         """No job is placed and no worker started any more, so that no job's time begins to run in vain."""
 
+        self.judge: Judge | None = None
+        """A user's own policy; None for the built-in one."""
         self.speeds = Speeds()
         self.estimates = Estimates()
         self.uses = Uses()

@@ -13,9 +13,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from rbees.orcd.scheduler import explain, prospects, retry, sites
+from rbees.orcd.scheduler import explain, places, prospects, retry, sites
 from rbees.orcd.scheduler.policy import Policy
-from rbees.orcd.scheduler.prospects import Prospect
 from rbees.orcd.scheduler.queue import Queue
 from rbees.orcd.scheduler.sites import Site
 from rbees.orcd.scheduler.state import Job, Phase, Pool, State, Worker
@@ -145,8 +144,14 @@ def candidates(state: State, policy: Policy, job: Job, now_s: float) -> tuple[Ca
 
 
 def _order(candidate: Candidate) -> tuple[bool, float, str, tuple[str, ...], str]:
-    done_in_s = math.inf if candidate.done_in_s is None else candidate.done_in_s
-    return (candidate.refusal is not None, done_in_s, candidate.pool_id, candidate.devices, candidate.worker_id or "")
+    cost = candidate.done_in_s if candidate.score is None else candidate.score
+    return (
+        candidate.refusal is not None,
+        math.inf if cost is None else cost,
+        candidate.pool_id,
+        candidate.devices,
+        candidate.worker_id or "",
+    )
 
 
 def _workers(state: State, job: Job, now_s: float) -> Iterator[Candidate]:
@@ -156,28 +161,8 @@ def _workers(state: State, job: Job, now_s: float) -> Iterator[Candidate]:
             prospect = prospects.on_worker(state, job, worker, now_s)
         elif state.is_coming(worker):
             prospect = prospects.on_coming(state, job, worker, now_s)
-        candidate = Candidate(
-            pool_id=worker.pool_id,
-            devices=worker.devices,
-            backend=worker.backend,
-            worker_id=worker.worker_id,
-            free_slots=max(worker.free_slots, 0) if worker.slots else None,
-            slots=worker.slots or None,
-            refusal=_refusal(state, job, worker),
-        )
-        yield _expecting(candidate, prospect)
-
-
-def _expecting(candidate: Candidate, prospect: Prospect | None) -> Candidate:
-    if prospect is None:
-        return candidate
-    return replace(
-        candidate,
-        starts_in_s=round(prospect.starts_in_s, 3),
-        takes_s=round(prospect.takes_s, 3),
-        saved_s=round(prospect.saved_s, 3),
-        done_in_s=round(prospect.done_in_s, 3),
-    )
+        candidate = places.of_worker(state, job, worker, prospect)
+        yield replace(candidate, refusal=_refusal(state, job, worker) or candidate.refusal)
 
 
 def _refusal(state: State, job: Job, worker: Worker) -> str | None:
@@ -218,17 +203,10 @@ def _new_workers(state: State, policy: Policy, job: Job, now_s: float) -> Iterat
 
 
 def _site(state: State, job: Job, site: Site, now_s: float) -> Candidate:
-    candidate = Candidate(
-        pool_id=site.pool.pool_id,
-        devices=site.device_ids,
-        gpu_layers=site.gpu_layers,
-        backend=site.backend,
-        needed_bytes=site.need_bytes,
-        free_bytes=max(site.free_bytes, 0),
-    )
+    candidate = places.of_site(state, job, site, None)
     if site.room is None:
         return replace(candidate, refusal="Nothing that idles there would leave enough memory.")
-    expecting = _expecting(candidate, prospects.on_site(state, job, site, now_s))
+    expecting = places.of_site(state, job, site, prospects.on_site(state, job, site, now_s))
     if state.workers_of.get(site.facts.sha256) and not site.is_free:
         return replace(expecting, refusal="For a further worker of a model nothing is stopped.")
     return expecting
