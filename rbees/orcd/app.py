@@ -21,6 +21,7 @@ from rbees.orcd.executor import LiveExecutor
 from rbees.orcd.figures import Figures
 from rbees.orcd.jobs import Jobs
 from rbees.orcd.journal import Journal
+from rbees.orcd.learning import Keeper, recall
 from rbees.orcd.loop import SchedulerLoop
 from rbees.orcd.plugin import GuardedPlugin
 from rbees.orcd.plugin import load as load_plugin
@@ -31,6 +32,7 @@ from rbees.orcd.relay import Relay
 from rbees.orcd.retention import Retention
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.events import DrainBegan, Event
+from rbees.orcd.scheduler.learned import Learned
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.store import queries
 from rbees.orcd.store.jobs import JobStore
@@ -77,11 +79,12 @@ async def serve(settings: OrcdSettings, stopping: asyncio.Event) -> int:
             _leave(error)
         stack.push_async_callback(database.close)
         crew = Crew()
-        clock, policy = SystemClock(), policy_of(settings)
-        event_log = open_log(folder / EVENTS, policy, settings.event_log_bytes, clock.unix_ms(), settings.policy_plugin)
+        store = JobStore(database, queries.load())
+        clock, policy, learned = SystemClock(), policy_of(settings), await recall(store)
+        event_log = open_log(folder / EVENTS, policy, settings.event_log_bytes, clock.unix_ms(), settings.policy_plugin, learned)
         if event_log is not None:
             stack.callback(event_log.close)
-        orcd = Orcd(settings, security, JobStore(database, queries.load()), clock, crew, policy, event_log)
+        orcd = Orcd(settings, security, store, clock, crew, policy, learned, event_log)
         stack.push_async_callback(orcd.close)
         await orcd.start()
         lock.describe(f"at {orcd.server.url}")
@@ -103,6 +106,7 @@ class Orcd:
         clock: Clock,
         crew: Crew,
         policy: Policy,
+        learned: Learned,
         event_log: EventLog | None,
     ) -> None:
         self._settings = settings
@@ -118,7 +122,7 @@ class Orcd:
         if settings.policy_plugin is not None:
             name = settings.policy_plugin
             plugin = GuardedPlugin(name, load_plugin(name), settings.policy_limit_ms / 1000)
-        scheduler = Scheduler(self._policy, plugin)
+        scheduler = Scheduler(self._policy, plugin, learned)
         self._relay = Relay(store, figures)
         self._directory = Directory(token=security.token, tls=security.client_tls)
         self._journal = Journal(store, clock, figures, self._relay.publish)
@@ -137,6 +141,7 @@ class Orcd:
         self._loop = SchedulerLoop(scheduler, self._executor, clock, figures, event_log=event_log)
         self._pools = Pools(scheduler, self._directory, store, clock, crew, self._post, settings.heartbeat_interval_s)
         self._jobs = Jobs(self._journal, store, scheduler, self._relay, clock, crew, self._post, settings.queue_limit, plugin)
+        self._keeper = Keeper(scheduler, store, clock)
         self._retention = Retention(
             store, clock, retention_days=settings.retention_days, erase_content_after_s=settings.erase_content_after_s
         )
@@ -177,6 +182,7 @@ class Orcd:
             (self._loop.tick(self._executor.extend), "tick"),
             (self._executor.watch(), "watch"),
             (self._retention.run(), "retention"),
+            (self._keeper.run(), "learning"),
             (self._notifier.watchdog(self._clock), "watchdog"),
         ):
             self._crew.start(work, name)
@@ -203,6 +209,7 @@ class Orcd:
         await self.server.stop()
         if not self._crew.failed.is_set():
             await self._commit_the_rest()
+            await self._keeper.save()
         await self._crew.dismiss()
         await self._directory.close()
         self._log.info("stopped", action="stopped", unfinished_jobs=len(self._journal.live))

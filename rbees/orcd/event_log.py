@@ -20,6 +20,7 @@ import msgspec
 from rbees import __version__
 from rbees.orcd.scheduler.effects import Effect
 from rbees.orcd.scheduler.events import Event, Moment
+from rbees.orcd.scheduler.learned import Learned
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service import logs
@@ -42,6 +43,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy
     plugin: str | None = None
     """The user's own policy by name."""
+    learned: Learned = msgspec.field(default_factory=Learned)
+    """What earlier processes had learned."""
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
@@ -76,7 +79,9 @@ def fingerprint_of(effects: Sequence[Effect]) -> bytes:
 class EventLog:
     """Writes one file, up to `limit_bytes`; what goes wrong ends the writing and nothing else."""
 
-    def __init__(self, file: BinaryIO, policy: Policy, limit_bytes: int, plugin: str | None = None) -> None:
+    def __init__(
+        self, file: BinaryIO, policy: Policy, limit_bytes: int, plugin: str | None = None, learned: Learned | None = None
+    ) -> None:
         self._file = file
         self._limit_bytes = limit_bytes
         self._log = logs.logger()
@@ -85,7 +90,7 @@ class EventLog:
         self._flushed_at_s: float | None = None
         self._open = True
         self._write(MAGIC)
-        self._append(_encoder.encode(Header(version=__version__, policy=policy, plugin=plugin)))
+        self._append(_encoder.encode(Header(version=__version__, policy=policy, plugin=plugin, learned=learned or Learned())))
 
     def record(self, event: Event, moment: Moment, effects: Sequence[Effect]) -> None:
         """Write one turn of the scheduler down."""
@@ -124,7 +129,14 @@ class EventLog:
         self._written_bytes += len(data)
 
 
-def open_log(folder: Path, policy: Policy, limit_bytes: int, started_at_ms: int, plugin: str | None = None) -> EventLog | None:
+def open_log(
+    folder: Path,
+    policy: Policy,
+    limit_bytes: int,
+    started_at_ms: int,
+    plugin: str | None = None,
+    learned: Learned | None = None,
+) -> EventLog | None:
     """A new file in `folder` for its owner's eyes; of older ones the newest `FILES_KEPT` stay. None for a limit of 0."""
     if not limit_bytes:
         return None
@@ -134,7 +146,7 @@ def open_log(folder: Path, policy: Policy, limit_bytes: int, started_at_ms: int,
             old.unlink(missing_ok=True)
         path = folder / f"{started_at_ms:013d}.events"
         path.touch(mode=0o600)
-        return EventLog(path.open("wb", buffering=0), policy, limit_bytes, plugin)
+        return EventLog(path.open("wb", buffering=0), policy, limit_bytes, plugin, learned)
     except OSError as error:
         logs.logger().warning("the log of events cannot be written", action="event_log_failed", error=str(error))
         return None

@@ -42,7 +42,7 @@ def replay(path: Path) -> Iterator[Replayed]:
     header, happenings = read_log(path)
     # One that took too long for an answer then may not do so now: what the built-in policy decided instead will differ.
     judge = None if header.plugin is None else GuardedPlugin(header.plugin, load(header.plugin), PATIENCE_S)
-    scheduler = Scheduler(header.policy, judge)
+    scheduler = Scheduler(header.policy, judge, header.learned)
     began_s: float | None = None
     for number, happening in enumerate(happenings, 1):
         began_s = happening.moment.monotonic_s if began_s is None else began_s

@@ -107,6 +107,17 @@ def _worker_of(cluster: Cluster, prompt: str, **fields: Any) -> str:
     return worker_id
 
 
+def test_what_was_learned_outlives_a_restart(cluster: Cluster) -> None:
+    for _ in range(3):
+        cluster.text(max_tokens=40)
+    (before,) = (one for one in _plan(cluster)["candidates"] if one.get("chosen"))
+    assert cluster.orcd.stop() == 0
+    cluster.start_orcd()
+    wait_until(lambda: _ready(cluster), cluster.orcd, "see the worker again")
+    (after,) = (one for one in _plan(cluster)["candidates"] if one.get("chosen"))
+    assert (after["worker_id"], after["takes_s"]) == (before["worker_id"], before["takes_s"])
+
+
 NIGHT_ONLY = """
 from rbees.orcd.scheduler.judge import PolicyPlugin, Refused
 

@@ -39,6 +39,7 @@ from rbees.orcd.scheduler.events import (
     WorkerEnded,
 )
 from rbees.orcd.scheduler.judge import Judge
+from rbees.orcd.scheduler.learned import Learned
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.queue import Queue
 from rbees.orcd.scheduler.speeds import Took
@@ -67,10 +68,12 @@ class PoolFacts:
 class Scheduler:
     """The scheduler of one orcd. Not thread-safe: it belongs to the loop that feeds it."""
 
-    def __init__(self, policy: Policy, judge: Judge | None = None) -> None:
+    def __init__(self, policy: Policy, judge: Judge | None = None, learned: Learned | None = None) -> None:
         self._policy = policy
         self._state = State()
         self._state.judge = judge
+        if learned is not None:
+            self._state.speeds, self._state.estimates = learned.speeds, learned.estimates
         self._queue = Queue()
 
     def handle(self, event: Event, moment: Moment) -> list[Effect]:
@@ -409,6 +412,10 @@ class Scheduler:
             (holders[min(holders)], tuple(sorted(holders)), serving.get(sha256, 0))
             for sha256, holders in sorted(self._state.holders.items())
         )
+
+    def learned(self) -> Learned:
+        """What it has learned so far; it goes on learning in the same objects."""
+        return Learned(speeds=self._state.speeds, estimates=self._state.estimates)
 
     def estimate_quantile(self, share: float) -> float:
         """Of the latest workers' memory: expected over taken, for the figures."""

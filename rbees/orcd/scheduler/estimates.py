@@ -7,7 +7,6 @@ took, as a share of their estimates, corrects it. Sliding windows and odd cell t
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -41,7 +40,7 @@ class Estimates:
     """By model, pool and backend: bytes."""
     _shares: dict[tuple[str, Backend], float] = field(default_factory=dict)
     """By pool and backend: bytes taken for each byte of the analytic estimate."""
-    ratios: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    ratios: list[float] = field(default_factory=list)
     """Of the latest workers: what was expected when they were started, over what they took."""
 
     def need_bytes(self, facts: ModelFacts, pool_id: str, backend: Backend) -> int:
@@ -62,6 +61,7 @@ class Estimates:
         known = self._shares.get((pool_id, backend), share)
         self._shares[pool_id, backend] = known + WEIGHT * (share - known)
         self.ratios.append(expected_bytes / taken_bytes)
+        del self.ratios[:-KEPT]
 
     def quantile(self, share: float) -> float:
         """Of `ratios`, so that 1 is an exact estimate; 1 where there are none."""

@@ -229,6 +229,15 @@ class JobStore:
         """Have erased content leave the write-ahead log too."""
         await self._database.checkpoint()
 
+    async def learned(self) -> bytes | None:
+        """What the scheduler had learned when it was last saved."""
+        rows = await self._select("learned")
+        return cast("bytes", rows[0]["value"]) if rows else None
+
+    async def keep_learned(self, value: bytes, at_ms: int) -> None:
+        """Save what the scheduler has learned."""
+        await self._change("keep_learned", value=value, at_ms=at_ms)
+
     async def name_endpoint(self, endpoint: NamedEndpoint, at_ms: int) -> None:
         """Remember a pool that an operator named."""
         await self._change("name_endpoint", endpoint=endpoint.endpoint, pool_id=endpoint.pool_id, at_ms=at_ms)

@@ -152,3 +152,10 @@ DELETE FROM pool_endpoints WHERE pool_id = :pool_id;
 
 -- named_endpoints --
 SELECT endpoint, pool_id FROM pool_endpoints ORDER BY endpoint;
+
+-- learned --
+SELECT value FROM learned;
+
+-- keep_learned --
+INSERT INTO learned (id, value, at_ms) VALUES (1, :value, :at_ms)
+ON CONFLICT (id) DO UPDATE SET value = excluded.value, at_ms = excluded.at_ms;
