@@ -217,6 +217,8 @@ def describe(event: Metrics) -> str:
             return "reading the prompt"
         case "attempt_failed":
             return f"attempt {event.epoch or 1} failed{where}: {event.reason or event.code or 'its worker is gone'}"
+        case "preempted":
+            return f"attempt {event.epoch or 1} gave way to an interactive job{where}; it goes on later"
         case "attempt_started":
             return f"attempt {event.epoch or 1} goes on{where}"
         case _:

@@ -25,7 +25,7 @@ from rbees.orcd.requests import Extent
 from rbees.orcd.store.jobs import JobStore, Statement
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
-from rbees.protocol.events import End, Error, Event, Metrics, Queued, Started, Token, event_name, is_terminal
+from rbees.protocol.events import End, Error, Event, Metrics, Queued, Stage, Started, Token, event_name, is_terminal
 from rbees.protocol.jobs import JobStatus, Kind, Priority
 from rbees.service import logs
 from rbees.service.clock import Clock
@@ -171,9 +171,15 @@ class Journal:
             self._append(job, metrics)
 
     def requeue(
-        self, job: LiveJob, epoch: int, worker_id: str, outcome: Literal["failed", "lost"], error: ErrorBody, counted: bool
+        self,
+        job: LiveJob,
+        epoch: int,
+        worker_id: str,
+        outcome: Literal["failed", "lost", "cancelled"],
+        error: ErrorBody,
+        counted: bool,
     ) -> None:
-        """The attempt failed and the job waits again."""
+        """The attempt failed, or gave way to another job, and the job waits again."""
         if job.stream.ended:
             return
         job.stream.listening = False
@@ -182,7 +188,8 @@ class Journal:
         reason = f"{error.code}: {error.message}"
         self._change("end_attempt", job, epoch=epoch, outcome=outcome, reason=reason, at_ms=at_ms, counted=int(counted))
         self._change("requeue_job", job)
-        self._append(job, Metrics(stage="attempt_failed", epoch=epoch, worker_id=worker_id, reason=error.message, code=error.code))
+        stage: Stage = "preempted" if outcome == "cancelled" else "attempt_failed"
+        self._append(job, Metrics(stage=stage, epoch=epoch, worker_id=worker_id, reason=error.message, code=error.code))
 
     def finish(self, job: LiveJob, status: Literal["failed", "cancelled"], error: ErrorBody) -> None:
         """End the job without a result. Nothing happens where its `end` was taken already."""

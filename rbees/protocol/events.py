@@ -23,7 +23,8 @@ from rbees.protocol.errors import ErrorBody
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 Part = Literal["text", "reasoning", "tool"]
-Stage = Literal["waiting", "loading", "attempt_failed", "attempt_started", "prefill"]
+Stage = Literal["waiting", "loading", "attempt_failed", "preempted", "attempt_started", "prefill"]
+"""`preempted`: a batch job gave its slot to an interactive one and goes on later."""
 
 
 class Queued(Message, frozen=True, kw_only=True, tag_field="type", tag="queued"):

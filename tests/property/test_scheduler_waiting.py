@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbees.orcd.scheduler.core import Scheduler
-from rbees.orcd.scheduler.effects import Dispatch, Effect
+from rbees.orcd.scheduler.effects import Dispatch, Effect, Requeue
 from rbees.orcd.scheduler.events import AttemptCompleted, AttemptFailed, Event, JobArrived, JobSpec, Moment, PoolReported, Ticked
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorBody, ErrorCode
@@ -55,6 +55,8 @@ class Line:
             self._follow(effect)
 
     def _follow(self, effect: Effect) -> None:
+        if isinstance(effect, Requeue):
+            self.running.pop(effect.job_id, None)
         if not isinstance(effect, Dispatch):
             return
         self.running[effect.job_id] = effect.epoch

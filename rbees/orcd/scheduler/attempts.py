@@ -15,7 +15,7 @@ from rbees.orcd.scheduler import prospects, retry
 from rbees.orcd.scheduler.effects import Abandon, Attach, Dispatch, Finish, Requeue
 from rbees.orcd.scheduler.state import Attempt, Job, Move, Phase, Stay, Worker
 from rbees.orcd.scheduler.turn import Turn
-from rbees.protocol.errors import ErrorBody
+from rbees.protocol.errors import ErrorBody, ErrorCode
 
 Outcome = Literal["failed", "lost"]
 EndStatus = Literal["failed", "cancelled"]
@@ -85,6 +85,21 @@ def fail(turn: Turn, job: Job, error: ErrorBody, outcome: Outcome, *, counted: b
     turn.effects.append(Requeue(job.spec.job_id, attempt.epoch, attempt.worker_id, outcome, error, counted))
 
 
+def preempt(turn: Turn, job: Job, reason: str) -> None:
+    """Take the attempt back for the sake of another job: it is no failure, and the job may go on at once where there is room."""
+    attempt = job.attempt
+    assert attempt is not None
+    turn.effects.append(Abandon(job.spec.job_id, attempt.epoch, attempt.worker_id))
+    _release(turn, job)
+    job.move(Move.RETURN)
+    job.attempt = None
+    job.noted = None
+    job.queued_at_s = turn.now_s
+    turn.queue.put(job, turn.now_s, turn.now_s)
+    error = ErrorBody(code=ErrorCode.CANCELLED, message=reason)
+    turn.effects.append(Requeue(job.spec.job_id, attempt.epoch, attempt.worker_id, "cancelled", error, counted=False))
+
+
 def finish(turn: Turn, job: Job, status: EndStatus, error: ErrorBody, *, abandon: bool = True) -> None:
     """End a job that will not be completed."""
     if abandon and job.attempt is not None:
@@ -109,6 +124,8 @@ def _seat(turn: Turn, job: Job, worker: Worker) -> None:
     worker.stays[job.spec.job_id] = Stay(turn.now_s, turn.now_s + expected_s, job.spec.choices, streams)
     turn.state.give_prefixes(worker, job.spec.prefixes)
     turn.state.changed[worker.worker_id] = None
+    if job.spec.priority == "batch":
+        turn.state.batch_running.setdefault(worker.model_sha256, {})[job.spec.job_id] = None
     if job.attempt is not None and job.attempt.alone:
         worker.sole_job = job.spec.job_id
     for claimed in list(turn.state.claims.values()):
@@ -122,6 +139,8 @@ def _unseat(turn: Turn, job: Job) -> None:
     worker = turn.state.workers[job.attempt.worker_id]
     del worker.attempts[job.spec.job_id]
     del worker.stays[job.spec.job_id]
+    if job.spec.priority == "batch":
+        del turn.state.batch_running[worker.model_sha256][job.spec.job_id]
     turn.state.changed[worker.worker_id] = None
     if worker.sole_job == job.spec.job_id:
         worker.sole_job = None

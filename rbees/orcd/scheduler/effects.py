@@ -57,7 +57,8 @@ class Requeue:
     job_id: str
     epoch: int
     worker_id: str
-    outcome: Literal["failed", "lost"]
+    outcome: Literal["failed", "lost", "cancelled"]
+    """`cancelled`: it gave way to another job."""
     error: ErrorBody
     counted: bool = True
     """False where the worker refused the job before it took it up; such an attempt is no failure of the job, also not

@@ -38,10 +38,10 @@ class JobSpec:
     """Position of acceptance: smaller is older."""
     timeout_ms: int
     """From first dispatch."""
-    deadline_at_ms: int | None = None
-    """When it must have ended, as Unix time; it counts from the moment at which the scheduler hears of the job."""
     choices: int = 1
     """Answers to make at once; each takes a slot of the worker, as far as it has so many."""
+    deadline_at_ms: int | None = None
+    """When it must have ended, as Unix time; it counts from the moment at which the scheduler hears of the job."""
     prompt_bytes: int = 0
     max_tokens: int | None = None
     """None where the job sets no limit; 0 for a job that makes no text."""

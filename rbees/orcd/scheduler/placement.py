@@ -19,7 +19,7 @@ from heapq import nsmallest
 from itertools import islice
 from typing import Final
 
-from rbees.orcd.scheduler import attempts, explain, growth, places, prospects
+from rbees.orcd.scheduler import attempts, explain, growth, places, preemption, prospects
 from rbees.orcd.scheduler.explain import Obstacle
 from rbees.orcd.scheduler.prospects import NEW_WORKER_SLOTS, WAITING_SAVES, Prospect
 from rbees.orcd.scheduler.sites import BACKEND_RANK
@@ -44,6 +44,8 @@ def place(turn: Turn) -> None:
 def _place_model(turn: Turn, model_sha256: str) -> None:
     _place_suspects(turn, model_sha256)
     patience = _place_others(turn, model_sha256)
+    while preemption.make_way(turn, model_sha256):
+        pass
     obstacle = growth.grow(turn, model_sha256) if turn.queue.depth(model_sha256) else None
     if obstacle is not None:
         obstacle = patience or obstacle

@@ -31,6 +31,8 @@ class Policy:
     """Deaths of workers in company after which a job must run alone."""
     batch_ages_after_s: float = 60.0
     """A batch job ranks like an interactive one accepted so much later."""
+    preempt_above_s: float = 2.0
+    """An interactive job that would wait longer for a slot takes that of a batch job."""
     worker_idle_s: float = 1_800.0
     """A worker without work for so long is stopped."""
     swap_after_s: float = 10.0

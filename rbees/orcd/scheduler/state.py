@@ -310,6 +310,8 @@ class State:
         """By model: sound workers without a free slot, those that should have one first."""
         self.coming: dict[str, dict[str, None]] = {}
         """By model: workers that are being started."""
+        self.batch_running: dict[str, dict[str, None]] = {}
+        """By model: batch jobs that workers have."""
         self.changed: dict[str, None] = {}
         """Workers that may stand wrongly in `open`, `full` or `coming`; set right before the next decision."""
         self.holding: dict[str, dict[str, None]] = {}
@@ -488,6 +490,12 @@ class State:
         assert sum(map(len, self.workers_of.values())) == len(self.workers)
         held = {(prefix, worker.worker_id) for worker in self.workers.values() for prefix in worker.prefixes}
         assert held == {(prefix, worker_id) for prefix, holders in self.holding.items() for worker_id in holders}
+        batch = {
+            (job.model_sha256, job_id)
+            for job_id, job in self.jobs.items()
+            if job.spec.priority == "batch" and job.phase in {Phase.DISPATCHED, Phase.RUNNING}
+        }
+        assert batch == {(model, job_id) for model, jobs in self.batch_running.items() for job_id in jobs}
         for rosters in (self.open, self.full, self.coming):
             assert all(self.workers.keys() >= set(roster) for roster in rosters.values())
         assert set(self.claims) == {worker.worker_id for worker in self.workers.values() if worker.claim is not None}

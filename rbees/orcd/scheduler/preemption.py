@@ -1,0 +1,77 @@
+"""PURE: batch work gives way: an interactive job that would wait long takes a batch job's slot, and that goes on later.
+
+Only batch jobs of higher rank give way (`queue.py`): one that was accepted `batch_ages_after_s` before the interactive job keeps
+its place, so nobody gives way for ever. What was made of a job's answer is in the journal and is not made again; what the worker
+has of its prompt it may still have cached. So giving way costs a batch job its turn and reading its prompt again, no more.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final
+
+from rbees.orcd.scheduler import attempts, places, prospects
+from rbees.orcd.scheduler.state import Job, Phase, Worker
+from rbees.orcd.scheduler.turn import Turn
+
+WHY: Final = "batch jobs gave way to it there"
+LIKELY: Final = 8
+"""So many of the workers that should have a slot first are asked how soon."""
+
+
+def make_way(turn: Turn, model_sha256: str) -> bool:
+    """Give the model's next job, if it is interactive and would wait long, the slots of batch jobs; whether that was done."""
+    job_id = turn.queue.head(model_sha256, alone=False)
+    batch = turn.state.batch_running.get(model_sha256)
+    if job_id is None or not batch:
+        return False
+    job = turn.state.jobs[job_id]
+    if job.spec.priority == "batch" or not _waits_long(turn, job, model_sha256):
+        return False
+    hosts = (_host(turn, turn.state.jobs[one]) for one in batch)
+    for worker in {worker.worker_id: worker for worker in hosts if worker is not None}.values():
+        givers = _givers(turn, job, worker)
+        if givers and places.is_allowed(turn.state, job, worker, turn.now_s):
+            for giver in givers:
+                attempts.preempt(turn, giver, f"It gave way to an interactive job on worker {worker.worker_id} and goes on later.")
+            attempts.dispatch(turn, job, worker, WHY)
+            return True
+    return False
+
+
+def _waits_long(turn: Turn, job: Job, model_sha256: str) -> bool:
+    """No worker has room for the job, and none is expected to have it soon."""
+    turn.state.refile()
+    workers = turn.state.workers
+    if any(workers[name].has_slots_for(job.spec.choices) for name in turn.state.open_of(model_sha256)):
+        # It waits for something better than that.
+        return False
+    full = [workers[name] for name in islice(turn.state.full_of(model_sha256), LIKELY)]
+    waits_s = [prospects.on_worker(turn.state, job, worker, turn.now_s).starts_in_s for worker in full]
+    waits_s += [
+        prospects.on_coming(turn.state, job, worker, turn.now_s).starts_in_s for worker in turn.state.coming_of(model_sha256)
+    ]
+    return min(waits_s, default=0.0) > turn.policy.preempt_above_s
+
+
+def _host(turn: Turn, job: Job) -> Worker | None:
+    """The worker that has the job, if it may be given another."""
+    worker = turn.state.workers.get(job.attempt.worker_id) if job.attempt is not None else None
+    if worker is None or worker.claim is not None or worker.sole_job is not None or not turn.state.is_sound(worker):
+        return None
+    return worker
+
+
+def _givers(turn: Turn, job: Job, worker: Worker) -> list[Job]:
+    """The batch jobs whose slots will do, those first that would need them longest; none where all of them would not."""
+    needed = worker.slots_for(job.spec.choices) - worker.free_slots
+    running = [turn.state.jobs[one] for one in worker.attempts]
+    givers = [one for one in running if one.spec.priority == "batch" and one.rank_s > job.rank_s and one.phase is not Phase.HELD]
+    givers.sort(key=lambda one: (-prospects.left_s(worker.stays[one.spec.job_id], turn.now_s), -one.spec.order))
+    chosen: list[Job] = []
+    for giver in givers:
+        if needed <= 0:
+            break
+        chosen.append(giver)
+        needed -= worker.slots_for(giver.spec.choices)
+    return chosen if needed <= 0 else []
