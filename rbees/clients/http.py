@@ -144,6 +144,15 @@ class HttpClient:
         async with self._request("GET", path, None, None, query, timeout) as answer:
             yield self._text_lines(answer)
 
+    @asynccontextmanager
+    async def body(
+        self, method: str, path: str, idle_timeout_s: float | None = STREAM_IDLE_S
+    ) -> AsyncIterator[tuple[Mapping[str, str], AsyncIterator[bytes]]]:
+        """The headers of an answer and its body, piece by piece. One that ends before it is complete raises, as `stream` does."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=idle_timeout_s)
+        async with self._request(method, path, None, {"Accept-Encoding": "identity"}, None, timeout) as answer:
+            yield answer.headers, self._pieces(answer)
+
     async def close(self) -> None:
         """Close this client's own connections; those of a shared dialer stay."""
         if self._owns_dialer:
@@ -208,6 +217,13 @@ class HttpClient:
             raise unreachable(self._unreachable, self._base, error, self._role) from None
         except SseTooLong:
             raise not_understood(self._base) from None
+
+    async def _pieces(self, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in answer.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise unreachable(self._unreachable, self._base, error, self._role) from None
 
     async def _text_lines(self, answer: aiohttp.ClientResponse) -> AsyncIterator[str]:
         pending = b""

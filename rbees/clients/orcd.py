@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import hashlib
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from rbees.clients.daemon import DaemonClient, segment
 from rbees.clients.events import numbered_events
+from rbees.clients.failures import not_understood
+from rbees.protocol.database import DatabaseReport
 from rbees.protocol.decisions import Explanation, Plan
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import Event
@@ -27,6 +31,8 @@ from rbees.protocol.pools import (
 )
 
 SUBMIT_TIMEOUT_S = 60.0
+DATABASE_TIMEOUT_S = 1800.0
+"""Until orcd has looked through its database, or has copied it and begins to send: both grow with the jobs it keeps."""
 
 
 class OrcdClient(DaemonClient):
@@ -109,3 +115,17 @@ class OrcdClient(DaemonClient):
     async def worker_failed(self, report: WorkerFailedReport) -> None:
         """A pool passes on that a worker ended without being asked to."""
         await self._http.call("POST", "/v2/internal/workers/failed", report)
+
+    async def check_database(self) -> DatabaseReport:
+        """Have orcd look through its database."""
+        return await self._http.call("POST", "/v2/database/check", response=DatabaseReport, timeout_s=DATABASE_TIMEOUT_S)
+
+    async def copy_database(self, write: Callable[[bytes], object]) -> None:
+        """Hand a copy of orcd's database to `write`, piece by piece; when this returns it was whole, as orcd says itself."""
+        sha256 = hashlib.sha256()
+        async with self._http.body("POST", "/v2/database/backup", DATABASE_TIMEOUT_S) as (headers, pieces):
+            async for piece in pieces:
+                sha256.update(piece)
+                write(piece)
+        if headers.get("Repr-Digest") != f"sha-256=:{b64encode(sha256.digest()).decode()}:":
+            raise not_understood(self.url)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 from rbees import __version__
+from rbees.orcd.api import database as database_routes
 from rbees.orcd.api import internal as internal_routes
 from rbees.orcd.api import jobs as job_routes
 from rbees.orcd.api import pools as pool_routes
@@ -34,6 +35,7 @@ from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.events import DrainBegan, Event
 from rbees.orcd.scheduler.learned import Learned
 from rbees.orcd.scheduler.policy import Policy
+from rbees.orcd.state_files import DATABASE, EVENTS, LOCK
 from rbees.orcd.store import queries
 from rbees.orcd.store.jobs import JobStore
 from rbees.orcd.store.migrations import packaged
@@ -46,9 +48,6 @@ from rbees.service.metrics import Metrics
 from rbees.service.notify import Notifier
 from rbees.service.role_settings import OrcdSettings
 
-DATABASE: Final = "orcd.db"
-LOCK: Final = "orcd.lock"
-EVENTS: Final = "events"
 DRAIN_LOOK_S: Final = 0.05
 LAST_ANSWERS_S: Final = 5.0
 """For requests that are still being answered once every job has been dealt with."""
@@ -152,6 +151,7 @@ class Orcd:
                 *job_routes.routes(self._jobs, self._relay),
                 *pool_routes.routes(self._pools, self._own_url),
                 *internal_routes.routes(self._pools),
+                *database_routes.routes(store),
             ],
             authenticator=security.authenticator,
             metrics=metrics,

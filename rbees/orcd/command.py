@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rbees.service.flags import settings_flags
 from rbees.service.role_settings import OrcdSettings
+
+if TYPE_CHECKING:
+    from rbees.protocol.database import DatabaseReport
 
 
 @click.group()
@@ -61,3 +64,81 @@ def replay(file: Path, job_id: str | None, everything: bool, as_json: bool) -> i
     verdict = "every decision is the same" if not different else f"{different} turns differ"
     click.echo(f"{turns} events, {decisions} decisions; {verdict}.", err=True)
     return 1 if different else 0
+
+
+@command.group()
+def db() -> None:
+    """Look through the orchestrator's state, or copy it, also while it runs."""
+
+
+_state_dir = click.option("--state-dir", metavar="DIR", help="Folder of the state, where the settings name another.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+@db.command()
+@_state_dir
+@_json
+def check(state_dir: str | None, as_json: bool) -> int:
+    """Look whether the state is whole: the file, its schema, and every job's course.
+
+    Nothing is changed. An orchestrator that runs is asked to look itself. Exits 1 if something is wrong.
+    """
+    from rbees.orcd import upkeep
+    from rbees.protocol import codec
+
+    report = upkeep.check(_settings(state_dir))
+    if as_json:
+        click.echo(codec.encode(report))
+    else:
+        _tell_troubles(report)
+        verdict = "no trouble found" if not report.troubles else f"{_troubles(report)} found"
+        click.echo(f"{_contents(report)}; {verdict}.")
+    return 1 if report.troubles else 0
+
+
+@db.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@_state_dir
+@_json
+def backup(file: Path, force: bool, state_dir: str | None, as_json: bool) -> int:
+    """Copy the state into FILE, consistent, also while the orchestrator runs.
+
+    The copy is looked through as `rbees orcd db check` does; one with troubles is not kept, and the command exits 1. It holds
+    prompts and answers, so only its owner may read it. See docs/backup.md for how to go back to it.
+    """
+    from rbees.orcd import upkeep
+    from rbees.protocol import codec
+
+    made = upkeep.backup(_settings(state_dir), file, overwrite=force)
+    report, kept = made.report, not made.report.troubles
+    if as_json:
+        click.echo(codec.encode({"file": str(file) if kept else None, "size_bytes": made.size_bytes, "report": report}))
+    elif kept:
+        click.echo(f"{_contents(report)}; {made.size_bytes} bytes in {file}.")
+    else:
+        _tell_troubles(report)
+        click.echo(f"{_troubles(report)} found in the copy, which was not kept; see `rbees orcd db check`.")
+    return 0 if kept else 1
+
+
+def _settings(state_dir: str | None) -> OrcdSettings:
+    from rbees.service import settings
+
+    return settings.load("orcd", OrcdSettings, {"state_dir": state_dir}).values
+
+
+def _contents(report: DatabaseReport) -> str:
+    return f"{report.jobs} jobs, {report.unended_jobs} of them not ended, {report.events} events, schema {report.schema_version}"
+
+
+def _troubles(report: DatabaseReport) -> str:
+    count = len(report.troubles) + report.further_troubles
+    return f"{count} trouble{'' if count == 1 else 's'}"
+
+
+def _tell_troubles(report: DatabaseReport) -> None:
+    for trouble in report.troubles:
+        click.echo(f"{f'job {trouble.job_id}' if trouble.job_id else 'the database'}: {trouble.what}")
+    if report.further_troubles:
+        click.echo(f"and {report.further_troubles} more")

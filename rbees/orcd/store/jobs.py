@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 from rbees.orcd.requests import Extent
+from rbees.orcd.store.check import check
+from rbees.orcd.store.copying import Copy, copy_beside
+from rbees.orcd.store.migrations import packaged
 from rbees.orcd.store.sqlite import Database
+from rbees.protocol.database import DatabaseReport
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import AttemptView, JobStatus, Kind, Priority
 
@@ -237,6 +241,15 @@ class JobStore:
     async def keep_learned(self, value: bytes, at_ms: int) -> None:
         """Save what the scheduler has learned."""
         await self._change("keep_learned", value=value, at_ms=at_ms)
+
+    async def check(self) -> DatabaseReport:
+        """Look through everything, beside all else that goes on. Raises RbeesError INTERNAL."""
+        return await self._database.aside(lambda connection, pause: check(connection, packaged(), self._sql, pause))
+
+    async def copy(self) -> Copy:
+        """A consistent copy, made beside all else that goes on; close its file. Raises RbeesError STORAGE_FULL, INTERNAL."""
+        path = self._database.path
+        return await self._database.aside(lambda connection, pause: copy_beside(connection, path, pause))
 
     async def name_endpoint(self, endpoint: NamedEndpoint, at_ms: int) -> None:
         """Remember a pool that an operator named."""

@@ -52,14 +52,19 @@ def migrate(connection: sqlite3.Connection, migrations: tuple[Migration, ...]) -
         sqlite3.Error: from the migration that failed; those before it stay applied.
     """
     current = schema_version(connection)
-    if current > len(migrations):
-        raise RbeesError(
-            ErrorCode.CONFIGURATION,
-            f"The state was written by a newer rbees (schema {current}, this one knows {len(migrations)}); install that one again.",
-        )
+    check_known(current, migrations)
     for migration in migrations[current:]:
         _apply(connection, migration)
     return len(migrations)
+
+
+def check_known(version: int, migrations: tuple[Migration, ...]) -> None:
+    """Raises RbeesError: CONFIGURATION if a file has a version that this program does not know."""
+    if version > len(migrations):
+        raise RbeesError(
+            ErrorCode.CONFIGURATION,
+            f"The state was written by a newer rbees (schema {version}, this one knows {len(migrations)}); install that one again.",
+        )
 
 
 def schema_version(connection: sqlite3.Connection) -> int:

@@ -9,23 +9,33 @@ This file knows nothing of jobs.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sqlite3
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import aiosqlite
 
+from rbees.orcd.store.check import Pause
+from rbees.orcd.store.copying import forget_unfinished
 from rbees.orcd.store.migrations import Migration, migrate
 from rbees.protocol.errors import ErrorCode, RbeesError
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
+LongWork = Callable[[sqlite3.Connection, Pause], T]
 
 BUSY_TIMEOUT_S: Final = 30.0
 """How long to wait for a lock that a foreign program (a backup, an operator's shell) holds on the file."""
+PAUSE_S: Final = 0.002
+"""Between two steps of long work, in which whoever waits for the interpreter or for the disk has its turn."""
+STOP_LOOK_STEPS: Final = 100_000
+"""After so many steps of its own machine SQLite looks whether long work was called off."""
 
 _BROKEN: Final = frozenset(
     {
@@ -44,6 +54,10 @@ _SHARED_MEMORY: Final = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_
 
 class StorageBroken(Exception):
     """The file cannot be trusted or used any more; the process must end with exit code 74. Holds SQLite's name of the error."""
+
+
+class _CalledOff(Exception):
+    """Nobody waits for this work any more."""
 
 
 OnBroken = Callable[[StorageBroken], None]
@@ -65,6 +79,12 @@ class Database:
         self._writer = writer
         self._reader = reader
         self._on_broken = on_broken
+        self._one_aside = asyncio.Lock()
+
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+        return self._path
 
     @classmethod
     async def open(cls, path: Path, migrations: tuple[Migration, ...], on_broken: OnBroken) -> Database:
@@ -75,6 +95,7 @@ class Database:
         and StorageBroken.
         """
         _make_private(path)
+        forget_unfinished(path)
         writer = await _connect(path, _open_writer)
         try:
             with _translated(path):
@@ -117,6 +138,13 @@ class Database:
 
         return await self._run(self._reader, snapshot)
 
+    async def aside(self, work: LongWork[T]) -> T:
+        """`read_aside`, one at a time. What it fails with says nothing about the file in use: the connections that use it find that
+        out by themselves.
+        """
+        async with self._one_aside:
+            return await read_aside(self._path, work)
+
     async def checkpoint(self) -> None:
         """Move the whole WAL into the file and empty it, so that erased content is gone from both."""
         await self._run(self._writer, lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
@@ -133,6 +161,54 @@ class Database:
         except StorageBroken as error:
             self._on_broken(error)
             raise
+
+
+async def read_aside(path: Path, work: LongWork[T], *, still: bool = False) -> T:
+    """Run what takes long on a reading connection and in a thread of its own, while reads and writes of others go on.
+
+    `work` calls what it is given between its steps. It takes its snapshots itself and keeps none longer than it must, for the
+    write-ahead log grows meanwhile. A caller that is cancelled has `work` end first. `still` says that nobody writes to the file;
+    reading then leaves nothing beside it.
+
+    Raises:
+        RbeesError: INTERNAL, or STORAGE_FULL where `work` writes elsewhere.
+    """
+    called_off = threading.Event()
+    running = asyncio.ensure_future(asyncio.to_thread(_run_aside, path, work, called_off, still))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        called_off.set()
+        await asyncio.wait([running])
+        running.exception()  # What it ends with nobody wants to know.
+        raise
+
+
+def _run_aside(path: Path, work: LongWork[T], called_off: threading.Event, still: bool) -> T:
+    def pause() -> None:
+        if called_off.is_set():
+            raise _CalledOff
+        time.sleep(PAUSE_S)
+
+    try:
+        with closing(_open_reader(path, still=still)) as connection:
+            connection.set_progress_handler(called_off.is_set, STOP_LOOK_STEPS)
+            return work(connection, pause)
+    except sqlite3.Error as error:
+        code: Any = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        if code & 0xFF == sqlite3.SQLITE_FULL:
+            raise _no_room() from error
+        name = getattr(error, "sqlite_errorname", type(error).__name__)
+        raise RbeesError(ErrorCode.INTERNAL, f"Reading {path.name} failed ({name}).", reason=name) from error
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise _no_room() from error
+        reason = os.strerror(error.errno or 0)
+        raise RbeesError(ErrorCode.INTERNAL, f"Copying {path.name} failed: {reason}.", reason=reason) from error
+
+
+def _no_room() -> RbeesError:
+    return RbeesError(ErrorCode.STORAGE_FULL, "There is no room for a copy of the database; free as much space as it takes.")
 
 
 def _make_private(path: Path) -> None:
@@ -155,8 +231,8 @@ def _open_writer(path: Path) -> sqlite3.Connection:
     return _with_pragmas(connection, journal_mode="WAL", synchronous="FULL", foreign_keys="ON", secure_delete="ON", mmap_size="0")
 
 
-def _open_reader(path: Path) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode=ro"
+def _open_reader(path: Path, *, still: bool = False) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if still else ''}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     return _with_pragmas(connection, query_only="ON", mmap_size="0")
 

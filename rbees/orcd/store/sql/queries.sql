@@ -159,3 +159,26 @@ SELECT value FROM learned;
 -- keep_learned --
 INSERT INTO learned (id, value, at_ms) VALUES (1, :value, :at_ms)
 ON CONFLICT (id) DO UPDATE SET value = excluded.value, at_ms = excluded.at_ms;
+
+-- check_jobs --
+-- Some jobs after the number :after, with what `store/check.py` compares; only columns that every schema has.
+SELECT
+    number, job_id, status, request IS NULL AS erased, ended_at_ms, outcome,
+    (SELECT max(epoch) FROM attempts WHERE job = jobs.number) AS last_epoch,
+    (SELECT count(*) FROM attempts WHERE job = jobs.number) AS attempts,
+    (SELECT count(*) FROM attempts WHERE job = jobs.number AND outcome = 'running') AS open_attempts,
+    (SELECT max(epoch) FROM attempts WHERE job = jobs.number AND outcome = 'running') AS open_epoch
+FROM jobs
+WHERE number > :after ORDER BY number LIMIT :limit;
+
+-- check_journal --
+SELECT first_seq, last_seq, epoch, worker_seq, frames FROM journal WHERE job = :job ORDER BY first_seq;
+
+-- check_prefixes --
+-- Jobs that keep names made from content although that is gone, or names that are cut off.
+SELECT job_id, request IS NULL AS erased FROM jobs
+WHERE (request IS NULL AND length(prefixes) > 0) OR length(prefixes) % 8 != 0;
+
+-- check_numbers --
+-- Numbers that would be given out again.
+SELECT count(*) AS jobs FROM jobs WHERE number > (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'jobs');
