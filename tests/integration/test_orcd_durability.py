@@ -12,17 +12,21 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from rbees.orcd.store.migrations import packaged
+from rbees.orcd.store.migrations import Migration, migrate, packaged
+from tests.support.earlier_schemas import write_jobs
 from tests.support.home import Daemon, Home, entry_point, free_port, is_alive, wait_until
 from tests.support.raw_http import Answer, request
 
 JOB = {"model": "haiku", "prompt": "hum"}
 SUBMISSIONS = 64
 KILLS = 24
+JOBS_WRITTEN = (6, 336)
+"""How many jobs the first version left, and the bytes of their requests."""
 
 
 def _strace() -> str:
@@ -171,18 +175,21 @@ def test_a_migration_killed_at_any_moment_leaves_the_old_schema_or_the_new(tmp_p
     draw = random.Random(7)
     path = tmp_path / "orcd.db"
     hits = 0
-    for _ in range(4 * KILLS):
+    for number in range(4 * KILLS):
+        early = number % 2 == 0
+        if early:
+            _write_first_schema(path)  # The migrations that are packaged take a few milliseconds, those behind them longer.
         child = subprocess.Popen([sys.executable, "-c", _MIGRATING, str(path)], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         assert child.stdout.readline() == "begins\n"
-        time.sleep(draw.uniform(0.0, 0.12))
+        time.sleep(draw.uniform(0.0, 0.012 if early else 0.12))
         child.kill()
         finished = "done" in child.stdout.read()
         child.stdout.close()
         child.wait()
         version = _check_schema(path)
         if finished:
-            path.unlink()
+            _write_first_schema(path)
         else:
             hits += 1
             print(f"killed while migrating; schema {version} stands")
@@ -191,15 +198,25 @@ def test_a_migration_killed_at_any_moment_leaves_the_old_schema_or_the_new(tmp_p
     pytest.fail(f"only {hits} of {4 * KILLS} kills fell into a migration")
 
 
+def _write_first_schema(path: Path) -> None:
+    """A file as the first version left it, with jobs in it: every migration since then finds rows to change."""
+    for left in path.parent.glob(f"{path.name}*"):
+        left.unlink()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        migrate(connection, packaged()[:1])
+        write_jobs(connection, 1)
+
+
 def _check_schema(path: Path) -> int:
     connection = sqlite3.connect(path)
     try:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        version = 0
-        if "schema_versions" in names:
-            (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM schema_versions").fetchone()
-        assert ("jobs" in names) == (version >= 1)
+        (version,) = connection.execute("SELECT max(version) FROM schema_versions").fetchone()
+        known = packaged()[:version]
+        assert _columns(connection) == _columns_of(known), "the old schema or the new one, and nothing between"
+        assert connection.execute("SELECT count(*), sum(length(request)) FROM jobs").fetchone() == JOBS_WRITTEN
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
         steps = sorted(int(name.removeprefix("step_")) for name in names if name.startswith("step_"))
         assert steps == list(range(len(packaged()) + 1, version + 1))
         for step in steps:
@@ -207,3 +224,19 @@ def _check_schema(path: Path) -> int:
         return int(version)
     finally:
         connection.close()
+
+
+def _columns(connection: sqlite3.Connection) -> dict[str, list[str]]:
+    """The columns of orcd's own tables."""
+    names = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    return {
+        name: [row[1] for row in connection.execute(f"PRAGMA table_info({name})")]
+        for name in sorted(names)
+        if not name.startswith(("step_", "sqlite_"))
+    }
+
+
+def _columns_of(migrations: tuple[Migration, ...]) -> dict[str, list[str]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        migrate(connection, migrations)
+        return _columns(connection)

@@ -22,16 +22,22 @@ _FAILED: Final = {"type": "metrics", "stage": "attempt_failed", "epoch": 1, "rea
 _AGAIN: Final = {"type": "metrics", "stage": "attempt_started", "epoch": 2, "worker_id": "worker-b", "pool_id": "pool"}
 
 
-def write_jobs(connection: sqlite3.Connection, version: int, model: str = "bees") -> None:
-    """Six jobs, two of which have ended: `job-queued`, `-running`, `-requeued`, `-cancelling`, `-completed` and `-failed`."""
-    _Writer(connection, version, model).write()
+def write_jobs(
+    connection: sqlite3.Connection, version: int, model: str = "bees", *, model_sha256: str = "ab" * 32, at_ms: int = 1
+) -> None:
+    """Six jobs of the time `at_ms`, of which two have ended: `job-queued`, `-running`, `-requeued`, `-cancelling`, `-completed` and
+    `-failed`.
+    """
+    _Writer(connection, version, model, model_sha256, at_ms).write()
 
 
 class _Writer:
-    def __init__(self, connection: sqlite3.Connection, version: int, model: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, version: int, model: str, model_sha256: str, at_ms: int) -> None:
         self._connection = connection
         self._version = version
         self._model = model
+        self._model_sha256 = model_sha256
+        self._at_ms = at_ms
         self._number = 0
 
     def write(self) -> None:
@@ -39,21 +45,22 @@ class _Writer:
         self._job("queued", [(0, 0, [_QUEUED])])
         self._job(
             "running",
-            [(0, 0, [_QUEUED]), (1, 2, [_started(), _token(0)]), (1, 2, [_FAILED]), (2, 1, [_AGAIN])],
+            # Without tokens: they would have to be those of the model that goes on.
+            [(0, 0, [_QUEUED]), (1, 1, [_started()]), (1, 1, [_FAILED]), (2, 1, [_AGAIN])],
             status="running",
-            dispatched_at_ms=2,
-            started_at_ms=3,
+            dispatched_at_ms=self._at_ms,
+            started_at_ms=self._at_ms,
         )
         self._attempt(1, "worker-a", "lost", counted=1)
         self._attempt(2, "worker-b", "running")
-        self._job("requeued", [(0, 0, [_QUEUED]), (1, 0, [_FAILED])], dispatched_at_ms=2)
+        self._job("requeued", [(0, 0, [_QUEUED]), (1, 0, [_FAILED])], dispatched_at_ms=self._at_ms)
         self._attempt(1, "worker-a", "failed", counted=1)
         self._job("cancelling", [(0, 0, [_QUEUED])], cancel_asked=1)
-        ended = {"dispatched_at_ms": 2, "started_at_ms": 3, "ended_at_ms": 6}
+        ended = {"dispatched_at_ms": self._at_ms, "started_at_ms": self._at_ms, "ended_at_ms": self._at_ms}
         journal = [(0, 0, [_QUEUED]), (1, 3, [_started(), _token(0), _END])]
         self._job("completed", journal, status="completed", outcome=_json(_END), idempotency_key="key-completed", **ended)
         self._attempt(1, "worker-a", "completed")
-        self._job("failed", [(0, 0, [_QUEUED, _ERROR])], status="failed", outcome=_json(_ERROR), ended_at_ms=6)
+        self._job("failed", [(0, 0, [_QUEUED, _ERROR])], status="failed", outcome=_json(_ERROR), ended_at_ms=self._at_ms)
 
     def _job(self, name: str, journal: list[tuple[int, int, list[dict[str, Any]]]], **fields: Any) -> None:
         self._number += 1
@@ -70,9 +77,12 @@ class _Writer:
             "request": _json(request),
             "request_sha256": b"digest",
             "accepted_position": 1,
-            "created_at_ms": 1,
+            "created_at_ms": self._at_ms,
             **fields,
         }
+        if "dispatched_at_ms" in fields:
+            # Nothing is dispatched before it is known which file its model is.
+            row |= {"model_sha256": self._model_sha256, "model_ref": f"{self._model}@{self._model_sha256}"}
         for version, added in _ADDED.items():
             row |= added if version <= self._version else {}
         self._insert("jobs", row)
@@ -85,7 +95,7 @@ class _Writer:
             seq = last_seq + 1
 
     def _attempt(self, epoch: int, worker_id: str, outcome: str, counted: int = 0) -> None:
-        values = {"job": self._number, "epoch": epoch, "worker_id": worker_id, "pool_id": "pool", "started_at_ms": 2}
+        values = {"job": self._number, "epoch": epoch, "worker_id": worker_id, "pool_id": "pool", "started_at_ms": self._at_ms}
         self._insert("attempts", {**values, "outcome": outcome, "counted": counted})
 
     def _insert(self, table: str, row: dict[str, Any]) -> None:

@@ -200,6 +200,8 @@ class _Journal:
 def _wrong_attempts(job: sqlite3.Row) -> Iterator[str]:
     if job["attempts"] != (job["last_epoch"] or 0):
         yield f"it has {job['attempts']} attempts, of which the last has the number {job['last_epoch']}"
+    if job["attempts"] and job["model_sha256"] is None:
+        yield "it was tried although nobody knew its model"
     if job["open_attempts"] and job["ended_at_ms"] is not None:
         yield "it has ended and an attempt has not"
     elif job["open_attempts"] > 1 or (job["open_attempts"] and job["open_epoch"] != job["last_epoch"]):

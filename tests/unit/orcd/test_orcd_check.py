@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rbees.orcd.live import LiveJob
 from rbees.orcd.store import queries
 from rbees.orcd.store.check import TROUBLES_TOLD, check
 from rbees.orcd.store.migrations import migrate, packaged
@@ -32,13 +33,19 @@ def troubles(connection: sqlite3.Connection) -> list[tuple[str | None, str]]:
     return [(trouble.job_id, trouble.what) for trouble in look(connection).troubles]
 
 
+async def _running(desk: Desk, name: str) -> LiveJob:
+    job = await desk.running(name)
+    desk.journal.resolve(job, "ab" * 32, "file:/m")
+    return job
+
+
 @pytest.fixture
 async def desk() -> AsyncIterator[Desk]:
     """One job in every state that there is, and one whose content was erased."""
     async with Desk(ManualClock()) as desk:
-        await desk.job("queued")
-        await desk.running("dispatched")
-        running = await desk.running("running")
+        await desk.job("queued", model_sha256=None)
+        await _running(desk, "dispatched")
+        running = await _running(desk, "running")
         desk.take(running, 1, 1, started())
         desk.take(running, 1, 2, token(0))
         await desk.journal.settled()
@@ -46,19 +53,19 @@ async def desk() -> AsyncIterator[Desk]:
         desk.journal.requeue(running, 1, "worker-a", "lost", WHY, counted=True)
         await desk.journal.begin_attempt(running, 2, "worker-b", "pool")
         desk.take(running, 2, 1, started(2))
-        waiting = await desk.running("waiting")
+        waiting = await _running(desk, "waiting")
         desk.journal.requeue(waiting, 1, "worker-a", "failed", WHY, counted=True)
         for name in ("completed", "erased"):
-            job = await desk.running(name)
+            job = await _running(desk, name)
             desk.take(job, 1, 1, started())
             desk.take(job, 1, 2, token(0))
             desk.take(job, 1, 3, end())
-        called = await desk.running("called")
+        called = await _running(desk, "called")
         desk.take(called, 1, 1, started())
         choice = ChoiceEnd(finish_reason="tool_calls", tool_calls=(ToolCall(id="call-1", name="look", arguments={}),))
         usage = Usage(prompt_tokens=3, cached_tokens=0, completion_tokens=0)
         desk.take(called, 1, 2, End(choices=(choice,), usage=usage, timings=Timings(prefill_ms=1.0, decode_ms=2.0)))
-        desk.journal.finish(await desk.running("failed"), "failed", WHY)
+        desk.journal.finish(await _running(desk, "failed"), "failed", WHY)
         desk.journal.finish(await desk.job("cancelled"), "cancelled", STOPPED)
         await desk.journal.settled()
         # The others ended at the same moment, so only what this one says is taken for older.
@@ -144,6 +151,11 @@ DAMAGES = {
         "UPDATE attempts SET outcome = 'running' WHERE job = {waiting}",
         "waiting",
         "it is queued while an attempt has not ended",
+    ),
+    "a model that nobody knew": (
+        "UPDATE jobs SET model_sha256 = NULL WHERE number = {waiting}",
+        "waiting",
+        "it was tried although nobody knew its model",
     ),
     "an attempt left out": ("DELETE FROM attempts WHERE job = {running} AND epoch = 1", "running", "it has 1 attempts"),
     "a request erased too early": ("UPDATE jobs SET request = NULL WHERE number = {queued}", "queued", "its request is gone"),
@@ -259,7 +271,7 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
 async def test_a_job_of_vectors_is_no_trouble() -> None:
     request = JobRequest(model="bees", kind="embed", embed=EmbedRequest(input=("a", "b")), seed=1)
     async with Desk(ManualClock()) as desk:
-        job = await desk.job("vectors", request)
+        job = await desk.job("vectors", request, model_sha256="ab" * 32)
         await desk.journal.begin_attempt(job, 1, "worker-a", "pool")
         desk.take(job, 1, 1, Started(epoch=1, worker_id="worker-a", model="file:/m", prompt_tokens=2))
         desk.take(

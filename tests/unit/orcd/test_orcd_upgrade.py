@@ -68,7 +68,7 @@ async def test_jobs_of_an_earlier_schema_are_taken_up(path: Path) -> None:
             spec = event.job
             assert (spec.deadline_at_ms, spec.prompt_bytes, spec.prefixes, spec.max_tokens) == (None, 0, (), 40)
         live = journal.live["job-running"]
-        assert (live.stream.kind, live.stream.last_seq, live.stream.worker_seq) == ("generate", 5, 1)
+        assert (live.stream.kind, live.stream.last_seq, live.stream.worker_seq) == ("generate", 4, 1)
         unended = {job.job_id: job for job in await store.unended()}
         assert {job.extent for job in unended.values()} == {Extent(0, b"")}
         scheduler = Scheduler(Policy())

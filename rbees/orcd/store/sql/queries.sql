@@ -163,7 +163,7 @@ ON CONFLICT (id) DO UPDATE SET value = excluded.value, at_ms = excluded.at_ms;
 -- check_jobs --
 -- Some jobs after the number :after, with what `store/check.py` compares; only columns that every schema has.
 SELECT
-    number, job_id, status, request IS NULL AS erased, ended_at_ms, outcome,
+    number, job_id, status, model_sha256, request IS NULL AS erased, ended_at_ms, outcome,
     (SELECT max(epoch) FROM attempts WHERE job = jobs.number) AS last_epoch,
     (SELECT count(*) FROM attempts WHERE job = jobs.number) AS attempts,
     (SELECT count(*) FROM attempts WHERE job = jobs.number AND outcome = 'running') AS open_attempts,
