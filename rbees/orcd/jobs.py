@@ -23,7 +23,7 @@ from rbees.orcd.requests import Extent, extent_of
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived, JobSpec
 from rbees.orcd.scheduler.judge import Load
-from rbees.orcd.store.jobs import JobRow, JobStore
+from rbees.orcd.store.jobs import JobRow, JobStore, Submitted
 from rbees.protocol import model_ref
 from rbees.protocol.codec import encode
 from rbees.protocol.decisions import Explanation, Plan
@@ -117,12 +117,18 @@ class Jobs:
         before = await self._store.submitted(key)
         if before is None:
             return None
-        if before.request_sha256 != _fingerprint(request):
+        if before.request_sha256 != _fingerprint(request) and not await self._is_the_same(before, request):
             message = "This Idempotency-Key was used with another body; send a new key."
             raise RbeesError(ErrorCode.IDEMPOTENCY_CONFLICT, message, job_id=before.job_id)
         if before.erased:
             raise _erased(before.job_id)
         return _accepted(before.job_id, before.accepted_position, before.seed)
+
+    async def _is_the_same(self, before: Submitted, request: JobRequest) -> bool:
+        """Whether a request is the stored one although its digest is not: an earlier version made that over the fields it knew."""
+        stored = await self._store.request(before.number)
+        seeded = msgspec.structs.replace(request, seed=before.seed if request.seed is None else request.seed)
+        return stored is not None and msgspec.json.decode(stored, type=JobRequest) == seeded
 
     async def _accept(self, request: JobRequest, key: str | None) -> JobAccepted:
         self._check_room()

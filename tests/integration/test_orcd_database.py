@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import hashlib
 import json
 import shutil
 import signal
@@ -13,7 +16,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from rbees.clients.orcd import OrcdClient
 from rbees.orcd.store.migrations import migrate, packaged
+from rbees.protocol.errors import ErrorCode, RbeesError
 from tests.support.earlier_schemas import write_jobs
 from tests.support.home import Home, wait_until
 from tests.support.jobs import bytes_of, check_stream, read_frames, text_of, wait_ended
@@ -93,7 +100,7 @@ def test_a_backup_under_load_holds_every_job_and_another_orcd_goes_on_from_it() 
 def test_streams_keep_their_pace_while_a_large_database_is_copied() -> None:
     with cluster(answer_tokens=400, tokens_per_second=100.0) as c:
         c.orcd.stop()
-        _grow(_database(c.home), 128 * 1024 * 1024)
+        _grow(_database(c.home), 64 * 1024 * 1024)
         c.start_orcd()
         wait_until(c.pools, c.orcd, "hear of the pool")
         c.warm()
@@ -218,17 +225,17 @@ def test_a_backup_is_not_written_over_and_not_into_the_state() -> None:
 def test_an_orcd_that_dies_while_it_copies_leaves_nothing_and_the_command_goes_on_without_it() -> None:
     with Home() as home:
         home.serve_orcd().stop()
-        _grow(_database(home), 192 * 1024 * 1024)
+        _grow(_database(home), 64 * 1024 * 1024)
         orcd = home.serve_orcd()
         backup = home.folder / "backup.db"
         command = home.start("orcd", "db", "backup", str(backup))
         state = home.folder / "orcd"
-        part = wait_until(lambda: next(state.glob("orcd.db.copy-*"), None), command, "begin to copy")
-        wait_until(lambda: part.stat().st_size, command, "copy")
+        wait_until(lambda: [1 for part in state.glob("orcd.db.copy-*") if part.stat().st_size > 1 << 23], command, "copy")
         orcd.kill()
+        (part,) = state.glob("orcd.db.copy-*")
         print(f"killed after {part.stat().st_size >> 20} of {_database(home).stat().st_size >> 20} MiB")
         assert command.wait() == 0, command.said
-        assert backup.stat().st_size >= 192 * 1024 * 1024
+        assert backup.stat().st_size >= 64 * 1024 * 1024
         home.serve_orcd()
         assert [path.name for path in state.iterdir() if ".copy-" in path.name] == []
 
@@ -236,7 +243,7 @@ def test_an_orcd_that_dies_while_it_copies_leaves_nothing_and_the_command_goes_o
 def test_ctrl_c_ends_a_backup_and_leaves_nothing() -> None:
     with Home() as home:
         home.serve_orcd().stop()
-        _grow(_database(home), 192 * 1024 * 1024)
+        _grow(_database(home), 64 * 1024 * 1024)
         orcd = home.serve_orcd()
         command = home.start("orcd", "db", "backup", str(home.folder / "backup.db"))
         state = home.folder / "orcd"
@@ -258,3 +265,33 @@ def test_an_orcd_with_a_token_is_asked_with_it() -> None:
         assert "RBEES_ORCD_TOKEN_FILE" in refused.stderr
         assert home.run("orcd", "db", "check", environ={"RBEES_ORCD_TOKEN_FILE": str(token)}).returncode == 0
         assert request("POST", f"{home.url}/v2/database/backup").status == 401
+
+
+@pytest.mark.parametrize(
+    ("length", "digest", "code"),
+    [
+        (4, hashlib.sha256(b"copy").digest(), None),
+        (4, hashlib.sha256(b"another").digest(), ErrorCode.INTERNAL),
+        (5, hashlib.sha256(b"copy").digest(), ErrorCode.ORCD_UNREACHABLE),
+    ],
+    ids=["whole", "changed", "cut"],
+)
+async def test_a_copy_that_was_cut_or_changed_on_its_way_is_noticed(length: int, digest: bytes, code: ErrorCode | None) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        told = base64.b64encode(digest).decode()
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nRepr-Digest: sha-256=:{told}:\r\n\r\ncopy".encode())
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        received = bytearray()
+        async with OrcdClient(url) as orcd:
+            if code is None:
+                await orcd.copy_database(received.extend)
+                assert received == b"copy"
+            else:
+                with pytest.raises(RbeesError) as caught:
+                    await orcd.copy_database(received.extend)
+                assert caught.value.code is code

@@ -74,9 +74,11 @@ class Cluster:
 
 @contextmanager
 def cluster(**script: Any) -> Iterator[Cluster]:
-    """A cluster in a home of its own."""
+    """A cluster in a home of its own, whose database must be whole in the end, whatever happened to it."""
     with Home() as home:
         yield Cluster(home, **script)
+        checked = home.run("orcd", "db", "check")
+        assert checked.returncode == 0, checked.said
 
 
 class Follower:

@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 
 from rbees.orcd.store.check import Pause
 
-PAGES_PER_STEP: Final = 64
+PAGES_PER_STEP: Final = 32
 PIECE_BYTES: Final = 256 * 1024
 _LEFT_BEHIND: Final = ".copy-"
 

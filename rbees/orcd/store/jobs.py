@@ -100,6 +100,7 @@ class UnendedJob:
 class Submitted:
     """A job found by its Idempotency-Key."""
 
+    number: int
     job_id: str
     request_sha256: bytes
     seed: int
@@ -186,7 +187,14 @@ class JobStore:
         if not rows:
             return None
         row = rows[0]
-        return Submitted(row["job_id"], row["request_sha256"], row["seed"], row["accepted_position"], bool(row["erased"]))
+        return Submitted(
+            number=row["number"],
+            job_id=row["job_id"],
+            request_sha256=row["request_sha256"],
+            seed=row["seed"],
+            accepted_position=row["accepted_position"],
+            erased=bool(row["erased"]),
+        )
 
     async def request(self, number: int) -> bytes | None:
         """The job's request as JSON; None once erased or deleted."""

@@ -117,6 +117,18 @@ async def test_an_idempotency_key_gives_the_same_job(office: Office) -> None:
     assert office.jobs._submitting == {}
 
 
+async def test_a_key_that_an_earlier_version_took_still_gives_its_job(office: Office) -> None:
+    first = await office.jobs.submit(REQUEST, "k")
+    connection = office.desk.database.connection
+    # That version knew fewer fields, so neither its digest nor what it stored holds them.
+    connection.execute("UPDATE jobs SET request_sha256 = x'00', request = CAST(json_remove(request, '$.deadline_ms') AS BLOB)")
+    assert await office.jobs.submit(REQUEST, "k") == first
+    other = msgspec.structs.replace(REQUEST, prompt="else")
+    assert (await _refused(office, other, "k")).code is ErrorCode.IDEMPOTENCY_CONFLICT
+    limited = msgspec.structs.replace(REQUEST, deadline_ms=1000)
+    assert (await _refused(office, limited, "k")).code is ErrorCode.IDEMPOTENCY_CONFLICT
+
+
 async def test_a_client_that_leaves_and_sends_again_gets_the_job_that_it_left(office: Office) -> None:
     office.desk.database.gate.clear()
     first = asyncio.create_task(office.jobs.submit(REQUEST, "k"))

@@ -61,7 +61,7 @@ FROM jobs
 WHERE job_id = :job_id;
 
 -- job_by_idempotency_key --
-SELECT job_id, request_sha256, seed, accepted_position, request IS NULL AS erased FROM jobs WHERE idempotency_key = :key;
+SELECT number, job_id, request_sha256, seed, accepted_position, request IS NULL AS erased FROM jobs WHERE idempotency_key = :key;
 
 -- request_of --
 SELECT request FROM jobs WHERE number = :job;
