@@ -1,4 +1,4 @@
-"""No batch job starves: the bound that queue.py states, under arbitrary arrivals, ends, failures and pauses."""
+"""No batch job starves: the bound that lane.py states for one session, under arbitrary arrivals, ends, failures and pauses."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Line:
                 job.bound += 1
         self.waiting[job_id] = Waiting(priority, self.now_s, len(self.unended))
         self.unended.add(job_id)
-        self.send(JobArrived(JobSpec(job_id, MODEL.ref, MODEL.sha256, priority, order, 1_800_000, choices)))
+        self.send(JobArrived(JobSpec(job_id, MODEL.ref, MODEL.sha256, priority, order, 1_800_000, choices=choices)))
 
     def end_one(self, *, failing: bool) -> None:
         if self.running:

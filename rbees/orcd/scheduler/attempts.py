@@ -121,7 +121,9 @@ def _seat(turn: Turn, job: Job, worker: Worker) -> None:
     expected_s = prospects.on_worker(turn.state, job, worker, turn.now_s).takes_s
     streams = worker.taken_slots + worker.slots_for(job.spec.choices)
     worker.attempts[job.spec.job_id] = job.epoch
+    turn.state.unused.pop(worker.worker_id, None)
     worker.stays[job.spec.job_id] = Stay(turn.now_s, turn.now_s + expected_s, job.spec.choices, streams)
+    worker.count_slots()
     turn.state.give_prefixes(worker, job.spec.prefixes)
     turn.state.changed[worker.worker_id] = None
     if job.spec.priority == "batch":
@@ -141,13 +143,14 @@ def _unseat(turn: Turn, job: Job) -> None:
     del worker.stays[job.spec.job_id]
     if job.spec.priority == "batch":
         del turn.state.batch_running[worker.model_sha256][job.spec.job_id]
+    worker.count_slots()
     turn.state.changed[worker.worker_id] = None
     if worker.sole_job == job.spec.job_id:
         worker.sole_job = None
     turn.touched.add(worker.model_sha256)
     if not worker.attempts:
         # Now it could also make room for other models.
-        worker.idle_since_s = turn.now_s
+        turn.state.rest(worker, turn.now_s)
         turn.touch_pool(turn.state.pools[worker.pool_id])
 
 

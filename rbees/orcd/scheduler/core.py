@@ -10,9 +10,11 @@ The scheduler does no I/O, reads no clock and draws no random number; the same e
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import assert_never
+from heapq import nsmallest
+from itertools import takewhile
+from typing import Final, assert_never
 
 from rbees.orcd.scheduler import admission, attempts, eviction, explain, leases, placement, prospects, reports, retry, survey
 from rbees.orcd.scheduler.effects import Effect, ResolveModel
@@ -49,7 +51,9 @@ from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.pools import Device, ModelFacts, PoolState, WorkerFacts
 
-ENDED_WORKERS_KEPT_S = 600.0
+ENDED_WORKERS_KEPT_S: Final = 600.0
+LOOKS_OF_A_TICK: Final = 32
+"""So many models are looked at for what time may have changed; with more, the next tick goes on behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ class Scheduler:
         if learned is not None:
             self._state.speeds, self._state.estimates = learned.speeds, learned.estimates
         self._queue = Queue()
+        self._looked_at = ""
+        """The last model that a tick looked at."""
 
     def handle(self, event: Event, moment: Moment) -> list[Effect]:
         """Take one event over and decide what follows, to be carried out in the order given."""
@@ -319,23 +325,34 @@ class Scheduler:
         self._give_up_silent_spawns(turn)
         eviction.stop_long_idle(turn)
         ended = self._state.ended_workers
-        for worker_id in [key for key, ended_at_s in ended.items() if turn.now_s - ended_at_s > ENDED_WORKERS_KEPT_S]:
+        for worker_id in list(takewhile(lambda ended_: turn.now_s - ended[ended_] > ENDED_WORKERS_KEPT_S, ended)):
             del ended[worker_id]
         if self._state.pools and self._state.is_settled(turn.now_s, self._policy.settle_s):
             # Time alone explains no reference; it only ends the hope that another pool will.
             self._resolve_waiting(turn)
-        for model_sha256, _ in self._state.troubles:
+        for model_sha256, pool_id in self._state.troubles:
             # A pause may be over.
-            self._state.saturated.discard(model_sha256)
+            self._state.rooms_of(model_sha256).changed[pool_id] = None
         turn.touched |= self._state.choosy
-        # For a saturated model nothing else changes by time alone.
-        turn.touched.update(model for model in self._queue.models() if model not in self._state.saturated)
+        turn.touched.update(self._aging())
         turn.touched.update(self._queue.wanted_soon())
+
+    def _aging(self) -> Iterator[str]:
+        """Models with waiting jobs for which something may have changed by time alone, of many models some at each tick."""
+        models = self._queue.waiting_models()
+        after = [model for model in models if model > self._looked_at] if len(models) > LOOKS_OF_A_TICK else models
+        chosen = nsmallest(LOOKS_OF_A_TICK, after)
+        self._looked_at = chosen[-1] if len(chosen) == LOOKS_OF_A_TICK else ""
+        for model_sha256 in chosen:
+            rooms = self._state.rooms_of(model_sha256)
+            # Where all workers are at work and there is room for no other, time brings nothing.
+            if len(rooms.free) or rooms.changed or not self._state.serving_of(model_sha256).slots:
+                yield model_sha256
 
     def _give_up_silent_spawns(self, turn: Turn) -> None:
         patience_s = self._policy.spawn_patience_s
-        for worker in list(self._state.workers.values()):
-            if worker.facts is None and turn.now_s - worker.asked_at_s >= patience_s:
+        for worker in [self._state.workers[worker_id] for worker_id in self._state.unheard]:
+            if turn.now_s - worker.asked_at_s >= patience_s:
                 message = f"Pool {worker.pool_id} has not listed the worker within {patience_s:.0f} s of being told to start it."
                 reports.give_up_spawn(turn, worker, ErrorBody(code=ErrorCode.POOL_UNREACHABLE, message=message))
 

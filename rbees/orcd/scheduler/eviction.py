@@ -6,6 +6,7 @@ An end costs what loading the model again would take, by how likely it is that s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 from rbees.orcd.scheduler.effects import StopWorker
 from rbees.orcd.scheduler.state import Pool, State, Worker
@@ -63,19 +64,28 @@ def stop(turn: Turn, worker: Worker, reason: str) -> None:
     worker.stop_asked_at_s = turn.now_s
     turn.state.release_claim(worker)
     turn.state.changed[worker.worker_id] = None
+    turn.state.look_again(turn.state.pools[worker.pool_id])
     turn.effects.append(StopWorker(worker.pool_id, worker.worker_id, reason))
 
 
 def stop_long_idle(turn: Turn) -> None:
     """Stop workers that have had no work for a while and that no waiting job could use; one of several the sooner."""
     shortest_s = min(turn.policy.worker_idle_s, turn.policy.replica_idle_s)
-    for worker in turn.state.workers.values():
-        if turn.now_s - worker.idle_since_s < shortest_s or not is_idle(worker):
+    turn.state.refile()
+    for worker_id in list(takewhile(lambda unused: _idle_s(turn, unused) >= shortest_s, turn.state.unused)):
+        worker = turn.state.workers[worker_id]
+        if not is_idle(worker):
             continue
-        siblings = turn.state.workers_of[worker.model_sha256].values()
-        is_replica = any(other is not worker and turn.state.is_sound(other) for other in siblings)
+        # Those that were stopped just now are not counted any more.
+        turn.state.refile()
+        serving = turn.state.serving_of(worker.model_sha256).workers
+        is_replica = len(serving) > (worker_id in serving)
         patience_s = turn.policy.replica_idle_s if is_replica else turn.policy.worker_idle_s
-        if turn.now_s - worker.idle_since_s < patience_s or turn.queue.depth(worker.model_sha256):
+        if _idle_s(turn, worker_id) < patience_s or turn.queue.depth(worker.model_sha256):
             continue
         if turn.state.pools[worker.pool_id].state == "live":
             stop(turn, worker, f"It has had no work for {patience_s:.0f} s.")
+
+
+def _idle_s(turn: Turn, worker_id: str) -> float:
+    return turn.now_s - turn.state.workers[worker_id].idle_since_s

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from rbees.orcd.scheduler import attempts, chance, eviction, explain, places, prospects, retry, sites
+from rbees.orcd.scheduler import attempts, chance, eviction, explain, places, prospects, retry, rooms, sites
 from rbees.orcd.scheduler.effects import SpawnWorker
 from rbees.orcd.scheduler.explain import Obstacle
+from rbees.orcd.scheduler.roster import Serving
 from rbees.orcd.scheduler.sites import Site
 from rbees.orcd.scheduler.state import Claim, Job, Worker
 from rbees.orcd.scheduler.turn import Turn
@@ -26,17 +27,16 @@ BETTER_BY: Final = 0.6
 
 def grow(turn: Turn, model_sha256: str) -> Obstacle | None:
     """Start a worker if that helps the jobs that still wait; what they wait for, or None if they have just been refused."""
-    siblings = [worker for worker in turn.state.workers_of.get(model_sha256, {}).values() if worker.stop_asked_at_s is None]
-    near = [worker for worker in siblings if turn.state.pools[worker.pool_id].state != "lost"]
-    coming = [worker for worker in near if worker.state in {"starting", "loading"}]
+    turn.state.refile()
+    coming = list(turn.state.coming_of(model_sha256))
     if coming:
         return explain.loading(max(coming, key=lambda w: (w.facts.load_progress if w.facts else 0.0, w.worker_id)))
-    serving = [worker for worker in near if turn.state.is_sound(worker)]
-    if serving:
+    serving = turn.state.serving_of(model_sha256)
+    if len(serving.workers):
         return _consider_replica(turn, model_sha256, serving)
-    doubted = [worker for worker in near if worker.doubt is not None and turn.state.pools[worker.pool_id].state == "live"]
-    if doubted:
-        return explain.doubted(doubted[0])
+    for worker in turn.state.workers_of.get(model_sha256, {}).values():
+        if worker.doubt is not None and worker.stop_asked_at_s is None and turn.state.pools[worker.pool_id].state == "live":
+            return explain.doubted(worker)
     return _start_first(turn, model_sha256)
 
 
@@ -50,44 +50,41 @@ def consider_better(turn: Turn, model_sha256: str, job: Job, best_s: float) -> N
 
 def _start_if_sooner(turn: Turn, model_sha256: str, job: Job, than_s: float) -> Worker | None:
     """Start a worker on free room if the job would be done there in less than `than_s`."""
-    found = sites.find_sites(turn.state, model_sha256, turn.now_s)
-    free = [site for site in found if site.is_free and places.is_site_allowed(turn.state, job, site, turn.now_s)]
+    found = rooms.free(turn.state, model_sha256, turn.now_s)
+    free = [site for site in found if places.is_site_allowed(turn.state, job, site, turn.now_s)]
     best = min(free, key=lambda site: _cost(turn, job, site), default=None)
     if best is None or prospects.on_site(turn.state, job, best, turn.now_s).done_in_s >= than_s:
         return None
-    return _start(turn, best)
+    return start(turn, best)
 
 
-def _consider_replica(turn: Turn, model_sha256: str, serving: list[Worker]) -> Obstacle:
-    slots = sum(worker.slots for worker in serving)
+def _consider_replica(turn: Turn, model_sha256: str, serving: Serving) -> Obstacle:
     suspects_wait = turn.queue.head(model_sha256, alone=True) is not None
     last_id = turn.queue.last(model_sha256)
-    if last_id is not None and model_sha256 not in turn.state.saturated:
+    if last_id is not None and serving.slots and rooms.has_free(turn.state, model_sha256, turn.now_s):
         last = turn.state.jobs[last_id]
         ahead = turn.queue.depth(model_sha256) - 1
-        allowed = [worker for worker in serving if places.is_allowed(turn.state, last, worker, turn.now_s)]
+        fastest = [turn.state.workers[worker_id] for worker_id in serving.workers.first(rooms.LIKELY)]
         than_s = math.inf
-        if allowed and not suspects_wait:
-            than_s = BETTER_BY * prospects.behind_s(turn.state, last, allowed, ahead, turn.now_s)
+        if not suspects_wait and any(places.is_allowed(turn.state, last, worker, turn.now_s) for worker in fastest):
+            than_s = BETTER_BY * prospects.behind_s(turn.state, last, serving, ahead, turn.now_s)
         started = _start_if_sooner(turn, model_sha256, last, than_s)
         if started is not None:
             return explain.loading(started)
-        if not any(site.is_free for site in sites.find_sites(turn.state, model_sha256, turn.now_s)):
-            turn.state.saturated.add(model_sha256)
     head = turn.queue.head(model_sha256, alone=False)
     if head is None:
         return explain.ALONE
     choices = turn.state.jobs[head].spec.choices
-    if choices > 1 and any(turn.state.is_open(worker) for worker in serving):
-        return explain.too_few_free(min(worker.slots_for(choices) for worker in serving))
-    return explain.busy(slots, len(serving))
+    if choices > 1 and len(turn.state.open_of(model_sha256)):
+        return explain.too_few_free(min(choices, *serving.slots_of.values()))
+    return explain.busy(serving.slots, len(serving.workers))
 
 
 def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:
-    candidates = list(sites.find_sites(turn.state, model_sha256, turn.now_s))
     first = next(turn.queue.front(model_sha256, 1), None)
     job = None if first is None else turn.state.jobs[first]
-    with_room = [site for site in candidates if places.is_site_allowed(turn.state, job, site, turn.now_s)]
+    found = rooms.with_room(turn.state, model_sha256, turn.now_s)
+    with_room = [site for site in found if places.is_site_allowed(turn.state, job, site, turn.now_s)]
     if with_room:
         return _start_or_make_room(turn, min(with_room, key=lambda site: _cost(turn, job, site)))
     if model_sha256 not in turn.state.holders:
@@ -96,6 +93,7 @@ def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:
     error = sites.impossible(turn.state, model_sha256)
     if error is not None:
         return _refuse(turn, model_sha256, error, explain.impossible(error))
+    candidates = rooms.crowded(turn.state, model_sha256, turn.now_s)
     if candidates:
         site = min(candidates, key=lambda site: (site.need_bytes - site.free_bytes, site.pool.pool_id, site.device_ids))
         _let_busy_worker_empty(turn, model_sha256, candidates)
@@ -109,10 +107,11 @@ def _start_or_make_room(turn: Turn, site: Site) -> Obstacle:
         eviction.stop(turn, victim, f"It idles and its memory is needed for {site.facts.ref}.")
     if site.room.victims or site.room.stopping:
         return explain.making_room(site.pool, site.device_ids)
-    return explain.loading(_start(turn, site))
+    return explain.loading(start(turn, site))
 
 
-def _start(turn: Turn, site: Site) -> Worker:
+def start(turn: Turn, site: Site) -> Worker:
+    """Have a worker started there."""
     state, moment = turn.state, turn.moment
     # The count keeps several workers of one event apart; ids of different events differ by their entropy.
     entropy = chance.draw(moment.entropy, f"worker {len(turn.effects)}")

@@ -11,6 +11,8 @@ against orcd once: if it goes on after that, the pool is lost like any other.
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from rbees.orcd.scheduler.state import Pool
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.pools import PoolState
@@ -21,6 +23,8 @@ def heard(turn: Turn, pool: Pool) -> None:
     if pool.state == "suspect" and turn.state.hold_until_s is not None:
         _end_hold(turn)
     pool.heard_at_s = turn.now_s
+    # Those heard longest ago stand first.
+    turn.state.pools[pool.pool_id] = turn.state.pools.pop(pool.pool_id)
     pool.excused = False
     if pool.state != "live":
         _move(turn, pool, "live")
@@ -28,6 +32,10 @@ def heard(turn: Turn, pool: Pool) -> None:
 
 def _move(turn: Turn, pool: Pool, state: PoolState) -> None:
     pool.state = state
+    if state == "suspect":
+        turn.state.suspects[pool.pool_id] = None
+    else:
+        turn.state.suspects.pop(pool.pool_id, None)
     turn.state.changed.update(dict.fromkeys(pool.workers))
     turn.touch_pool(pool)
 
@@ -44,15 +52,14 @@ def extend(turn: Turn, seconds: float) -> None:
 
 def check(turn: Turn) -> list[Pool]:
     """Look at every lease; the pools that have just been lost. Their jobs are the caller's to move."""
-    for pool in turn.state.pools.values():
-        if pool.state == "live" and _silence_s(turn, pool) >= turn.policy.suspect_after_s:
+    silent = list(takewhile(lambda pool: _silence_s(turn, pool) >= turn.policy.suspect_after_s, turn.state.pools.values()))
+    for pool in silent:
+        if pool.state == "live":
             _move(turn, pool, "suspect")
     _consider_hold(turn)
     if turn.state.hold_until_s is not None:
         return []
-    lost = [
-        pool for pool in turn.state.pools.values() if pool.state == "suspect" and _silence_s(turn, pool) >= turn.policy.lost_after_s
-    ]
+    lost = [pool for pool in silent if pool.state == "suspect" and _silence_s(turn, pool) >= turn.policy.lost_after_s]
     for pool in lost:
         _move(turn, pool, "lost")
     return lost
@@ -64,9 +71,11 @@ def _consider_hold(turn: Turn) -> None:
         if turn.now_s >= state.hold_until_s:
             state.hold_until_s = None
         return
+    silent = [pool for pool_id in state.suspects if not (pool := state.pools[pool_id]).excused]
+    if not silent:
+        return
     counted = [pool for pool in state.pools.values() if pool.state != "lost"]
-    silent = [pool for pool in counted if pool.state == "suspect" and not pool.excused]
-    if len(counted) < policy.silence_least_pools or not silent:
+    if len(counted) < policy.silence_least_pools:
         return
     newest_s = max(pool.heard_at_s for pool in silent)
     together = [pool for pool in silent if newest_s - pool.heard_at_s <= policy.suspect_after_s]
@@ -79,10 +88,10 @@ def _consider_hold(turn: Turn) -> None:
 
 def _end_hold(turn: Turn) -> None:
     turn.state.hold_until_s = None
-    for pool in turn.state.pools.values():
-        if pool.state == "suspect":
-            pool.excused = True
-            pool.heard_at_s = max(pool.heard_at_s, turn.now_s - turn.policy.suspect_after_s)
+    for pool_id in turn.state.suspects:
+        pool = turn.state.pools[pool_id]
+        pool.excused = True
+        pool.heard_at_s = max(pool.heard_at_s, turn.now_s - turn.policy.suspect_after_s)
 
 
 def is_quiet(turn: Turn, pool: Pool) -> bool:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import nsmallest
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from rbees.orcd.scheduler import attempts, explain, growth, places, preemption, prospects
@@ -24,7 +24,7 @@ from rbees.orcd.scheduler.explain import Obstacle
 from rbees.orcd.scheduler.prospects import NEW_WORKER_SLOTS, WAITING_SAVES, Prospect
 from rbees.orcd.scheduler.sites import BACKEND_RANK
 from rbees.orcd.scheduler.speeds import SHORTEST_STEP_S
-from rbees.orcd.scheduler.state import Claim, Job, State, Worker
+from rbees.orcd.scheduler.state import EMPTY, Claim, Job, State, Worker
 from rbees.orcd.scheduler.turn import Turn
 
 WAITING_IS_TOO_LONG: Final = "those before it wait for faster workers, where it would be done later than there"
@@ -34,9 +34,9 @@ LIKELY: Final = 8
 
 def place(turn: Turn) -> None:
     """Look at the queue of every model for which something has changed, the one with the first job first."""
-    for model_sha256 in turn.queue.models():
-        if model_sha256 in turn.touched:
-            _place_model(turn, model_sha256)
+    turn.state.refile()
+    for model_sha256 in turn.queue.in_order(turn.touched):
+        _place_model(turn, model_sha256)
     for model_sha256 in sorted(turn.queue.wanted_soon() & turn.touched):
         growth.grow(turn, model_sha256)
 
@@ -53,6 +53,10 @@ def _place_model(turn: Turn, model_sha256: str) -> None:
         turn.state.waits.pop(model_sha256, None)
         return
     turn.state.waits[model_sha256] = obstacle.reason
+    told = (obstacle.news, turn.queue.changes(model_sha256))
+    if turn.state.told.get(model_sha256) == told:
+        return
+    turn.state.told[model_sha256] = told
     for job_id in turn.queue.front(model_sha256, turn.policy.noted_jobs):
         explain.tell(turn, turn.state.jobs[job_id], obstacle)
 
@@ -70,10 +74,6 @@ class Choice:
         busy = self.worker.taken_slots / max(self.worker.slots, 1)
         avoided = self.worker.worker_id == job.avoid
         return (avoided, self.cost, busy, BACKEND_RANK[self.worker.backend], self.worker.worker_id)
-
-
-def _open_workers(turn: Turn, model_sha256: str) -> list[Worker]:
-    return [worker for worker in turn.state.workers_of.get(model_sha256, {}).values() if turn.state.is_open(worker)]
 
 
 def _place_others(turn: Turn, model_sha256: str) -> Obstacle | None:
@@ -107,8 +107,7 @@ def _place_one_behind(turn: Turn, model_sha256: str, best: Choice, later: Choice
     Those before it lose nothing: each is expected to be done earlier where it waits than it would be there.
     """
     spare_s = best.prospect.done_in_s - later.prospect.done_in_s
-    workers = turn.state.workers_of[model_sha256].values()
-    slots = sum(w.slots for w in workers if w is not best.worker and turn.state.is_sound(w)) or NEW_WORKER_SLOTS
+    slots = turn.state.serving_of(model_sha256).slots - best.worker.slots or NEW_WORKER_SLOTS
     ahead = math.ceil(spare_s * slots / max(later.prospect.takes_s, SHORTEST_STEP_S))
     job_id = turn.queue.about_at(model_sha256, ahead)
     if job_id is None or not best.worker.has_slots_for(turn.state.jobs[job_id].spec.choices):
@@ -128,8 +127,7 @@ def _best_open(turn: Turn, job: Job) -> tuple[Choice | None, Choice | None]:
     """Where the job would be done first of those that have all the slots that it needs, and where next."""
     assert job.model_sha256 is not None
     roster = turn.state.open_of(job.model_sha256)
-    # Whoever needs several slots may find them only further down.
-    likely = list(roster) if job.spec.choices > 1 else list(islice(roster, LIKELY))
+    likely = roster.first(LIKELY, job.spec.choices)
     if job.spec.prefixes:
         likely += [worker_id for worker_id in _holders(turn.state, job) if worker_id in roster]
     workers = [turn.state.workers[worker_id] for worker_id in dict.fromkeys(likely)]
@@ -189,13 +187,14 @@ def _empty_worker(turn: Turn, job: Job) -> Worker | None:
     assert job.model_sha256 is not None
     kept = [
         worker
-        for worker in turn.state.workers_of.get(job.model_sha256, {}).values()
+        for worker in turn.state.claims.values()
         if worker.claim is not None
         and worker.claim.job_id == job.spec.job_id
         and not worker.attempts
         and turn.state.is_sound(worker)
     ]
-    empty = [worker for worker in _open_workers(turn, job.model_sha256) if not worker.attempts]
+    turn.state.refile()
+    empty = [turn.state.workers[worker_id] for worker_id in turn.state.open_of(job.model_sha256).first(LIKELY, EMPTY)]
     choices = _choices(turn, job, kept or empty)
     best = min(choices, key=lambda choice: choice.order(job), default=None)
     return None if best is None else best.worker
@@ -203,10 +202,12 @@ def _empty_worker(turn: Turn, job: Job) -> Worker | None:
 
 def _claim_for_suspect(turn: Turn, job: Job) -> None:
     assert job.model_sha256 is not None
-    siblings = turn.state.workers_of.get(job.model_sha256, {}).values()
-    if any(worker.claim is not None and worker.claim.job_id is not None for worker in siblings):
+    claims = (worker.claim for worker in turn.state.claims.values() if worker.model_sha256 == job.model_sha256)
+    if any(claim is not None and claim.job_id is not None for claim in claims):
         return
-    sound = [w for w in siblings if turn.state.is_sound(w) and w.claim is None and w.sole_job is None]
+    turn.state.refile()
+    likely = (turn.state.open_of(job.model_sha256).first(LIKELY), turn.state.full_of(job.model_sha256).first(LIKELY))
+    sound = [turn.state.workers[worker_id] for worker_id in chain(*likely)]
     # The one that is empty first.
     worker = min(sound, key=lambda w: (w.worker_id == job.avoid, prospects.empty_in_s(w, turn.now_s), w.worker_id), default=None)
     if worker is not None:

@@ -6,11 +6,11 @@ promise nothing: an attempt that should be over and is not gets as long again as
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from rbees.orcd.scheduler import eviction
+from rbees.orcd.scheduler.roster import Serving
 from rbees.orcd.scheduler.sites import Site
 from rbees.orcd.scheduler.speeds import SHORTEST_STEP_S, Place
 from rbees.orcd.scheduler.state import Job, State, Stay, Worker
@@ -24,6 +24,7 @@ OVERDUE: Final = 0.25
 """An attempt past its expected end is expected to take so much more of the time that it has taken."""
 WORKER_STOPS_S: Final = 2.0
 """For an idle worker to leave its memory."""
+SAMPLED: Final = 32
 NEW_WORKER_SLOTS: Final = 4
 """Of a worker that has not told yet how many it has."""
 
@@ -74,13 +75,17 @@ def on_site(state: State, job: Job | None, site: Site, now_s: float) -> Prospect
     return Prospect(state.speeds.load_s(place) + (WORKER_STOPS_S if waits else 0.0) + regret_s, takes_s)
 
 
-def behind_s(state: State, job: Job, serving: Iterable[Worker], ahead: int, now_s: float) -> float:
-    """When a job with `ahead` others before it should be done on workers that are there: what runs, those others, itself."""
-    workers = list(serving)
+def behind_s(state: State, job: Job, serving: Serving, ahead: int, now_s: float) -> float:
+    """When a job with `ahead` others before it should be done on workers that are there: what runs, those others, itself.
+
+    Of many workers `SAMPLED` stand for all, from the fastest to the slowest.
+    """
+    workers = [state.workers[worker_id] for worker_id in serving.workers.spread(SAMPLED)]
     takes_s = [max(on_worker(state, job, worker, now_s).takes_s, SHORTEST_STEP_S) for worker in workers]
     done_per_s = sum(worker.slots / seconds for worker, seconds in zip(workers, takes_s, strict=True))
     running_s = sum(left_s(stay, now_s) for worker in workers for stay in worker.stays.values())
-    return running_s / sum(worker.slots for worker in workers) + ahead / done_per_s + min(takes_s)
+    slots = sum(worker.slots for worker in workers)
+    return running_s / slots + ahead / done_per_s * slots / serving.slots + min(takes_s)
 
 
 def work(state: State, job: Job) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -42,6 +42,9 @@ class Queue:
         self._sleeping: list[tuple[float, str]] = []
         self._sleepers: Counter[str] = Counter()
         """By model: how many jobs pause before a retry."""
+
+        self._changes: Counter[str] = Counter()
+        """By model: how often a job has entered or left its lane."""
 
     def __len__(self) -> int:
         return len(self._all)
@@ -113,10 +116,18 @@ class Queue:
         keys = [key for key in (lane.oldest() if lane else None, alone[0] if alone else None) if key is not None]
         return min(keys, default=None)
 
-    def models(self) -> list[str]:
-        """Models with jobs that could be placed now, by the rank of their oldest job."""
-        first = {model: key for model in {*self._lanes, *self._alone} if (key := self.first_key(model)) is not None}
+    def waiting_models(self) -> set[str]:
+        """Models with jobs that could be placed now."""
+        return {*self._lanes, *self._alone}
+
+    def in_order(self, models: Iterable[str]) -> list[str]:
+        """Those of `models` that have jobs which could be placed now, by the rank of their oldest job."""
+        first = {model: key for model in models if (key := self.first_key(model)) is not None}
         return sorted(first, key=first.__getitem__)
+
+    def changes(self, model_sha256: str) -> int:
+        """Equal for two moments between which no job could have come to the front of the model's jobs."""
+        return self._changes[model_sha256]
 
     def wanted_soon(self) -> set[str]:
         """Models all of whose waiting jobs still pause before a retry: a worker started now is ready when they are."""
@@ -188,6 +199,7 @@ class Queue:
         if job.model_sha256 is None:
             return
         place.lane = (job.model_sha256, job.suspect)
+        self._changes[job.model_sha256] += 1
         if job.suspect:
             insort(self._alone.setdefault(job.model_sha256, []), place.key)
             return
@@ -206,6 +218,7 @@ class Queue:
         if place.lane is None:
             return
         model_sha256, alone = place.lane
+        self._changes[model_sha256] += 1
         place.lane = None
         if alone:
             keys = self._alone[model_sha256]

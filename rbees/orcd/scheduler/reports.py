@@ -51,6 +51,7 @@ def pool_forgotten(turn: Turn, pool: Pool) -> None:
         turn.state.drop_worker(worker)
     turn.state.set_models(pool, ())
     del turn.state.pools[pool.pool_id]
+    turn.state.suspects.pop(pool.pool_id, None)
     _forgive(turn, pool)
 
 
@@ -146,10 +147,13 @@ def _worker_listed(turn: Turn, pool: Pool, facts: WorkerFacts, *, in_report: boo
         turn.state.changed[worker.worker_id] = None
     worker.state = facts.state
     worker.facts = facts
+    turn.state.unheard.pop(worker.worker_id, None)
     worker.slots = facts.slots
+    worker.count_slots()
     worker.memory_bytes = facts.memory_bytes or worker.memory_bytes
     if became_ready:
-        worker.idle_since_s = turn.now_s
+        if not worker.attempts:
+            turn.state.rest(worker, turn.now_s)
         retry.load_succeeded(turn, worker.model_sha256, worker.pool_id)
         if worker.asked:
             _learn(turn, worker, facts)

@@ -30,12 +30,15 @@ from typing import Final, NamedTuple
 from rbees.orcd.scheduler.estimates import Estimates
 from rbees.orcd.scheduler.events import JobSpec
 from rbees.orcd.scheduler.judge import Judge
-from rbees.orcd.scheduler.roster import Roster
+from rbees.orcd.scheduler.roster import Rooms, Roster, Serving, Widths
 from rbees.orcd.scheduler.speeds import Place, Speeds
 from rbees.orcd.scheduler.uses import Uses
 from rbees.protocol.errors import ErrorBody
 from rbees.protocol.pools import Device, ModelFacts, PoolState, UnusableModel, WorkerFacts
 from rbees.protocol.workers import Backend, WorkerState
+
+EMPTY: Final = 1 << 30
+"""The width of a worker without attempts: whatever finds no slot waits inside it."""
 
 
 class Phase(Enum):
@@ -177,6 +180,8 @@ class Worker:
     """Epoch by job id, of the attempts that run here."""
     stays: dict[str, Stay] = field(default_factory=dict)
     """The same attempts, as far as scheduling goes."""
+    taken_slots: int = 0
+    """How many slots the attempts here take; may exceed `slots` after old attempts were taken up again."""
     prefixes: set[str] = field(default_factory=set)
     """Beginnings of prompts that it holds: as it told last, and those it was given since."""
     sole_job: str | None = None
@@ -198,15 +203,19 @@ class Worker:
         """Under what name its speeds are learned."""
         return Place(self.model_sha256, self.size_bytes, self.pool_id, self.backend)
 
-    @property
-    def taken_slots(self) -> int:
-        """How many slots the attempts here take; may exceed `slots` after old attempts were taken up again."""
-        return sum(self.slots_for(stay.choices) for stay in self.stays.values())
+    def count_slots(self) -> None:
+        """Its attempts or its slots have changed."""
+        self.taken_slots = sum(self.slots_for(stay.choices) for stay in self.stays.values())
 
     @property
     def free_slots(self) -> int:
         """How many more slots may be given away."""
         return self.slots - self.taken_slots
+
+    @property
+    def width(self) -> int:
+        """How many answers a job may make at once to find all its slots free here."""
+        return self.free_slots if self.taken_slots else EMPTY
 
     def slots_for(self, choices: int) -> int:
         """How many slots a job with so many answers takes here: those that find none free wait inside the worker."""
@@ -268,6 +277,9 @@ class State:
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
         self.pools: dict[str, Pool] = {}
+        """Those heard longest ago first."""
+        self.suspects: dict[str, None] = {}
+        """Pools in state `suspect`."""
         self.workers: dict[str, Worker] = {}
         self.workers_of: dict[str, dict[str, Worker]] = {}
         """Workers by model."""
@@ -279,12 +291,14 @@ class State:
         """Recovered jobs: when waiting for their pool ends."""
         self.unresolved: dict[str, dict[str, None]] = {}
         """Queued jobs by a model reference that no pool could explain yet."""
-        self.saturated: set[str] = set()
-        """Models for which no replica can be started until something changes on a pool that holds them."""
+        self.rooms: dict[str, Rooms] = {}
+        """By model: the pools where a worker could be started, see rooms.py."""
         self.content: set[str] = set()
         """Models for which no better place was found than their workers have, until something changes on a pool that holds them."""
         self.waits: dict[str, str] = {}
         """By model: what its jobs wait for, in one sentence."""
+        self.told: dict[str, tuple[tuple[object, ...], int]] = {}
+        """By model: what its first jobs were told last, and the queue's count of changes then."""
         self.deadlines: list[tuple[float, str]] = []
         """Heap of (`timeout_s` or `deadline_s`, job); entries of ended jobs are skipped when they surface."""
         self.troubles: dict[tuple[str, str], LoadTrouble] = {}
@@ -304,10 +318,16 @@ class State:
         self.speeds = Speeds()
         self.estimates = Estimates()
         self.uses = Uses()
-        self.open: dict[str, Roster] = {}
-        """By model: the workers that may be given a job now, those that would write it fastest first."""
+        self.open: dict[str, Widths] = {}
+        """By model: the workers that may be given a job now, those that would write it fastest first, by their free slots."""
         self.full: dict[str, Roster] = {}
         """By model: sound workers without a free slot, those that should have one first."""
+        self.serving: dict[str, Serving] = {}
+        """By model: all its sound workers."""
+        self.unheard: dict[str, None] = {}
+        """Workers that no pool has listed yet."""
+        self.unused: dict[str, None] = {}
+        """Workers without attempts, those that have been so for longest first."""
         self.coming: dict[str, dict[str, None]] = {}
         """By model: workers that are being started."""
         self.batch_running: dict[str, dict[str, None]] = {}
@@ -347,6 +367,15 @@ class State:
         self.pools[worker.pool_id].workers[worker.worker_id] = worker
         self.workers_of.setdefault(worker.model_sha256, {})[worker.worker_id] = worker
         self.changed[worker.worker_id] = None
+        if worker.facts is None:
+            self.unheard[worker.worker_id] = None
+        self.rest(worker, worker.idle_since_s)
+
+    def rest(self, worker: Worker, now_s: float) -> None:
+        """The worker has nothing to do from now on."""
+        worker.idle_since_s = now_s
+        self.unused.pop(worker.worker_id, None)
+        self.unused[worker.worker_id] = None
 
     def drop_worker(self, worker: Worker) -> None:
         """Take a worker out of all indices; its attempts must have been dealt with."""
@@ -361,7 +390,10 @@ class State:
         self._forget_prefixes(worker, list(worker.prefixes))
         self.open_of(worker.model_sha256).drop(worker.worker_id)
         self.full_of(worker.model_sha256).drop(worker.worker_id)
+        self.serving_of(worker.model_sha256).drop(worker.worker_id)
         self.coming.get(worker.model_sha256, {}).pop(worker.worker_id, None)
+        self.unheard.pop(worker.worker_id, None)
+        self.unused.pop(worker.worker_id, None)
 
     def is_coming(self, worker: Worker) -> bool:
         """True where the worker is being started, on a host that is not lost."""
@@ -372,13 +404,30 @@ class State:
         """The model's workers that are being started."""
         return (self.workers[worker_id] for worker_id in self.coming.get(model_sha256, ()))
 
-    def open_of(self, model_sha256: str) -> Roster:
+    def open_of(self, model_sha256: str) -> Widths:
         """The model's part of `open`."""
-        return self.open.setdefault(model_sha256, Roster())
+        return self.open.setdefault(model_sha256, Widths())
 
     def full_of(self, model_sha256: str) -> Roster:
         """The model's part of `full`."""
         return self.full.setdefault(model_sha256, Roster())
+
+    def serving_of(self, model_sha256: str) -> Serving:
+        """The model's part of `serving`."""
+        return self.serving.setdefault(model_sha256, Serving())
+
+    def rooms_of(self, model_sha256: str) -> Rooms:
+        """The model's part of `rooms`; every pool that holds the model is marked the first time."""
+        rooms = self.rooms.get(model_sha256)
+        if rooms is None:
+            rooms = self.rooms[model_sha256] = Rooms(dict.fromkeys(self.holders.get(model_sha256, ())))
+        return rooms
+
+    def look_again(self, pool: Pool) -> None:
+        """Something has changed on the pool that may make room there for any of its models."""
+        for facts in pool.models:
+            if (rooms := self.rooms.get(facts.sha256)) is not None:
+                rooms.changed[pool.pool_id] = None
 
     def refile(self) -> None:
         """Put every worker for which something has changed where it belongs now."""
@@ -388,13 +437,17 @@ class State:
                 continue
             open_, full = self.open_of(worker.model_sha256), self.full_of(worker.model_sha256)
             if self.is_open(worker):
-                open_.file(worker_id, self.speeds.step_s(worker.place, worker.taken_slots + 1))
+                open_.file(worker_id, self.speeds.step_s(worker.place, worker.taken_slots + 1), worker.width)
             else:
                 open_.drop(worker_id)
             if self.is_full(worker):
                 full.file(worker_id, min(stay.until_s for stay in worker.stays.values()))
             else:
                 full.drop(worker_id)
+            if self.is_sound(worker):
+                self.serving_of(worker.model_sha256).put(worker_id, worker.slots, self.speeds.step_s(worker.place, 1))
+            else:
+                self.serving_of(worker.model_sha256).drop(worker_id)
             if self.is_coming(worker):
                 self.coming.setdefault(worker.model_sha256, {})[worker_id] = None
             else:
@@ -431,9 +484,11 @@ class State:
                 holders.pop(pool.pool_id, None)
                 if not holders:
                     del self.holders[facts.sha256]
+        self.look_again(pool)
         pool.models = models
         for facts in models:
             self.holders.setdefault(facts.sha256, {})[pool.pool_id] = facts
+        self.look_again(pool)
 
     def claim(self, worker: Worker, claim: Claim) -> None:
         """Let the worker empty."""
@@ -446,6 +501,7 @@ class State:
         worker.claim = None
         if self.claims.pop(worker.worker_id, None) is not None:
             self.changed[worker.worker_id] = None
+            self.look_again(self.pools[worker.pool_id])
 
     def held_jobs(self) -> list[Job]:
         """Every job whose attempt waits to be taken up again."""
@@ -483,6 +539,9 @@ class State:
             self._check_job(job_id, job)
         for worker_id, worker in self.workers.items():
             self._check_worker(worker_id, worker)
+        assert self.suspects.keys() == {pool_id for pool_id, pool in self.pools.items() if pool.state == "suspect"}
+        heard_at_s = [pool.heard_at_s for pool in self.pools.values() if pool.state == "live"]
+        assert heard_at_s == sorted(heard_at_s)
         for pool_id, pool in self.pools.items():
             assert pool.pool_id == pool_id
             assert all(self.workers.get(worker_id) is worker for worker_id, worker in pool.workers.items())
@@ -498,6 +557,13 @@ class State:
         assert batch == {(model, job_id) for model, jobs in self.batch_running.items() for job_id in jobs}
         for rosters in (self.open, self.full, self.coming):
             assert all(self.workers.keys() >= set(roster) for roster in rosters.values())
+        for serving in self.serving.values():
+            assert set(serving.workers) == serving.slots_of.keys() <= self.workers.keys()
+            assert serving.slots == sum(serving.slots_of.values())
+        assert self.unheard.keys() == {worker_id for worker_id, worker in self.workers.items() if worker.facts is None}
+        assert self.unused.keys() == {worker_id for worker_id, worker in self.workers.items() if not worker.attempts}
+        since_s = [self.workers[worker_id].idle_since_s for worker_id in self.unused]
+        assert since_s == sorted(since_s)
         assert set(self.claims) == {worker.worker_id for worker in self.workers.values() if worker.claim is not None}
         kept = {job_id for job_id, job in self.jobs.items() if job.phase is Phase.HELD}
         assert kept == {job_id for jobs in self.held.values() for job_id in jobs}
@@ -522,9 +588,11 @@ class State:
         assert worker_id in self.pools[worker.pool_id].workers
         assert worker_id in self.workers_of[worker.model_sha256]
         if worker_id not in self.changed:
-            assert (worker_id in self.open_of(worker.model_sha256)) == self.is_open(worker)
+            assert self.open_of(worker.model_sha256).width(worker_id) == (worker.width if self.is_open(worker) else None)
             assert (worker_id in self.full_of(worker.model_sha256)) == self.is_full(worker)
             assert (worker_id in self.coming.get(worker.model_sha256, {})) == self.is_coming(worker)
+            slots = worker.slots if self.is_sound(worker) else None
+            assert self.serving_of(worker.model_sha256).slots_of.get(worker_id) == slots
         for job_id, epoch in worker.attempts.items():
             attempt = self.jobs[job_id].attempt
             assert attempt is not None
@@ -532,5 +600,6 @@ class State:
             assert self.jobs[job_id].phase in {Phase.DISPATCHED, Phase.RUNNING}
         choices = {job_id: stay.choices for job_id, stay in worker.stays.items()}
         assert choices == {job_id: self.jobs[job_id].spec.choices for job_id in worker.attempts}
+        assert worker.taken_slots == sum(worker.slots_for(stay.choices) for stay in worker.stays.values())
         if worker.sole_job is not None:
             assert set(worker.attempts) == {worker.sole_job}

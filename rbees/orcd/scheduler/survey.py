@@ -89,8 +89,9 @@ def of_newcomer(state: State, queue: Queue, policy: Policy, job: Job, now_s: flo
     chosen = next((place for place in places if place.chosen), None)
     if ahead:
         reason = state.waits.get(job.model_sha256, explain.TURN.reason)
-        serving = [worker for worker in state.workers_of.get(job.model_sha256, {}).values() if state.is_sound(worker)]
-        done_in_s = prospects.behind_s(state, job, serving, ahead, now_s) if serving else None
+        state.refile()
+        serving = state.serving_of(job.model_sha256)
+        done_in_s = prospects.behind_s(state, job, serving, ahead, now_s) if serving.slots else None
         return Told("waits", f"{ahead} other jobs for this model wait: {reason}", ahead, places, done_in_s=done_in_s)
     if chosen is None:
         error = sites.impossible(state, job.model_sha256) if not state.workers_of.get(job.model_sha256) else None

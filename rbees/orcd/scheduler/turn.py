@@ -33,5 +33,5 @@ class Turn:
         models = {facts.sha256 for facts in pool.models}
         models.update(worker.model_sha256 for worker in pool.workers.values())
         self.touched |= models
-        self.state.saturated -= models
         self.state.content -= models
+        self.state.look_again(pool)

@@ -1,0 +1,73 @@
+"""PURE: the pools where a model could be started, the likeliest first, so that growth does not look at a whole fleet.
+
+For each model, pools stand in three orders: by when a job would be done on their best free site, on their best site with room, or,
+where only busy workers could give way, by how much is missing. A pool is filed anew when the model is looked at after something
+has changed there; a change for the worse may go unmarked, so sites are made afresh for the pools that are taken from an order, and
+a pool that turns out to have none any more is put right. In a fleet of up to `LIKELY` pools all are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from rbees.orcd.scheduler import prospects, sites
+from rbees.orcd.scheduler.roster import Rooms, Roster
+from rbees.orcd.scheduler.sites import Site
+from rbees.orcd.scheduler.state import State
+
+LIKELY: Final = 8
+"""So many pools with a fitting site are compared."""
+CROWDED: Final = 32
+"""So many pools are tried where a busy worker would have to give way."""
+LAST: Final = 1e9
+"""Seconds by which doubtful sites come after all others."""
+
+
+def free(state: State, model_sha256: str, now_s: float) -> list[Site]:
+    """Sites for which nothing has to be stopped, on the likeliest pools."""
+    rooms = _refiled(state, model_sha256, now_s)
+    return [site for site in _sites(state, rooms, rooms.free, LIKELY, model_sha256, now_s) if site.is_free]
+
+
+def with_room(state: State, model_sha256: str, now_s: float) -> list[Site]:
+    """Sites that have room or get it from idle workers, on the likeliest pools."""
+    rooms = _refiled(state, model_sha256, now_s)
+    return [site for site in _sites(state, rooms, rooms.possible, LIKELY, model_sha256, now_s) if site.room is not None]
+
+
+def crowded(state: State, model_sha256: str, now_s: float) -> list[Site]:
+    """Sites where only busy workers could give way, on the pools where least is missing."""
+    rooms = _refiled(state, model_sha256, now_s)
+    return [site for site in _sites(state, rooms, rooms.crowded, CROWDED, model_sha256, now_s) if site.room is None]
+
+
+def has_free(state: State, model_sha256: str, now_s: float) -> bool:
+    """Whether a further worker could be started without stopping anything, as far as is marked."""
+    return len(_refiled(state, model_sha256, now_s).free) > 0
+
+
+def _refiled(state: State, model_sha256: str, now_s: float) -> Rooms:
+    rooms = state.rooms_of(model_sha256)
+    for pool_id in rooms.changed:
+        there = list(sites.sites_on(state, model_sha256, pool_id, now_s))
+        generic = [(site, prospects.on_site(state, None, site, now_s).done_in_s) for site in there if site.room is not None]
+        _file(rooms.free, pool_id, [done_in_s for site, done_in_s in generic if site.is_free])
+        _file(rooms.possible, pool_id, [done_in_s + LAST * site.doubtful for site, done_in_s in generic])
+        _file(rooms.crowded, pool_id, [float(site.need_bytes - site.free_bytes) for site in there if site.room is None])
+    rooms.changed.clear()
+    return rooms
+
+
+def _file(roster: Roster, pool_id: str, numbers: list[float]) -> None:
+    if numbers:
+        roster.file(pool_id, min(numbers))
+    else:
+        roster.drop(pool_id)
+
+
+def _sites(state: State, rooms: Rooms, roster: Roster, count: int, model_sha256: str, now_s: float) -> Iterator[Site]:
+    for pool_id in roster.first(count):
+        # It may have become worse unmarked; then it stands in its right place from the next look on.
+        rooms.changed[pool_id] = None
+        yield from sites.sites_on(state, model_sha256, pool_id, now_s)
