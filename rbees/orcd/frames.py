@@ -11,6 +11,7 @@ from rbees.orcd.store.jobs import JobStore
 from rbees.protocol.events import Event
 
 _DATA: Final = b"\ndata: "
+_decoder: Final = msgspec.json.Decoder(Event)
 
 
 def split(frames: bytes) -> list[bytes]:
@@ -30,7 +31,7 @@ def is_terminal(frame: bytes) -> bool:
 
 def decode(data: bytes) -> Event:
     """An event that this program encoded itself."""
-    event: Event = msgspec.json.decode(data, type=Event)
+    event: Event = _decoder.decode(data)
     return event
 
 

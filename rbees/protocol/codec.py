@@ -6,6 +6,7 @@ roles send each other (`Message`) may. Where people call a role's inner routes t
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, TypeVar
@@ -74,13 +75,20 @@ def decode(data: bytes | str, type_: type[T]) -> T:
     raw = data.encode() if isinstance(data, str) else data
     check_depth(raw)
     try:
-        return msgspec.json.decode(raw, type=type_)
+        value: T = _decoder(type_).decode(raw)  # type: ignore[arg-type]  # Types have a hash, also those with a metaclass.
     except msgspec.ValidationError as error:
         from rbees.protocol import validation  # Only a refusal pays for this import.
 
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"The JSON does not fit: {validation.sentence(error, type_)}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"The body is not valid JSON: {_where(error)}.") from None
+    return value
+
+
+@functools.cache
+def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
+    """Kept, because the library would look at a union's members anew for each document, which takes longer than most documents."""
+    return msgspec.json.Decoder(type_)
 
 
 def decode_known(data: bytes | str, type_: type[M]) -> M:

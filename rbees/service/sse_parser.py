@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
 MAX_LINE_BYTES: Final = 1024 * 1024
 MAX_FRAME_BYTES: Final = 8 * 1024 * 1024
+_PLAIN_FRAME: Final = re.compile(rb"(?:id: ([0-9]+)\n)?event: ([a-z_]+)\ndata: ([^\n]+)")
 
 
 class SseTooLong(ValueError):
@@ -50,6 +52,8 @@ class SseParser:
         if not data:
             return []
         frames: list[SseFrame] = []
+        if not self._at_start and self._between_frames and b"\r" not in data and len(data) <= self._max_line_bytes:
+            data = self._take_whole(data, frames)
         if self._after_return:
             data = data.removeprefix(b"\n")
         self._after_return = data.endswith(b"\r")
@@ -61,6 +65,28 @@ class SseParser:
                 frames.append(frame)
         self._extend(rest)
         return frames
+
+    @property
+    def _between_frames(self) -> bool:
+        return not (self._line or self._data or self._event or self._after_return or self._id is not None or self._size)
+
+    def _take_whole(self, data: bytes, frames: list[SseFrame]) -> bytes:
+        """Take the frames that `data` begins with, as long as they have the form that rbees writes; returns what is left.
+
+        Nearly all that arrives has it, and is read several times faster so than line by line.
+        """
+        start = 0
+        while (end := data.find(b"\n\n", start)) >= 0:
+            found = _PLAIN_FRAME.fullmatch(data, start, end)
+            if found is None or end - start > self._max_frame_bytes:
+                break
+            id_, event, value = found.groups()
+            number = None if id_ is None else id_.decode()
+            if number is not None:
+                self.last_event_id = number
+            frames.append(SseFrame(number, event.decode(), value))
+            start = end + 2
+        return data[start:]
 
     def _extend(self, piece: bytes) -> None:
         if len(self._line) + len(piece) > self._max_line_bytes:
