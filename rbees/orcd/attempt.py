@@ -28,9 +28,11 @@ FINAL_CODES: Final = frozenset({ErrorCode.CONTEXT_EXCEEDED, ErrorCode.INVALID_RE
 REATTACH_PAUSE_S: Final = 0.25
 REFUSALS: Final = 2
 """A port that refuses so often in a row has nobody behind it any more."""
-ACK_EVERY_S: Final = 1.0
-ACK_AFTER: Final = 256
-"""Events after which an acknowledgement does not wait for its turn."""
+ACK_EVERY_S: Final = 10.0
+"""A worker waits six times as long. One call for each stream and second would cost more than the events of a slow stream."""
+ACK_AFTER_BYTES: Final = 64 * 1024
+"""Committed events of this size are acknowledged at once: a worker that must keep a MiB stands still."""
+GOLDEN_RATIO: Final = 0.618033988749895
 MOST_UNCOMMITTED: Final = 512
 """Events of one attempt that may wait for a commit before reading pauses."""
 CANCEL_PATIENCE_S: Final = 5.0
@@ -113,7 +115,9 @@ class Attempt:
         self._seen_seq = job.stream.worker_seq
         self._committed_seq = job.stream.worker_seq
         self._acked_seq = job.stream.worker_seq
-        self._acking = False
+        self._acked_bytes = job.written_bytes
+        # Streams that began together take turns: multiples of the golden ratio lie evenly.
+        self._ack_due_s = self._progress_at + ACK_EVERY_S * (0.5 + job.number * GOLDEN_RATIO % 1)
 
     async def run(self, request: ExecuteRequest) -> None:
         """Follow the attempt to its end and report how it went."""
@@ -140,7 +144,8 @@ class Attempt:
         self._progress_at += seconds
 
     def check(self, now_s: float) -> None:
-        """Notice a hang."""
+        """Acknowledge what has become durable, now and then; notice a hang."""
+        self._ack_in_turn(now_s)
         if not self._connected or self._waits_for_commit or self._hung or self._reader is None:
             return
         if now_s - self._progress_at < self._hang_after_s:
@@ -234,11 +239,8 @@ class Attempt:
             self._report(AttemptCompleted(self.job.job_id, self.epoch, self._took(event)))
             self._start(self._ack(seq))
             return
-        if seq - self._acked_seq >= ACK_AFTER:
+        if self.job.written_bytes - self._acked_bytes >= ACK_AFTER_BYTES:
             self._start(self._ack(seq))
-        elif not self._acking:
-            self._acking = True
-            self._start(self._ack_now_and_then())
 
     def _took(self, end: End) -> Took | None:
         """What the scheduler learns from; nothing where this process saw only a part of the attempt."""
@@ -288,18 +290,16 @@ class Attempt:
 
     # ---- acknowledging -------------------------------------------------------------------------------------------------
 
-    async def _ack_now_and_then(self) -> None:
-        try:
-            while self._acked_seq < self._committed_seq and not self.job.stream.ended:
-                await self._clock.sleep(ACK_EVERY_S)
-                await self._ack(self._committed_seq)
-        finally:
-            self._acking = False
+    def _ack_in_turn(self, now_s: float) -> None:
+        if now_s >= self._ack_due_s and self._committed_seq > self._acked_seq:
+            self._ack_due_s = now_s + ACK_EVERY_S
+            self._start(self._ack(self._committed_seq))
 
     async def _ack(self, seq: int) -> None:
         if seq <= self._acked_seq:
             return
         self._acked_seq = seq
+        self._acked_bytes = self.job.written_bytes
         try:
             await self.seat.worker.ack(self.job.job_id, self.epoch, seq)
         except RbeesError:

@@ -44,8 +44,8 @@ from rbees.service import logs
 from rbees.service.clock import Clock
 from rbees.service.correlation import correlation_id
 
-WATCH_S: Final = 0.5
-"""How often attempts are looked at for hangs."""
+WATCH_S: Final = 0.1
+"""How often attempts are looked at for hangs and for what is to be acknowledged; often, so that little comes due at a time."""
 
 
 class Executor(Protocol):
@@ -126,7 +126,7 @@ class LiveExecutor:
         return len(self._attempts) + len(self._starting)
 
     async def watch(self) -> NoReturn:
-        """Look at all attempts for hangs, for ever."""
+        """Look at all attempts now and then, for ever."""
         while True:
             await self._clock.sleep(WATCH_S)
             if self._journal.full:

@@ -294,6 +294,7 @@ class Journal:
         stream = job.stream
         seq = stream.number(event)
         data = frame(seq, event_name(event), encode(event))
+        job.written_bytes += len(data)
         self._group.add(Run(job.number, seq, stream.epoch, stream.worker_seq, [data], ended=is_terminal(event)))
         self._wake()
 

@@ -118,6 +118,8 @@ class LiveJob:
     correlation_id: str | None = None
     watched: bool = False
     """Somebody watched it at some time; kept only where that matters, for `cancel_on_disconnect`."""
+    written_bytes: int = 0
+    """Size of its events that this process has taken."""
     left_at_s: float | None = None
     """When a watcher last left, by the monotonic clock."""
 

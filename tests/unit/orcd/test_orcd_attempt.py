@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rbees.orcd.attempt import MOST_UNCOMMITTED, Attempt, Seat
+from rbees.orcd.attempt import ACK_AFTER_BYTES, ACK_EVERY_S, MOST_UNCOMMITTED, Attempt, Seat
 from rbees.orcd.live import LiveJob
 from rbees.orcd.scheduler.events import AttemptCancelled, AttemptCompleted, AttemptFailed, AttemptStarted, Event
 from rbees.orcd.scheduler.speeds import Took
@@ -59,6 +59,12 @@ class Scene:
             self.attempt.check(self.clock.monotonic())
         await settle()
 
+    async def live_on(self, seconds: float) -> None:
+        """The same while the worker shows that it gets on."""
+        for step in range(round(seconds)):
+            self.worker.send(None, Beat(step=step))
+            await self.pass_time(1.0)
+
     async def stream(self, tokens: int) -> None:
         """The worker starts and sends tokens."""
         self.worker.send(1, started())
@@ -97,11 +103,21 @@ async def test_it_acknowledges_only_what_is_durable(scene: Scene) -> None:
     assert scene.worker.named("ack") == []
     scene.desk.database.gate.clear()
     scene.worker.send(5, token(3))
-    await scene.clock.advance(1.0)
+    await scene.live_on(1.5 * ACK_EVERY_S)
     assert scene.worker.named("ack") == [("job-one", 1, 4)]
     scene.desk.database.gate.set()
-    await scene.clock.advance(2.0)
+    await scene.live_on(ACK_EVERY_S)
     assert scene.worker.named("ack")[-1] == ("job-one", 1, 5)
+
+
+async def test_much_that_is_durable_is_acknowledged_at_once(scene: Scene) -> None:
+    await scene.stream(3)
+    scene.worker.send(5, token(3, "z" * ACK_AFTER_BYTES))
+    await settle()
+    assert scene.worker.named("ack") == [("job-one", 1, 5)]
+    scene.worker.send(6, token(4))
+    await settle()
+    assert scene.worker.named("ack") == [("job-one", 1, 5)]
 
 
 async def test_a_broken_connection_is_taken_up_again_after_the_last_event(scene: Scene) -> None:
