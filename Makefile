@@ -59,8 +59,8 @@ bench: $(STAMPS)/dev ## Measure, beside peers of the same run; writes build/benc
 	$(BIN)/python -m tests.bench
 
 .PHONY: sim
-sim: $(STAMPS)/dev ## Run the scheduler in a simulated, faulty cluster (SEEDS=500); writes build/sim.json.
-	$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS))
+sim: $(STAMPS)/dev ## Run the scheduler in a simulated, faulty cluster (SEEDS=500, DAY=1 for 200 hosts and 24 hours as well).
+	$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DAY),--day)
 
 .PHONY: faults
 faults: $(STAMPS)/dev test-tools ## Kill, stop and starve daemons under load; writes build/faults.json.

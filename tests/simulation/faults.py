@@ -20,8 +20,9 @@ MEAN_PAUSE_S: Final = 15.0
 class Faults:
     """Picks a fault and a host at random, again and again, until the world is to be calm."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, most: int | None) -> None:
         self._world = world
+        self._most = most
         self.count = 0
         self._kinds = (
             self._kill_worker,
@@ -38,7 +39,7 @@ class Faults:
         world.after(FIRST_S, self._next_fault)
 
     def _next_fault(self) -> None:
-        if self._world.calm:
+        if self._world.calm or self.count == self._most:
             return
         self.count += 1
         host = self._world.rng.choice(list(self._world.hosts.values()))

@@ -8,6 +8,7 @@ from rbees.orcd.scheduler import eviction, explain, growth
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.state import State
 from tests.simulation import runner
+from tests.simulation.shrink import Size
 from tests.simulation.world import World
 
 SEEDS = 500
@@ -17,7 +18,7 @@ SEEDS = 500
 def test_500_seeds_of_10_virtual_minutes_on_5_hosts() -> None:
     campaign = runner.run_seeds(range(SEEDS))
     print(*runner.rows(campaign), sep="\n")
-    assert not campaign.failures, runner.explain(campaign.failures[:3], 5, 10.0)
+    assert not campaign.failures, runner.explain(campaign.failures[:3], Size())
     assert sum(outcome.faults for outcome in campaign.outcomes) > 10 * SEEDS
     assert sum(outcome.retries for outcome in campaign.outcomes) > SEEDS
     assert sum(outcome.jobs for outcome in campaign.outcomes) > 50 * SEEDS
@@ -37,6 +38,20 @@ def test_a_scheduler_that_stops_busy_workers_is_caught(monkeypatch: pytest.Monke
     assert "a busy worker is pushed out" in _first_failure().report
 
 
+def test_a_failing_world_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eviction, "is_idle", lambda worker: worker.state == "ready" and worker.stop_asked_at_s is None)
+    failure = _first_failure()
+    seed, size, report = runner.smallest(failure.seed, Size(), within_s=20.0)
+    assert "a busy worker is pushed out" in report
+    assert size.hosts <= 2
+    assert size.minutes <= 5.0
+    assert size.jobs is not None
+    assert size.jobs <= 20
+    assert size.faults is not None
+    assert size.faults <= 3
+    print(runner.command(seed, size))
+
+
 def test_a_scheduler_that_places_jobs_during_a_drain_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(State, "draining", property(lambda _: False, lambda _state, _to: None), raising=False)
     assert "by a process that is about to end" in _first_failure().report
@@ -48,7 +63,7 @@ def test_a_scheduler_that_gives_jobs_up_is_caught() -> None:
 
 
 def _first_failure() -> runner.Failure:
-    runs = (runner.run_seed(seed, 5, 10.0) for seed in range(60))
+    runs = (runner.run_seed(seed, Size()) for seed in range(60))
     return next(run for run in runs if isinstance(run, runner.Failure))
 
 

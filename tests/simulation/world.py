@@ -30,6 +30,8 @@ from tests.simulation.shell import Record, Shell, Stream
 HEARTBEAT_S: Final = 2.0
 TICK_S: Final = 1.0
 CONNECT_S: Final = 5.0
+CHECKED_HOSTS: Final = 5
+"""In worlds with more hosts the scheduler's state is checked more seldom, since a check costs as much as the state is large."""
 SHORT_TIMEOUT_MS: Final = 20_000
 """Some jobs are given so little time that a fault, or the mere length of their answer, may cost it."""
 CHOICES: Final = (1, 1, 1, 1, 1, 2, 3, 16)
@@ -54,7 +56,17 @@ class Outcome:
 class World:
     """Run with `run()`; an AssertionError out of it is a violated invariant."""
 
-    def __init__(self, seed: int, *, hosts: int = 5, minutes: float = 10.0, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        hosts: int = 5,
+        minutes: float = 10.0,
+        faults: int | None = None,
+        jobs: int | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        """`faults` and `jobs` are the most that there may be."""
         self.seed = seed
         self.rng = random.Random(seed)
         self.now_s = 0.0
@@ -65,8 +77,9 @@ class World:
         self._orders = 0
         self._policy = policy or Policy(worker_idle_s=self.rng.choice((20.0, 120.0, 1_800.0)))
         self.hosts = {host.pool_id: host for host in (self._make_host(index) for index in range(hosts))}
-        self.shell = Shell(self._policy, self.rng, self._send)
-        self._faults = Faults(self)
+        self.shell = Shell(self._policy, self.rng, self._send, check_every=max(1, hosts // CHECKED_HOSTS))
+        self._most_jobs = jobs
+        self._faults = Faults(self, faults)
 
     def _make_host(self, index: int) -> Host:
         held = tuple(model for number, model in enumerate(MODELS) if index % 3 == number or self.rng.random() < 0.6)
@@ -142,6 +155,11 @@ class World:
     def _stuck(self) -> list[tuple[str, str | None]]:
         waiting = self.shell.scheduler.waiting_for
         return [(key, waiting(key)) for key, record in self.shell.records.items() if record.ended is None][:5]
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many jobs and how many faults there have been."""
+        return self._orders, self._faults.count
 
     def _outcome(self) -> Outcome:
         records = self.shell.records.values()
@@ -390,11 +408,12 @@ class World:
     # --- clients --------------------------------------------------------------------------------------------------------
 
     def _next_job(self) -> None:
-        if self.calm:
+        if self.calm or self._orders == self._most_jobs:
             return
         if not self.deaf() and not self.shell.draining:
             for _ in range(self.rng.choice((1, 1, 1, 2, 6))):
-                self._submit()
+                if self._orders != self._most_jobs:
+                    self._submit()
         self.after(self.rng.expovariate(1 / 12.0), self._next_job)
 
     def _submit(self) -> None:
