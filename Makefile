@@ -63,8 +63,8 @@ sim: $(STAMPS)/dev ## Run the scheduler in a simulated, faulty cluster (SEEDS=50
 	$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DAY),--day)
 
 .PHONY: faults
-faults: $(STAMPS)/dev test-tools ## Kill, stop and starve daemons under load; writes build/faults.json.
-	$(BIN)/python -m pytest -p tests.support.fault_rows $(FAULT_TESTS)
+faults: $(STAMPS)/dev test-tools ## Kill, stop and starve daemons under load, at full size; writes build/faults.json.
+	FAULT_SIZE=full $(BIN)/python -m pytest --timeout 1800 -p tests.support.fault_rows $(FAULT_TESTS)
 
 .PHONY: docs
 docs: $(STAMPS)/dev ## Write the pages of docs/ that are made from the code.

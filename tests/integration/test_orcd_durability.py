@@ -19,11 +19,12 @@ import pytest
 
 from rbees.orcd.store.migrations import Migration, migrate, packaged
 from tests.support.earlier_schemas import write_jobs
+from tests.support.fault_matrix import quantile, reached, size
 from tests.support.home import Daemon, Home, entry_point, free_port, is_alive, wait_until
 from tests.support.raw_http import Answer, request
 
 JOB = {"model": "haiku", "prompt": "hum"}
-SUBMISSIONS = 64
+SUBMISSIONS = size(64, 1000)
 KILLS = 24
 JOBS_WRITTEN = (6, 336)
 """How many jobs the first version left, and the bytes of their requests."""
@@ -87,8 +88,9 @@ def test_no_202_is_sent_before_its_job_is_on_the_disk() -> None:
         sent = _first(lines, f"/v2/tasks/{job_id}", "HTTP/1.1 202")
         if not any(written < number < sent for number in synced):
             early.append(job_id)
-    print(f"{len(accepted)} answers, {len(synced)} syncs, {len(early)} answers before their sync")
-    assert early == []
+    print(f"{len(accepted)} answers, {len(synced)} syncs")
+    reached("early_answer", "answers", len(accepted))
+    reached("early_answer", "before_their_sync", len(early), goal=0)
 
 
 def _first(lines: list[str], holds: str, call: str) -> int:
@@ -119,6 +121,8 @@ def test_a_full_disk_refuses_new_jobs_and_loses_none() -> None:
         assert len(accepted) > after == 5
         listed = {job["job_id"] for job in request("GET", f"{daemon.url}/v2/tasks?limit=1000").json["jobs"]}
         assert listed == set(accepted), "what was refused does not exist, what was accepted does"
+        reached("disk_full", "refused", refused)
+        reached("disk_full", "accepted_and_lost", len(set(accepted) - listed), goal=0)
         assert _end_traced(home, daemon) == 0
 
 
@@ -149,7 +153,36 @@ def test_an_io_error_ends_the_process_with_74_and_keeps_what_was_accepted() -> N
         listed = {job["job_id"] for job in request("GET", f"{home.url}/v2/tasks?limit=1000").json["jobs"]}
         print(f"{len(accepted)} accepted before the error, {len(listed)} there after it")
         assert accepted
-        assert set(accepted) <= listed
+        reached("io_error", "accepted_before", len(accepted))
+        reached("io_error", "accepted_and_lost", len(set(accepted) - listed), goal=0)
+
+
+def test_a_disk_that_takes_long_to_sync_only_takes_long() -> None:
+    slow_s = 0.2
+    with Home() as home:
+        delay = f"inject=fdatasync:delay_enter={slow_s * 1e6:.0f}:when=10+"
+        daemon, _ = _traced_orcd(home, "-e", "trace=fdatasync", "-e", delay)
+        times, jobs = [], size(40, 400)
+
+        def submit(_: int) -> str:
+            begun = time.monotonic()
+            answer = _submit(daemon.url)
+            times.append(time.monotonic() - begun)
+            assert answer is not None
+            assert answer.status == 202, answer.body
+            job_id: str = answer.json["job_id"]
+            return job_id
+
+        with ThreadPoolExecutor(8) as threads:
+            accepted = list(threads.map(submit, range(jobs)))
+        assert quantile(times, 0.9) > slow_s, "the delay was felt"
+        home.of_role("orcd").kill()
+        daemon.wait()
+        home.serve_orcd()
+        listed = {job["job_id"] for job in request("GET", f"{home.url}/v2/tasks?limit=1000").json["jobs"]}
+        reached("slow_sync", "accepted_and_lost", len(set(accepted) - listed), goal=0)
+        # One that is under way when a job comes, one of its own, and what else the daemon has to write meanwhile.
+        reached("slow_sync", "answer_p99", quantile(times, 0.99) / slow_s, "syncs", goal=4.0, strict=False)
 
 
 _MIGRATING = """
@@ -194,6 +227,8 @@ def test_a_migration_killed_at_any_moment_leaves_the_old_schema_or_the_new(tmp_p
             hits += 1
             print(f"killed while migrating; schema {version} stands")
         if hits == KILLS:
+            reached("migration", "kills", hits)
+            reached("migration", "schemas_between", 0, goal=0)
             return
     pytest.fail(f"only {hits} of {4 * KILLS} kills fell into a migration")
 

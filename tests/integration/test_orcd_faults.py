@@ -8,6 +8,7 @@ import signal
 import time
 from typing import Any
 
+from tests.support.fault_matrix import reached
 from tests.support.home import wait_until
 from tests.support.jobs import bytes_of, check_stream, read_frames, show, text_of, wait_ended
 from tests.support.orcd_cluster import TOKENS, Cluster, Follower, cluster, fault
@@ -53,7 +54,7 @@ def test_worker_killed_in_mid_stream() -> None:
         first, second = (attempt["outcome"] for attempt in shown["attempts"])
         assert (first in {"failed", "lost"}, second) == (True, "completed")
         assert shown["usage"]["completion_tokens"] == show(c.url, undisturbed_id)["usage"]["completion_tokens"]
-        print(f"longest gap {follower.longest_gap_s():.2f} s")
+        reached("worker_death", "gap_with_a_load", follower.longest_gap_s(), "s")
 
 
 def test_worker_killed_while_it_makes_three_answers() -> None:
@@ -94,7 +95,9 @@ def test_worker_paused_in_mid_stream_is_fenced() -> None:
         check_stream(follower.frames)
         assert follower.text == undisturbed
         assert len(show(c.url, follower.job_id)["attempts"]) == 2
-        print(f"longest gap {follower.longest_gap_s():.2f} s")
+        reached("hang", "gap", follower.longest_gap_s(), "s", goal=7.0, strict=False)
+        indices = [frame.data["index"] for frame in follower.frames if frame.event == "token"]
+        reached("hang", "tokens_twice", len(indices) - len(set(indices)), goal=0)
         # Load and first retry delay come on top of the 7 s in which a hang must be seen and left behind.
         assert follower.longest_gap_s() < 12.0
 
@@ -222,4 +225,6 @@ def test_sigterm_lets_running_jobs_finish_and_keeps_the_others() -> None:
         assert follower.text == undisturbed
         assert c.orcd.wait() == 0
         c.start_orcd()
-        assert {wait_ended(c.url, job_id)["status"] for job_id in waiting} == {"completed"}
+        ended = [wait_ended(c.url, job_id)["status"] for job_id in waiting]
+        reached("sigterm", "failed", len(ended) - ended.count("completed"), goal=0)
+        reached("sigterm", "streams_broken", follower.breaks, goal=0)

@@ -147,10 +147,21 @@ class Home:
         self, *arguments: str, program: str = "rbees", environ: Mapping[str, str] | None = None, new_group: bool = True
     ) -> Daemon:
         """Start a command that goes on. It leads a process group, so that a test may send it what a terminal sends on Ctrl-C."""
+        return self.start_in([], *arguments, program=program, environ=environ, new_group=new_group)
+
+    def start_in(
+        self,
+        inside: list[str],
+        *arguments: str,
+        program: str = "rbees",
+        environ: Mapping[str, str] | None = None,
+        new_group: bool = True,
+    ) -> Daemon:
+        """As `start`, run by the words of `inside`, such as those that enter a namespace."""
         files = [self.folder / f"{name}-{len(self._daemons)}.txt" for name in ("output", "errors")]
         with files[0].open("wb") as output, files[1].open("wb") as errors:
             process = subprocess.Popen(
-                [*entry_point(program), *arguments],
+                [*inside, *entry_point(program), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,

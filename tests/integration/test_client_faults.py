@@ -1,0 +1,201 @@
+"""Clients that misbehave, against a real orcd under load: they do not read, send byte by byte, leave, or ask for too much."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import psutil
+
+from tests.support.fault_load import pauses_s, pulse
+from tests.support.fault_matrix import FULL, quantile, reached, size
+from tests.support.home import Home, wait_until
+from tests.support.jobs import events_url, show, wait_ended
+from tests.support.orcd_cluster import Cluster, Follower, cluster, fault
+from tests.support.raw_http import request
+from tests.support.scripted_models import write_script
+
+MIB = 1 << 20
+WRITE_DEADLINE_S = 30.0
+HEAD_DEADLINE_S = 10.0
+BODY_DEADLINE_S = 30.0
+
+
+def test_clients_that_never_read_hold_nobody_up() -> None:
+    clients = size(60, 200)
+    with Home() as home, ExitStack() as stack:
+        path = write_script(home.folder / "models", "wordy", context_length=8192)
+        c = Cluster(home, answer_tokens=size(100, 400))
+        wordy = f"file:{path}"
+        long_id = c.submit(model=wordy, max_tokens=3500, ignore_eos=True, n=2)
+        c.warm()
+        alone = Follower(c.url, c.submit())
+        alone.read()
+        assert wait_ended(c.url, long_id)["status"] == "completed"
+        orcd = psutil.Process(c.orcd.pid)
+        rss_before = orcd.memory_info().rss
+        follower = Follower(c.url, c.submit())
+        follower.read(until_tokens=20)
+        fault(f"{clients} clients that never read", follower)
+        narrow = [stack.enter_context(_deaf(c, long_id)) for _ in range(clients)]
+        follower.read()
+        used = (orcd.memory_info().rss - rss_before) / clients / MIB
+        assert follower.text == alone.text
+        reached("never_read", "clients", clients)
+        reached("never_read", "memory_of_each", used, "MiB", goal=1.0)
+        slower = quantile(pauses_s(follower), 0.99) / quantile(pauses_s(alone), 0.99)
+        reached("never_read", "pauses_of_others_p99", slower, "× alone", goal=1.1, strict=False)
+        if FULL:
+            begun = time.monotonic()
+            wait_until(lambda: all(map(_was_reset, narrow)), c.orcd, "cut all of them off", WRITE_DEADLINE_S + 20.0)
+            reached("never_read", "cut_off_after", time.monotonic() - begun, "s", goal=WRITE_DEADLINE_S + 5.0, strict=False)
+
+
+def _deaf(c: Cluster, job_id: str) -> socket.socket:
+    """A client with the smallest receive buffer that the system gives, which asks for a long stream and reads nothing of it."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+    connection.connect(("127.0.0.1", c.orcd_port))
+    path = events_url("", job_id)
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return connection
+
+
+def _was_reset(connection: socket.socket) -> bool:
+    """The other side has thrown the connection away; remembered by the socket until it is asked."""
+    connection.settimeout(0.0)
+    try:
+        return connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0 or connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def test_sockets_that_trickle_hold_nobody_up() -> None:
+    sockets = size(200, 1000)
+    _allow_files(4 * sockets)
+    with cluster(answer_tokens=100) as c, ExitStack() as stack:
+        c.warm()
+        follower = Follower(c.url, c.submit())
+        follower.read(until_tokens=10)
+        fault(f"{sockets} sockets that trickle", follower)
+        begun = time.monotonic()
+        heads = [
+            stack.enter_context(_begin(c, b"POST /v2/tasks HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")) for _ in range(sockets // 2)
+        ]
+        half = b"POST /v2/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 4000\r\n\r\n{"
+        bodies = [stack.enter_context(_begin(c, half)) for _ in range(sockets // 2)]
+        ends: dict[str, float] = {}
+        with pulse(f"{c.url}/livez") as times:
+            until = begun + (BODY_DEADLINE_S + 10.0 if FULL else 3.0)
+            while time.monotonic() < until and len(ends) < 2:
+                open_by_kind = {"heads": _trickle(heads), "bodies": _trickle(bodies)}
+                for kind, still_open in open_by_kind.items():
+                    if not still_open:
+                        ends.setdefault(kind, time.monotonic() - begun)
+                time.sleep(0.5)
+        follower.read()
+        assert follower.frames[-1].event == "end"
+        reached("slow_clients", "sockets", sockets)
+        reached("slow_clients", "livez_p99", 1000 * quantile(times, 0.99), "ms", goal=100.0, strict=False)
+        if FULL:
+            assert set(ends) == {"heads", "bodies"}, f"still open after {BODY_DEADLINE_S + 10.0} s"
+            reached("slow_clients", "heads_cut_off_after", ends["heads"], "s", goal=HEAD_DEADLINE_S + 5.0, strict=False)
+            reached("slow_clients", "bodies_cut_off_after", ends["bodies"], "s", goal=BODY_DEADLINE_S + 5.0, strict=False)
+
+
+def _begin(c: Cluster, first: bytes) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", c.orcd_port), timeout=20)
+    connection.sendall(first)
+    return connection
+
+
+def _trickle(connections: list[socket.socket]) -> int:
+    """Send one byte more on each that is still open; how many are."""
+    still_open = 0
+    for connection in connections:
+        if not _was_reset(connection):
+            try:
+                connection.send(b"x")
+            except OSError:
+                continue
+            still_open += 1
+    return still_open
+
+
+def _allow_files(count: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        assert hard == resource.RLIM_INFINITY or hard >= count, f"{count} open files are needed and {hard} allowed"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+def test_a_job_whose_client_has_gone_gives_its_slot_back() -> None:
+    with cluster() as c:
+        c.warm()
+        follower = Follower(c.url, c.submit(ignore_eos=True, max_tokens=1500, cancel_on_disconnect=True))
+        follower.read(until_tokens=20)
+        fault("connection closed", follower)
+        begun = time.monotonic()
+        assert wait_ended(c.url, follower.job_id, 20.0)["status"] == "cancelled"
+        # Five seconds in which a client may come back are part of it.
+        reached("client_gone", "cancelled_after", time.monotonic() - begun, "s", goal=10.0)
+        assert c.text(max_tokens=4), "the slot is free again"
+
+
+def test_ten_times_more_than_the_queue_takes_is_refused_before_any_work() -> None:
+    limit = size(30, 200)
+    with Home({"RBEES_ORCD_QUEUE_LIMIT": str(limit)}) as home:
+        c = Cluster(home, tokens_per_second=400.0)
+        c.warm()
+        usual = _flood(c, limit)
+        assert usual.refused == 0
+        over = _flood(c, 10 * limit)
+        assert over.refused > 0
+        assert over.without_time == 0, "each refusal says when to come again"
+        assert over.failed == usual.failed == 0
+        reached("overload", "submitted", 10 * limit)
+        reached("overload", "refused", over.refused)
+        reached("overload", "accepted_and_failed", over.failed, goal=0)
+        reached("overload", "refusal_p99", 1000 * quantile(over.refusal_s, 0.99), "ms")
+        ratio = quantile(over.took_s, 0.99) / quantile(usual.took_s, 0.99)
+        reached("overload", "accepted_p99", ratio, "× usual", goal=1.1, strict=False)
+
+
+class _Flood:
+    """What came of many submissions at once."""
+
+    def __init__(self) -> None:
+        self.refused = self.without_time = self.failed = 0
+        self.refusal_s: list[float] = []
+        self.took_s: list[float] = []
+
+
+def _flood(c: Cluster, jobs: int) -> _Flood:
+    found = _Flood()
+    accepted: list[str] = []
+
+    def submit(number: int) -> None:
+        begun = time.monotonic()
+        job = {"model": c.model, "prompt": f"flood {number}", "seed": 1, "max_tokens": 4, "ignore_eos": True}
+        answer = request("POST", f"{c.url}/v2/tasks", job)
+        if answer.status == 202:
+            accepted.append(answer.json["job_id"])
+            return
+        assert (answer.status, answer.error["code"]) == (429, "QUEUE_FULL"), answer.body
+        found.refusal_s.append(time.monotonic() - begun)
+        found.refused += 1
+        found.without_time += int(answer.headers.get("retry-after", "0")) < 1
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(submit, range(jobs)))
+    for job_id in accepted:
+        shown = wait_ended(c.url, job_id)
+        found.failed += shown["status"] != "completed"
+        found.took_s.append((shown["ended_at_ms"] - shown["created_at_ms"]) / 1000)
+    assert show(c.url, accepted[0])["attempts"]
+    return found

@@ -1,0 +1,170 @@
+"""Processes that are killed again and again under load: workers, poold, orcd. Every text is compared with that of a run which
+nothing disturbed, and every kill has hit streams.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tests.support.fault_load import Load, ready_workers, two_workers
+from tests.support.fault_matrix import quantile, reached, size
+from tests.support.home import wait_until
+from tests.support.jobs import show, wait_ended
+from tests.support.orcd_cluster import Cluster, Follower, cluster, fault
+from tests.support.raw_http import request
+
+CLIENTS = 8
+SCHEMA: dict[str, Any] = {
+    "type": "json_schema",
+    "schema": {
+        "type": "object",
+        "properties": {"title": {"type": "string", "minLength": 60, "maxLength": 90}, "count": {"type": "integer"}},
+        "required": ["title", "count"],
+        "additionalProperties": False,
+    },
+}
+
+
+def test_workers_killed_under_load() -> None:
+    draw = random.Random(11)
+    with cluster(answer_tokens=100, tokens_per_second=100.0) as c:
+        two_workers(c)
+        load = Load(c, size(2, CLIENTS), size(3, 100))
+        load.prepare()
+        load.start()
+        kills = hit = 0
+        for _ in range(size(1, 12)):
+            load.wait_for_streams(load.clients)
+            if not load.running:
+                break
+            victims = c.home.workers()
+            if len(victims) > 1:
+                print(f"worker killed with {load.in_flight()}")
+                draw.choice(victims).kill()
+                kills += 1
+            time.sleep(size(0, 10))
+        load.finish(size(60, 600))
+        disturbed = load.disturbed()
+        hit = len(disturbed)
+        assert hit >= kills > 0, "each kill has hit somebody"
+        reached("worker_death", "kills", kills)
+        reached("worker_death", "jobs", len(load.followers))
+        reached("worker_death", "jobs_moved", hit)
+        reached("worker_death", "failed", len(load.problems), goal=0)
+        reached("worker_death", "gap_p99", quantile((one.longest_gap_s() for one in disturbed), 0.99), "s", goal=2.0, strict=False)
+
+
+def test_workers_killed_in_mid_document() -> None:
+    with cluster(answer_tokens=200, tokens_per_second=150.0) as c:
+        two_workers(c)
+        undisturbed = c.text(response_format=SCHEMA)
+        assert set(json.loads(undisturbed)) == {"title", "count"}
+        jobs = size(3, 100)
+        valid = 0
+        for _ in range(jobs):
+            follower = Follower(c.url, c.submit(response_format=SCHEMA))
+            follower.read(until_tokens=10)
+            fault("worker killed", follower)
+            worker_id = show(c.url, follower.job_id)["attempts"][0]["worker_id"]
+            next(process for process in c.home.workers() if f"--worker-id={worker_id}" in process.cmdline()).kill()
+            follower.read()
+            valid += follower.text == undisturbed
+            assert len(show(c.url, follower.job_id)["attempts"]) == 2
+        reached("schema_death", "documents", jobs)
+        reached("schema_death", "not_the_same_valid_document", jobs - valid, goal=0)
+
+
+def test_poold_killed_again_and_again_under_load() -> None:
+    with cluster(answer_tokens=100, tokens_per_second=60.0) as c:
+        two_workers(c)
+        workers = {process.pid for process in c.home.workers()}
+        load = Load(c, CLIENTS, size(3, 60))
+        load.prepare()
+        load.start()
+        back_s = []
+        for _ in range(size(2, 20)):
+            load.wait_for_streams()
+            print(f"poold killed with {load.in_flight()}")
+            c.poold.kill()
+            begun = time.monotonic()
+            c.start_poold()
+            wait_until(lambda: _adopted(c) == workers, c.poold, "adopt both workers")
+            back_s.append(time.monotonic() - begun)
+        load.finish(size(60, 600))
+        assert {process.pid for process in c.home.workers()} == workers
+        reached("poold_death", "kills", len(back_s))
+        reached("poold_death", "jobs_moved", len(load.disturbed()), goal=0)
+        reached("poold_death", "workers_started_again", len({p.pid for p in c.home.workers()} - workers), goal=0)
+        reached("poold_death", "adopted_after", max(back_s), "s", goal=2.0, strict=False)
+
+
+def _adopted(c: Cluster) -> set[int]:
+    """Process ids of the workers that poold itself lists as ready."""
+    try:
+        listed = request("GET", f"{c.poold.url}/workers").json["workers"]
+    except OSError:
+        return set()
+    return {worker["pid"] for worker in listed if worker["state"] == "ready"}
+
+
+def test_poold_loses_its_state_in_mid_stream() -> None:
+    with cluster(answer_tokens=120, tokens_per_second=60.0) as c:
+        two_workers(c)
+        workers = {process.pid for process in c.home.workers()}
+        undisturbed = c.text()
+        follower = Follower(c.url, c.submit())
+        follower.read(until_tokens=30)
+        fault("poold killed and its state erased", follower)
+        c.poold.kill()
+        shutil.rmtree(c.home.folder / "poold")
+        c.start_poold()
+        follower.read()
+        assert follower.text == undisturbed
+        wait_until(lambda: _adopted(c) == workers, c.poold, "find both workers")
+        assert c.text() == undisturbed
+        assert len(show(c.url, follower.job_id)["attempts"]) == 1
+        reached("poold_state", "second_copies", len(c.home.workers()) - len(workers), goal=0)
+
+
+def test_orcd_killed_again_and_again_with_a_queue() -> None:
+    queued = size(150, 10_000)
+    with cluster(answer_tokens=110, tokens_per_second=60.0) as c:
+        two_workers(c)
+        load = Load(c, 4, size(1, 20))
+        load.prepare()
+        (pool,) = c.pools()
+        load.start()
+        load.wait_for_streams()
+        with ThreadPoolExecutor(8) as threads:
+            waiting = list(threads.map(lambda n: c.submit(f"wait {n}", priority="batch", max_tokens=2), range(queued)))
+        ready_s, kills = [], 0
+        for _ in range(size(3, 50)):
+            load.wait_for_streams()
+            if not load.running:
+                break
+            print(f"orcd killed with {load.in_flight()}, {_queued(c)} queued")
+            c.orcd.kill()
+            begun = time.monotonic()
+            c.start_orcd()
+            ready_s.append(time.monotonic() - begun)
+            kills += 1
+        load.finish(size(60, 900))
+        ended = [wait_ended(c.url, job_id, 300.0)["status"] for job_id in waiting]
+        reached("orcd_death", "kills", kills)
+        reached("orcd_death", "queued", queued)
+        reached("orcd_death", "lost", queued - ended.count("completed"), goal=0)
+        reached("orcd_death", "streams_that_changed", load.check_replays(), goal=0)
+        reached("orcd_death", "jobs_moved", len(load.disturbed()), goal=0)
+        reached("orcd_death", "ready_after", max(ready_s), "s", goal=1.5, strict=False)
+        assert len(ready_workers(c)) == 2
+        assert pool["pool_id"] == c.pools()[0]["pool_id"]
+
+
+def _queued(c: Cluster) -> int:
+    figures = request("GET", f"{c.url}/metrics").body.decode()
+    return int(float(figures.partition('rbees_jobs{status="queued"} ')[2].partition("\n")[0]))
