@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import stat
 import time
@@ -245,7 +244,7 @@ def test_state_and_logs_are_private(cluster: Cluster) -> None:
     cluster.submit(canary, max_tokens=2)
     folder = cluster.home.folder / "orcd"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    for name in os.listdir(folder):
-        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600, name
+    for path in folder.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path.name
     assert canary not in cluster.orcd.said
     assert canary not in request("GET", f"{cluster.url}/metrics").body.decode()

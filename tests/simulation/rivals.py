@@ -90,7 +90,8 @@ def in_force(rule: Rule) -> Iterator[None]:
         if best is None:
             return None, None
         rule.took(best.pool_id, best.worker_id)
-        return Choice(best, prospects.on_worker(turn.state, job, best, turn.now_s)), None
+        prospect = prospects.on_worker(turn.state, job, best, turn.now_s)
+        return Choice(best, prospect, prospect.done_in_s), None
 
     def start_if_sooner(turn: Turn, model_sha256: str, _job: Job, _than_s: float) -> Worker | None:
         best = min(rooms.free(turn.state, model_sha256, turn.now_s), key=rule.site, default=None)
