@@ -10,8 +10,8 @@ import pytest
 
 from rbees.protocol.errors import ExitCode
 from tests.support.home import Home, wait_until
-from tests.support.jobs import read_frames, show
-from tests.support.orcd_cluster import Cluster
+from tests.support.jobs import read_frames, show, text_of
+from tests.support.orcd_cluster import Cluster, Follower
 from tests.support.raw_http import request
 
 PREAMBLE = "You answer in verses about gardens, ponds and the weather. " * 60
@@ -105,6 +105,29 @@ def _worker_of(cluster: Cluster, prompt: str, **fields: Any) -> str:
     read_frames(cluster.url, job_id)
     worker_id: str = show(cluster.url, job_id)["attempts"][0]["worker_id"]
     return worker_id
+
+
+def test_a_batch_job_gives_way_and_goes_on_from_its_last_token() -> None:
+    with Home() as home:
+        cluster = Cluster(home, answer_tokens=400, tokens_per_second=40.0)
+        (pool,) = cluster.pools()
+        spawn = {"model_ref": cluster.model, "slots": 1}
+        assert request("POST", f"{cluster.url}/v2/pools/{pool['pool_id']}/workers/spawn", spawn).status == 202
+        wait_until(lambda: _ready(cluster), cluster.poold, "bring a worker up")
+        alone = cluster.text("a long report", max_tokens=200)
+        batch = cluster.submit("a long report", max_tokens=200, priority="batch")
+        reader = Follower(cluster.url, batch)
+        reader.read(until_tokens=20)
+        chat = cluster.submit("hello", max_tokens=5)
+        read_frames(cluster.url, chat)
+        assert show(cluster.url, batch)["status"] != "completed", "the chat was done while the report was not"
+        reader.read()
+        assert text_of(reader.frames) == alone
+        stages = [frame.data["stage"] for frame in reader.frames if frame.event == "metrics"]
+        assert stages.count("preempted") == 1
+        attempts = show(cluster.url, batch)["attempts"]
+        assert [attempt["outcome"] for attempt in attempts] == ["cancelled", "completed"]
+        assert "gave way to an interactive job" in attempts[0]["reason"]
 
 
 def test_what_was_learned_outlives_a_restart(cluster: Cluster) -> None:
