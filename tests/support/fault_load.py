@@ -71,9 +71,10 @@ class Load:
         """Wait until so many jobs are in mid-stream."""
         wait_until(lambda: self._streaming() >= least or not self.running, what=f"have {least} jobs in mid-stream")
 
-    def gaps_s(self) -> list[float]:
-        """The longest pause between two tokens, of every job."""
-        return [follower.longest_gap_s() for follower in self.followers]
+    def wait_for_tokens(self) -> None:
+        """Wait until the streams have gone on since this was called."""
+        before = self._tokens()
+        wait_until(lambda: self._tokens() > before or not self.running, what="stream on")
 
     def disturbed(self) -> list[Follower]:
         """The jobs that needed more than one attempt."""
@@ -85,6 +86,9 @@ class Load:
 
     def _streaming(self) -> int:
         return sum(follower.tokens > 0 and not follower.ended for follower in list(self.followers))
+
+    def _tokens(self) -> int:
+        return sum(follower.tokens for follower in list(self.followers))
 
     def _prompts(self) -> list[str]:
         return [f"client {number}" for number in range(self.clients)]
