@@ -14,6 +14,7 @@ from typing import Final
 from unittest import mock
 
 from rbees.orcd.scheduler import growth, placement, prospects, rooms
+from rbees.orcd.scheduler.explain import Obstacle
 from rbees.orcd.scheduler.placement import Choice
 from rbees.orcd.scheduler.sites import Site
 from rbees.orcd.scheduler.state import Job, Worker
@@ -93,12 +94,14 @@ def in_force(rule: Rule) -> Iterator[None]:
         prospect = prospects.on_worker(turn.state, job, best, turn.now_s)
         return Choice(best, prospect, prospect.done_in_s), None
 
-    def start_if_sooner(turn: Turn, model_sha256: str, _job: Job, _than_s: float) -> Worker | None:
+    def start_if_sooner(turn: Turn, model_sha256: str, _job: Job, _than_s: float, *, pushing: bool) -> Obstacle | None:
+        # They would push replicas to and fro at every burst, which costs them more than it gains.
+        del pushing
         best = min(rooms.free(turn.state, model_sha256, turn.now_s), key=rule.site, default=None)
         if best is None:
             return None
         rule.took(best.pool.pool_id, best.pool.pool_id)
-        return growth.start(turn, best)
+        return growth.start_or_make_room(turn, best)
 
     with (
         mock.patch.object(placement, "_best_open", best_open),

@@ -283,25 +283,34 @@ class World:
 
     # --- workers ----------------------------------------------------------------------------------------------------------
 
-    def take_down(self, worker: SimWorker) -> None:
-        """The process is gone, and everything that it ran."""
+    def take_down(self, worker: SimWorker) -> set[str]:
+        """The process is gone, and everything that it ran; the jobs that may have been the reason."""
         worker.alive = False
-        for record in self.shell.records.values():
-            if record.spec.job_id in worker.runs or worker.worker_id in record.broken_on:
-                record.deaths += 1
+        broken = {job_id for job_id, record in self.shell.records.items() if worker.worker_id in record.broken_on}
+        counted = broken | worker.runs.keys()
+        for job_id in counted:
+            self.shell.records[job_id].deaths += 1
         worker.runs.clear()
+        return counted
+
+    def _pass_on_end(self, event: WorkerEnded, counted: set[str]) -> None:
+        """A job that was sent to the worker when it was dead already may, for all that orcd can know, have killed it."""
+        for stream in self.shell.streams.values():
+            if stream.worker_id == event.worker_id and stream.job_id not in counted:
+                self.shell.records[stream.job_id].deaths += 1
+        self.shell.feed(event)
 
     def die(self, host: Host, worker: SimWorker, cause: str | None) -> None:
         """The process ends. Its connections are reset at once; its daemon, if it is up, passes an unasked end on."""
         if not worker.alive:
             return
-        self.take_down(worker)
+        counted = self.take_down(worker)
         del host.workers[worker.worker_id]
         host.changed()
         if cause is not None and host.daemon_up:
             error = ErrorBody(code=ErrorCode.WORKER_CRASHED, message=cause)
             event = WorkerEnded(host.pool_id, worker.worker_id, error, not worker.ready)
-            self._to_orcd(host, lambda: self.shell.feed(event))
+            self._to_orcd(host, lambda: self._pass_on_end(event, counted))
         if host.reachable(self.now_s) and not self.deaf():
             for stream in self.shell.streams_of(host, worker.worker_id):
                 self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)

@@ -1,9 +1,9 @@
 """PURE: when a model gets another worker, and what its jobs wait for when it does not get one now.
 
 One worker at a time is started for a model, where the first job is expected to be done first. It may push out idle workers of other
-models, and after `swap_after_s` lets a busy one empty. A further one takes only room that is free, on a device without a worker for
-the model, and only where the last of the waiting jobs, or even the one that comes next, would be done much earlier for it, loading
-included.
+models, and after `swap_after_s` lets a busy one empty. A further one takes only room that is free, or that idle workers leave whose
+models keep another one, on a device without a worker for the model, and only where the last of the waiting jobs, or even the one
+that comes next, would be done much earlier for it, loading included.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rbees.orcd.scheduler.effects import SpawnWorker
 from rbees.orcd.scheduler.explain import Obstacle
 from rbees.orcd.scheduler.roster import Serving
 from rbees.orcd.scheduler.sites import Site
-from rbees.orcd.scheduler.state import Claim, Job, Worker
+from rbees.orcd.scheduler.state import Claim, Job, State, Worker
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody
 from rbees.protocol.ids import new_worker_id
@@ -48,29 +48,39 @@ def consider_better(turn: Turn, model_sha256: str, job: Job, best_s: float) -> N
         turn.state.content.add(model_sha256)
 
 
-def _start_if_sooner(turn: Turn, model_sha256: str, job: Job, than_s: float) -> Worker | None:
-    """Start a worker on free room if the job would be done there in less than `than_s`."""
-    found = rooms.free(turn.state, model_sha256, turn.now_s)
-    free = [site for site in found if places.is_site_allowed(turn.state, job, site, turn.now_s)]
-    best = min(free, key=lambda site: _cost(turn, job, site), default=None)
+def _start_if_sooner(turn: Turn, model_sha256: str, job: Job, than_s: float, *, pushing: bool = False) -> Obstacle | None:
+    """Start a worker on free room if the job would be done there in less than `than_s`; with `pushing` replicas make room."""
+    candidates = rooms.free(turn.state, model_sha256, turn.now_s)
+    if pushing:
+        candidates += [s for s in rooms.with_room(turn.state, model_sha256, turn.now_s) if pushes_replicas(turn.state, s)]
+    allowed = [site for site in candidates if places.is_site_allowed(turn.state, job, site, turn.now_s)]
+    best = min(allowed, key=lambda site: _cost(turn, job, site), default=None)
     if best is None or prospects.on_site(turn.state, job, best, turn.now_s).done_in_s >= than_s:
         return None
-    return start(turn, best)
+    return start_or_make_room(turn, best)
+
+
+def pushes_replicas(state: State, site: Site) -> bool:
+    """True where room is made only by idle workers of models that keep another one."""
+    if site.room is None or not site.room.victims:
+        return False
+    models = [victim.model_sha256 for victim in site.room.victims]
+    return all(len(state.serving_of(model).workers) > models.count(model) for model in models)
 
 
 def _consider_replica(turn: Turn, model_sha256: str, serving: Serving) -> Obstacle:
     suspects_wait = turn.queue.head(model_sha256, alone=True) is not None
     last_id = turn.queue.last(model_sha256)
-    if last_id is not None and serving.slots and rooms.has_free(turn.state, model_sha256, turn.now_s):
+    if last_id is not None and serving.slots and rooms.has_some(turn.state, model_sha256, turn.now_s):
         last = turn.state.jobs[last_id]
         ahead = turn.queue.depth(model_sha256) - 1
         fastest = [turn.state.workers[worker_id] for worker_id in serving.workers.first(rooms.LIKELY)]
         than_s = math.inf
         if not suspects_wait and any(places.is_allowed(turn.state, last, worker, turn.now_s) for worker in fastest):
             than_s = BETTER_BY * prospects.behind_s(turn.state, last, serving, ahead, turn.now_s)
-        started = _start_if_sooner(turn, model_sha256, last, than_s)
-        if started is not None:
-            return explain.loading(started)
+        begun = _start_if_sooner(turn, model_sha256, last, than_s, pushing=True)
+        if begun is not None:
+            return begun
     head = turn.queue.head(model_sha256, alone=False)
     if head is None:
         return explain.ALONE
@@ -86,7 +96,7 @@ def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:
     found = rooms.with_room(turn.state, model_sha256, turn.now_s)
     with_room = [site for site in found if places.is_site_allowed(turn.state, job, site, turn.now_s)]
     if with_room:
-        return _start_or_make_room(turn, min(with_room, key=lambda site: _cost(turn, job, site)))
+        return start_or_make_room(turn, min(with_room, key=lambda site: _cost(turn, job, site)))
     if model_sha256 not in turn.state.holders:
         # It was known when the job was accepted, so the pool that held it is away and may come back.
         return explain.GONE
@@ -101,7 +111,8 @@ def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:
     return _explain_absence(turn, model_sha256)
 
 
-def _start_or_make_room(turn: Turn, site: Site) -> Obstacle:
+def start_or_make_room(turn: Turn, site: Site) -> Obstacle:
+    """Start a worker there, or have those stopped that are in its way."""
     assert site.room is not None
     for victim in site.room.victims:
         eviction.stop(turn, victim, f"It idles and its memory is needed for {site.facts.ref}.")

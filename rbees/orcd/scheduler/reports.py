@@ -62,7 +62,7 @@ def pool_lost(turn: Turn, pool: Pool, error: ErrorBody | None = None) -> None:
         _move_attempts(turn, worker, error)
         if not worker.listed:
             turn.state.drop_worker(worker)
-    for job in [job for job in turn.state.held_jobs() if job.attempt is not None and job.attempt.pool_id == pool.pool_id]:
+    for job in turn.state.held_jobs(pool.pool_id):
         attempts.fail(turn, job, error, "lost")
 
 
@@ -221,9 +221,9 @@ def _miss_absent(turn: Turn, pool: Pool, event: PoolReported, restarted: bool) -
     for worker in list(pool.workers.values()):
         if worker.worker_id not in listed and (worker.worker_id in over or _is_missed(turn, worker, restarted)):
             _remove(turn, worker, _gone(worker.worker_id, pool))
-    for job in list(turn.state.held_jobs()):
+    for job in turn.state.held_jobs(pool.pool_id):
         attempt = job.attempt
-        if attempt is not None and attempt.pool_id == pool.pool_id and attempt.worker_id not in listed:
+        if attempt is not None and attempt.worker_id not in listed:
             attempts.fail(turn, job, _gone(attempt.worker_id, pool), "lost", fence=False)
 
 

@@ -42,9 +42,9 @@ def crowded(state: State, model_sha256: str, now_s: float) -> list[Site]:
     return [site for site in _sites(state, rooms, rooms.crowded, CROWDED, model_sha256, now_s) if site.room is None]
 
 
-def has_free(state: State, model_sha256: str, now_s: float) -> bool:
-    """Whether a further worker could be started without stopping anything, as far as is marked."""
-    return len(_refiled(state, model_sha256, now_s).free) > 0
+def has_some(state: State, model_sha256: str, now_s: float) -> bool:
+    """Whether any pool has room for a further worker, made by idle ones or not, as far as is marked."""
+    return len(_refiled(state, model_sha256, now_s).possible) > 0
 
 
 def _refiled(state: State, model_sha256: str, now_s: float) -> Rooms:

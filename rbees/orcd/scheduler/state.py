@@ -287,6 +287,8 @@ class State:
         """By model: the facts of each pool that holds it."""
         self.held: dict[str, dict[str, None]] = {}
         """HELD jobs by worker; the worker itself may be unknown yet."""
+        self.held_on: dict[str, dict[str, None]] = {}
+        """HELD jobs by pool; under the empty name those of which it is not known."""
         self.held_until: dict[str, float] = {}
         """Recovered jobs: when waiting for their pool ends."""
         self.unresolved: dict[str, dict[str, None]] = {}
@@ -503,24 +505,26 @@ class State:
             self.changed[worker.worker_id] = None
             self.look_again(self.pools[worker.pool_id])
 
-    def held_jobs(self) -> list[Job]:
-        """Every job whose attempt waits to be taken up again."""
-        return [self.jobs[job_id] for jobs in self.held.values() for job_id in jobs]
+    def held_jobs(self, pool_id: str) -> list[Job]:
+        """Every job whose attempt waits for this pool to be taken up again."""
+        return [self.jobs[job_id] for job_id in self.held_on.get(pool_id, ())]
 
     def hold(self, job: Job, until_s: float | None) -> None:
         """Index a job that has entered HELD; `until_s` None leaves the end to its pool's lease."""
         assert job.attempt is not None
         self.held.setdefault(job.attempt.worker_id, {})[job.spec.job_id] = None
+        self.held_on.setdefault(job.attempt.pool_id, {})[job.spec.job_id] = None
         if until_s is not None:
             self.held_until[job.spec.job_id] = until_s
 
     def unhold(self, job: Job) -> None:
         """Take a job that leaves HELD out of its indices."""
         assert job.attempt is not None
-        jobs = self.held[job.attempt.worker_id]
-        del jobs[job.spec.job_id]
-        if not jobs:
-            del self.held[job.attempt.worker_id]
+        for index, key in ((self.held, job.attempt.worker_id), (self.held_on, job.attempt.pool_id)):
+            jobs = index[key]
+            del jobs[job.spec.job_id]
+            if not jobs:
+                del index[key]
         self.held_until.pop(job.spec.job_id, None)
 
     def unresolved_jobs(self, reference: str) -> list[Job]:
@@ -567,6 +571,8 @@ class State:
         assert set(self.claims) == {worker.worker_id for worker in self.workers.values() if worker.claim is not None}
         kept = {job_id for job_id, job in self.jobs.items() if job.phase is Phase.HELD}
         assert kept == {job_id for jobs in self.held.values() for job_id in jobs}
+        on = {(pool_id, job_id) for pool_id, jobs in self.held_on.items() for job_id in jobs}
+        assert on == {(attempt.pool_id, job_id) for job_id in kept if (attempt := self.jobs[job_id].attempt) is not None}
         assert set(self.held_until) <= kept
         unresolved = {job_id for jobs in self.unresolved.values() for job_id in jobs}
         assert unresolved <= {job_id for job_id, job in self.jobs.items() if job.model_sha256 is None}

@@ -79,6 +79,19 @@ def test_a_replica_needs_a_device_of_its_own_and_never_pushes_others_out() -> No
     assert drive.ticks(2) == []
 
 
+def test_an_idle_worker_beside_another_of_its_model_makes_room_for_one_that_is_asked_for_more() -> None:
+    drive = Drive()
+    full = (facts.device("cuda:0", 8 * GIB, GIB),)
+    other = facts.model("other", 6 * GIB)
+    drive.report("a", facts.worker("w1", other, device_id="cuda:0", slots=1), devices=full, models=(NOVEL, other))
+    drive.report("b", facts.worker("w2", NOVEL, device_id="cuda:0"), devices=full, models=(NOVEL, other))
+    effects = [drive.job(f"job-{number}", other) for number in range(12)]
+    assert [kinds(one) for one in effects if one] == [["Dispatch"]], "the only worker of a model stays"
+    reported = drive.report("c", facts.worker("w3", NOVEL, device_id="cuda:0"), devices=full, models=(NOVEL, other))
+    assert [effect.worker_id for effect in reported if isinstance(effect, StopWorker)] == ["w2"]
+    assert drive.ticks(2) == [], "the other one of the model stays"
+
+
 def test_memory_of_workers_on_their_way_is_taken_into_account() -> None:
     drive = Drive()
     other = facts.model("other", 6 * GIB)
