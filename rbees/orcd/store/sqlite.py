@@ -36,6 +36,9 @@ PAUSE_S: Final = 0.002
 """Between two steps of long work, in which whoever waits for the interpreter or for the disk has its turn."""
 STOP_LOOK_STEPS: Final = 100_000
 """After so many steps of its own machine SQLite looks whether long work was called off."""
+CHECKPOINT_PAGES: Final = 4000
+"""Of 4 KB in the WAL before it is folded into the file, which takes milliseconds in which nothing is committed. By SQLite's own
+1000 that came several times a second under load; a page that was written often is folded once."""
 
 _BROKEN: Final = frozenset(
     {
@@ -228,7 +231,15 @@ async def _connect(path: Path, opener: Callable[[Path], sqlite3.Connection]) -> 
 
 def _open_writer(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    return _with_pragmas(connection, journal_mode="WAL", synchronous="FULL", foreign_keys="ON", secure_delete="ON", mmap_size="0")
+    return _with_pragmas(
+        connection,
+        journal_mode="WAL",
+        synchronous="FULL",
+        foreign_keys="ON",
+        secure_delete="ON",
+        mmap_size="0",
+        wal_autocheckpoint=str(CHECKPOINT_PAGES),
+    )
 
 
 def _open_reader(path: Path, *, still: bool = False) -> sqlite3.Connection:

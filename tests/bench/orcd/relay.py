@@ -10,6 +10,7 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from tests.bench.orcd.raw_port import Caller, RawPort, head_of
@@ -20,6 +21,7 @@ from tests.bench.timing import Samples
 LATENCY_GOAL_MS: Final = 5.0
 PEAK_GOAL: Final = 10_000.0
 MEMORY_GOAL_MB: Final = 250.0
+MEMORY: Final = "/dev/shm"
 WORKERS: Final = 10
 TICK_S: Final = 0.001
 WINDOW: Final = 16
@@ -140,6 +142,7 @@ def measure(short: bool) -> list[Row]:
     """The steady load, the peak, and many slow streams; a fresh orcd for each."""
     seconds = 3.0 if short else 15.0
     steady = _run(200, 25.0, seconds)
+    in_memory = _run(200, 25.0, seconds, MEMORY) if Path(MEMORY).is_dir() else None
     peak = _run(200, 0.0, seconds)
     many = _run(1_000, 5.0, seconds)
     return [
@@ -152,6 +155,7 @@ def measure(short: bool) -> list[Row]:
             f"{len(steady.latency.values)}; median {steady.latency.median * 1000:.1f} ms, "
             f"p99 {steady.latency.percentile(99) * 1000:.1f} ms",
         ),
+        *([] if in_memory is None else [_in_memory(in_memory)]),
         Row(
             name="orcd.relay_peak",
             value=peak.events_per_s,
@@ -174,6 +178,16 @@ def measure(short: bool) -> list[Row]:
     ]
 
 
+def _in_memory(taken: Taken) -> Row:
+    return at_most(
+        "orcd.relay_added_memory",
+        taken.latency.percentile(95) * 1000,
+        "ms",
+        None,
+        f"the same with orcd's state in memory, {_told(taken)}: p95; median {taken.latency.median * 1000:.1f} ms",
+    )
+
+
 def _told(taken: Taken) -> str:
     return (
         f"{taken.events_per_s:.0f} events a second (orcd busy {taken.orcd_cpu:.0%} of its core, "
@@ -181,8 +195,8 @@ def _told(taken: Taken) -> str:
     )
 
 
-def _run(streams: int, rate: float, seconds: float) -> Taken:
-    with stage() as site:
+def _run(streams: int, rate: float, seconds: float, parent: str = "/tmp") -> Taken:
+    with stage(parent) as site:
         return asyncio.run(_take(site, streams, rate, seconds))
 
 

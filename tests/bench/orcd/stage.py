@@ -75,6 +75,8 @@ class Play:
     worker_id: str
     seq: int = 0
     acked: int = 0
+    over: bool = False
+    """Its last byte is out; the connection may carry another answer by now."""
 
     def open(self) -> None:
         """Begin the answer with `started`."""
@@ -118,7 +120,8 @@ class Fleet:
         """A beat for those streams whose turn it is: each has its own second, as with workers that began them one by one."""
         beat = frame_of(None, "beat", f'{{"type":"beat","step":{self._step}}}')
         for play in list(self.plays.values())[self._slice :: SLICES]:
-            play.port.write(beat)
+            if not play.over:
+                play.port.write(beat)
 
     async def _report(self, caller: Caller, ready: bool) -> None:
         self._heartbeats += 1
@@ -149,6 +152,7 @@ class Fleet:
 
     def end(self, play: Play, last: bytes) -> None:
         """Send the last bytes of an attempt; `ended` follows when orcd has acknowledged all of it."""
+        play.over = True
         play.port.write(last + LAST_CHUNK)
 
     def close(self) -> None:
@@ -277,9 +281,9 @@ def pinned(core: int) -> Iterator[None]:
 
 
 @contextmanager
-def stage(**environ: str) -> Iterator[Stage]:
-    """A fresh orcd alone on the first core; this process on the second."""
-    with Home() as home:
+def stage(parent: str = "/tmp", **environ: str) -> Iterator[Stage]:
+    """A fresh orcd alone on the first core, its state below `parent`; this process on the second."""
+    with Home(parent=parent) as home:
         with pinned(0):
             daemon = home.serve_orcd(environ=environ)
         with pinned(1):
