@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.made
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Programs that tests run and that pip cannot bring.
-TEST_TOOLS := strace:strace curl:curl
+TEST_TOOLS := strace:strace curl:curl ip:iproute2 pgrep:procps
 
 FAULT_TESTS = $(wildcard tests/*/test_*faults*.py tests/*/test_*restarts*.py tests/*/test_*durability*.py tests/*/test_*supervision*.py)
 

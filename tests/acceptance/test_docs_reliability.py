@@ -57,4 +57,4 @@ def test_the_walk_prints_what_the_page_shows(tmp_path: Path) -> None:
 
 def test_every_fault_of_the_matrix_stands_on_the_page() -> None:
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|", PAGE, re.MULTILINE)
-    assert rows[2:] == [(fault.what, fault.caused, fault.expected) for fault in MATRIX.values()]
+    assert rows[1:] == [(fault.what, fault.caused, fault.expected) for fault in MATRIX.values()]

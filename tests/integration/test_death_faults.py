@@ -135,7 +135,7 @@ def test_poold_loses_its_state_in_mid_stream() -> None:
 
 def test_orcd_killed_again_and_again_with_a_queue() -> None:
     queued = size(150, 10_000)
-    with Home() as home:
+    with Home({"RBEES_ORCD_QUEUE_LIMIT": "0"}) as home:
         # What waits for a model that is still loading waits at every kill, and takes no turn from the streams.
         slow = f"file:{write_script(home.folder / 'models', 'slow', load_seconds=3600.0)}"
         c = Cluster(home, answer_tokens=110, tokens_per_second=60.0)
@@ -143,10 +143,10 @@ def test_orcd_killed_again_and_again_with_a_queue() -> None:
         load = Load(c, 4, size(2, 60))
         load.prepare()
         (pool,) = c.pools()
-        load.start()
-        load.wait_for_streams()
         with ThreadPoolExecutor(8) as threads:
             waiting = set(threads.map(lambda n: c.submit(f"wait {n}", model=slow), range(queued)))
+        load.start()
+        load.wait_for_streams()
         ready_s, kills = [], 0
         for _ in range(size(3, 50)):
             load.wait_for_tokens()

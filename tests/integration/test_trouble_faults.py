@@ -143,4 +143,4 @@ def test_a_second_orcd_on_the_same_file_leaves_the_first_alone() -> None:
         follower.read()
         assert (follower.text, follower.breaks) == (undisturbed, 0)
         assert bytes_of(read_frames(c.url, follower.job_id)) == bytes_of(follower.frames)
-        reached("second_orcd", "that_did_not_exit_75", len(codes) - codes.count(75), goal=0)
+        reached("second_orcd", "with_another_exit_code", len(codes) - codes.count(75), goal=0)
