@@ -35,7 +35,7 @@ def test_workers_killed_under_load() -> None:
     draw = random.Random(11)
     with cluster(answer_tokens=100, tokens_per_second=100.0) as c:
         two_workers(c)
-        load = Load(c, size(2, CLIENTS), size(3, 100))
+        load = Load(c, CLIENTS, size(3, 100))
         load.prepare()
         load.start()
         kills = hit = 0

@@ -180,6 +180,8 @@ def _place_suspects(turn: Turn, model_sha256: str) -> None:
         if worker is None:
             _claim_for_suspect(turn, job)
             return
+        # It may have emptied for a suspect that is not the first any more: one of lower rank came back later.
+        turn.state.release_claim(worker)
         attempts.dispatch(turn, job, worker, "it runs alone, since a worker died while it ran it")
 
 
@@ -189,7 +191,7 @@ def _empty_worker(turn: Turn, job: Job) -> Worker | None:
         worker
         for worker in turn.state.claims.values()
         if worker.claim is not None
-        and worker.claim.job_id == job.spec.job_id
+        and worker.claim.job_id is not None
         and not worker.attempts
         and turn.state.is_sound(worker)
     ]

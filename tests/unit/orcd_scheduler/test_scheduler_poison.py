@@ -115,3 +115,20 @@ def test_the_policy_may_forgive_deaths_in_company() -> None:
     drive.died("a", "w1")
     drive.ready("a", facts.worker("w2", HAIKU))
     assert dispatches(drive.tick(after_s=1.0)) == [("job-1", "w2"), ("job-2", "w2")]
+
+
+def test_a_worker_that_empties_for_one_suspect_is_taken_by_whichever_is_first_by_then() -> None:
+    drive = Drive()
+    drive.report("a", *(facts.worker(name, HAIKU, slots=4, memory_bytes=8 << 30) for name in ("w1", "w2")), devices=(FULL,))
+    for number in range(1, 9):
+        drive.job(f"job-{number}", timeout_ms=1_800_000)
+    boarded = {name: list(drive.scheduler._state.workers[name].attempts) for name in ("w1", "w2")}
+    drive.died("a", "w1")
+    for _ in range(20):
+        drive.tick(after_s=0.05)  # The pauses of the four end one by one, and not in the order of their ranks.
+    effects = [effect for job_id in boarded["w2"] for effect in drive.send(AttemptCompleted(job_id, 1))]
+    alone = []
+    while found := dispatches(effects):
+        alone += found
+        effects = drive.send(AttemptCompleted(found[0][0], 2))
+    assert alone == [(job_id, "w2") for job_id in sorted(boarded["w1"])]
