@@ -11,8 +11,6 @@ against orcd once: if it goes on after that, the pool is lost like any other.
 
 from __future__ import annotations
 
-from itertools import takewhile
-
 from rbees.orcd.scheduler.state import Pool
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.pools import PoolState
@@ -23,8 +21,6 @@ def heard(turn: Turn, pool: Pool) -> None:
     if pool.state == "suspect" and turn.state.hold_until_s is not None:
         _end_hold(turn)
     pool.heard_at_s = turn.now_s
-    # Those heard longest ago stand first.
-    turn.state.pools[pool.pool_id] = turn.state.pools.pop(pool.pool_id)
     pool.excused = False
     if pool.state != "live":
         _move(turn, pool, "live")
@@ -52,7 +48,8 @@ def extend(turn: Turn, seconds: float) -> None:
 
 def check(turn: Turn) -> list[Pool]:
     """Look at every lease; the pools that have just been lost. Their jobs are the caller's to move."""
-    silent = list(takewhile(lambda pool: _silence_s(turn, pool) >= turn.policy.suspect_after_s, turn.state.pools.values()))
+    now_s, suspect_after_s = turn.now_s, turn.policy.suspect_after_s
+    silent = [pool for pool in turn.state.pools.values() if now_s - pool.heard_at_s >= suspect_after_s]
     for pool in silent:
         if pool.state == "live":
             _move(turn, pool, "suspect")

@@ -277,7 +277,6 @@ class State:
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
         self.pools: dict[str, Pool] = {}
-        """Those heard longest ago first."""
         self.suspects: dict[str, None] = {}
         """Pools in state `suspect`."""
         self.workers: dict[str, Worker] = {}
@@ -544,8 +543,6 @@ class State:
         for worker_id, worker in self.workers.items():
             self._check_worker(worker_id, worker)
         assert self.suspects.keys() == {pool_id for pool_id, pool in self.pools.items() if pool.state == "suspect"}
-        heard_at_s = [pool.heard_at_s for pool in self.pools.values() if pool.state == "live"]
-        assert heard_at_s == sorted(heard_at_s)
         for pool_id, pool in self.pools.items():
             assert pool.pool_id == pool_id
             assert all(self.workers.get(worker_id) is worker for worker_id, worker in pool.workers.items())
