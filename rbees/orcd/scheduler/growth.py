@@ -16,7 +16,7 @@ from rbees.orcd.scheduler.effects import SpawnWorker
 from rbees.orcd.scheduler.explain import Obstacle
 from rbees.orcd.scheduler.roster import Serving
 from rbees.orcd.scheduler.sites import Site
-from rbees.orcd.scheduler.state import Claim, Job, State, Worker
+from rbees.orcd.scheduler.state import Claim, Job, Worker
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody
 from rbees.protocol.ids import new_worker_id
@@ -52,20 +52,12 @@ def _start_if_sooner(turn: Turn, model_sha256: str, job: Job, than_s: float, *, 
     """Start a worker on free room if the job would be done there in less than `than_s`; with `pushing` replicas make room."""
     candidates = rooms.free(turn.state, model_sha256, turn.now_s)
     if pushing:
-        candidates += [s for s in rooms.with_room(turn.state, model_sha256, turn.now_s) if pushes_replicas(turn.state, s)]
+        candidates += rooms.pushing(turn.state, model_sha256, turn.now_s)
     allowed = [site for site in candidates if places.is_site_allowed(turn.state, job, site, turn.now_s)]
     best = min(allowed, key=lambda site: _cost(turn, job, site), default=None)
     if best is None or prospects.on_site(turn.state, job, best, turn.now_s).done_in_s >= than_s:
         return None
     return start_or_make_room(turn, best)
-
-
-def pushes_replicas(state: State, site: Site) -> bool:
-    """True where room is made only by idle workers of models that keep another one."""
-    if site.room is None or not site.room.victims:
-        return False
-    models = [victim.model_sha256 for victim in site.room.victims]
-    return all(len(state.serving_of(model).workers) > models.count(model) for model in models)
 
 
 def _consider_replica(turn: Turn, model_sha256: str, serving: Serving) -> Obstacle:

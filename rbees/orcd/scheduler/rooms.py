@@ -43,8 +43,23 @@ def crowded(state: State, model_sha256: str, now_s: float) -> list[Site]:
 
 
 def has_some(state: State, model_sha256: str, now_s: float) -> bool:
-    """Whether any pool has room for a further worker, made by idle ones or not, as far as is marked."""
-    return len(_refiled(state, model_sha256, now_s).possible) > 0
+    """Whether any pool has room for a further worker, free or made by replicas, as far as is marked."""
+    rooms = _refiled(state, model_sha256, now_s)
+    return len(rooms.free) > 0 or len(rooms.pushing) > 0
+
+
+def pushing(state: State, model_sha256: str, now_s: float) -> list[Site]:
+    """Sites where `pushes_replicas` holds, on the likeliest pools."""
+    rooms = _refiled(state, model_sha256, now_s)
+    return [s for s in _sites(state, rooms, rooms.pushing, LIKELY, model_sha256, now_s) if pushes_replicas(state, s)]
+
+
+def pushes_replicas(state: State, site: Site) -> bool:
+    """True where room is made only by idle workers of models that keep another one."""
+    if site.room is None or not site.room.victims:
+        return False
+    models = [victim.model_sha256 for victim in site.room.victims]
+    return all(len(state.serving_of(model).workers) > models.count(model) for model in models)
 
 
 def _refiled(state: State, model_sha256: str, now_s: float) -> Rooms:
@@ -53,6 +68,7 @@ def _refiled(state: State, model_sha256: str, now_s: float) -> Rooms:
         there = list(sites.sites_on(state, model_sha256, pool_id, now_s))
         generic = [(site, prospects.on_site(state, None, site, now_s).done_in_s) for site in there if site.room is not None]
         _file(rooms.free, pool_id, [done_in_s for site, done_in_s in generic if site.is_free])
+        _file(rooms.pushing, pool_id, [done_in_s for site, done_in_s in generic if pushes_replicas(state, site)])
         _file(rooms.possible, pool_id, [done_in_s + LAST * site.doubtful for site, done_in_s in generic])
         _file(rooms.crowded, pool_id, [float(site.need_bytes - site.free_bytes) for site in there if site.room is None])
     rooms.changed.clear()

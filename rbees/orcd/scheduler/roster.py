@@ -111,6 +111,7 @@ class Rooms:
     changed: dict[str, None] = field(default_factory=dict)
     """Pools that may stand wrongly in the others, or be missing there."""
     free: Roster = field(default_factory=Roster)
+    pushing: Roster = field(default_factory=Roster)
     possible: Roster = field(default_factory=Roster)
     crowded: Roster = field(default_factory=Roster)
 

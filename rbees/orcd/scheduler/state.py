@@ -446,7 +446,13 @@ class State:
             else:
                 full.drop(worker_id)
             if self.is_sound(worker):
-                self.serving_of(worker.model_sha256).put(worker_id, worker.slots, self.speeds.step_s(worker.place, 1))
+                serving = self.serving_of(worker.model_sha256)
+                was_only_one = len(serving.workers) == 1
+                serving.put(worker_id, worker.slots, self.speeds.step_s(worker.place, 1))
+                if was_only_one and len(serving.workers) == 2:
+                    # From now on each of them is one that could make room.
+                    for name in serving.workers:
+                        self.look_again(self.pools[self.workers[name].pool_id])
             else:
                 self.serving_of(worker.model_sha256).drop(worker_id)
             if self.is_coming(worker):

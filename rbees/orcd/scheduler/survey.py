@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from rbees.orcd.scheduler import explain, growth, places, prospects, retry, sites
+from rbees.orcd.scheduler import explain, places, prospects, retry, rooms, sites
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.queue import Queue
 from rbees.orcd.scheduler.sites import Site
@@ -208,7 +208,7 @@ def _site(state: State, job: Job, site: Site, now_s: float) -> Candidate:
     if site.room is None:
         return replace(candidate, refusal="Nothing that idles there would leave enough memory.")
     expecting = places.of_site(state, job, site, prospects.on_site(state, job, site, now_s))
-    if state.workers_of.get(site.facts.sha256) and not site.is_free and not growth.pushes_replicas(state, site):
+    if state.workers_of.get(site.facts.sha256) and not site.is_free and not rooms.pushes_replicas(state, site):
         return replace(
             expecting, refusal="For a further worker of a model nothing is stopped but idle ones beside others of theirs."
         )
