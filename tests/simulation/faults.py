@@ -107,7 +107,7 @@ class Faults:
         if self._world.shell.up:
             # Packets of old connections are answered with a reset now.
             for stream in self._world.shell.streams_of(host):
-                self._world.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)
+                self._world.tell_failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)
         self._daemon_returns(host)
 
     def _kill_orcd(self, _host: Host) -> None:

@@ -315,29 +315,37 @@ class World:
             for stream in self.shell.streams_of(host, worker.worker_id):
                 self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)
 
+    def tell_failed(self, stream: Stream, code: ErrorCode, *, suspect: bool, hung: bool = False) -> None:
+        """A stream ends without a result; an orcd that stands still hears of it once it goes on and knows of its own stall."""
+        left_s = self.shell.stalled_until_s - self.now_s
+        if self.shell.up and left_s > 0:
+            self.after(left_s + 0.001, lambda: self.tell_failed(stream, code, suspect=suspect, hung=hung))
+        else:
+            self.shell.failed(stream, code, suspect=suspect, hung=hung)
+
     def _connect(self, effect: Dispatch | Attach, stream: Stream) -> None:
         """orcd's request reaches the worker, or does not."""
         if not stream.open:
             return
         host = self.hosts[effect.pool_id]
         if not host.reachable(self.now_s):
-            self.after(CONNECT_S, lambda: self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True))
+            self.after(CONNECT_S, lambda: self.tell_failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True))
             return
         worker = host.workers.get(effect.worker_id)
         if worker is None:
-            self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)
+            self.tell_failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)
         elif worker.hung_until_s > self.now_s:
             self.after(HANG_S, lambda: self._connect_hung(effect, stream, worker))
         elif isinstance(effect, Attach):
             self._attach(worker, stream)
         elif worker.draining:
-            self.shell.failed(stream, ErrorCode.DRAINING, suspect=False)
+            self.tell_failed(stream, ErrorCode.DRAINING, suspect=False)
         else:
             self._execute(host, worker, stream)
 
     def _connect_hung(self, effect: Dispatch | Attach, stream: Stream, worker: SimWorker) -> None:
         if worker.hung_until_s > self.now_s:
-            self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True, hung=True)
+            self.tell_failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True, hung=True)
         else:
             self._connect(effect, stream)
 
@@ -364,7 +372,7 @@ class World:
     def _attach(self, worker: SimWorker, stream: Stream) -> None:
         run = worker.runs.get(stream.job_id)
         if run is None or run.epoch != stream.epoch:
-            self.shell.failed(stream, ErrorCode.JOB_NOT_FOUND, suspect=False)
+            self.tell_failed(stream, ErrorCode.JOB_NOT_FOUND, suspect=False)
         else:
             run.stream = stream
             run.last_ack_s = self.now_s
