@@ -118,6 +118,7 @@ def _after_attempts(error: ErrorBody, attempts: int) -> ErrorBody:
 
 
 def _seat(turn: Turn, job: Job, worker: Worker) -> None:
+    assert job.model_sha256 == worker.model_sha256, "a job goes to a worker of its model"
     expected_s = prospects.on_worker(turn.state, job, worker, turn.now_s).takes_s
     streams = worker.taken_slots + worker.slots_for(job.spec.choices)
     worker.attempts[job.spec.job_id] = job.epoch

@@ -190,7 +190,8 @@ def _empty_worker(turn: Turn, job: Job) -> Worker | None:
     kept = [
         worker
         for worker in turn.state.claims.values()
-        if worker.claim is not None
+        if worker.model_sha256 == job.model_sha256
+        and worker.claim is not None
         and worker.claim.job_id is not None
         and not worker.attempts
         and turn.state.is_sound(worker)
