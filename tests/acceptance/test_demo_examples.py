@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.home import Home
+from tests.support.home import Home, wait_until
+from tests.support.orcd_cluster import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,6 +65,17 @@ def test_curl_reads_the_same_bytes_twice(up: Home) -> None:
     done = example("curl_twice.sh", up.url)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.rstrip().endswith("the same bytes")
+
+
+def test_the_policy_of_the_example_decides_and_never_fails() -> None:
+    policy = ROOT / "examples" / "policy_plugin.py"
+    with Home({"PYTHONPATH": str(policy.parent)}) as home:
+        cluster = Cluster(home)
+        cluster.orcd.stop()
+        cluster.start_orcd(POLICY_PLUGIN=f"{policy.stem}:PeopleFirst")
+        wait_until(cluster.pools, cluster.poold, "register again")
+        assert cluster.text(max_tokens=5, priority="batch") == cluster.text(max_tokens=5)
+        assert "policy_plugin_failed" not in cluster.orcd.said
 
 
 def test_every_example_is_run_here() -> None:
