@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -138,7 +139,8 @@ class Jobs:
         self._check_room()
         now_ms = self._clock.unix_ms()
         extent = extent_of(request)
-        self._check_policy(request, extent, facts, now_ms)
+        spec = _newcomer(request, extent, facts, now_ms)
+        self._check_policy(spec, now_ms)
         seed = request.seed if request.seed is not None else self._identities.seed()
         new = NewJob(
             job_id=self._identities.job_id(),
@@ -151,7 +153,6 @@ class Jobs:
             seed=seed,
             timeout_ms=request.timeout_ms,
             choices=request.n,
-            max_tokens=request.max_tokens if request.kind == "generate" else 0,
             extent=extent,
             cancel_on_disconnect=request.cancel_on_disconnect,
             request=encode(msgspec.structs.replace(request, seed=seed)),
@@ -159,10 +160,10 @@ class Jobs:
             idempotency_key=key,
             queue_position=self._journal.counts["queued"] + 1,
             created_at_ms=now_ms,
-            deadline_at_ms=_deadline_at_ms(request, now_ms),
+            deadline_at_ms=spec.deadline_at_ms,
             correlation_id=correlation_id.get(),
         )
-        await self._journal.accept(new, lambda job: self._post(JobArrived(_spec(job, new))))
+        await self._journal.accept(new, lambda job: self._post(JobArrived(replace(spec, job_id=job.job_id, order=job.number))))
         return _accepted(new.job_id, new.queue_position, seed)
 
     async def _resolve(self, reference: str) -> ModelFacts | None:
@@ -185,18 +186,15 @@ class Jobs:
                 ErrorCode.QUEUE_FULL, message, queue_limit=self._queue_limit, retry_after_s=self._until_a_place_is_free_s()
             )
 
-    def _check_policy(self, request: JobRequest, extent: Extent, facts: ModelFacts | None, now_ms: int) -> None:
+    def _check_policy(self, newcomer: JobSpec, now_ms: int) -> None:
         """Refuse what the cluster's own policy refuses and what could not be done in time.
 
         Raises RbeesError QUOTA_EXCEEDED, DEADLINE_EXCEEDED.
         """
-        if self._plugin is None and (facts is None or request.deadline_ms is None):
-            return
-        newcomer = _newcomer(request, extent, facts, now_ms)
         if self._plugin is not None:
             counts = self._journal.counts
             self._plugin.admit(newcomer, Load(counts["queued"], counts["dispatched"] + counts["running"]))
-        if facts is None or request.deadline_ms is None:
+        if newcomer.model_sha256 is None or newcomer.deadline_at_ms is None:
             return
         told = self._scheduler.plan(newcomer, self._clock.monotonic(), now_ms)
         if told.error is not None and told.error.code is ErrorCode.DEADLINE_EXCEEDED:
@@ -330,17 +328,17 @@ class Jobs:
         check_job(request)
         model_ref.parse(request.model)
         now_ms = self._clock.unix_ms()
-        extent = extent_of(request)
         try:
             self._check_room()
             facts = self._scheduler.resolve(request.model)
             _check_capable(request, facts)
-            self._check_policy(request, extent, facts, now_ms)
+            newcomer = _newcomer(request, extent_of(request), facts, now_ms)
+            self._check_policy(newcomer, now_ms)
         except RbeesError as error:
             return Plan(outlook="refused", reason=error.message, error=error.body())
         if facts is None:
             return Plan(outlook="waits", reason="No pool has registered yet; the job would wait for one.")
-        told = self._scheduler.plan(_newcomer(request, extent, facts, now_ms), self._clock.monotonic(), now_ms)
+        told = self._scheduler.plan(newcomer, self._clock.monotonic(), now_ms)
         return Plan(
             outlook=told.outlook,
             reason=told.reason,
@@ -416,12 +414,8 @@ def _check_capable(request: JobRequest, facts: ModelFacts | None) -> None:
     raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, message, model=request.model, capabilities=list(facts.capabilities))
 
 
-def _deadline_at_ms(request: JobRequest, now_ms: int) -> int | None:
-    return None if request.deadline_ms is None else now_ms + request.deadline_ms
-
-
 def _newcomer(request: JobRequest, extent: Extent, facts: ModelFacts | None, now_ms: int) -> JobSpec:
-    """What the scheduler would hear of a job that is not accepted."""
+    """What the scheduler hears of a job, but for what it gets with its acceptance: id and order."""
     return JobSpec(
         job_id="",
         model=request.model,
@@ -429,29 +423,12 @@ def _newcomer(request: JobRequest, extent: Extent, facts: ModelFacts | None, now
         priority=request.priority,
         order=0,
         timeout_ms=request.timeout_ms,
-        deadline_at_ms=_deadline_at_ms(request, now_ms),
+        deadline_at_ms=None if request.deadline_ms is None else now_ms + request.deadline_ms,
         choices=request.n,
         prompt_bytes=extent.prompt_bytes,
         max_tokens=request.max_tokens if request.kind == "generate" else 0,
         session_id=request.session_id or "",
         prefixes=extent.names,
-    )
-
-
-def _spec(job: LiveJob, new: NewJob) -> JobSpec:
-    return JobSpec(
-        job_id=job.job_id,
-        model=new.model,
-        model_sha256=new.model_sha256,
-        priority=new.priority,
-        order=job.number,
-        timeout_ms=new.timeout_ms,
-        deadline_at_ms=new.deadline_at_ms,
-        choices=new.choices,
-        prompt_bytes=new.extent.prompt_bytes,
-        max_tokens=new.max_tokens,
-        session_id=new.session_id or "",
-        prefixes=new.extent.names,
     )
 
 

@@ -52,8 +52,6 @@ class NewJob:
     seed: int
     timeout_ms: int
     choices: int
-    max_tokens: int | None
-    """0 for a job that makes no text."""
     extent: Extent
     cancel_on_disconnect: bool
     request: bytes

@@ -128,7 +128,6 @@ def new_job(name: str = "one", request: JobRequest | None = None, **fields: Any)
         "seed": 1,
         "timeout_ms": 1000,
         "choices": request.n,
-        "max_tokens": request.max_tokens,
         "extent": extent_of(request),
         "cancel_on_disconnect": False,
         "request": encode(request),
