@@ -121,11 +121,12 @@ class EventLog:
             self._log.warning("the log of events is full; a restart begins a new one", action="event_log_full")
             return
         try:
-            self._file.write(data)
+            # Unbuffered, so a disk that fills up takes a part and says so only the next time.
+            whole = self._file.write(data) == len(data)
         except OSError as error:
-            self._open = False
+            whole = False
             self._log.warning("the log of events cannot be written", action="event_log_failed", error=str(error))
-            return
+        self._open = whole
         self._written_bytes += len(data)
 
 

@@ -141,6 +141,19 @@ def test_what_was_learned_outlives_a_restart(cluster: Cluster) -> None:
     assert (after["worker_id"], after["takes_s"]) == (before["worker_id"], before["takes_s"])
 
 
+def test_every_decision_of_a_run_can_be_made_again_from_its_log(cluster: Cluster) -> None:
+    cluster.warm()
+    job_id = cluster.submit()
+    read_frames(cluster.url, job_id)
+    cluster.orcd.kill()
+    cluster.orcd.wait()
+    (log,) = (cluster.home.folder / "orcd" / "events").glob("*.events")
+    again = cluster.home.run("orcd", "replay", str(log), "--job", job_id)
+    assert again.returncode == 0, again.said
+    assert "every decision is the same" in again.stderr
+    assert f"-> Dispatch job_id={job_id}" in again.stdout
+
+
 NIGHT_ONLY = """
 from rbees.orcd.scheduler.judge import PolicyPlugin, Refused
 

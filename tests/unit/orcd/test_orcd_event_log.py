@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import pytest
 
@@ -129,6 +131,30 @@ def test_it_ends_at_its_limit_and_can_still_be_read(tmp_path: Path) -> None:
     assert len(list(replay(only(tmp_path / "events")))) > 20
     assert open_log(tmp_path / "none", Policy(), 0, 1) is None
     assert not (tmp_path / "none").exists()
+
+
+def test_a_disk_that_takes_only_a_part_ends_the_file_where_it_can_still_be_read(tmp_path: Path) -> None:
+    class Filling(io.RawIOBase):
+        left = 2_500
+
+        def write(self, data: Any) -> int:
+            taken = min(len(data), self.left)
+            self.left -= taken
+            written.extend(bytes(data)[:taken])
+            return taken
+
+        def writable(self) -> bool:
+            return True
+
+    written = bytearray()
+    disk = Filling()
+    log = EventLog(cast("BinaryIO", disk), Policy(), LIMIT)
+    for second in range(100):
+        log.record(PoolForgotten(os.urandom(8).hex()), Moment(float(second), second, os.urandom(10)), [])
+        disk.left += 10
+    log.close()
+    (tmp_path / "part.events").write_bytes(written)
+    assert 0 < len(list(replay(tmp_path / "part.events"))) < 100, "nothing follows what was cut"
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
