@@ -11,12 +11,11 @@ from itertools import islice
 from typing import Final
 
 from rbees.orcd.scheduler import attempts, places, prospects
-from rbees.orcd.scheduler.state import Job, Phase, Worker
+from rbees.orcd.scheduler.prospects import LIKELY
+from rbees.orcd.scheduler.state import Job, Worker
 from rbees.orcd.scheduler.turn import Turn
 
 WHY: Final = "batch jobs gave way to it there"
-LIKELY: Final = 8
-"""So many of the workers that should have a slot first are asked how soon."""
 
 
 def make_way(turn: Turn, model_sha256: str) -> bool:
@@ -62,11 +61,16 @@ def _host(turn: Turn, job: Job) -> Worker | None:
     return worker
 
 
+def _can_go_on(job: Job) -> bool:
+    """A batch job that makes text; what makes vectors would start over."""
+    return job.spec.priority == "batch" and job.spec.max_tokens != 0
+
+
 def _givers(turn: Turn, job: Job, worker: Worker) -> list[Job]:
     """The batch jobs whose slots will do, those first that would need them longest; none where all of them would not."""
     needed = worker.slots_for(job.spec.choices) - worker.free_slots
     running = [turn.state.jobs[one] for one in worker.attempts]
-    givers = [one for one in running if one.spec.priority == "batch" and one.rank_s > job.rank_s and one.phase is not Phase.HELD]
+    givers = [one for one in running if one.rank_s > job.rank_s and _can_go_on(one)]
     givers.sort(key=lambda one: (-prospects.left_s(worker.stays[one.spec.job_id], turn.now_s), -one.spec.order))
     chosen: list[Job] = []
     for giver in givers:

@@ -16,6 +16,8 @@ from rbees.orcd.scheduler.speeds import SHORTEST_STEP_S, Place
 from rbees.orcd.scheduler.state import Job, State, Stay, Worker
 from rbees.protocol.prefix_chain import LINK_ENDS
 
+LIKELY: Final = 8
+"""So many of the workers that look best are compared for each job, so that a decision takes no longer in a large fleet."""
 WAITING_SAVES: Final = 0.2
 """A free worker is let pass only for one where the job is expected to be done by so large a part earlier: expectations err."""
 READ_PER_WRITTEN: Final = 16

@@ -81,6 +81,12 @@ def test_as_many_give_way_as_the_job_needs_slots_or_none() -> None:
     assert drive.job("chat-2", NOVEL, choices=2) == [], "one slot would not do"
 
 
+def test_what_could_only_start_over_does_not_give_way() -> None:
+    drive = serving(slots=1)
+    drive.job("vectors", NOVEL, priority="batch", max_tokens=0, prompt_bytes=100_000_000)
+    assert drive.job("chat", NOVEL) == []
+
+
 def test_giving_way_uses_up_no_retry() -> None:
     drive = serving(slots=1)
     drive.job("batch", NOVEL, priority="batch")
