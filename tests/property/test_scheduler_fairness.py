@@ -8,7 +8,7 @@ from itertools import islice
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rbees.orcd.scheduler.lane import Entry, Lane
+from rbees.orcd.scheduler.lane import MANY, Entry, Lane
 
 AGEING_S = 10.0
 
@@ -204,6 +204,17 @@ def test_what_was_taken_back_is_not_held_against_its_session() -> None:
         desk.lane.remove(name, served=False)
     again = desk.accept("rueful", 1.0)
     assert again in [desk.serve() for _ in range(2)]
+
+
+def test_sessions_are_forgotten_although_somebody_always_waits() -> None:
+    desk = Desk()
+    for number in range(4 * MANY):
+        desk.accept(f"session-{number}", 1.0)
+        if number >= 3:
+            desk.serve()
+    assert len(desk.waiting) == 3
+    remembered = desk.lane._shares[False]
+    assert max(len(remembered.ends), len(remembered.served)) <= 2 * (MANY + 4)
 
 
 def test_a_job_that_comes_back_goes_first() -> None:

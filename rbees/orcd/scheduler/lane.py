@@ -24,8 +24,10 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+MANY: Final = 1_024
+"""So many sessions that owe something are remembered although none of their jobs waits."""
 Key = tuple[float, int, str]
 """A number, the order of acceptance, the job's id: the first is the rank or the tag."""
 
@@ -75,6 +77,18 @@ class _Share:
     largest: float = 0.0
     """Work of one job."""
 
+    def forget_past(self) -> None:
+        """Once they are many, drop sessions that wait for nothing: a lane may not be empty for weeks, with a new session each time.
+
+        Of those that still owe a part of their last job the older ones go: each of them counts as another session from then on.
+        """
+        if len(self.ends) <= 2 * (len(self.waiting) + MANY):
+            return
+        owing = [name for name, end in self.ends.items() if name not in self.waiting and end > self.virtual]
+        kept = self.waiting.keys() | set(owing[-MANY:])
+        self.ends = {name: end for name, end in self.ends.items() if name in kept}
+        self.served = {name: end for name, end in self.served.items() if name in kept}
+
 
 class Lane:
     """All jobs that could be given to a worker of one model now, but for those that must run alone."""
@@ -118,6 +132,7 @@ class Lane:
             del share.waiting[entry.session]
             # What it gave up without having had it is not held against it.
             share.ends[entry.session] = share.served.get(entry.session, 0.0)
+            share.forget_past()
         if not share.keys:
             self._shares[entry.is_batch] = _Share()
 
