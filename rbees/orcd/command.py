@@ -41,9 +41,10 @@ def serve(**flags: Any) -> int:
 @command.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--job", "job_id", metavar="ID", help="Only what concerns this job.")
+@click.option("--policy-plugin", "plugin", metavar="NAME", help="The policy plug-in that decided then; its code is run.")
 @click.option("--all", "everything", is_flag=True, help="Also turns in which nothing happened.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each turn.")
-def replay(file: Path, job_id: str | None, everything: bool, as_json: bool) -> int:
+def replay(file: Path, job_id: str | None, plugin: str | None, everything: bool, as_json: bool) -> int:
     """Make every decision again from the log of events FILE, and say whether they are the same.
 
     The logs are in the folder `events` of the state folder. Exits 1 if a decision differs.
@@ -51,7 +52,7 @@ def replay(file: Path, job_id: str | None, everything: bool, as_json: bool) -> i
     from rbees.orcd import replay as again
 
     turns = different = decisions = 0
-    for turn in again.replay(file):
+    for turn in again.replay(file, plugin):
         turns += 1
         decisions += len(turn.effects)
         different += not turn.same

@@ -42,14 +42,13 @@ def load(name: str) -> PolicyPlugin:
             kind = getattr(importlib.import_module(module), attribute)
         else:
             raise _unusable(name, "no entry point has this name")
-        plugin = kind()
+        if not (isinstance(kind, type) and issubclass(kind, PolicyPlugin)):
+            raise _unusable(name, "it is no subclass of rbees.orcd.scheduler.judge.PolicyPlugin")
+        return kind()
     except RbeesError:
         raise
     except Exception as error:
         raise _unusable(name, f"{type(error).__name__}: {error}") from error
-    if not isinstance(plugin, PolicyPlugin):
-        raise _unusable(name, "it is no subclass of rbees.orcd.scheduler.judge.PolicyPlugin")
-    return plugin
 
 
 class GuardedPlugin:

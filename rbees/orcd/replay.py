@@ -14,6 +14,7 @@ from rbees.orcd.plugin import GuardedPlugin, load
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.effects import Effect
 from rbees.orcd.scheduler.events import Event, Ticked
+from rbees.protocol.errors import ErrorCode, RbeesError
 
 PATIENCE_S: Final = 1.0
 """For a policy plug-in, which here holds up nobody."""
@@ -33,15 +34,20 @@ class Replayed:
     """The original led to the same effects."""
 
 
-def replay(path: Path) -> Iterator[Replayed]:
-    """Every turn in order.
+def replay(path: Path, plugin: str | None = None) -> Iterator[Replayed]:
+    """Every turn in order, with the policy plug-in `plugin` where one decided then.
 
     Raises:
-        RbeesError: INVALID_REQUEST as `read_log`; CONFIGURATION where the policy plug-in that decided is not installed here.
+        RbeesError: INVALID_REQUEST as `read_log`, and for another plug-in than decided then; CONFIGURATION where it is unusable.
     """
     header, happenings = read_log(path)
+    if header.plugin != plugin:
+        # Never loaded for the file's word alone: that would run whatever code a file from elsewhere names.
+        named = f"by the policy plug-in `{header.plugin}`" if header.plugin else "without a policy plug-in"
+        message = f"These decisions were made {named}; name the same with --policy-plugin, or none."
+        raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="policy_plugin")
     # One that took too long for an answer then may not do so now: what the built-in policy decided instead will differ.
-    judge = None if header.plugin is None else GuardedPlugin(header.plugin, load(header.plugin), PATIENCE_S)
+    judge = None if plugin is None else GuardedPlugin(plugin, load(plugin), PATIENCE_S)
     scheduler = Scheduler(header.policy, judge, header.learned)
     began_s: float | None = None
     for number, happening in enumerate(happenings, 1):

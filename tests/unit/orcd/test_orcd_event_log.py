@@ -169,6 +169,20 @@ def test_the_policy_is_part_of_it(tmp_path: Path) -> None:
     assert header.policy == policy
 
 
+def test_a_plug_in_is_loaded_for_the_users_word_and_never_for_the_files(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "events", Policy(), LIMIT, 1, "examples.policy_plugin:PeopleFirst")
+    assert log is not None
+    log.record(Ticked(), Moment(1.0, 1, bytes(10)), [])
+    log.close()
+    path = only(tmp_path / "events")
+    for named in (None, "examples.policy_plugin:Other"):
+        with pytest.raises(RbeesError) as caught:
+            list(replay(path, named))
+        assert caught.value.code is ErrorCode.INVALID_REQUEST
+        assert "`examples.policy_plugin:PeopleFirst`" in caught.value.message
+    assert [turn.same for turn in replay(path, "examples.policy_plugin:PeopleFirst")] == [True]
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [(b"", "begin"), (b"\x7fELF" * 100, "begin"), (b"rbees scheduler events 1\n" + b"x" * 99, "damaged")],
