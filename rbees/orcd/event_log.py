@@ -1,8 +1,9 @@
 """What the scheduler was told, written down so that every decision can be made again (`rbees orcd replay`).
 
 A file holds one process's life: a line that says what it is, then one zlib stream of records, each with its length in four bytes.
-The first record is `Header`, the others are `Record`. Prompts and answers are no part of events. It is flushed once a second and
-never synced: it is there to be looked at, and no promise rests on it. A reader takes what is whole.
+The first record is `Header`, the others are `Record`. Prompts and answers are no part of events. It is flushed at the first event
+a second after the last flush, and never synced: it is there to be looked at, and no promise rests on it. A reader takes what is
+whole.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from rbees.orcd.event_log import read_log
+from rbees.orcd.scheduler.events import AttemptCompleted
 from rbees.protocol.errors import ExitCode
 from tests.support.home import Home, wait_until
 from tests.support.jobs import read_frames, show, text_of
@@ -145,13 +147,20 @@ def test_every_decision_of_a_run_can_be_made_again_from_its_log(cluster: Cluster
     cluster.warm()
     job_id = cluster.submit()
     read_frames(cluster.url, job_id)
+    (log,) = (cluster.home.folder / "orcd" / "events").glob("*.events")
+    # A death takes what was not flushed: nothing can be asked of the file before the next event that comes a second later.
+    wait_until(lambda: _has_ended(log, job_id), cluster.orcd, "flush its log of events")
     cluster.orcd.kill()
     cluster.orcd.wait()
-    (log,) = (cluster.home.folder / "orcd" / "events").glob("*.events")
     again = cluster.home.run("orcd", "replay", str(log), "--job", job_id)
     assert again.returncode == 0, again.said
     assert "every decision is the same" in again.stderr
     assert f"-> Dispatch job_id={job_id}" in again.stdout
+
+
+def _has_ended(log: Path, job_id: str) -> bool:
+    _, happenings = read_log(log)
+    return any(isinstance(one.event, AttemptCompleted) and one.event.job_id == job_id for one in happenings)
 
 
 NIGHT_ONLY = """
