@@ -14,11 +14,11 @@ from typing import Any, Final, Protocol
 
 from rbees.orcd.journal import Journal
 from rbees.orcd.live import LiveJob, Verdict
-from rbees.orcd.scheduler.events import AttemptCancelled, AttemptCompleted, AttemptFailed, AttemptStarted
+from rbees.orcd.scheduler.events import AttemptCancelled, AttemptCompleted, AttemptFailed, AttemptProved, AttemptStarted
 from rbees.orcd.scheduler.events import Event as Happening
 from rbees.orcd.scheduler.speeds import Took
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
-from rbees.protocol.events import End, Error, Event, Started
+from rbees.protocol.events import End, Error, Event, Started, Token
 from rbees.protocol.workers import Beat, ExecuteRequest
 from rbees.service import logs
 from rbees.service.clock import Clock
@@ -92,6 +92,7 @@ class Attempt:
         report: Callable[[Happening], None],
         start: Callable[[Coroutine[Any, Any, None]], object],
         hang_after_s: float,
+        proof_tokens: int | None = None,
     ) -> None:
         self.job = job
         self.epoch = epoch
@@ -101,6 +102,8 @@ class Attempt:
         self._report = report
         self._start = start
         self._hang_after_s = hang_after_s
+        self._proof_left = proof_tokens
+        """Tokens until the scheduler is told that the attempt has made so many."""
         self._log = logs.logger().bind(job_id=job.job_id, epoch=epoch, worker_id=seat.worker_id)
         self._reader: asyncio.Task[None] | None = None
         self._abandoned = False
@@ -235,12 +238,22 @@ class Attempt:
         self._committed_seq = seq
         if isinstance(event, Started):
             self._report(AttemptStarted(self.job.job_id, self.epoch))
+        elif isinstance(event, Token):
+            self._prove(len(event.token_ids))
         elif isinstance(event, End):
             self._report(AttemptCompleted(self.job.job_id, self.epoch, self._took(event)))
             self._start(self._ack(seq))
             return
         if self.job.written_bytes - self._acked_bytes >= ACK_AFTER_BYTES:
             self._start(self._ack(seq))
+
+    def _prove(self, tokens: int) -> None:
+        if self._proof_left is None:
+            return
+        self._proof_left -= tokens
+        if self._proof_left <= 0:
+            self._proof_left = None
+            self._report(AttemptProved(self.job.job_id, self.epoch))
 
     def _took(self, end: End) -> Took | None:
         """What the scheduler learns from; nothing where this process saw only a part of the attempt."""

@@ -190,6 +190,7 @@ class LiveExecutor:
                 report=self._report,
                 start=lambda work: self._crew.start(work, "attempt_call", context),
                 hang_after_s=self._hang_after_s,
+                proof_tokens=effect.proof_tokens,
             )
         except RbeesError as error:
             self._report(AttemptFailed(*key, error.body(), final=False, worker_suspect=False))

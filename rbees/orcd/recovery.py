@@ -58,6 +58,7 @@ def _event(stored: UnendedJob) -> JobRecovered:
         ),
         epoch=stored.epoch,
         failures=stored.failures,
+        deaths=stored.deaths,
         worker_id=stored.worker_id if running else None,
         pool_id=stored.pool_id if running else None,
     )

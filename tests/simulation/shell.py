@@ -27,6 +27,7 @@ from rbees.orcd.scheduler.effects import (
 from rbees.orcd.scheduler.events import (
     AttemptCompleted,
     AttemptFailed,
+    AttemptProved,
     AttemptStarted,
     DrainBegan,
     Event,
@@ -56,6 +57,8 @@ class Record:
     tokens: list[int] = field(default_factory=list)
     epoch: int = 0
     failures: int = 0
+    crashes: int = 0
+    """Attempts that the store knows to have ended with their worker."""
     worker_id: str | None = None
     pool_id: str | None = None
     dispatched_at_s: float | None = None
@@ -79,6 +82,8 @@ class Stream:
     pool_id: str
     open: bool = True
     started: bool = False
+    proof_left: int | None = None
+    """Tokens after which orcd's scheduler is told that the attempt has made so many."""
 
 
 class Shell:
@@ -131,7 +136,7 @@ class Shell:
         for record in self.records.values():
             if record.ended is None:
                 spec = replace(record.spec, model_sha256=record.model_sha256)
-                self.feed(JobRecovered(spec, record.epoch, record.failures, record.worker_id, record.pool_id))
+                self.feed(JobRecovered(spec, record.epoch, record.failures, record.worker_id, record.pool_id, record.crashes))
 
     def accept(self, record: Record) -> None:
         """Check a job as the API does, store it, then tell the scheduler."""
@@ -169,8 +174,9 @@ class Shell:
                 if stream is not None and stream.epoch == epoch:
                     self._close(job_id)
                 self._command(effect, None)
-            case Requeue(job_id=job_id, counted=counted):
+            case Requeue(job_id=job_id, counted=counted, error=error):
                 record = self.records[job_id]
+                record.crashes += error.code is ErrorCode.WORKER_CRASHED
                 record.worker_id = record.pool_id = None
                 record.failures += counted
                 self._close(job_id)
@@ -192,6 +198,7 @@ class Shell:
         self._close(effect.job_id)
         stream = Stream(effect.job_id, effect.epoch, effect.worker_id, effect.pool_id)
         self.streams[effect.job_id] = stream
+        stream.proof_left = effect.proof_tokens
         self._command(effect, stream)
 
     def _close(self, job_id: str) -> None:
@@ -220,7 +227,13 @@ class Shell:
         assert stream.epoch == record.epoch, "an older epoch writes"
         have = len(record.tokens)
         assert first <= have, "a gap in the stream"
-        record.tokens.extend(tokens[have - first :])
+        fresh = tokens[have - first :]
+        record.tokens.extend(fresh)
+        if stream.proof_left is not None:
+            stream.proof_left -= len(fresh)
+            if stream.proof_left <= 0:
+                stream.proof_left = None
+                self.feed(AttemptProved(stream.job_id, stream.epoch))
         return len(record.tokens)
 
     def ended(self, stream: Stream, took: Took | None = None) -> None:

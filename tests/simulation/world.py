@@ -29,6 +29,8 @@ from tests.simulation.shell import Record, Shell, Stream
 
 HEARTBEAT_S: Final = 2.0
 TICK_S: Final = 1.0
+REATTACH_S: Final = 0.5
+"""For so long orcd tries to take up a stream that broke; its pool's word on a death usually comes before that."""
 CONNECT_S: Final = 5.0
 CHECKED_HOSTS: Final = 5
 """In worlds with more hosts the scheduler's state is checked more seldom, since a check costs as much as the state is large."""
@@ -311,9 +313,13 @@ class World:
             error = ErrorBody(code=ErrorCode.WORKER_CRASHED, message=cause)
             event = WorkerEnded(host.pool_id, worker.worker_id, error, not worker.ready)
             self._to_orcd(host, lambda: self._pass_on_end(event, counted))
-        if host.reachable(self.now_s) and not self.deaf():
-            for stream in self.shell.streams_of(host, worker.worker_id):
-                self.shell.failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)
+        for stream in self.shell.streams_of(host, worker.worker_id):
+            self.after(REATTACH_S, lambda stream=stream: self._break(host, stream))  # type: ignore[misc]
+
+    def _break(self, host: Host, stream: Stream) -> None:
+        """Nobody answers on the port any more."""
+        if host.reachable(self.now_s):
+            self.tell_failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)
 
     def tell_failed(self, stream: Stream, code: ErrorCode, *, suspect: bool, hung: bool = False) -> None:
         """A stream ends without a result; an orcd that stands still hears of it once it goes on and knows of its own stall."""
@@ -404,7 +410,8 @@ class World:
         if stream is not None and stream.open and host.reachable(self.now_s) and not self.deaf():
             run.last_ack_s = self.now_s
             self.shell.tokens(stream, 0, run.tokens)
-            if len(run.tokens) == run.length:
+            # What orcd learned from these tokens may have made it take the attempt back.
+            if len(run.tokens) == run.length and self.shell.streams.get(run.job_id) is stream:
                 del worker.runs[run.job_id]
                 self._end_run(host, worker, run, stream)
                 return

@@ -31,7 +31,14 @@ def dispatch(turn: Turn, job: Job, worker: Worker, why: str) -> None:
     job.patient_until_s = None
     start_time(turn, job)
     _seat(turn, job, worker)
-    turn.effects.append(Dispatch(job.spec.job_id, job.epoch, worker.worker_id, worker.pool_id, why))
+    proof_tokens = _proof_tokens(turn, job)
+    turn.effects.append(Dispatch(job.spec.job_id, job.epoch, worker.worker_id, worker.pool_id, why, proof_tokens))
+
+
+def _proof_tokens(turn: Turn, job: Job) -> int | None:
+    """What clears a suspect, see poison.py."""
+    clearable = job.suspect and not job.deaths_alone and job.deaths_in_company <= turn.policy.deaths_before_alone
+    return turn.policy.proof_tokens if clearable else None
 
 
 def start_time(turn: Turn, job: Job) -> None:
@@ -48,7 +55,7 @@ def attach(turn: Turn, job: Job, worker: Worker) -> None:
     assert job.attempt is not None
     job.attempt = Attempt(job.epoch, worker.worker_id, worker.pool_id, job.attempt.alone)
     _seat(turn, job, worker)
-    turn.effects.append(Attach(job.spec.job_id, job.epoch, worker.worker_id, worker.pool_id))
+    turn.effects.append(Attach(job.spec.job_id, job.epoch, worker.worker_id, worker.pool_id, _proof_tokens(turn, job)))
 
 
 def hold(turn: Turn, job: Job, until_s: float | None) -> None:
@@ -62,6 +69,7 @@ def fail(turn: Turn, job: Job, error: ErrorBody, outcome: Outcome, *, counted: b
     """The attempt is over without a result: back to the queue after a pause, or the end when no retry is left.
 
     `counted` is False where the worker never took the job up. `fence` has the worker told to stop, where it may still run.
+    A job whose worker is gone, and that has failed nowhere before, does not pause: there is nothing to be gentle with.
     """
     attempt = job.attempt
     assert attempt is not None
@@ -80,8 +88,9 @@ def fail(turn: Turn, job: Job, error: ErrorBody, outcome: Outcome, *, counted: b
     job.attempt = None
     job.noted = None
     job.queued_at_s = turn.now_s
+    pauses = outcome == "failed" or job.failures > 1
     delay_s = retry.delay_s(turn.policy, job.failures if counted else job.refusals, turn.moment.entropy, job.spec.job_id)
-    turn.queue.put(job, turn.now_s + delay_s, turn.now_s)
+    turn.queue.put(job, turn.now_s + delay_s * pauses, turn.now_s)
     turn.effects.append(Requeue(job.spec.job_id, attempt.epoch, attempt.worker_id, outcome, error, counted))
 
 

@@ -16,12 +16,25 @@ from heapq import nsmallest
 from itertools import takewhile
 from typing import Final, assert_never
 
-from rbees.orcd.scheduler import admission, attempts, eviction, explain, leases, placement, prospects, reports, retry, survey
+from rbees.orcd.scheduler import (
+    admission,
+    attempts,
+    eviction,
+    explain,
+    leases,
+    placement,
+    poison,
+    prospects,
+    reports,
+    retry,
+    survey,
+)
 from rbees.orcd.scheduler.effects import Effect, ResolveModel
 from rbees.orcd.scheduler.events import (
     AttemptCancelled,
     AttemptCompleted,
     AttemptFailed,
+    AttemptProved,
     AttemptStarted,
     CancelAsked,
     DrainBegan,
@@ -120,6 +133,10 @@ class Scheduler:
                 self._spawn_refused(turn, worker_id, error)
             case AttemptStarted(job_id=job_id, epoch=epoch):
                 self._started(turn, job_id, epoch)
+            case AttemptProved(job_id=job_id, epoch=epoch):
+                job = self._current(job_id, epoch)
+                if job is not None:
+                    poison.clear(turn, job)
             case AttemptCompleted(job_id=job_id, epoch=epoch, took=took):
                 self._completed(turn, job_id, epoch, took)
             case PrefixesCached(worker_id=worker_id, prefixes=prefixes):
@@ -169,6 +186,7 @@ class Scheduler:
         if job is None:
             return
         job.epoch, job.failures = event.epoch, event.failures
+        poison.remember(turn, job, event.deaths)
         if event.worker_id is not None:
             self._queue.remove(job)
             attempts.start_time(turn, job)

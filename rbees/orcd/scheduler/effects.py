@@ -29,6 +29,8 @@ class Dispatch:
     pool_id: str
     why: str = field(default="", compare=False)
     """A few words on why there, kept with the attempt."""
+    proof_tokens: int | None = None
+    """Report `AttemptProved` once this attempt has made so many tokens; None where nobody asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Attach:
     epoch: int
     worker_id: str
     pool_id: str
+    proof_tokens: int | None = None
+    """As with `Dispatch`."""
 
 
 @dataclass(frozen=True, slots=True)

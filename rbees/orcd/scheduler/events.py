@@ -71,6 +71,8 @@ class JobRecovered:
     """Attempts that have already failed."""
     worker_id: str | None
     pool_id: str | None
+    deaths: int = 0
+    """Attempts that ended with their worker. Whether the job was alone there is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,14 @@ class SpawnRefused:
 @dataclass(frozen=True, slots=True)
 class AttemptStarted:
     """The worker's `started` event is journaled."""
+
+    job_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptProved:
+    """Of an attempt for which `proof_tokens` were asked: so many are journaled that it has made."""
 
     job_id: str
     epoch: int
@@ -214,6 +224,7 @@ Event = (
     | SpawnAccepted
     | SpawnRefused
     | AttemptStarted
+    | AttemptProved
     | AttemptCompleted
     | PrefixesCached
     | AttemptFailed

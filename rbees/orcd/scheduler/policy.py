@@ -29,6 +29,8 @@ class Policy:
     """Workers that a job may kill while it is alone on them before it is given up."""
     deaths_before_alone: int = 1
     """Deaths of workers in company after which a job must run alone."""
+    proof_tokens: int = 8
+    """So many tokens alone, beyond where its worker died, clear a job that has seen no other death."""
     batch_ages_after_s: float = 60.0
     """A batch job ranks like an interactive one accepted so much later."""
     preempt_above_s: float = 2.0

@@ -79,6 +79,12 @@ class Queue:
             self._leave_lane(place)
             self._enter_lane(job)
 
+    def end_pause(self, job: Job) -> None:
+        """Let a job that pauses before a retry be placed at once; harmless for any other that waits."""
+        if self._places[job.spec.job_id].due_s > 0.0:
+            self._count_awake(job)
+            self._enter_lane(job)
+
     def wake(self, now_s: float, jobs: dict[str, Job]) -> set[str]:
         """Let jobs whose delay is over be placed; the models they are for."""
         woken: set[str] = set()

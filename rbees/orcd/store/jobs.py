@@ -94,6 +94,8 @@ class UnendedJob:
     worker_id: str | None
     pool_id: str | None
     failures: int
+    deaths: int
+    """Of workers, each with an attempt of this job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +345,7 @@ def _unended(row: sqlite3.Row) -> UnendedJob:
         worker_id=row["worker_id"],
         pool_id=row["pool_id"],
         failures=row["failures"],
+        deaths=row["deaths"],
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from rbees.orcd.attempt import ACK_AFTER_BYTES, ACK_EVERY_S, MOST_UNCOMMITTED, Attempt, Seat
 from rbees.orcd.live import LiveJob
-from rbees.orcd.scheduler.events import AttemptCancelled, AttemptCompleted, AttemptFailed, AttemptStarted, Event
+from rbees.orcd.scheduler.events import AttemptCancelled, AttemptCompleted, AttemptFailed, AttemptProved, AttemptStarted, Event
 from rbees.orcd.scheduler.speeds import Took
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import Error
@@ -22,7 +23,7 @@ from tests.support.orcd_parts import Desk, FakeWorker, end, settle, started, tok
 class Scene:
     """A running attempt, its worker, and what was reported."""
 
-    def __init__(self, desk: Desk, clock: ManualClock, job: LiveJob) -> None:
+    def __init__(self, desk: Desk, clock: ManualClock, job: LiveJob, proof_tokens: int | None) -> None:
         self.desk = desk
         self.clock = clock
         self.job = job
@@ -30,6 +31,7 @@ class Scene:
         self.port_is_open = True
         self.reports: list[Event] = []
         self.tasks: list[asyncio.Task[None]] = []
+        self.proof_tokens = proof_tokens
         self.attempt = self.make()
         self.task = asyncio.create_task(self.attempt.run(ExecuteRequest(job_id=job.job_id, epoch=1, prompt="hum")))
 
@@ -44,6 +46,7 @@ class Scene:
             report=self.reports.append,
             start=self._start,
             hang_after_s=5.0,
+            proof_tokens=self.proof_tokens,
         )
 
     async def _answers(self) -> bool:
@@ -75,9 +78,15 @@ class Scene:
 
 @pytest.fixture
 async def scene() -> AsyncIterator[Scene]:
+    async with set_up() as scene:
+        yield scene
+
+
+@asynccontextmanager
+async def set_up(proof_tokens: int | None = None) -> AsyncIterator[Scene]:
     clock = ManualClock()
     async with Desk(clock) as desk:
-        scene = Scene(desk, clock, await desk.running())
+        scene = Scene(desk, clock, await desk.running(), proof_tokens)
         yield scene
         for task in [scene.task, *scene.tasks]:
             task.cancel()
@@ -96,6 +105,20 @@ async def test_it_reports_the_start_and_the_end_once_they_are_durable(scene: Sce
     assert scene.reports[1:] == [AttemptCompleted("job-one", 1, Took(3, 0, 2, prefill_s=0.001, decode_s=0.002))]
     assert scene.worker.named("ack")[-1] == ("job-one", 1, 4)
     assert scene.task.done()
+
+
+async def test_a_proof_that_was_asked_for_is_reported_once_it_is_durable() -> None:
+    async with set_up(proof_tokens=2) as scene:
+        await scene.stream(1)
+        assert scene.reports == [AttemptStarted("job-one", 1)]
+        scene.desk.database.gate.clear()
+        scene.worker.send(3, token(1))
+        await settle()
+        assert scene.reports == [AttemptStarted("job-one", 1)]
+        scene.desk.database.gate.set()
+        scene.worker.send(4, token(2))
+        await settle()
+        assert scene.reports == [AttemptStarted("job-one", 1), AttemptProved("job-one", 1)]
 
 
 async def test_it_acknowledges_only_what_is_durable(scene: Scene) -> None:

@@ -376,13 +376,11 @@ async def test_a_restart_takes_up_what_has_not_ended() -> None:
         desk.journal.counts.clear()
         posted: list[Event] = []
         assert await recover(desk.store, desk.journal, posted.append) == 3
-        facts = [
-            (event.job.job_id, event.epoch, event.failures, event.worker_id) for event in posted if isinstance(event, JobRecovered)
-        ]
-        assert facts == [
-            ("job-waits", 0, 0, None),
-            ("job-runs", 1, 0, "worker-a"),
-            ("job-retried", 2, 1, "worker-b"),
+        recovered = [event for event in posted if isinstance(event, JobRecovered)]
+        assert [(event.job.job_id, event.epoch, event.failures, event.deaths, event.worker_id) for event in recovered] == [
+            ("job-waits", 0, 0, 0, None),
+            ("job-runs", 1, 0, 0, "worker-a"),
+            ("job-retried", 2, 1, 1, "worker-b"),
         ]
         stream = desk.journal.live["job-runs"].stream
         assert (stream.state, stream.last_seq, stream.worker_seq, stream.listening) == (StreamState.RUNNING, 4, 3, False)

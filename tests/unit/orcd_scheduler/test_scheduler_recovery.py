@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rbees.orcd.scheduler.effects import Abandon, Attach, Dispatch, Finish, Requeue
-from rbees.orcd.scheduler.events import AttemptCompleted, CancelAsked, DrainBegan, JobRecovered, SpawnAccepted
+from rbees.orcd.scheduler.events import AttemptCompleted, AttemptProved, CancelAsked, DrainBegan, JobRecovered, SpawnAccepted
+from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from tests.simulation import facts
 from tests.unit.orcd_scheduler.driver import HAIKU, Drive, kinds, spawned
@@ -118,8 +119,18 @@ def test_workers_that_outlive_their_pool_daemon_keep_their_jobs() -> None:
     assert drive.job("job-2") == [Dispatch("job-2", 1, "w2", "a")]
     effects = drive.report("a", facts.worker("w1", HAIKU), boot="2", after_s=4.0)
     error = ErrorBody(code=ErrorCode.WORKER_CRASHED, message="Worker w2 is not among those that pool a has running.")
-    assert effects == [Requeue("job-2", 1, "w2", "lost", error)]
-    assert drive.tick(after_s=1.0) == [Dispatch("job-2", 2, "w1", "a")]
+    assert effects == [Requeue("job-2", 1, "w2", "lost", error), Dispatch("job-2", 2, "w1", "a")]
+
+
+def test_jobs_that_saw_a_worker_die_are_suspects_after_a_restart_too() -> None:
+    drive = Drive()
+    drive.send(JobRecovered(drive.spec("job-1"), 1, 1, None, None, deaths=1))
+    drive.send(JobRecovered(drive.spec("job-2"), 2, 2, None, None, deaths=2))
+    drive.send(JobRecovered(drive.spec("job-3"), 0, 0, None, None))
+    proof = Policy().proof_tokens
+    assert drive.report("a", facts.worker("w1", HAIKU)) == [Dispatch("job-1", 2, "w1", "a", proof_tokens=proof)]
+    assert Dispatch("job-2", 3, "w1", "a") in drive.send(AttemptProved("job-1", 2)), "alone to its end"
+    drive.scheduler.check_integrity()
 
 
 def test_a_start_that_the_pool_daemon_died_of_is_noticed() -> None:

@@ -115,6 +115,8 @@ SELECT
     last.last_seq, last.epoch AS journal_epoch, last.worker_seq,
     attempt.epoch AS epoch, attempt.worker_id, attempt.pool_id,
     (SELECT count(*) FROM attempts WHERE job = jobs.number AND counted = 1) AS failures,
+    -- Reasons begin with their code.
+    (SELECT count(*) FROM attempts WHERE job = jobs.number AND reason GLOB 'WORKER_CRASHED:*') AS deaths,
     -- A job that has not ended still has its request; text, because newer libraries take a blob for their own binary form.
     coalesce(json_extract(CAST(jobs.request AS TEXT), '$.n'), 1) AS choices,
     json_extract(CAST(jobs.request AS TEXT), '$.max_tokens') AS max_tokens
