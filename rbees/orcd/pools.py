@@ -14,6 +14,7 @@ from rbees.orcd.directory import Directory
 from rbees.orcd.scheduler.core import PoolFacts, Scheduler
 from rbees.orcd.scheduler.events import Event, PoolForgotten, PoolReported, WorkerBecameReady, WorkerEnded
 from rbees.orcd.store.jobs import JobStore, NamedEndpoint
+from rbees.orcd.turnstile import Turnstile
 from rbees.protocol import ids
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.pools import (
@@ -58,16 +59,26 @@ class Pools:
         self._crew = crew
         self._post = post
         self._heartbeat_interval_ms = round(heartbeat_interval_s * 1000)
+        self._turnstile = Turnstile(clock)
         self._log = logs.logger()
         self._calling: dict[str, asyncio.Task[None]] = {}
 
     # ---- what pools say ------------------------------------------------------------------------------------------------
 
-    def register(self, request: RegisterRequest, dial: str | None = None) -> RegisterAnswer:
-        """Take a pool in. `dial` is the endpoint that an operator named for it, where one did.
+    def register(self, request: RegisterRequest) -> RegisterAnswer:
+        """Take in a pool that called.
 
-        Raises RbeesError POOL_ID_TAKEN where another live pool has this id, INVALID_REQUEST where it cannot be an id.
+        Raises RbeesError POOL_ID_TAKEN where another live pool has this id, INVALID_REQUEST where it cannot be an id, QUEUE_FULL
+        where so many come at once that it must come back.
         """
+        wait_s = self._turnstile.wait_s(request.pool_id)
+        if wait_s > 0.0:
+            message = f"Many pools come at once; register again in {wait_s:.2f} s."
+            raise RbeesError(ErrorCode.QUEUE_FULL, message, retry_after_s=round(wait_s, 3))
+        return self._take_in(request)
+
+    def _take_in(self, request: RegisterRequest, dial: str | None = None) -> RegisterAnswer:
+        """`dial` is the endpoint that an operator named for it, where one did."""
         self._check_identity(request)
         self._directory.put_pool(
             request.pool_id, endpoint=request.endpoint, dial=dial, version=request.version, boot_id=request.boot_id
@@ -198,7 +209,7 @@ class Pools:
 
     async def _call(self, endpoint: str, own_url: OwnUrl) -> RegisterRequest:
         registration = await self._directory.pool_client(endpoint).announce(await own_url(endpoint))
-        self.register(registration, dial=endpoint)
+        self._take_in(registration, dial=endpoint)
         return registration
 
     # ---- what there is -------------------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ CALL_LIMIT_S: Final = 3.0
 """A heartbeat that takes longer is given up, so that the next one is not late as well."""
 FIRST_DELAY_S: Final = 0.25
 LONGEST_DELAY_S: Final = 5.0
+LONGEST_TURN_S: Final = 60.0
+"""An orchestrator that wants a pool to come back later than that is not waited for."""
 MAX_REPORTS: Final = 1_000
 _AGAIN: Final = frozenset(
     {
@@ -142,6 +144,8 @@ class OrcdLink:
         """An orchestrator called and the loop that beats has not seen it yet."""
         self._registered = asyncio.Event()
         self._problem: str | None = None
+        self._turn_in_s: float | None = None
+        """When to come back, where the last call was told so."""
 
     @property
     def orcd_url(self) -> str | None:
@@ -216,7 +220,7 @@ class OrcdLink:
             if self._url is None:
                 await self._called.wait()
             elif not self.registered and not await self._try(self._register):
-                await self._pause(delays.next())
+                await self._pause(delays.next() if self._turn_in_s is None else self._turn_in_s)
             elif await self._try(self._beat):
                 delays.reset()
                 await self._pause(begun_s + self._interval_s - self._clock.monotonic())
@@ -294,10 +298,12 @@ class OrcdLink:
         except RbeesError as error:
             self._failed(error)
             return False
-        self._problem = None
+        self._problem, self._turn_in_s = None, None
         return True
 
     def _failed(self, error: RbeesError) -> None:
+        turn_in_s = error.details.get("retry_after_s") if error.code is ErrorCode.QUEUE_FULL else None
+        self._turn_in_s = turn_in_s if isinstance(turn_in_s, int | float) and 0 <= turn_in_s <= LONGEST_TURN_S else None
         if error.code is ErrorCode.POOL_NOT_FOUND:
             self._registered.clear()
         if self._problem != error.message:

@@ -138,7 +138,7 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         422, ExitCode.FAILED, Fault.CALLER, "Prompt and answer do not fit the context; shorten them or serve the model with more."
     ),
     ErrorCode.QUEUE_FULL: ErrorKind(
-        429, ExitCode.BUSY, Fault.CAPACITY, "The queue is at its limit; send the job again after `Retry-After` seconds."
+        429, ExitCode.BUSY, Fault.CAPACITY, "More has come than is taken in at once; send it again after `Retry-After` seconds."
     ),
     ErrorCode.QUOTA_EXCEEDED: ErrorKind(
         429, ExitCode.BUSY, Fault.CAPACITY, "The cluster's own policy refused the job; the message says why and when to try again."

@@ -47,6 +47,7 @@ MATRIX: Final = {
     "poison": Fault("poison job", "engine dies on a marker", "suspects run alone; two deaths alone end it"),
     "crash_loop": Fault("worker dies while loading, again and again", "SIGKILL at load", "pauses, then the breaker; reason shown"),
     "silence": Fault("all heartbeats stop at once", "orcd cut off from three pools", "nothing is moved"),
+    "reconnect": Fault("many pools come back at once", "kill -9 of orcd under 200 pools", "let in by and by, soon all are there"),
     "overload": Fault("overload × 10", "ten times what the queue takes", "429 with Retry-After before any work"),
     "sigterm": Fault("SIGTERM under load", "SIGTERM to orcd", "503 for new work, the running finishes, exit 0"),
     "migration": Fault("migration killed", "kill -9 at any moment", "the old schema or the new"),

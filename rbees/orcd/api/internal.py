@@ -37,7 +37,7 @@ def routes(pools: Pools) -> list[Route]:
             "A pool introduces itself.",
             request=RegisterRequest,
             response=RegisterAnswer,
-            errors=(ErrorCode.POOL_ID_TAKEN,),
+            errors=(ErrorCode.POOL_ID_TAKEN, ErrorCode.QUEUE_FULL),
         ),
         Route(
             "POST",

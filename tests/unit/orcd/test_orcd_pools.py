@@ -17,6 +17,7 @@ from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.events import Event, Moment, PoolForgotten, PoolReported, Ticked, WorkerBecameReady, WorkerEnded
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.store.jobs import NamedEndpoint
+from rbees.orcd.turnstile import AT_ONCE, KEPT_S, PER_S
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import Heartbeat, RegisterRequest, WorkerFacts, WorkerFailedReport, WorkerReadyReport
 from rbees.protocol.workers import WorkerReady, WorkerState
@@ -143,8 +144,38 @@ async def test_the_same_pool_may_come_back_at_any_time(realm: Realm) -> None:
     assert len(realm.pools.views()) == 1
 
 
+async def test_pools_that_come_all_at_once_get_turns(realm: Realm) -> None:
+    many, late = range(AT_ONCE + 1), range(AT_ONCE + 1, AT_ONCE + 21)
+    assert [_comes(realm, number) for number in many] == [0.0] * len(many)
+    waits = [_comes(realm, number) for number in late]
+    assert waits == [pytest.approx(turn / PER_S) for turn in range(1, 21)]
+    passed_s = 5.5 / PER_S
+    await realm.clock.advance(passed_s)
+    again = [_comes(realm, number) for number in late]
+    assert again == [0.0] * 5 + [pytest.approx(wait - passed_s, abs=0.002) for wait in waits[5:]], "each has its own turn"
+    assert _comes(realm, 1_000) > again[-1], "who comes later has a later turn"
+
+
+async def test_turns_that_nobody_takes_are_forgotten(realm: Realm) -> None:
+    first = [number for number in range(AT_ONCE + 5) if _comes(realm, number)]
+    await realm.clock.advance(KEPT_S + 1.0)
+    later = [number for number in range(2_000, 2_000 + AT_ONCE + 5) if _comes(realm, number)]
+    assert first
+    assert later
+    assert [*realm.pools._turnstile._turns] == [f"pool-{number}" for number in later]
+
+
+def _comes(realm: Realm, number: int) -> float:
+    """In how many seconds a pool is to come again; 0 if it was let in."""
+    try:
+        realm.pools.register(_registration(pool_id=f"pool-{number}"))
+    except RbeesError as error:
+        return float(error.details["retry_after_s"])
+    return 0.0
+
+
 async def test_an_endpoint_that_an_operator_named_stays_in_use(realm: Realm) -> None:
-    realm.pools.register(_registration(), dial="http://10.1.2.3:9200")
+    realm.pools._take_in(_registration(), dial="http://10.1.2.3:9200")
     realm.pools.register(_registration())
     assert realm.pools.view("attic").endpoint == "http://10.1.2.3:9200"
 

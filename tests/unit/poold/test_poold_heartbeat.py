@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,7 @@ class Orcd:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.refusals: dict[type[Call], ErrorCode] = {}
+        self.details: dict[str, Any] = {}
         self.closed = 0
 
     async def register(self, request: RegisterRequest) -> RegisterAnswer:
@@ -57,7 +59,7 @@ class Orcd:
     def _hear(self, call: Call) -> None:
         self.calls.append(call)
         if type(call) in self.refusals:
-            raise RbeesError(self.refusals[type(call)], "No.")
+            raise RbeesError(self.refusals[type(call)], "No.", **self.details)
 
     def kinds(self) -> list[type[Call]]:
         kinds, self.calls = [type(call) for call in self.calls], []
@@ -173,6 +175,27 @@ async def test_an_orchestrator_that_is_away_is_tried_ever_more_slowly() -> None:
         await clock.advance(LONGEST_DELAY_S)
         assert link.registered
         assert link.problem is None
+
+
+async def test_a_pool_comes_back_when_its_turn_is() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    orcd.refusals[RegisterRequest] = ErrorCode.QUEUE_FULL
+    orcd.details = {"retry_after_s": 7.5}
+    async with linked(orcd, clock) as link:
+        await clock.advance(7.4)
+        assert orcd.kinds() == [RegisterRequest]
+        orcd.refusals.clear()
+        await clock.advance(0.2)
+        assert link.registered
+
+
+async def test_an_orchestrator_that_wants_a_pool_back_next_year_is_asked_again_soon() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    orcd.refusals[RegisterRequest] = ErrorCode.QUEUE_FULL
+    orcd.details = {"retry_after_s": 3e7}
+    async with linked(orcd, clock):
+        await clock.advance(10)
+        assert len(orcd.kinds()) > 3
 
 
 async def test_one_lost_beat_changes_nothing() -> None:
