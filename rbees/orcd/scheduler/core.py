@@ -21,6 +21,7 @@ from rbees.orcd.scheduler import (
     attempts,
     eviction,
     explain,
+    growth,
     leases,
     placement,
     poison,
@@ -315,7 +316,10 @@ class Scheduler:
         if worker is None or worker.pool_id != event.pool_id:
             reports.unknown_worker_ended(turn, event.worker_id, event.error)
         else:
+            served = not event.while_loading and worker.stop_asked_at_s is None
             reports.worker_ended(turn, worker, event.error, while_loading=event.while_loading)
+            if served and not self._state.draining:
+                growth.replace(turn, worker)
 
     def _spawn_refused(self, turn: Turn, worker_id: str, error: ErrorBody) -> None:
         worker = self._state.workers.get(worker_id)

@@ -89,6 +89,24 @@ def no_room(pool: Pool, devices: tuple[str, ...], need_bytes: int, free_bytes: i
     return Obstacle("no_room", reason, pool_id=pool.pool_id)
 
 
+def only_pinned(pool: Pool, devices: tuple[str, ...]) -> Obstacle:
+    """The model would fit if workers that must stay were not there."""
+    reason = (
+        f"Only workers of pinned models could make room, on {', '.join(devices)} of pool {pool.pool_id} and elsewhere; take one "
+        "out of `pinned_models`, or add a host."
+    )
+    return Obstacle("only_pinned", reason, pool_id=pool.pool_id)
+
+
+def emptying(worker: Worker) -> Obstacle:
+    """The model is served, but a worker of it is kept for somebody."""
+    reason = (
+        f"Worker {worker.worker_id} on pool {worker.pool_id} takes no more work until it is empty, for a job that must run alone "
+        "or for another model that has waited long; the slots of others are in use."
+    )
+    return Obstacle("emptying", reason, worker_id=worker.worker_id, pool_id=worker.pool_id)
+
+
 def trouble(pool: Pool, troubles: LoadTrouble, *, is_open: bool) -> Obstacle:
     """The model did not come up on the pool, which is therefore left alone for a while."""
     failures = len(troubles.failures)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from rbees.orcd.scheduler import attempts, chance, eviction, explain, places, prospects, retry, rooms, sites
+from rbees.orcd.scheduler import attempts, chance, eviction, explain, places, preemption, prospects, retry, rooms, sites
 from rbees.orcd.scheduler.effects import SpawnWorker
 from rbees.orcd.scheduler.explain import Obstacle
+from rbees.orcd.scheduler.lane import Key
 from rbees.orcd.scheduler.roster import Serving
 from rbees.orcd.scheduler.sites import Site
 from rbees.orcd.scheduler.state import Claim, Job, Worker
@@ -24,12 +25,16 @@ from rbees.protocol.ids import new_worker_id
 BETTER_BY: Final = 0.6
 """Another worker is started where a job would be done in so much of the time: it takes memory, and expectations err."""
 
+TURN_IN_LOADS: Final = 4.0
+"""While jobs wait for both of two models, loading takes a fifth of the time at most."""
+
 
 def grow(turn: Turn, model_sha256: str) -> Obstacle | None:
     """Start a worker if that helps the jobs that still wait; what they wait for, or None if they have just been refused."""
     turn.state.refile()
     coming = list(turn.state.coming_of(model_sha256))
     if coming:
+        turn.state.owed.discard(model_sha256)
         return explain.loading(max(coming, key=lambda w: (w.facts.load_progress if w.facts else 0.0, w.worker_id)))
     serving = turn.state.serving_of(model_sha256)
     if len(serving.workers):
@@ -79,6 +84,9 @@ def _consider_replica(turn: Turn, model_sha256: str, serving: Serving) -> Obstac
     choices = turn.state.jobs[head].spec.choices
     if choices > 1 and len(turn.state.open_of(model_sha256)):
         return explain.too_few_free(min(choices, *serving.slots_of.values()))
+    kept = next((w for w in turn.state.claims.values() if w.model_sha256 == model_sha256), None)
+    if kept is not None:
+        return explain.emptying(kept)
     return explain.busy(serving.slots, len(serving.workers))
 
 
@@ -98,9 +106,23 @@ def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:
     candidates = rooms.crowded(turn.state, model_sha256, turn.now_s)
     if candidates:
         site = min(candidates, key=lambda site: (site.need_bytes - site.free_bytes, site.pool.pool_id, site.device_ids))
-        _let_busy_worker_empty(turn, model_sha256, candidates)
+        if all(worker.pinned for site in candidates for worker in _workers_at(site)):
+            return explain.only_pinned(site.pool, site.device_ids)
+        _let_busy_workers_empty(turn, model_sha256, candidates)
         return explain.no_room(site.pool, site.device_ids, site.need_bytes, site.free_bytes)
     return _explain_absence(turn, model_sha256)
+
+
+def replace(turn: Turn, worker: Worker) -> None:
+    """A worker that served has died: start another in its place where one of its model is left on the very device.
+
+    Elsewhere the jobs that wait see to it. There they would not: growth starts one worker for each model and device.
+    """
+    if worker.model_sha256 not in turn.queue.waiting_models() or any(turn.state.coming_of(worker.model_sha256)):
+        return
+    site = sites.again(turn.state, worker, turn.now_s)
+    if site is not None and site.is_free:
+        start(turn, site)
 
 
 def start_or_make_room(turn: Turn, site: Site) -> Obstacle:
@@ -149,31 +171,57 @@ def start(turn: Turn, site: Site) -> Worker:
     return worker
 
 
-def _let_busy_worker_empty(turn: Turn, model_sha256: str, candidates: list[Site]) -> None:
+def _let_busy_workers_empty(turn: Turn, model_sha256: str, candidates: list[Site]) -> None:
     """Where the first job has waited long enough: the busy workers whose end would make room take no more work."""
     key = turn.queue.first_key(model_sha256)
-    if key is None or turn.now_s - turn.state.jobs[key[2]].queued_at_s < turn.policy.swap_after_s:
+    if key is None:
         return
-    if any(worker.claim is not None and worker.claim.model_sha256 == model_sha256 for worker in turn.state.claims.values()):
-        return
+    claims = turn.state.claims.values()
+    emptying = [w for w in claims if w.claim is not None and w.claim.job_id is None and w.claim.model_sha256 == model_sha256]
+    if not emptying and turn.now_s - turn.state.jobs[key[2]].queued_at_s >= turn.policy.swap_after_s:
+        emptying = _choose_to_empty(turn, key, candidates)
+        for worker in emptying:
+            turn.state.claim(worker, Claim(model_sha256, None))
+            turn.state.owed.add(model_sha256)
+    head = turn.queue.head(model_sha256, alone=False)
+    if head is not None:
+        for worker in emptying:
+            preemption.let_batch_go(turn, turn.state.jobs[head], worker)
+
+
+def _choose_to_empty(turn: Turn, key: Key, candidates: list[Site]) -> list[Worker]:
+    """The fewest workers whose end makes room at the best site, none of them pinned, kept, or needed by an older job."""
     for site in sorted(candidates, key=lambda site: (site.need_bytes - site.free_bytes, site.pool.pool_id, site.device_ids)):
-        there = [w for w in site.pool.workers.values() if set(site.device_ids) & set(w.devices) and w.stop_asked_at_s is None]
-        claimable = [w for w in there if w.state == "ready" and w.claim is None and _is_younger(turn, w, key)]
         missing = site.need_bytes - site.free_bytes
         chosen: list[Worker] = []
-        for worker in sorted(claimable, key=lambda w: (len(w.attempts), w.worker_id)):
+        claimable = [worker for worker in _workers_at(site) if worker.state == "ready" and worker.claim is None]
+        yielding = [worker for worker in claimable if not worker.pinned and _must_yield(turn, worker, key)]
+        for worker in sorted(yielding, key=lambda w: (len(w.attempts), w.worker_id)):
             chosen.append(worker)
             missing -= eviction.memory_on(worker)
             if missing <= 0:
-                for claimed in chosen:
-                    turn.state.claim(claimed, Claim(model_sha256, None))
-                return
+                return chosen
+    return []
 
 
-def _is_younger(turn: Turn, worker: Worker, key: tuple[float, int, str]) -> bool:
-    """True where nobody who came before the job of `key` waits for this worker's model."""
+def _workers_at(site: Site) -> list[Worker]:
+    return [w for w in site.pool.workers.values() if set(site.device_ids) & set(w.devices) and w.stop_asked_at_s is None]
+
+
+def _must_yield(turn: Turn, worker: Worker, key: Key) -> bool:
+    """True where nobody waits for this worker's model, or where that has had its turn.
+
+    A turn is long beside the load that ends it. After it older jobs go first, but after `swap_at_latest_s` so does who has waited
+    as long: else the line of one model could keep the other's out for as long as it is.
+    """
     first = turn.queue.first_key(worker.model_sha256)
-    return first is None or first > key
+    if first is None:
+        return True
+    served_s = turn.now_s - worker.ready_since_s
+    if first > key:
+        return served_s >= max(turn.policy.swap_after_s, TURN_IN_LOADS * turn.state.speeds.load_s(worker.place))
+    waited_s = turn.now_s - turn.state.jobs[key[2]].queued_at_s
+    return min(served_s, waited_s) >= turn.policy.swap_at_latest_s
 
 
 def _refuse(turn: Turn, model_sha256: str, error: ErrorBody, meanwhile: Obstacle) -> Obstacle | None:

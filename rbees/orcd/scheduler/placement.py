@@ -31,9 +31,17 @@ WAITING_IS_TOO_LONG: Final = "those before it wait for faster workers, where it 
 
 
 def place(turn: Turn) -> None:
-    """Look at the queue of every model for which something has changed, the one with the first job first."""
+    """Look at the queue of every model for which something has changed, the one with the first job first.
+
+    Before it comes one for which workers of another model empty, or that would take the room again.
+    """
     turn.state.refile()
-    for model_sha256 in turn.queue.in_order(turn.touched):
+    in_order = turn.queue.in_order(turn.touched)
+    owed = turn.state.owed
+    if owed:
+        owed.intersection_update(turn.queue.waiting_models())
+        in_order.sort(key=lambda model: model not in owed)
+    for model_sha256 in in_order:
         _place_model(turn, model_sha256)
     for model_sha256 in sorted(turn.queue.wanted_soon() & turn.touched):
         growth.grow(turn, model_sha256)
@@ -176,7 +184,8 @@ def _place_suspects(turn: Turn, model_sha256: str) -> None:
         job = turn.state.jobs[job_id]
         worker = _empty_worker(turn, job)
         if worker is None:
-            _claim_for_suspect(turn, job)
+            if _claim_for_suspect(turn, job):
+                continue
             return
         # It may have emptied for a suspect that is not the first any more: one of lower rank came back later.
         turn.state.release_claim(worker)
@@ -201,18 +210,31 @@ def _empty_worker(turn: Turn, job: Job) -> Worker | None:
     return None if best is None else best.worker
 
 
-def _claim_for_suspect(turn: Turn, job: Job) -> None:
+def _claim_for_suspect(turn: Turn, job: Job) -> bool:
+    """Unless a worker is about to come up: let the one that is empty first take no more work; whether that emptied it at once."""
     assert job.model_sha256 is not None
-    claims = (worker.claim for worker in turn.state.claims.values() if worker.model_sha256 == job.model_sha256)
-    if any(claim is not None and claim.job_id is not None for claim in claims):
-        return
+    kept = [w for w in turn.state.claims.values() if w.claim is not None and w.claim.job_id is not None]
+    worker = next((w for w in kept if w.model_sha256 == job.model_sha256), None) or _soonest_empty(turn, job)
+    if worker is None:
+        return False
+    if worker.claim is None:
+        turn.state.claim(worker, Claim(job.model_sha256, job.spec.job_id))
+    return preemption.let_batch_go(turn, job, worker) and not worker.attempts
+
+
+def _soonest_empty(turn: Turn, job: Job) -> Worker | None:
+    """The worker that is empty first, batch jobs that could give way left out; None where one comes up before."""
+    assert job.model_sha256 is not None
     turn.state.refile()
     likely = (turn.state.open_of(job.model_sha256).first(LIKELY), turn.state.full_of(job.model_sha256).first(LIKELY))
     sound = [turn.state.workers[worker_id] for worker_id in chain(*likely)]
-    # The one that is empty first.
-    worker = min(sound, key=lambda w: (w.worker_id == job.avoid, prospects.empty_in_s(w, turn.now_s), w.worker_id), default=None)
-    if worker is not None:
-        turn.state.claim(worker, Claim(job.model_sha256, job.spec.job_id))
+    empty_in_s = {worker.worker_id: preemption.empty_in_s(turn, job, worker) for worker in sound}
+    worker = min(sound, key=lambda w: (w.worker_id == job.avoid, empty_in_s[w.worker_id], w.worker_id), default=None)
+    if worker is None:
+        return None
+    coming = turn.state.coming_of(job.model_sha256)
+    soonest_s = min((prospects.on_coming(turn.state, job, one, turn.now_s).starts_in_s for one in coming), default=math.inf)
+    return worker if empty_in_s[worker.worker_id] < soonest_s else None
 
 
 def drop_stale_claims(turn: Turn) -> None:

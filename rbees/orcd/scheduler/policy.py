@@ -39,6 +39,8 @@ class Policy:
     """A worker without work for so long is stopped."""
     swap_after_s: float = 10.0
     """How long a job waits for room before a busy worker of another model takes no more work for its sake."""
+    swap_at_latest_s: float = 60.0
+    """The same where jobs that came earlier wait for the other model, once it has had the room for so long."""
     load_failures: int = 5
     """Failed loads of a model on one pool within `load_window_s` after which the pool is left alone for as long."""
     load_window_s: float = 600.0

@@ -38,6 +38,29 @@ def make_way(turn: Turn, model_sha256: str) -> bool:
     return False
 
 
+def let_batch_go(turn: Turn, job: Job, worker: Worker) -> bool:
+    """The worker empties, so that `job` can run or room is made for it: batch jobs there that would take long give way at once.
+
+    True where some did.
+    """
+    givers = [giver for one in worker.attempts if _gives_way(turn, giver := turn.state.jobs[one], job, worker)]
+    for giver in givers:
+        attempts.preempt(turn, giver, f"It gave way to an interactive job, for which worker {worker.worker_id} empties.")
+    return bool(givers)
+
+
+def empty_in_s(turn: Turn, job: Job, worker: Worker) -> float:
+    """When the worker could be empty for `job`."""
+    staying = [one for one in worker.attempts if not _gives_way(turn, turn.state.jobs[one], job, worker)]
+    return max((prospects.left_s(worker.stays[one], turn.now_s) for one in staying), default=0.0)
+
+
+def _gives_way(turn: Turn, giver: Job, job: Job, worker: Worker) -> bool:
+    if job.spec.priority == "batch" or giver.rank_s <= job.rank_s or not _can_go_on(giver):
+        return False
+    return prospects.left_s(worker.stays[giver.spec.job_id], turn.now_s) > turn.policy.preempt_above_s
+
+
 def _waits_long(turn: Turn, job: Job, model_sha256: str) -> bool:
     """No worker has room for the job, and none is expected to have it soon."""
     turn.state.refile()
@@ -56,7 +79,9 @@ def _waits_long(turn: Turn, job: Job, model_sha256: str) -> bool:
 def _host(turn: Turn, job: Job) -> Worker | None:
     """The worker that has the job, if it may be given another."""
     worker = turn.state.workers.get(job.attempt.worker_id) if job.attempt is not None else None
-    if worker is None or worker.claim is not None or worker.sole_job is not None or not turn.state.is_sound(worker):
+    if worker is None or worker.claim is not None or not turn.state.is_sound(worker):
+        return None
+    if worker.sole_job not in {None, job.spec.job_id}:
         return None
     return worker
 

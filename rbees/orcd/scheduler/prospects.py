@@ -113,11 +113,6 @@ def left_s(stay: Stay, now_s: float) -> float:
     return OVERDUE * (now_s - stay.since_s)
 
 
-def empty_in_s(worker: Worker, now_s: float) -> float:
-    """When the last of its attempts should be over."""
-    return max((left_s(stay, now_s) for stay in worker.stays.values()), default=0.0)
-
-
 def _slots_free_in_s(worker: Worker, choices: int, now_s: float) -> float:
     free = worker.free_slots
     for left, slots in sorted((left_s(stay, now_s), worker.slots_for(stay.choices)) for stay in worker.stays.values()):

@@ -152,6 +152,7 @@ def _worker_listed(turn: Turn, pool: Pool, facts: WorkerFacts, *, in_report: boo
     worker.count_slots()
     worker.memory_bytes = facts.memory_bytes or worker.memory_bytes
     if became_ready:
+        worker.ready_since_s = turn.now_s
         if not worker.attempts:
             turn.state.rest(worker, turn.now_s)
         retry.load_succeeded(turn, worker.model_sha256, worker.pool_id)

@@ -11,7 +11,7 @@ from typing import Final
 
 from rbees.orcd.scheduler import eviction
 from rbees.orcd.scheduler.estimates import OVERHEAD_BYTES
-from rbees.orcd.scheduler.state import LoadTrouble, Pool, State
+from rbees.orcd.scheduler.state import LoadTrouble, Pool, State, Worker
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.pools import Device, ModelFacts
 from rbees.protocol.workers import Backend
@@ -79,6 +79,17 @@ def sites_on(state: State, model_sha256: str, pool_id: str, now_s: float) -> Ite
     trouble = state.troubles.get((model_sha256, pool_id))
     if pool.state == "live" and (trouble is None or trouble.blocked_until_s <= now_s):
         yield from _sites_of(state, pool, facts, trouble, now_s)
+
+
+def again(state: State, ended: Worker, now_s: float) -> Site | None:
+    """The device where a worker has just ended, also if another of its model is there; None where it may not be asked now."""
+    pool = state.pools.get(ended.pool_id)
+    facts = state.holders.get(ended.model_sha256, {}).get(ended.pool_id)
+    trouble = state.troubles.get((ended.model_sha256, ended.pool_id))
+    if pool is None or facts is None or pool.state != "live" or (trouble is not None and trouble.blocked_until_s > now_s):
+        return None
+    device = next((one for one in pool.devices if (one.device_id,) == ended.devices and one.healthy), None)
+    return None if device is None else _site(state, pool, device, facts, ended.backend, trouble, now_s)
 
 
 def _sites_of(state: State, pool: Pool, facts: ModelFacts, trouble: LoadTrouble | None, now_s: float) -> Iterator[Site]:
@@ -157,7 +168,8 @@ def backend_for(facts: ModelFacts, device: Device) -> Backend | None:
 def free_bytes(pool: Pool, device: Device) -> int:
     """What is free by the last measurement, less what workers on their way will take, plus what ended ones have left."""
     coming = sum(eviction.memory_on(w) for w in pool.workers.values() if device.device_id in w.devices and not w.measured)
-    return device.free_bytes - coming + pool.freed_bytes.get(device.device_id, 0)
+    # A report may tell both the memory that an ended worker left and its end.
+    return min(device.free_bytes + pool.freed_bytes.get(device.device_id, 0), device.total_bytes) - coming
 
 
 def impossible(state: State, model_sha256: str) -> ErrorBody | None:

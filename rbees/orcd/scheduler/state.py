@@ -175,6 +175,7 @@ class Worker:
     """orcd itself had it started, at `asked_at_s`."""
     vouched_at_s: float = 0.0
     """When its pool last spoke of it."""
+    ready_since_s: float = 0.0
     idle_since_s: float = 0.0
     attempts: dict[str, int] = field(default_factory=dict)
     """Epoch by job id, of the attempts that run here."""
@@ -337,6 +338,8 @@ class State:
         """Workers that may stand wrongly in `open`, `full` or `coming`; set right before the next decision."""
         self.holding: dict[str, dict[str, None]] = {}
         """Workers by the beginnings of prompts that they hold."""
+        self.owed: set[str] = set()
+        """Models for which workers of others were told to empty; the room is theirs until they have a worker coming."""
         self.choosy: set[str] = set()
         """Models whose first job waits for a worker that is worth waiting for, although another is free."""
 

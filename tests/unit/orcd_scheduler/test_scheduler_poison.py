@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from rbees.orcd.scheduler.effects import Dispatch, Effect, Finish, StopWorker
-from rbees.orcd.scheduler.events import AttemptCompleted, AttemptProved, CancelAsked, PoolReported
+from rbees.orcd.scheduler.events import AttemptCompleted, AttemptProved, CancelAsked, PoolReported, SpawnRefused
 from rbees.orcd.scheduler.policy import Policy
-from rbees.protocol.errors import ErrorCode
+from rbees.protocol.errors import ErrorBody, ErrorCode
 from tests.simulation import facts
-from tests.unit.orcd_scheduler.driver import CPU, HAIKU, Drive, kinds
+from tests.unit.orcd_scheduler.driver import CPU, HAIKU, Drive, kinds, spawned
 
 FULL = facts.device("cpu", 16 * facts.GIB, 0)
 
@@ -47,8 +47,9 @@ def test_one_worker_at_a_time_empties_for_the_first_suspect() -> None:
     drive.report("a", *(facts.worker(name, HAIKU, memory_bytes=4 << 30) for name in ("w1", "w2", "w3")), devices=(FULL,))
     for number in range(1, 7):
         drive.job(f"job-{number}", timeout_ms=1_800_000)
-    drive.died("a", "w1")
-    assert dispatches(drive.tick(after_s=1.0)) == [], "w1 had job-1 and job-4; now w2 empties for job-1"
+    replacement = spawned(drive.died("a", "w1"))
+    no_memory = ErrorBody(code=ErrorCode.INSUFFICIENT_VRAM, message="No room.")
+    assert drive.send(SpawnRefused(replacement.worker_id, no_memory)) == [], "w1 had job-1 and job-4; now w2 empties for job-1"
     assert dispatches(drive.job("job-7")) == []
     assert dispatches(drive.send(AttemptCompleted("job-2", 1))) == []
     assert dispatches(drive.send(AttemptCompleted("job-5", 1))) == [("job-1", "w2")]
