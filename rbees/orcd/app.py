@@ -201,6 +201,8 @@ class Orcd:
         # What came in before the drain may still be dispatched and is then let finish as well.
         while (self._loop.has_work or self._executor.running) and self._clock.monotonic() < until_s:
             await self._clock.sleep(DRAIN_LOOK_S)
+        # An attempt is over when its last event is taken, which is before that is durable and before anybody was sent it.
+        await self._commit_the_rest()
         self._log.info("drained", action="drained", left_running=self._executor.running)
 
     async def close(self) -> None:

@@ -72,14 +72,15 @@ class Watcher:
         self._news = asyncio.Event()
         self._disk_is_read = False
         self._over = False
+        self._closing = False
 
     def wake(self) -> None:
         """There is more, or nothing will come any more."""
         self._news.set()
 
     def end(self) -> None:
-        """Nothing will come any more: the daemon stops."""
-        self._over = True
+        """Nothing will come any more: the daemon stops. What has come is still handed over, a terminal event above all."""
+        self._closing = True
         self.wake()
 
     async def pieces(self) -> AsyncIterator[bytes]:
@@ -93,6 +94,8 @@ class Watcher:
                     return
             elif not self._disk_is_read:
                 piece = await self._from_disk()
+            elif self._closing:
+                return
             elif self._is_live():
                 await self._news.wait()
                 continue

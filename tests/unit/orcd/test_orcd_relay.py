@@ -113,6 +113,17 @@ async def test_closing_ends_every_stream(theatre: Theatre) -> None:
     assert not theatre.relay.is_watched(theatre.job.number)
 
 
+async def test_closing_hands_over_what_has_come_before(theatre: Theatre) -> None:
+    await theatre.play(start=True)
+    async with theatre.relay.watch(theatre.job.number, 0, lambda: True) as pieces:
+        read = await anext(pieces)
+        await theatre.play(tokens=2, finish=True)
+        theatre.relay.close()
+        read += b"".join([piece async for piece in pieces])
+    assert read == theatre.stored
+    assert read.count(b"event: end") == 1
+
+
 async def test_nothing_is_kept_for_jobs_that_nobody_watches(theatre: Theatre) -> None:
     await theatre.play(5, start=True)
     assert theatre.relay._tails == {}
