@@ -60,6 +60,9 @@ async def run_job(
     documents: Sequence[str] = (),
 ) -> int | None:
     """Hand a job over and show what comes of it. Returns the exit code; a job that fails raises its error."""
+    if idempotency_key == "":
+        message = "`--idempotency-key` is empty; give it a word of your own, or leave it out."
+        raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="idempotency_key")
     key = idempotency_key or secrets.token_hex(16)
     clock = SystemClock()
     async with target.client() as orcd:

@@ -264,7 +264,8 @@ def policy_of(settings: OrcdSettings) -> Policy:
 
 def _leave(error: StorageBroken) -> NoReturn:
     """End the process at once: closing the database in order would write to a disk whose contents are unknown."""
-    logs.logger().critical("the state cannot be written or read", action="storage_broken", error=str(error))
+    advice = "the state cannot be written or read; try `rbees orcd db check`, and see docs/backup.md where it is damaged"
+    logs.logger().critical(advice, action="storage_broken", error=str(error))
     sys.stderr.flush()
     os._exit(ExitCode.IO_ERROR)
 

@@ -39,21 +39,29 @@ def serve(**flags: Any) -> int:
 
 
 @command.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--job", "job_id", metavar="ID", help="Only what concerns this job.")
 @click.option("--policy-plugin", "plugin", metavar="NAME", help="The policy plug-in that decided then; its code is run.")
 @click.option("--all", "everything", is_flag=True, help="Also turns in which nothing happened.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each turn.")
-def replay(file: Path, job_id: str | None, plugin: str | None, everything: bool, as_json: bool) -> int:
+@click.option("--state-dir", metavar="DIR", help="Folder of the state, where the settings name another and no FILE is named.")
+def replay(
+    file: Path | None, job_id: str | None, plugin: str | None, everything: bool, as_json: bool, state_dir: str | None
+) -> int:
     """Make every decision again from the log of events FILE, and say whether they are the same.
 
-    The logs are in the folder `events` of the state folder. Exits 1 if a decision differs.
+    The logs are in the folder `events` of the state folder, one for each run of orcd; without FILE it is the latest. Exits 1 if
+    a decision differs.
     """
+    from rbees.orcd import event_log, upkeep
     from rbees.orcd import replay as again
+    from rbees.protocol.errors import ErrorCode, RbeesError
 
-    turns = different = decisions = 0
+    file = file or upkeep.latest_events(_settings(state_dir))
+    turns = different = decisions = told = 0
     for turn in again.replay(file, plugin):
         turns += 1
+        told += again.concerns(turn, job_id)
         decisions += len(turn.effects)
         different += not turn.same
         if everything or not turn.same or again.concerns(turn, job_id):
@@ -62,8 +70,11 @@ def replay(file: Path, job_id: str | None, plugin: str | None, everything: bool,
             else:
                 for line in again.lines_of(turn, job_id):
                     click.echo(line)
+    if job_id is not None and not told:
+        raise RbeesError(ErrorCode.JOB_NOT_FOUND, f"{file} tells of no job `{job_id}`; each run of orcd has a log of its own.")
     verdict = "every decision is the same" if not different else f"{different} turns differ"
-    click.echo(f"{turns} events, {decisions} decisions; {verdict}.", err=True)
+    ending = "" if event_log.is_whole(file) else " It has no end: orcd still runs, was killed or reached the limit, or it was cut."
+    click.echo(f"{file}: {turns} events, {decisions} decisions; {verdict}.{ending}", err=True)
     return 1 if different else 0
 
 
@@ -94,6 +105,8 @@ def check(state_dir: str | None, as_json: bool) -> int:
         _tell_troubles(report)
         verdict = "no trouble found" if not report.troubles else f"{_troubles(report)} found"
         click.echo(f"{_contents(report)}; {verdict}.")
+        if report.troubles:
+            click.echo("Only what could be read was counted. docs/backup.md says how to go back to a backup.", err=True)
     return 1 if report.troubles else 0
 
 

@@ -1,6 +1,6 @@
 """What the scheduler was told, written down so that every decision can be made again (`rbees orcd replay`).
 
-A file holds one process's life: a line that says what it is, then one zlib stream of records, each with its length in four bytes.
+A file holds one process's life: a line that says what it is, then one zlib stream of records, each behind its length and CRC-32.
 The first record is `Header`, the others are `Record`. Prompts and answers are no part of events. It is flushed at the first event
 a second after the last flush, and never synced: it is there to be looked at, and no promise rests on it. A reader takes what is
 whole.
@@ -26,11 +26,12 @@ from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service import logs
 
-MAGIC: Final = b"rbees scheduler events 1\n"
+MAGIC: Final = b"rbees scheduler events 2\n"
 FLUSH_S: Final = 1.0
 FILES_KEPT: Final = 4
 """Of earlier processes."""
-_LENGTH: Final = struct.Struct("<I")
+_HEAD: Final = struct.Struct("<II")
+"""Length and CRC-32 of the record behind it."""
 _READ_BYTES: Final = 1 << 16
 _MOST_RECORD_BYTES: Final = 1 << 26
 _TYPES: Final[dict[str, type[Event]]] = {kind.__name__: kind for kind in get_args(Event)}
@@ -112,7 +113,7 @@ class EventLog:
         self._file.close()
 
     def _append(self, record: bytes) -> None:
-        self._write(self._packer.compress(_LENGTH.pack(len(record)) + record))
+        self._write(self._packer.compress(_HEAD.pack(len(record), zlib.crc32(record)) + record))
 
     def _write(self, data: bytes) -> None:
         if not data or not self._open:
@@ -169,6 +170,16 @@ def read_log(path: Path) -> tuple[Header, Iterator[Happening]]:
     return header, _happenings(path, records)
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a readable log has its end: not where the process was killed or had reached its limit, nor where the file was cut."""
+    unpacker = zlib.decompressobj()
+    with path.open("rb") as file:
+        file.seek(len(MAGIC))
+        while data := file.read(_READ_BYTES):
+            unpacker.decompress(data)
+    return unpacker.eof
+
+
 def _happenings(path: Path, records: Iterator[bytes]) -> Iterator[Happening]:
     for data in records:
         try:
@@ -187,14 +198,16 @@ def _records(path: Path) -> Iterator[bytes]:
                 raise _unreadable(path, "it does not begin like one")
             while data := file.read(_READ_BYTES):
                 held += unpacker.decompress(data)
-                while len(held) >= _LENGTH.size:
-                    (length,) = _LENGTH.unpack_from(held)
+                while len(held) >= _HEAD.size:
+                    length, checksum = _HEAD.unpack_from(held)
                     if length > _MOST_RECORD_BYTES:
                         raise _unreadable(path, "it is damaged")
-                    if len(held) < _LENGTH.size + length:
+                    if len(held) < _HEAD.size + length:
                         break
-                    yield held[_LENGTH.size : _LENGTH.size + length]
-                    held = held[_LENGTH.size + length :]
+                    record, held = held[_HEAD.size : _HEAD.size + length], held[_HEAD.size + length :]
+                    if zlib.crc32(record) != checksum:
+                        raise _unreadable(path, "it is damaged")
+                    yield record
     except zlib.error:
         raise _unreadable(path, "it is damaged") from None
     except OSError as error:

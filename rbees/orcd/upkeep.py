@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from rbees.clients.orcd import OrcdClient
-from rbees.orcd.state_files import DATABASE, LOCK
+from rbees.orcd.state_files import DATABASE, EVENTS, LOCK
 from rbees.orcd.store import queries
 from rbees.orcd.store.check import check as check_open
 from rbees.orcd.store.copying import copy, replacing
@@ -65,6 +65,10 @@ def backup(settings: OrcdSettings, file: Path, *, overwrite: bool) -> Backup:
     folder = _folder(settings)
     if file.resolve().parent == folder.resolve() and file.name.startswith((DATABASE, LOCK)):
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"{file} belongs to the state itself; name another file.", field="file")
+    if not file.name:
+        raise RbeesError(ErrorCode.INVALID_REQUEST, "The backup needs the name of a file.", field="file")
+    if os.path.lexists(file) and not file.is_file():
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"{file} is no ordinary file; name another.", field="file")
     if not overwrite and os.path.lexists(file):
         raise _exists(file)
     try:
@@ -80,7 +84,9 @@ def backup(settings: OrcdSettings, file: Path, *, overwrite: bool) -> Backup:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         reason = os.strerror(error.errno or 0)
         raise RbeesError(
-            ErrorCode.STORAGE_FULL if full else ErrorCode.INVALID_REQUEST, f"{file} cannot be written: {reason}.", field="file"
+            ErrorCode.STORAGE_FULL if full else ErrorCode.INVALID_REQUEST,
+            f"{file} cannot be written: {reason}; {'free space there or ' if full else ''}name a file elsewhere.",
+            field="file",
         ) from None
     return made
 
@@ -169,6 +175,15 @@ def _folder(settings: OrcdSettings) -> Path:
         f"There is no state of an orchestrator in {places[0]}; name its folder with `--state-dir`.",
         path=str(places[0]),
     )
+
+
+def latest_events(settings: OrcdSettings) -> Path:
+    """The newest log of the scheduler's events. Raises RbeesError CONFIGURATION where there is none."""
+    folder = _folder(settings) / EVENTS
+    latest = max(folder.glob("*.events"), default=None)
+    if latest is None:
+        raise RbeesError(ErrorCode.CONFIGURATION, f"There is no log of events in {folder}; name a file.", path=str(folder))
+    return latest
 
 
 def _exists(file: Path) -> RbeesError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from rich import box
 from rich.console import Console
@@ -12,15 +12,42 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 from rich.text import Text
 
+LEAST_PROSE: Final = 24
+"""Letters that a column of sentences needs to be read."""
+_GAP: Final = 2
+
 
 def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None) -> None:
-    """A table as wide as the terminal allows. Cells are data: what looks like markup is shown as it is."""
+    """A table as wide as the terminal allows. Cells are data: what looks like markup is shown as it is.
+
+    Ids and numbers are never folded, for somebody may copy them: only sentences are. Columns without a word are left out, and where
+    the rest is still too wide each row becomes a block of lines.
+    """
+    console = console or Console()
+    kept = [column for column in range(len(headers)) if any(row[column] for row in rows)]
+    widths = {column: max(len(text[column]) for text in (headers, *rows)) for column in kept}
+    prose = {column for column in kept if widths[column] > LEAST_PROSE and any(" " in row[column] for row in rows)}
+    least = sum(LEAST_PROSE if column in prose else widths[column] for column in kept) + _GAP * len(kept)
+    if least > console.width and len(kept) > 1:
+        _show_blocks(headers, rows, kept, console)
+        return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
-    for header in headers:
-        table.add_column(header, overflow="fold")
+    for column in kept:
+        is_prose = column in prose
+        table.add_column(headers[column], no_wrap=not is_prose, overflow="fold", min_width=LEAST_PROSE if is_prose else None)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    (console or Console()).print(table)
+        table.add_row(*(Text(row[column]) for column in kept))
+    console.print(table)
+
+
+def _show_blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence[int], console: Console) -> None:
+    width = max(len(headers[column]) for column in kept)
+    for row in rows:
+        for column in kept:
+            if row[column]:
+                # The terminal breaks what is longer than its line, and copies it whole.
+                console.print(Text(f"{headers[column]:<{width}}", style="bold"), Text(row[column]), soft_wrap=True)
+        console.print()
 
 
 class _CursorStays(Console):

@@ -13,7 +13,7 @@ from tests.simulation.shrink import Size
 def main() -> int:
     """Parse the command line, run, report."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=500, help="how many seeds to run")
+    parser.add_argument("--seeds", type=_positive, default=500, help="how many seeds to run")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--hosts", type=int, default=5, help="hosts in each world")
     parser.add_argument("--minutes", type=float, default=10.0, help="virtual minutes of each world")
@@ -34,6 +34,13 @@ def main() -> int:
         print(runner.explain(campaign.failures, size), file=sys.stderr)
         return 1
     return 1 if any(row["holds"] is False and row["goal"] == 0 for row in rows) else 0
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{word}: at least 1")
+    return number
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ JOBS_PER_LOOK: Final = 50
 TROUBLES_TOLD: Final = 100
 _PREFIXES_SINCE: Final = 4
 """The schema in which jobs got names of their prompts' beginnings."""
-_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+"""SQLite's codes for a file that is itself ill."""
 _FRAME: Final = re.compile(rb"id: ([0-9]+)\nevent: ([a-z]+)\ndata: ([^\n]*)\n\n")
 _KINDS: Final[dict[str, type[Event]]] = {kind.__struct_config__.tag: kind for kind in get_args(Event)}
 
@@ -62,7 +63,7 @@ class _Check:
                 self._check_jobs()
         except sqlite3.DatabaseError as error:
             code: Any = getattr(error, "sqlite_errorcode", None)
-            if not isinstance(code, int) or code & 0xFF not in _DAMAGED:
+            if not isinstance(code, int) or code & 0xFF not in DAMAGED:
                 raise
             self._tell(None, f"the file cannot be read to its end ({error.sqlite_errorname})")
         return DatabaseReport(

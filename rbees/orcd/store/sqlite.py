@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar, cast
 
 import aiosqlite
 
-from rbees.orcd.store.check import Pause
+from rbees.orcd.store.check import DAMAGED, Pause
 from rbees.orcd.store.copying import forget_unfinished
 from rbees.orcd.store.migrations import Migration, migrate
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -202,6 +202,9 @@ def _run_aside(path: Path, work: LongWork[T], called_off: threading.Event, still
         if code & 0xFF == sqlite3.SQLITE_FULL:
             raise _no_room() from error
         name = getattr(error, "sqlite_errorname", type(error).__name__)
+        if isinstance(code, int) and code & 0xFF in DAMAGED:
+            message = f"{path.name} is damaged ({name}); see `rbees orcd db check`, and go back to a backup."
+            raise RbeesError(ErrorCode.INTERNAL, message, reason=name) from error
         raise RbeesError(ErrorCode.INTERNAL, f"Reading {path.name} failed ({name}).", reason=name) from error
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:

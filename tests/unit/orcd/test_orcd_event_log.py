@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 
 import pytest
 
-from rbees.orcd.event_log import FILES_KEPT, EventLog, open_log, read_log
+from rbees.orcd.event_log import FILES_KEPT, MAGIC, EventLog, is_whole, open_log, read_log
 from rbees.orcd.replay import concerns, lines_of, replay
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.effects import Effect, SpawnWorker
@@ -185,7 +185,7 @@ def test_a_plug_in_is_loaded_for_the_users_word_and_never_for_the_files(tmp_path
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(b"", "begin"), (b"\x7fELF" * 100, "begin"), (b"rbees scheduler events 1\n" + b"x" * 99, "damaged")],
+    [(b"", "begin"), (b"\x7fELF" * 100, "begin"), (MAGIC + b"x" * 99, "damaged")],
     ids=["empty", "something else", "damaged"],
 )
 def test_what_is_no_log_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
@@ -195,3 +195,29 @@ def test_what_is_no_log_is_refused(tmp_path: Path, content: bytes, why: str) -> 
         list(replay(path))
     assert caught.value.code is ErrorCode.INVALID_REQUEST
     assert why in caught.value.message
+
+
+def test_no_damage_passes_for_a_log(recorded: Path, tmp_path: Path) -> None:
+    """Wherever one bit has changed, either a reader is told, or what it reads is what was written."""
+    log = min(recorded.glob("*.events"), key=lambda path: path.stat().st_size)
+    whole = log.read_bytes()
+    original = [(happening.event, happening.moment, happening.fingerprint) for happening in read_log(log)[1]]
+    path = tmp_path / "x.events"
+    told = 0
+    for at in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        try:
+            read = [(happening.event, happening.moment, happening.fingerprint) for happening in read_log(path)[1]]
+        except RbeesError:
+            told += 1
+            continue
+        assert read == original[: len(read)]
+    assert told > 30
+
+
+def test_a_log_that_was_cut_is_known_as_such(recorded: Path, tmp_path: Path) -> None:
+    log = max(recorded.glob("*.events"))
+    assert is_whole(log)
+    path = tmp_path / "x.events"
+    path.write_bytes(log.read_bytes()[:-8])
+    assert not is_whole(path)

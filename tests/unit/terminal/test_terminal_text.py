@@ -146,3 +146,32 @@ def test_a_defect_is_shown_with_the_id_that_finds_it_in_the_log() -> None:
     for code, shown in ((ErrorCode.INTERNAL, True), (ErrorCode.QUEUE_FULL, False)):
         error = RbeesError.from_body(ErrorBody(code=code, message="A defect.", correlation_id="c-1"))
         assert ("  correlation_id: c-1" in error_lines(error, "llorch")) is shown
+
+
+ID = "worker-01m8ktn04ef49rz348snqnecgt"
+
+
+def _shown(headers: list[str], rows: list[list[str]], width: int) -> list[str]:
+    from rich.console import Console
+
+    from rbees.terminal.rich_views import show_table
+
+    stream = io.StringIO()
+    show_table(headers, rows, Console(file=stream, width=width, no_color=True))
+    return stream.getvalue().splitlines()
+
+
+def test_a_table_folds_sentences_and_never_ids() -> None:
+    about = "The job was cancelled on request, after it had waited for a while."
+    lines = _shown(["id", "empty", "about"], [[ID, "", about]], 80)
+    assert not any("empty" in line for line in lines)
+    assert sum(ID in line for line in lines) == 1
+    assert all(len(line) <= 80 for line in lines)
+    assert " ".join(" ".join(lines).split()).count("for a while.") == 1
+
+
+def test_a_table_that_is_too_wide_becomes_blocks() -> None:
+    lines = _shown(["id", "model", "place", "why not"], [[ID, "m" * 30, "p" * 20, ""], [ID, "n", "", "It is full."]], 60)
+    assert [line.split() for line in lines if line.startswith("id")] == [["id", ID], ["id", ID]]
+    assert ["why", "not", "It", "is", "full."] in [line.split() for line in lines]
+    assert not any(line.split() == ["place"] for line in lines)
