@@ -122,7 +122,7 @@ class Worker:
         return (STEP_S + STREAM_S * streams) / self.speed
 
 
-def orders(seed: int, minutes: float) -> list[Order]:
+def orders(seed: int, minutes: float, *, every_s: float = EVERY_S, burst_every_s: float = BURST_EVERY_S) -> list[Order]:
     """All jobs of a world, by when they come."""
     rng = random.Random(seed)
     turns: dict[str, int] = {}
@@ -130,12 +130,12 @@ def orders(seed: int, minutes: float) -> list[Order]:
     at_s = 5.0
     while at_s < minutes * 60.0:
         moments.append((at_s, None))
-        at_s += rng.expovariate(1 / EVERY_S)
+        at_s += rng.expovariate(1 / every_s)
     at_s, bursts = 20.0, 0
     while at_s < minutes * 60.0:
         model = MODELS[bursts % len(MODELS)]
         moments += [(at_s + rng.random() * 2.0, model) for _ in range(BURST)]
-        at_s += BURST_EVERY_S * rng.uniform(0.7, 1.3)
+        at_s += burst_every_s * rng.uniform(0.7, 1.3)
         bursts += 1
     moments.sort(key=lambda moment: moment[0])
     return [_order(rng, turns, number, at_s, model or rng.choice(MODELS)) for number, (at_s, model) in enumerate(moments)]

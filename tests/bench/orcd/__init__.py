@@ -1,11 +1,11 @@
-"""The figures of the orchestrator: relayed events, durable jobs, restarts, decisions, waits, and jobs in a mixed fleet."""
+"""The figures of the orchestrator: relayed events, durable jobs, restarts, decisions, waits, and jobs in mixed fleets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench.orcd import decisions, durable, fleet, relay, restart, waits
+from tests.bench.orcd import decisions, durable, fleet, real_fleet, relay, restart, waits
 from tests.bench.rows import Row
 
 PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
@@ -14,6 +14,7 @@ PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
     "restart": restart.measure,
     "decisions": decisions.measure,
     "fleet": fleet.measure,
+    "real_fleet": real_fleet.measure,
     "waits": waits.measure,
 }
 """Each takes True for a short look, which has fewer samples."""

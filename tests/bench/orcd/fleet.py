@@ -36,20 +36,22 @@ def measure(short: bool) -> list[Row]:
     """Mean and p95 of all jobs of all seeds against each rival."""
     seeds = range(3 if short else SEEDS)
     ours = completion_times(None, seeds)
-    return [row for name in rivals.RIVALS for row in _against(name, ours, completion_times(name, seeds))]
+    where = "in a simulated fleet of two fast hosts and one ten times slower"
+    return [row for name in rivals.RIVALS for row in against_rival("orcd.fleet", where, name, ours, completion_times(name, seeds))]
 
 
-def _against(name: str, ours: list[Samples], theirs: list[Samples]) -> list[Row]:
+def against_rival(prefix: str, where: str, name: str, ours: list[Samples], theirs: list[Samples]) -> list[Row]:
+    """Mean and p95 beside one rival on the same jobs; `ours` and `theirs` are by seed, from 0."""
     words = name.replace("_", "-")
     rows = []
     for figure, value in FIGURES.items():
         won = sum(value(one) < value(other) for one, other in zip(ours, theirs, strict=True))
         pooled = [Samples(tuple(second for one in side for second in one.values)) for side in (ours, theirs)]
         about = (
-            f"completion time in a simulated fleet of two fast hosts and one ten times slower, {figure} of "
-            f"{len(pooled[0].values)} jobs of seeds 0–{len(ours) - 1}, beside {words} on the same jobs; better in {won} of "
-            f"{len(ours)} seeds, longest {max(pooled[0].values):.0f} s beside {max(pooled[1].values):.0f} s"
+            f"completion time {where}, {figure} of {len(pooled[0].values)} jobs of seeds 0–{len(ours) - 1}, beside {words} on the "
+            f"same jobs; better in {won} of {len(ours)} seeds, longest {max(pooled[0].values):.0f} s beside "
+            f"{max(pooled[1].values):.0f} s"
         )
         # A little below 1, so that a draw is not called a win.
-        rows.append(against(f"orcd.fleet_{figure}_{name}", value(pooled[0]), value(pooled[1]), "s", 0.99, about))
+        rows.append(against(f"{prefix}_{figure}_{name}", value(pooled[0]), value(pooled[1]), "s", 0.99, about))
     return rows
