@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,12 +70,15 @@ def completion_times(rule: str | None, seed: int, minutes: float, from_minute: f
 def fleet(rule: str | None) -> Iterator[Home]:
     """orcd and a pool for each host of the simulated fleet, registered, without a worker."""
     with Home({"PYTHONPATH": str(ROOT)}) as home:
-        orcd = _serve(home, [] if rule is None else ["rule", rule], "orcd")
+        orcd = _start(home, [] if rule is None else ["rule", rule], "orcd")
         home.url = orcd.url
+        daemons = [orcd]
         for host, speed in SPEEDS.items():
             _write_models(home.folder / host, speed)
             settings = {"POOL_ID": host, "MODEL_DIRS": home.folder / host, "STATE_DIR": home.folder / f"{host}-state"}
-            _serve(home, ["host"], "poold", ORCD_URL=home.url, **settings)
+            daemons.append(_start(home, ["host"], "poold", ORCD_URL=home.url, **settings))
+        for daemon in daemons:
+            wait_until(partial(is_alive, daemon.url), daemon, "answer")
         wait_until(lambda: _pools_with_models(home.url) == set(SPEEDS), orcd, "know every pool")
         yield home
 
@@ -109,13 +112,12 @@ def measure(short: bool) -> list[Row]:
     return [row for name in rivals.RIVALS for row in against_rival("orcd.real_fleet", where, name, taken[None], taken[name])]
 
 
-def _serve(home: Home, stand_in: list[str], role: str, **settings: object) -> Daemon:
+def _start(home: Home, stand_in: list[str], role: str, **settings: object) -> Daemon:
     port = free_port()
     environ = {f"RBEES_{role.upper()}_{name}": str(value) for name, value in {"PORT": port, **settings}.items()}
     inside = [sys.executable, "-m", "tests.bench.orcd.stand_in", *stand_in] if stand_in else []
     daemon = home.start_in(inside, role, "serve", environ=environ)
     daemon.url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: is_alive(daemon.url), daemon, "answer")
     return daemon
 
 
