@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ import pytest
 
 from tests.architecture.sources import ROOT
 from tests.support.chat_templates import HERMES
+from tests.support.home import free_port
 from tests.support.raw_http import request
 from tests.support.tiny_bert import TinyBert
 from tests.support.tiny_gguf import write_tiny_gguf
@@ -150,11 +150,6 @@ def terminals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Te
     finally:
         for terminal in made.values():
             terminal.end()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def kind_of(block: str) -> str:

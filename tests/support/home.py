@@ -248,10 +248,19 @@ def entry_point(program: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, chosen by the system."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """A port that nobody listens on now, chosen by the system, which gives it to nobody else for the next minute.
+
+    Several tests run at once: between this answer and the daemon that listens there, another might be given the same port. A port
+    with a connection in TIME_WAIT is never chosen by the system, and daemons, which name it, may have it all the same.
+    """
+    with socket.socket() as listener, socket.socket() as caller:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        caller.connect(listener.getsockname())
+        accepted, _ = listener.accept()
+        accepted.close()  # First, so that it is this end that waits.
+        port: int = listener.getsockname()[1]
         return port
 
 
