@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 
+from rbees.workerd.command import limit_spinning
 from tests.support.home import Home
 
 # A shell that puts the tests into the background has them ignore Ctrl-C, and so would every program that they start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Some tests run llama.cpp in their own process, without the command of a worker, which sees to this before the library is loaded.
+limit_spinning(os.environ)
 
 
 @pytest.fixture
