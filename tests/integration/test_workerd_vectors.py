@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from rbees.clients.control import read_control
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import End, Error, Result, Started
 from rbees.protocol.vectors import EmbedRequest
@@ -45,9 +44,7 @@ async def test_a_draining_worker_waits_for_vectors_until_nobody_wants_them(tmp_p
         short = await asyncio.to_thread(request, "POST", f"{worker.uri}/embed", {"input": ["x"]}, headers=worker.headers)
         assert short.status == 200
         worker.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
-            while (await read_control(worker.socket)).state != "draining":  # noqa: ASYNC110 - another process's state
-                await asyncio.sleep(0.02)
+        await worker.draining()
         refused = await asyncio.to_thread(request, "POST", f"{worker.uri}/embed", {"input": ["x"]}, headers=worker.headers)
         assert refused.error["code"] == "DRAINING"
         assert worker.process.returncode is None

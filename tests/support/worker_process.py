@@ -14,7 +14,7 @@ from pathlib import Path
 from rbees.clients.control import read_control
 from rbees.clients.workerd import WorkerClient
 from rbees.protocol.errors import RbeesError
-from rbees.protocol.workers import ControlInfo
+from rbees.protocol.workers import ControlInfo, WorkerState
 
 START_S = 30.0
 
@@ -63,8 +63,15 @@ class WorkerProcess:
     async def ready(self) -> None:
         """Return once the model is loaded."""
         await self.listening()
+        await self._until("ready")
+
+    async def draining(self) -> None:
+        """Return once it takes no more work."""
+        await self._until("draining")
+
+    async def _until(self, state: WorkerState) -> None:
         async with asyncio.timeout(START_S):
-            while (await read_control(self.socket)).state != "ready":  # noqa: ASYNC110 - another process's state
+            while (await read_control(self.socket)).state != state:  # noqa: ASYNC110 - another process's state
                 await asyncio.sleep(0.02)
 
     def client(self) -> WorkerClient:
