@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +38,10 @@ async def test_one_child_renders_many() -> None:
 async def test_what_takes_too_much_is_stopped_and_the_next_one_is_rendered(bad: str) -> None:
     template = process(bad, timeout_s=1.5)
     assert await template.render(HI) == "<s>hi"
-    began = time.monotonic()
-    with pytest.raises(RbeesError) as caught:
-        await template.render(said("bad"))
+    async with asyncio.timeout(20):
+        with pytest.raises(RbeesError) as caught:
+            await template.render(said("bad"))
     assert caught.value.code == ErrorCode.MODEL_INCOMPATIBLE
-    assert time.monotonic() - began < 3
     assert await template.render(HI) == "<s>hi"
     await template.close()
 

@@ -91,14 +91,15 @@ async def test_looking_through_goes_on_beside_writing(database: Database) -> Non
 
 async def test_a_caller_that_leaves_ends_the_work_and_nothing_is_left(database: Database, tmp_path: Path) -> None:
     steps = 0
-    begun = threading.Event()
+    begun, left = threading.Event(), threading.Event()
 
     def work(connection: sqlite3.Connection, pause: Pause) -> None:
         def slow() -> None:
             nonlocal steps
             steps += 1
-            begun.set()
-            time.sleep(0.01)
+            if steps == 2:
+                begun.set()
+                left.wait(10)
             pause()
 
         copy_beside(connection, database.path, slow).file.close()
@@ -107,9 +108,12 @@ async def test_a_caller_that_leaves_ends_the_work_and_nothing_is_left(database: 
     caller = asyncio.create_task(database.aside(work))
     await asyncio.to_thread(begun.wait)
     caller.cancel()
+    for _ in range(3):
+        await asyncio.sleep(0)  # Until the work is called off.
+    left.set()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    assert 0 < steps < 10
+    assert steps == 2
     assert _names(tmp_path) == ["orcd.db", "orcd.db-shm", "orcd.db-wal"]
     await JobStore(database, queries.load()).check()
 

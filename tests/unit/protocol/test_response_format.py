@@ -121,7 +121,7 @@ def test_what_is_beyond_a_cap_is_refused_in_words(form: ResponseFormat, hint: st
 def test_hostile_quoting_costs_linear_time(opening: str) -> None:
     began = time.perf_counter()
     check_response_format(gbnf(opening), ignore_eos=False)
-    assert time.perf_counter() - began < 0.5
+    assert time.perf_counter() - began < 5, "in quadratic time it would be minutes"
 
 
 def test_an_endless_answer_has_no_form() -> None:
