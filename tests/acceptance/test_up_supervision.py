@@ -34,7 +34,7 @@ def place_of(home: Home) -> dict[str, str]:
 def ended(daemon: Daemon, home: Home, expected: int) -> str:
     """What it said, once it has ended as expected and nothing of it is left."""
     assert daemon.wait() == expected, daemon.said
-    wait_until(lambda: not home.processes(), what="be gone", timeout_s=5.0)
+    wait_until(lambda: not home.processes(), what="be gone")
     assert "Traceback" not in daemon.said
     return daemon.said
 
@@ -246,10 +246,13 @@ def test_the_second_signal_does_not_wait_for_what_runs(home: Home) -> None:
     up, _ = up_with_a_slow_job(home)
     up.send(signal.SIGINT)
     wait_until(lambda: "Ctrl-C again" in up.said, what="explain the wait")
+    (log,) = (home.folder / "up" / "poold" / "workers").glob("*.log")
     hurried_at = time.monotonic()
     up.send(signal.SIGINT)
     said = ended(up, home, 0)
-    assert time.monotonic() - hurried_at < 2.5, "nothing is asked any more (on a busy machine)"
+    assert time.monotonic() - hurried_at < 8.0, "the job alone would have ten seconds"
+    assert "model_loaded" in log.read_text()
+    assert "daemon_stop" not in log.read_text(), "nothing is asked any more"
     assert "1 job is kept and goes on with the next `rbees up`" in said
 
 
@@ -258,7 +261,7 @@ def test_an_end_takes_no_longer_than_jobs_may_and_tells_what_is_left(home: Home)
     told_at = time.monotonic()
     up.send(signal.SIGINT)
     said = ended(up, home, 0)
-    assert time.monotonic() - told_at < 17.0, "ten seconds for the job, little for all else"
+    assert time.monotonic() - told_at < 25.0, "ten seconds for the job, which needs thirty, and little for all else"
     assert "1 job is kept and goes on with the next `rbees up`" in said
     again = home.up("--port", "0")
     assert "1 job is left from an earlier `rbees up` and goes on" in again.said
