@@ -6,12 +6,14 @@ import asyncio
 import signal
 import stat
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
 from rbees.clients.http import HttpClient
@@ -80,6 +82,15 @@ async def taken_up(worker: WorkerProcess, running: int = 1, waiting: int = 0) ->
             await asyncio.sleep(0.01)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_worker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WorkerProcess]:
+    """One for the tests that leave it as it is and name their jobs as no other does."""
+    folder = tmp_path_factory.mktemp("worker")
+    async with running_worker(write_script(folder), folder) as worker:
+        await worker.ready()
+        yield worker
+
+
 async def test_the_stream_is_exact_and_attaching_repeats_its_bytes(tmp_path: Path) -> None:
     async with running_worker(write_script(tmp_path), tmp_path) as worker:
         await worker.ready()
@@ -105,35 +116,31 @@ async def test_the_stream_is_exact_and_attaching_repeats_its_bytes(tmp_path: Pat
         assert (again, joined) == (200, whole), "the same job and epoch joins what runs, or ran, already"
 
 
-async def test_a_persons_slip_is_refused_by_name_and_a_newer_orcd_is_served(tmp_path: Path) -> None:
-    slipped = {"job_id": "j", "epoch": 1, "prompt": "hum", "max_token": 3}
-    async with running_worker(write_script(tmp_path), tmp_path) as worker:
-        await worker.ready()
-        for path, body in (
-            ("/execute", slipped),
-            ("/tokenize", {"promt": "x", "prompt": "x"}),
-            ("/cancel", {"job_id": "j", "epocs": 1}),
-        ):
-            status, said = await raw(worker, "POST", path, body)
-            assert status == 400
-            assert "the nearest one that exists is" in codec.decode(said, ErrorEnvelope).error.message
-        async with HttpClient(worker.uri, token=worker.secret, unreachable=ErrorCode.WORKER_UNREACHABLE) as orcd:
-            async with orcd.stream("POST", "/execute", slipped) as frames:
-                assert [f.event async for f in frames if f.event != "beat"][-1] == "end"
-            with pytest.raises(RbeesError) as caught:
-                await orcd.call("POST", "/execute", {**slipped, "prompt": "sing"})
-        assert caught.value.code is ErrorCode.IDEMPOTENCY_CONFLICT
+async def test_a_persons_slip_is_refused_by_name_and_a_newer_orcd_is_served(shared_worker: WorkerProcess) -> None:
+    slipped = {"job_id": "slip", "epoch": 1, "prompt": "hum", "max_token": 3}
+    for path, body in (
+        ("/execute", slipped),
+        ("/tokenize", {"promt": "x", "prompt": "x"}),
+        ("/cancel", {"job_id": "slip", "epocs": 1}),
+    ):
+        status, said = await raw(shared_worker, "POST", path, body)
+        assert status == 400
+        assert "the nearest one that exists is" in codec.decode(said, ErrorEnvelope).error.message
+    async with HttpClient(shared_worker.uri, token=shared_worker.secret, unreachable=ErrorCode.WORKER_UNREACHABLE) as orcd:
+        async with orcd.stream("POST", "/execute", slipped) as frames:
+            assert [f.event async for f in frames if f.event != "beat"][-1] == "end"
+        with pytest.raises(RbeesError) as caught:
+            await orcd.call("POST", "/execute", {**slipped, "prompt": "sing"})
+    assert caught.value.code is ErrorCode.IDEMPOTENCY_CONFLICT
 
 
-async def test_a_worker_asks_for_its_own_secret(tmp_path: Path) -> None:
-    async with running_worker(write_script(tmp_path), tmp_path) as worker:
-        await worker.ready()
-        for headers in ({}, {"Authorization": "Bearer rbk_other"}):
-            async with aiohttp.ClientSession() as session, session.get(f"{worker.uri}/health", headers=headers) as answer:
-                assert answer.status == 401
-                said = codec.decode(await answer.read(), ErrorEnvelope).error.message
-            assert "this worker's" in said
-            assert "--secret-fd" in said
+async def test_a_worker_asks_for_its_own_secret(shared_worker: WorkerProcess) -> None:
+    for headers in ({}, {"Authorization": "Bearer rbk_other"}):
+        async with aiohttp.ClientSession() as session, session.get(f"{shared_worker.uri}/health", headers=headers) as answer:
+            assert answer.status == 401
+            said = codec.decode(await answer.read(), ErrorEnvelope).error.message
+        assert "this worker's" in said
+        assert "--secret-fd" in said
 
 
 async def test_guesses_change_no_event_and_are_told_of_at_the_end_in_health_and_metrics(tmp_path: Path) -> None:
@@ -573,13 +580,6 @@ async def test_health_metrics_and_documents_answer(shared_worker: WorkerProcess)
     for path in ("/metrics", "/openapi.json", "/docs", "/readyz?verbose"):
         status, body = await raw(shared_worker, "GET", path)
         assert (status, bool(body)) == (200, True)
-
-
-@pytest.fixture
-async def shared_worker(tmp_path: Path) -> Any:
-    async with running_worker(write_script(tmp_path), tmp_path) as worker:
-        await worker.ready()
-        yield worker
 
 
 class Parent:
