@@ -116,11 +116,12 @@ async def test_a_hostile_form_is_refused_while_others_stream_on(
     (error,) = (event for event in events if not isinstance(event, Beat))
     assert isinstance(error, Error)
     assert error.error.code == ErrorCode.INVALID_REQUEST
-    assert took_s < 5
+    assert took_s < 10, "a check may take three seconds"
     undisturbed = await other
     assert isinstance(undisturbed[-1], End)
     assert undisturbed[-1].timings.total_ms is not None
-    assert undisturbed[-1].timings.total_ms < 1_500, "fifty tokens at a hundred a second"
+    # Fifty tokens at a hundred a second, or less than the form took: they did not wait for it.
+    assert undisturbed[-1].timings.total_ms < max(1_500, 500 * took_s)
     assert worker.process.returncode is None
     assert isinstance((await run_job(worker, f"next-{name}", RegexFormat(pattern="[a-c]{3}")))[-1], End)
 
