@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from rbees.orcd.scheduler.effects import SpawnWorker
 from rbees.orcd.scheduler.events import PoolReported
 from rbees.protocol.errors import ErrorBody, ErrorCode
+from rbees.protocol.events import ChoiceEnd, End, Event, Timings, Token, Usage
 from rbees.protocol.pools import Device, ModelFacts, WorkerFacts
 from tests.simulation import facts
 
@@ -53,6 +54,28 @@ class Run:
     last_ack_s: float
     deadly_at: int | None
     """The worker dies when it has made so many tokens."""
+    events: list[Event] = field(default_factory=list)
+    """All that it has to tell, numbered from 1; kept, so that orcd can take it up again."""
+
+    @property
+    def has_ended(self) -> bool:
+        """The last event is there."""
+        return isinstance(self.events[-1], End)
+
+    def make(self, count: int) -> None:
+        """So many tokens more, and the end behind the last."""
+        made: list[int] = []
+        state = self.tokens[-1] if self.tokens else self.seed
+        for _ in range(count):
+            state = next_token(state)
+            made.append(state)
+        if made:
+            self.events.append(Token(text="", index=len(self.tokens), token_ids=tuple(made)))
+            self.tokens += made
+        if len(self.tokens) == self.length and not self.has_ended:
+            usage = Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=self.length)
+            ends = (ChoiceEnd(finish_reason="stop"),)
+            self.events.append(End(choices=ends, usage=usage, timings=Timings(prefill_ms=1.0, decode_ms=1.0)))
 
 
 @dataclass(slots=True)

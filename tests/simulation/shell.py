@@ -1,7 +1,8 @@
 """The simulated shell of orcd: a store that survives, an executor that carries effects out, a relay that journals tokens.
 
-It is a small model of what loop, executor, relay and store do, around the real Scheduler. What it journals is checked token by
-token, and every effect is checked against what the scheduler had been told (`watch.py`).
+It is a small model of what loop, executor and store do, around the real Scheduler and the real fence of the journal
+(`orcd/live.py`), which admits and numbers every event that a worker sends. What it journals is checked token by token, and every
+effect is checked against what the scheduler had been told (`watch.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+from rbees.orcd.live import Stream as Fence
+from rbees.orcd.live import Verdict
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.effects import (
     Abandon,
@@ -39,6 +42,8 @@ from rbees.orcd.scheduler.events import (
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.speeds import Took
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from rbees.protocol.events import End, Error, Metrics, Queued, Started, StreamState, Token
+from rbees.protocol.events import Event as StreamEvent
 from tests.simulation.hosts import Host, script
 from tests.simulation.watch import Watch
 
@@ -55,6 +60,10 @@ class Record:
     accepted_at_s: float
     model_sha256: str | None = None
     tokens: list[int] = field(default_factory=list)
+    fence: Fence = field(default_factory=Fence)
+    """What decides which events of workers count; of it only what the journal's rows tell outlives orcd."""
+    journal_epoch: int = 0
+    """Of the last event that an attempt wrote."""
     epoch: int = 0
     failures: int = 0
     crashes: int = 0
@@ -71,6 +80,12 @@ class Record:
     broken_on: set[str] = field(default_factory=set)
     """Workers to which its stream broke: nobody can tell whether the attempt got there."""
 
+    def remembered(self) -> Fence:
+        """What `recovery.py` makes of the journal."""
+        fence = self.fence
+        worker_seq = fence.worker_seq if self.journal_epoch == self.epoch else 0
+        return Fence(fence.state, fence.last_seq, self.epoch, worker_seq, taken={0: len(self.tokens)})
+
 
 @dataclass(slots=True)
 class Stream:
@@ -80,6 +95,10 @@ class Stream:
     epoch: int
     worker_id: str
     pool_id: str
+    after: int = 0
+    """The last event of the worker that orcd had when it opened this."""
+    sent: int = 0
+    """How many of the worker's events have been sent over it, those before it left out."""
     open: bool = True
     started: bool = False
     proof_left: int | None = None
@@ -123,6 +142,8 @@ class Shell:
         self.up = False
         for stream in self.streams.values():
             stream.open = False
+        for record in self.records.values():
+            record.fence = record.remembered()
 
     def drain(self) -> None:
         """SIGTERM: no new jobs from now on."""
@@ -145,6 +166,7 @@ class Shell:
         except RbeesError:
             return
         self.records[record.spec.job_id] = record
+        record.fence.number(Queued(queue_position=1, created_at_ms=self.unix_ms))
         self.feed(JobArrived(record.spec))
 
     def feed(self, event: Event) -> None:
@@ -179,13 +201,16 @@ class Shell:
                 record.crashes += error.code is ErrorCode.WORKER_CRASHED
                 record.worker_id = record.pool_id = None
                 record.failures += counted
+                record.fence.listening = False
+                record.fence.number(Metrics(stage="attempt_failed", reason=error.message, code=error.code))
                 self._close(job_id)
             case Finish(job_id=job_id, status=status, error=error):
+                self.records[job_id].fence.number(Error(error=error))
                 self._end(self.records[job_id], status, error.code)
             case SpawnWorker() | StopWorker():
                 self._command(effect, None)
-            case Note():
-                pass
+            case Note(job_id=job_id, stage=stage, reason=reason):
+                self.records[job_id].fence.number(Metrics(stage=stage, reason=reason))
             case _:
                 assert_never(effect)
 
@@ -193,10 +218,14 @@ class Shell:
         record = self.records[effect.job_id]
         if isinstance(effect, Dispatch):
             record.epoch, record.worker_id, record.pool_id = effect.epoch, effect.worker_id, effect.pool_id
+            record.fence.begin(effect.epoch)
             if record.dispatched_at_s is None:
                 record.dispatched_at_s = self.now_s
+        else:
+            assert record.fence.epoch == effect.epoch, "only the current attempt is attached to"
+            record.fence.listening = True
         self._close(effect.job_id)
-        stream = Stream(effect.job_id, effect.epoch, effect.worker_id, effect.pool_id)
+        stream = Stream(effect.job_id, effect.epoch, effect.worker_id, effect.pool_id, record.fence.worker_seq)
         self.streams[effect.job_id] = stream
         stream.proof_left = effect.proof_tokens
         self._command(effect, stream)
@@ -213,28 +242,41 @@ class Shell:
 
     # --- what workers stream ------------------------------------------------------------------------------------------
 
-    def started(self, stream: Stream) -> None:
-        """The attempt's `started` event."""
-        if stream.open and not stream.started:
-            stream.started = True
-            self.feed(AttemptStarted(stream.job_id, stream.epoch))
-
-    def tokens(self, stream: Stream, first: int, tokens: list[int]) -> int:
-        """Journal what is new of an attempt's tokens, of which `tokens[0]` has index `first`; how many the journal now has."""
+    def receive(self, stream: Stream, seq: int, event: StreamEvent, took: Took | None = None) -> None:
+        """An event of the worker, in its own numbering, as `attempt.py` and `journal.py` take it."""
         record = self.records[stream.job_id]
-        assert stream.open
-        assert record.ended is None
+        verdict = record.fence.admit(stream.epoch, seq, event)
+        assert verdict is not Verdict.STALE or record.fence.ended or not stream.open, "what counts is dropped"
+        if verdict is Verdict.TAKE:
+            self._journal(record, stream, event)
+        elif not isinstance(event, Started):
+            return
+        match event:
+            case Started() if not stream.started:
+                stream.started = True
+                self.feed(AttemptStarted(stream.job_id, stream.epoch))
+            case Token():
+                self._prove(stream, len(event.token_ids))
+            case End():
+                self.ended(stream, took)
+            case _:
+                pass
+
+    def _journal(self, record: Record, stream: Stream, event: StreamEvent) -> None:
         assert stream.epoch == record.epoch, "an older epoch writes"
-        have = len(record.tokens)
-        assert first <= have, "a gap in the stream"
-        fresh = tokens[have - first :]
-        record.tokens.extend(fresh)
+        assert record.ended is None
+        again = isinstance(event, Started) and record.fence.state is StreamState.RUNNING
+        record.fence.number(Metrics(stage="attempt_started", epoch=stream.epoch) if again else event)
+        record.journal_epoch = stream.epoch
+        if isinstance(event, Token):
+            record.tokens += event.token_ids
+
+    def _prove(self, stream: Stream, tokens: int) -> None:
         if stream.proof_left is not None:
-            stream.proof_left -= len(fresh)
+            stream.proof_left -= tokens
             if stream.proof_left <= 0:
                 stream.proof_left = None
                 self.feed(AttemptProved(stream.job_id, stream.epoch))
-        return len(record.tokens)
 
     def ended(self, stream: Stream, took: Took | None = None) -> None:
         """The attempt's `end` event, after all its tokens."""

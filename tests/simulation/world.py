@@ -22,9 +22,10 @@ from rbees.orcd.scheduler.events import (
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.speeds import Took
 from rbees.protocol.errors import ErrorBody, ErrorCode
+from rbees.protocol.events import Started
 from tests.simulation import facts
 from tests.simulation.faults import HANG_S, Faults
-from tests.simulation.hosts import ACK_PATIENCE_S, STEP_S, Host, Run, SimWorker, next_token
+from tests.simulation.hosts import ACK_PATIENCE_S, STEP_S, Host, Run, SimWorker
 from tests.simulation.shell import Record, Shell, Stream
 
 HEARTBEAT_S: Final = 2.0
@@ -371,8 +372,9 @@ class World:
             record.deadly_at,
         )
         worker.runs[stream.job_id] = run
+        run.events.append(Started(epoch=run.epoch, worker_id=worker.worker_id, model=worker.model.ref, prompt_tokens=1))
         if not self.deaf():
-            self.shell.started(stream)
+            self._deliver(run, stream)
         self.after(STEP_S, lambda: self._step(host, worker, run))
 
     def _attach(self, worker: SimWorker, stream: Stream) -> None:
@@ -382,6 +384,8 @@ class World:
         else:
             run.stream = stream
             run.last_ack_s = self.now_s
+            # Some come twice: what was taken last may not have been known to be.
+            stream.sent = max(0, stream.after - self.rng.randrange(3))
 
     def _cancel(self, effect: Abandon) -> None:
         for host in self.hosts.values():
@@ -398,32 +402,33 @@ class World:
         if worker.hung_until_s > self.now_s:
             self.after(worker.hung_until_s - self.now_s, lambda: self._step(host, worker, run))
             return
-        made = min(run.length - len(run.tokens), self.rng.randrange(2, 9) * host.tokens_at_once)
-        state = run.tokens[-1] if run.tokens else run.seed
-        for _ in range(made):
-            state = next_token(state)
-            run.tokens.append(state)
+        run.make(min(run.length - len(run.tokens), self.rng.randrange(2, 9) * host.tokens_at_once))
         if run.deadly_at is not None and len(run.tokens) >= run.deadly_at:
             self.die(host, worker, "the job is poison")
             return
         stream = run.stream
         if stream is not None and stream.open and host.reachable(self.now_s) and not self.deaf():
             run.last_ack_s = self.now_s
-            self.shell.tokens(stream, 0, run.tokens)
-            # What orcd learned from these tokens may have made it take the attempt back.
-            if len(run.tokens) == run.length and self.shell.streams.get(run.job_id) is stream:
+            self._deliver(run, stream)
+            if run.has_ended and stream.sent == len(run.events):
                 del worker.runs[run.job_id]
-                self._end_run(host, worker, run, stream)
+                self._tell_prefixes(host, worker, run)
                 return
         elif self.now_s - run.last_ack_s > ACK_PATIENCE_S:
             del worker.runs[run.job_id]
             return
         self.after(STEP_S, lambda: self._step(host, worker, run))
 
-    def _end_run(self, host: Host, worker: SimWorker, run: Run, stream: Stream) -> None:
-        """The last token was sent; sometimes the worker is asked what it holds, and it may have forgotten some of it."""
+    def _deliver(self, run: Run, stream: Stream) -> None:
+        """What the worker has to tell and this connection has not brought; orcd may hang up at any of it."""
         took_s = max(self.now_s - run.begun_at_s, 0.001)
-        self.shell.ended(stream, Took(run.length // 2, 0, run.length, took_s * 0.2, took_s * 0.8))
+        took = Took(run.length // 2, 0, run.length, took_s * 0.2, took_s * 0.8)
+        while stream.open and stream.sent < len(run.events):
+            stream.sent += 1
+            self.shell.receive(stream, stream.sent, run.events[stream.sent - 1], took)
+
+    def _tell_prefixes(self, host: Host, worker: SimWorker, run: Run) -> None:
+        """After an attempt the worker is sometimes asked what it holds, and it may have forgotten some of it."""
         worker.prefixes += self.shell.records[run.job_id].spec.prefixes
         if host.reachable(self.now_s) and not self.deaf() and self.rng.random() < 0.5:
             worker.prefixes = worker.prefixes[-self.rng.randrange(1, 9) :]
