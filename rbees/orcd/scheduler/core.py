@@ -340,6 +340,8 @@ class Scheduler:
     def _tick(self, turn: Turn) -> None:
         for pool in leases.check(turn):
             reports.pool_lost(turn, pool)
+        for pool in leases.out_of_reach(turn):
+            reports.pool_out_of_reach(turn, pool)
         for job_id in [job_id for job_id, until_s in self._state.held_until.items() if until_s <= turn.now_s]:
             job = self._state.jobs[job_id]
             message = "The pool of the worker that ran the job has not come back in time."

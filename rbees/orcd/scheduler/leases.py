@@ -3,6 +3,10 @@
 live --suspect_after_s--> suspect --lost_after_s--> lost; a report makes a pool live again at once. A suspect pool gets no new
 work; the jobs of a lost one go on elsewhere.
 
+**Out of reach.** A suspect pool may be slow and its streams go on, so its lease is long. A job whose stream fell silent as well
+has two witnesses against its host and goes on elsewhere without waiting for the end of the lease, where there is an elsewhere:
+should the host turn out to live, its results are fenced by their epoch.
+
 **Correlated silence.** When of at least `silence_least_pools` pools more than half fall silent within `suspect_after_s` of one
 another, the fault is more likely orcd's own. No pool is then lost until one of them returns or `silence_hold_s` pass. When one
 returns, the others get what a suspect pool has left of its lease, so that they can return as well. A pool's silence is held
@@ -60,6 +64,18 @@ def check(turn: Turn) -> list[Pool]:
     for pool in lost:
         _move(turn, pool, "lost")
     return lost
+
+
+def out_of_reach(turn: Turn) -> list[Pool]:
+    """Suspect pools whose silence is their own; none while it may be orcd's, which hears most of the others well if it is not."""
+    state, policy = turn.state, turn.policy
+    if state.hold_until_s is not None or not state.suspects:
+        return []
+    counted = [pool for pool in state.pools.values() if pool.state != "lost"]
+    heard = sum(not is_quiet(turn, pool) for pool in counted)
+    if len(counted) >= policy.silence_least_pools and 2 * heard < len(counted):
+        return []
+    return [pool for pool_id in state.suspects if not (pool := state.pools[pool_id]).excused]
 
 
 def _consider_hold(turn: Turn) -> None:

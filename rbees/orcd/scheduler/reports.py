@@ -66,6 +66,16 @@ def pool_lost(turn: Turn, pool: Pool, error: ErrorBody | None = None) -> None:
         attempts.fail(turn, job, error, "lost")
 
 
+def pool_out_of_reach(turn: Turn, pool: Pool) -> None:
+    """What waits to be taken up there goes on elsewhere, where the model is; what streams on there stays."""
+    message = f"Pool {pool.pool_id} and the worker on it have both fallen silent."
+    for job in turn.state.held_jobs(pool.pool_id):
+        assert job.model_sha256 is not None
+        holders = turn.state.holders.get(job.model_sha256, {})
+        if any(turn.state.pools[pool_id].state == "live" for pool_id in holders):
+            attempts.fail(turn, job, ErrorBody(code=ErrorCode.POOL_UNREACHABLE, message=message), "lost")
+
+
 def worker_ready(turn: Turn, pool: Pool, facts: WorkerFacts) -> None:
     """A worker has loaded; its pool passes that on without waiting for the next report."""
     _worker_listed(turn, pool, facts, in_report=False)

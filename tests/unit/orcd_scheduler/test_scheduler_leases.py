@@ -122,15 +122,62 @@ def test_a_stream_that_breaks_while_its_host_is_quiet_waits_for_the_host() -> No
     assert drive.send(AttemptStarted("job-a", 1)) == []
 
 
-def test_a_held_attempt_goes_on_elsewhere_when_its_host_is_lost() -> None:
+def out_of_reach(pool_id: str) -> ErrorBody:
+    message = f"Pool {pool_id} and the worker on it have both fallen silent."
+    return ErrorBody(code=ErrorCode.POOL_UNREACHABLE, message=message)
+
+
+def cut_off(drive: Drive, *, others: tuple[str, ...], seconds: int) -> list[Effect]:
+    """Time passes, of which only the other pools tell."""
+    effects: list[Effect] = []
+    for _ in range(seconds):
+        effects += [*speak(drive, *others), *drive.tick(after_s=1.0)]
+    return effects
+
+
+def test_a_held_attempt_goes_on_elsewhere_when_its_host_is_suspect_too() -> None:
     drive = fleet("a", "b")
-    speak(drive, "b")
+    assert cut_off(drive, others=("b",), seconds=5) == []
+    assert drive.broke("job-a", 1) == [], "its host is quiet, and may be heard again at any moment"
+    assert cut_off(drive, others=("b",), seconds=1) == [
+        Abandon("job-a", 1, "worker-a"),
+        Requeue("job-a", 1, "worker-a", "lost", out_of_reach("a")),
+    ]
+    assert states(drive) == {"a": "suspect", "b": "live"}
+
+
+def test_a_stream_that_goes_on_is_left_where_it_is_until_its_host_is_lost() -> None:
+    drive = fleet("a", "b")
+    assert cut_off(drive, others=("b",), seconds=14) == []
+    assert cut_off(drive, others=("b",), seconds=1) == [
+        Abandon("job-a", 1, "worker-a"),
+        Requeue("job-a", 1, "worker-a", "lost", lost("a")),
+    ]
+
+
+def test_a_held_attempt_waits_for_its_host_where_no_other_has_the_model() -> None:
+    drive = fleet("a")
+    drive.report("b", models=())
     drive.tick(after_s=5.0)
     drive.broke("job-a", 1)
     effects: list[Effect] = []
-    for _ in range(10):
-        effects += [*speak(drive, "b"), *drive.tick(after_s=1.0)]
-    assert effects == [Abandon("job-a", 1, "worker-a"), Requeue("job-a", 1, "worker-a", "lost", lost("a"))]
+    for _ in range(9):
+        effects += [*drive.report("b", models=()), *drive.tick(after_s=1.0)]
+    assert effects == []
+    assert speak(drive, "a") == [Attach("job-a", 1, "worker-a", "a")]
+
+
+def test_held_attempts_of_hosts_that_fell_silent_together_wait() -> None:
+    drive = fleet("a", "b", "c")
+    speak(drive, "b", "c")
+    drive.now_s += 0.5
+    speak(drive, "c")
+    drive.tick(after_s=5.0)
+    for pool_id in ("a", "b", "c"):
+        assert drive.broke(f"job-{pool_id}", 1) == []
+    assert drive.ticks(40) == []
+    assert speak(drive, "b", "c") == [Attach("job-b", 1, "worker-b", "b"), Attach("job-c", 1, "worker-c", "c")]
+    assert cut_off(drive, others=("b", "c"), seconds=5) == [], "a gets the time to return as well"
 
 
 def test_a_hung_worker_of_a_live_pool_is_stopped_and_its_job_moves() -> None:
