@@ -132,11 +132,11 @@ class Jobs:
         return stored is not None and msgspec.json.decode(stored, type=JobRequest) == seeded
 
     async def _accept(self, request: JobRequest, key: str | None) -> JobAccepted:
-        self._check_room()
+        self.check_room()
         model_ref.parse(request.model)
         facts = await self._resolve(request.model)
         _check_capable(request, facts)
-        self._check_room()
+        self.check_room()
         now_ms = self._clock.unix_ms()
         extent = extent_of(request)
         spec = _newcomer(request, extent, facts, now_ms)
@@ -176,7 +176,8 @@ class Jobs:
                     raise
             await self._clock.sleep(RESOLVE_AGAIN_S)
 
-    def _check_room(self) -> None:
+    def check_room(self) -> None:
+        """Raises RbeesError DRAINING, QUEUE_FULL where no job can be taken at present, whatever it is."""
         if self.draining:
             message = "This orchestrator is shutting down and takes no new jobs; try again once it is back."
             raise RbeesError(ErrorCode.DRAINING, message, retry_after_s=5)
@@ -329,7 +330,7 @@ class Jobs:
         model_ref.parse(request.model)
         now_ms = self._clock.unix_ms()
         try:
-            self._check_room()
+            self.check_room()
             facts = self._scheduler.resolve(request.model)
             _check_capable(request, facts)
             newcomer = _newcomer(request, extent_of(request), facts, now_ms)

@@ -134,7 +134,8 @@ class Edge:
                 request.transport.abort()
             raise ConnectionResetError("the answer was broken off")
         response = error_response(error, headers)
-        if request.can_read_body and not request.content.at_eof():
+        if request.can_read_body and not request.content.is_eof():
+            # A body that has come whole, read or not, leaves the connection usable.
             response.force_close()
         return response
 

@@ -140,6 +140,12 @@ def ready_workers(cluster: Cluster) -> list[str]:
     return [worker["worker_id"] for worker in workers if worker["state"] == "ready"]
 
 
+def jobs_queued(url: str) -> int:
+    """How many jobs wait, as orcd counts them."""
+    figures = request("GET", f"{url}/metrics").body.decode()
+    return int(float(figures.partition('rbees_jobs{status="queued"} ')[2].partition("\n")[0]))
+
+
 @contextmanager
 def pulse(url: str, every_s: float = 0.02) -> Iterator[list[float]]:
     """How long each of many calls to `url` took, made one after another while the block runs."""

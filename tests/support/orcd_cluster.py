@@ -88,17 +88,14 @@ class Follower:
         self.url = url
         self.job_id = job_id
         self.frames: list[Frame] = []
+        self.tokens = 0
+        """How many token events were seen; counted along, for loads ask it of all their streams all the time."""
         self.breaks = 0
 
     @property
     def position(self) -> int:
         """The last event seen."""
         return self.frames[-1].id or 0 if self.frames else 0
-
-    @property
-    def tokens(self) -> int:
-        """How many token events were seen."""
-        return sum(frame.event == "token" for frame in self.frames)
 
     @property
     def ended(self) -> bool:
@@ -122,6 +119,7 @@ class Follower:
             for frame in frames:
                 if frame.event:
                     self.frames.append(frame)
+                    self.tokens += frame.event == "token"
                 if until_tokens is not None and self.tokens >= until_tokens:
                     return
 

@@ -41,6 +41,9 @@ def routes(jobs: Jobs, relay: Relay) -> list[Route]:
 
     async def submit(request: web.Request) -> web.Response:
         key = argument(request, _IDEMPOTENCY_KEY)
+        if key is None:
+            # Before anything of the body is read. Under a key there may be an answer to give again, room or not.
+            jobs.check_room()
         accepted = await jobs.submit(await read(request, JobRequest), key)
         return reply(accepted, 202, {"Location": f"/v2/tasks/{accepted.job_id}"})
 
