@@ -127,11 +127,16 @@ class Load:
 
 def two_workers(cluster: Cluster) -> None:
     """Have two workers of the cluster's model ready."""
-    (pool,) = cluster.pools()
     for _ in range(2):
-        answer = request("POST", f"{cluster.url}/v2/pools/{pool['pool_id']}/workers/spawn", {"model_ref": cluster.model})
-        assert answer.status == 202, answer.body
+        spawn_worker(cluster)
     wait_until(lambda: len(ready_workers(cluster)) >= 2, cluster.poold, "bring two workers up")
+
+
+def spawn_worker(cluster: Cluster) -> None:
+    """Have one more worker of the cluster's model started."""
+    (pool,) = cluster.pools()
+    answer = request("POST", f"{cluster.url}/v2/pools/{pool['pool_id']}/workers/spawn", {"model_ref": cluster.model})
+    assert answer.status == 202, answer.body
 
 
 def ready_workers(cluster: Cluster) -> list[str]:

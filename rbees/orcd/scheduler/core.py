@@ -104,7 +104,9 @@ class Scheduler:
         self._take_over(turn, event)
         self._let_time_pass(turn)
         placement.drop_stale_claims(turn)
-        if turn.touched and len(self._queue) and not self._state.draining:
+        # After a restart thousands of jobs come back before the first pool does, and then every tick looks at them anyhow.
+        comes_too_early = isinstance(event, JobRecovered) and not self._state.pools
+        if turn.touched and len(self._queue) and not self._state.draining and not comes_too_early:
             placement.place(turn)
         return turn.effects
 
