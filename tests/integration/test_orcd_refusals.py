@@ -213,10 +213,15 @@ def test_listening_openly_without_token_and_certificate_exits_78(cluster: Cluste
 def test_the_queue_limit_answers_429_with_a_time(tmp_path: Path) -> None:
     with Home({"RBEES_ORCD_QUEUE_LIMIT": "2"}) as home:
         home.serve_orcd()
-        kept = [request("POST", f"{home.url}/v2/tasks", JOB).json["job_id"] for _ in range(2)]
+        key = {"Idempotency-Key": "once"}
+        kept = [request("POST", f"{home.url}/v2/tasks", JOB, headers=key).json["job_id"]]
+        kept.append(request("POST", f"{home.url}/v2/tasks", JOB).json["job_id"])
         answer = request("POST", f"{home.url}/v2/tasks", JOB)
         _refused(answer, 429, "QUEUE_FULL")
         assert 1 <= int(answer.headers["retry-after"]) <= 60
+        _refused(request("POST", f"{home.url}/v2/tasks", raw=b"no job at all"), 429, "QUEUE_FULL")
+        again = request("POST", f"{home.url}/v2/tasks", JOB, headers=key)
+        assert (again.status, again.json["job_id"]) == (202, kept[0]), "an answer that was given is given again"
         assert {show(home.url, job_id)["status"] for job_id in kept} == {"queued"}
         assert request("DELETE", f"{home.url}/v2/tasks/{kept[0]}").status == 202
         until = time.monotonic() + 20

@@ -54,6 +54,7 @@ ROUTES = (
     Route("GET", "/orders", page, "List orders.", response=dict[str, Any], parameters=(LIMIT,)),
     Route("GET", "/fail", fail, "Fail."),
     Route("GET", "/refuse", refuse, "Refuse.", errors=(ErrorCode.QUEUE_FULL,)),
+    Route("POST", "/refuse", refuse, "Refuse before the body is read.", errors=(ErrorCode.QUEUE_FULL,)),
 )
 JSON = {"Content-Type": "application/json"}
 
@@ -173,6 +174,21 @@ async def test_a_client_that_sends_it_all_still_reads_the_answer() -> None:
     answer = await post(body, max_body_bytes=100_000)
     assert (answer.status, answer.code) == (413, "REQUEST_TOO_LARGE")
     assert answer.json["error"]["details"] == {"limit_bytes": 100_000}
+
+
+async def test_a_refusal_before_the_body_keeps_the_connection_where_the_body_has_come() -> None:
+    head = b"POST /refuse HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    async with serving(*ROUTES) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for _ in range(2):
+            writer.write(head + b"a" * 1000)
+            answer = await read_answer(reader)
+            assert (answer.status, answer.code) == (429, "QUEUE_FULL")
+            assert "connection" not in answer.headers
+        writer.write(head)  # And of this one nothing comes.
+        answer = await read_answer(reader)
+        assert (answer.status, answer.headers["connection"]) == (429, "close")
+        writer.close()
 
 
 async def test_a_body_of_unknown_length_is_counted_as_it_comes() -> None:

@@ -24,6 +24,13 @@ def test_an_attempt_that_still_runs_is_attached_to() -> None:
     assert drive.send(AttemptCompleted("job-1", 3)) == []
 
 
+def test_jobs_that_come_back_before_any_pool_are_looked_at_by_the_next_tick() -> None:
+    drive = Drive(noted=True)
+    assert [drive.send(recovered(drive, f"job-{number}", worker_id=None)) for number in range(3)] == [[], [], []]
+    assert kinds(drive.tick()) == ["Note", "Note", "Note"]
+    assert kinds(drive.report("a", facts.worker("w1", HAIKU, slots=3))) == ["Dispatch"] * 3
+
+
 def test_an_attempt_taken_up_again_has_its_slots_again() -> None:
     drive = Drive()
     drive.send(JobRecovered(drive.spec("job-1", choices=9), 3, 1, "w1", "a"))
