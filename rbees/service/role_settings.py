@@ -54,8 +54,10 @@ class OrcdSettings(DaemonSettings, frozen=True, kw_only=True):
     queue_limit: Annotated[int, _about("Most jobs that may wait; one more is answered 429. 0 sets no limit.", ge=0)] = 10_000
     pools: Annotated[tuple[str, ...], _about("Endpoints of pools that orcd calls on start, beside those that register.")] = ()
     heartbeat_interval_s: Annotated[float, _about("How often pools report.", gt=0)] = 2.0
-    suspect_after_s: Annotated[float, _about("Silence after which a pool gets no new work.", gt=0)] = 6.0
-    lost_after_s: Annotated[float, _about("Silence after which a pool's jobs go on elsewhere.", gt=0)] = 15.0
+    suspect_after_s: Annotated[
+        float, _about("Silence after which a pool gets no new work, and jobs leave it whose streams are silent too.", gt=0)
+    ] = 6.0
+    lost_after_s: Annotated[float, _about("Silence after which all jobs of a pool go on elsewhere.", gt=0)] = 15.0
     hang_after_s: Annotated[float, _about("A worker without a beat, or whose step counter stands, for so long has hung.", gt=0)] = (
         5.0
     )

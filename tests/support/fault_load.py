@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 from tests.support.home import wait_until
@@ -24,13 +24,14 @@ class Load:
 
     cluster: Cluster
     clients: int
-    jobs: int
-    """Of each client."""
+    jobs: int | None = None
+    """Of each client; None for as many as there is time for until `enough`, so that faults hit something however long they take."""
     fields: dict[str, Any] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     followers: list[Follower] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     _threads: list[threading.Thread] = field(default_factory=list)
+    _enough: threading.Event = field(default_factory=threading.Event)
 
     def prepare(self) -> None:
         """Learn what each prompt is answered when nothing disturbs it."""
@@ -47,6 +48,10 @@ class Load:
             self._threads.append(thread)
             thread.start()
 
+    def enough(self) -> None:
+        """Have the clients submit nothing more."""
+        self._enough.set()
+
     @property
     def running(self) -> bool:
         """Some client is not done yet."""
@@ -59,12 +64,12 @@ class Load:
             thread.join(max(0.0, until - time.monotonic()))
         assert not self.running, f"not done within {timeout_s} s: {[show(f.url, f.job_id) for f in self.followers if not f.ended]}"
         assert not self.problems, self.problems
-        assert len(self.followers) == self.clients * self.jobs
+        assert self.jobs is None or len(self.followers) == self.clients * self.jobs
 
     def in_flight(self) -> str:
-        """What a fault that falls now hits; fails where it would hit nothing."""
-        streams = [follower.tokens for follower in list(self.followers) if follower.frames and not follower.ended]
-        assert any(streams), "no job is in mid-stream"
+        """What a fault that falls now hits; waits for the next stream where it would hit nothing, and fails where none comes."""
+        streams = wait_until(lambda: self._streams() or not self.running, what="have a job in mid-stream")
+        assert isinstance(streams, list), "no job is in mid-stream"
         return f"{len(streams)} streams, at tokens {streams}"
 
     def wait_for_streams(self, least: int = 1) -> None:
@@ -84,6 +89,11 @@ class Load:
         """Read every stream once more; how many differ from what came first by any byte."""
         return sum(bytes_of(read_frames(one.url, one.job_id)) != bytes_of(one.frames) for one in self.followers)
 
+    def _streams(self) -> list[int]:
+        """How far each has come; nothing where none has come to a token."""
+        tokens = [follower.tokens for follower in list(self.followers) if follower.frames and not follower.ended]
+        return tokens if any(tokens) else []
+
     def _streaming(self) -> int:
         return sum(follower.tokens > 0 and not follower.ended for follower in list(self.followers))
 
@@ -94,7 +104,9 @@ class Load:
         return [f"client {number}" for number in range(self.clients)]
 
     def _client(self, prompt: str) -> None:
-        for _ in range(self.jobs):
+        for _ in count() if self.jobs is None else range(self.jobs):
+            if self._enough.is_set():
+                return
             try:
                 follower = Follower(self.cluster.url, self._submit(prompt))
                 self.followers.append(follower)

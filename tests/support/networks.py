@@ -77,6 +77,17 @@ class Network:
         _run(*host.inside, "ip", "addr", "add", f"{host.address}/24", "dev", "up0")
         return host
 
+    def cut_off(self) -> None:
+        """Let every packet between hosts vanish from one moment on."""
+        self._set_all("nomaster")
+
+    def join(self) -> None:
+        """Let all packets through again."""
+        self._set_all("master hub")
+
+    def _set_all(self, words: str) -> None:
+        _run("ip", "-batch", "-", says="".join(f"link set {host.port} {words}\n" for host in self.hosts))
+
     def close(self) -> None:
         """End the holders; the namespaces go with the last process in them."""
         for host in self.hosts:
@@ -109,6 +120,6 @@ def network() -> Iterator[Network]:
                 raise AssertionError(f"the thread cannot leave the namespace: {os.strerror(ctypes.get_errno())}")
 
 
-def _run(*words: str) -> None:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+def _run(*words: str, says: str = "") -> None:
+    done = subprocess.run(words, input=says, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 0, f"`{' '.join(words)}` failed, so there is no network to break: {done.stderr}"
