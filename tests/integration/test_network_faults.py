@@ -20,8 +20,8 @@ from tests.support.raw_http import Answer, Frame, request, stream
 from tests.support.scripted_models import write_script
 
 LEASES = {} if FULL else {"HEARTBEAT_INTERVAL_S": "0.25", "SUSPECT_AFTER_S": "1", "LOST_AFTER_S": "5", "HANG_AFTER_S": "2"}
-"""The default ones at full size; at the small one so short that a partition need not be long, and long enough for what TCP sends again
-only seconds after the network is back."""
+"""The default ones at full size; at the small one so short that a partition need not be long, and long enough for what TCP sends
+again only seconds after the network is back."""
 SHORT_S = 3.0 if FULL else 0.5
 LONG_S = 30.0 if FULL else 8.0
 LOST_S = 15.0 if FULL else 5.0
