@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from rbees.pool.git import git
 from rbees.pool.models import models
 from rbees.pool.status import status
 from rbees.pool.workers import worker
@@ -17,3 +18,4 @@ def command() -> None:
 command.add_command(status)
 command.add_command(models)
 command.add_command(worker)
+command.add_command(git)

@@ -77,6 +77,9 @@ class ErrorCode(StrEnum):
     ADDRESS_IN_USE = "ADDRESS_IN_USE"
     ALREADY_RUNNING = "ALREADY_RUNNING"
     BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
+    CHECKOUT_UNUSABLE = "CHECKOUT_UNUSABLE"
+    CHECKOUT_CONFLICT = "CHECKOUT_CONFLICT"
+    REMOTE_UNREACHABLE = "REMOTE_UNREACHABLE"
 
 
 class ErrorKind(NamedTuple):
@@ -199,6 +202,18 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         ExitCode.UNAVAILABLE,
         Fault.CAPACITY,
         "This host lacks the backend, extra or compiler; the message names the command to install it.",
+    ),
+    ErrorCode.CHECKOUT_UNUSABLE: ErrorKind(
+        500,
+        ExitCode.CONFIGURATION,
+        Fault.CALLER,
+        "There is no git, no checkout, or none with a branch and an upstream; the message says what to do.",
+    ),
+    ErrorCode.CHECKOUT_CONFLICT: ErrorKind(
+        409, ExitCode.FAILED, Fault.CALLER, "The checkout holds work that the command would lose; keep it first, or say so."
+    ),
+    ErrorCode.REMOTE_UNREACHABLE: ErrorKind(
+        502, ExitCode.UNAVAILABLE, Fault.PEER, "The git remote cannot be reached or refuses; the message says which and why."
     ),
 }
 

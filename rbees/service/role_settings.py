@@ -127,13 +127,30 @@ class CtlSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls_ca_file: Annotated[str | None, _about("PEM certificates to trust.")] = None
 
 
+class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`[pool]`: the local tool of a pool host."""
+
+    checkout: Annotated[
+        str | None, _about("Git checkout that `rbees-pool git` acts on; default: the one that rbees runs from.")
+    ] = None
+    git_protocols: Annotated[
+        tuple[Literal["file", "git", "http"], ...],
+        _about("Protocols that git may use beside https and ssh: `file`, `git`, `http`."),
+    ] = ()
+
+
 class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`[hosts.NAME]`: what `llorch pool` calls a pool host."""
 
     url: Annotated[str | None, _about("URL of the host's poold.")] = None
 
 
-ROLES: Final[dict[str, type[msgspec.Struct]]] = {"orcd": OrcdSettings, "poold": PooldSettings, "ctl": CtlSettings}
+ROLES: Final[dict[str, type[msgspec.Struct]]] = {
+    "orcd": OrcdSettings,
+    "poold": PooldSettings,
+    "ctl": CtlSettings,
+    "pool": PoolSettings,
+}
 """The tables of a settings file, beside the hosts. A worker has none: whoever starts it passes flags."""
 HOSTS_TABLE: Final = "hosts"
 VARIABLES: Final[dict[str, str]] = {

@@ -44,6 +44,8 @@ PURE = (
     "rbees.workerd.engine.whole_prefixes",
     "rbees.workerd.engine.parts",
     "rbees.workerd.chat",
+    "rbees.pool.git_reading",
+    "rbees.pool.git_trouble",
 )
 FOR_PURE = {"numpy", "msgspec", "rbees.protocol", *PURE}
 """What pure files may import beside the harmless part of the standard library."""
