@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import ssl
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Final, NamedTuple, Self
 from urllib.parse import quote
 
 from rbees.clients.dialer import Dialer
+from rbees.clients.failures import not_understood
 from rbees.clients.http import HttpClient
-from rbees.protocol.errors import ErrorCode
+from rbees.protocol import codec
+from rbees.protocol.codec import Message
+from rbees.protocol.errors import ErrorCode, RbeesError
+
+_TITLE: Final = "rbees "
+
+
+class Introduction(NamedTuple):
+    """Who a daemon is."""
+
+    role: str
+    version: str
+    date: str | None
+    """Its clock, as its answer's `Date` header has it."""
+
+
+class _Info(Message, frozen=True):
+    title: str
+    version: str
+
+
+class _Document(Message, frozen=True):
+    """What is read of `/openapi.json`."""
+
+    info: _Info
 
 
 class DaemonClient:
@@ -41,6 +66,18 @@ class DaemonClient:
     def url(self) -> str:
         """Where this client calls."""
         return self._http.url
+
+    async def introduction(self) -> Introduction:
+        """Ask the daemon who it is, which every version of it can tell."""
+        async with self._http.body("GET", "/openapi.json") as (headers, pieces):
+            content = b"".join([piece async for piece in pieces])
+        try:
+            info = codec.decode(content, _Document).info
+        except RbeesError:
+            raise not_understood(self.url) from None
+        if not info.title.startswith(_TITLE):
+            raise not_understood(self.url)
+        return Introduction(info.title.removeprefix(_TITLE), info.version, headers.get("Date"))
 
     async def close(self) -> None:
         """Close this client's connections."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from rbees.ctl.dev import dev
 from rbees.ctl.jobs import jobs
 from rbees.ctl.models import models
 from rbees.ctl.plan import plan
@@ -22,3 +23,4 @@ command.add_command(models)
 command.add_command(plan)
 command.add_command(embed)
 command.add_command(rerank)
+command.add_command(dev)

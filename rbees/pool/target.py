@@ -45,9 +45,10 @@ def find_pool(poold_url: str | None, token_file: str | None) -> PooldClient:
 
 
 def own_url(own: Any) -> str:
-    """Where this host's daemon listens, as its settings say. `own` is a `PooldSettings`."""
-    if own.endpoint is not None:
-        return str(own.endpoint)
+    """Where this host's daemon listens, as its settings say. `own` is a `PooldSettings` or `OrcdSettings`."""
+    endpoint = getattr(own, "endpoint", None)
+    if endpoint is not None:
+        return str(endpoint)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(own.bind, own.bind)  # noqa: S104
     scheme = "https" if own.tls_cert_file else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{own.port}"

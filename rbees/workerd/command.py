@@ -1,4 +1,4 @@
-"""`rbees workerd serve` and `memory`: flags, the secret's descriptor, exit codes. Poold runs the one, a person may run both."""
+"""`rbees workerd serve`, `memory` and `try`: flags, the secret, exit codes. Poold runs the first, a person may run all of them."""
 
 from __future__ import annotations
 
@@ -155,6 +155,31 @@ def memory(model: Path, as_json: bool, **flags: Any) -> None:
         path = str(model_path(model, "--model")[0])
         need = ask(LoadSpec(path, device=device, options=options, adapters=adapters, cells=cells, **flags))
     click.echo(encode(need).decode() if as_json else as_text(need))
+
+
+@command.command("try")
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="The GGUF file to load, or a short name.")
+@shape_flags
+@click.option("as_json", "--json", is_flag=True, help="Print JSON for programs.")
+def try_(model: Path, as_json: bool, **flags: Any) -> None:
+    """Load a model and decode some tokens, to see whether a backend works here; `rbees pool dev doctor` runs this."""
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+    limit_spinning(os.environ)
+    logs.configure("workerd", "error", "json")
+    device, options, adapters = _take_shape(flags)
+    with _needing_the_extra():
+        from rbees.workerd.engine.backend import LoadSpec
+        from rbees.workerd.trial import try_out
+
+        cells, path = flags.pop("kv_cells"), str(model_path(model, "--model")[0])
+        done = try_out(LoadSpec(path, device=device, options=options, adapters=adapters, cells=cells, **flags))
+    if as_json:
+        click.echo(encode(done).decode())
+        return
+    rate = done.decoded_tokens * 1000 / max(1, done.decode_ms)
+    click.echo(
+        f"{done.backend} works on {done.device}: loaded in {done.load_ms} ms, {done.decoded_tokens} tokens at {rate:.0f} a second."
+    )
 
 
 def limit_spinning(environ: MutableMapping[str, str]) -> None:

@@ -10,7 +10,9 @@ from tests.architecture.sources import ROOT, imported, modules
 
 PURE = (
     "rbees.orcd.scheduler",
+    "rbees.host.build_flags",
     "rbees.host.demand",
+    "rbees.host.findings",
     "rbees.host.fit",
     "rbees.host.lifecycle",
     "rbees.workerd.engine.sequence",
