@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # How many processes run tests; tests/conftest.py says which tests share one.
 TEST_JOBS ?= 2
 # Programs that tests run and that pip cannot bring.
-TEST_TOOLS := strace:strace curl:curl ip:iproute2 pgrep:procps
+TEST_TOOLS := strace:strace curl:curl ip:iproute2 pgrep:procps systemd-analyze:systemd
 
 FAULT_TESTS = $(wildcard tests/*/test_*faults*.py tests/*/test_*restarts*.py tests/*/test_*durability*.py tests/*/test_*supervision*.py)
 
@@ -69,10 +69,11 @@ faults: $(STAMPS)/dev test-tools ## Kill, stop and starve daemons under load, at
 	FAULT_SIZE=full $(BIN)/python -m pytest --timeout 1800 -p tests.support.fault_rows $(FAULT_TESTS)
 
 .PHONY: docs
-docs: $(STAMPS)/dev ## Write the pages of docs/ that are made from the code.
+docs: $(STAMPS)/dev ## Write the pages of docs/ and the services of packaging/ that are made from the code.
 	$(BIN)/python -m rbees.service.docs_pages docs
 	$(BIN)/python -m scripts.cli_page docs
 	$(BIN)/python -m scripts.http_page docs
+	$(BIN)/python -m scripts.service_files packaging
 
 .PHONY: picture
 picture: $(STAMPS)/dev ## Record docs/images/tour.svg from a real run.

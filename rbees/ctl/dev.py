@@ -26,6 +26,13 @@ def doctor(options: tuple[str, ...]) -> int:
     return _run_here("doctor", options)
 
 
+@dev.command(context_settings=_AS_TYPED)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def setup(options: tuple[str, ...]) -> int:
+    """Prepare this machine; the options are those of `rbees pool dev setup`."""
+    return _run_here("setup", options)
+
+
 def _run_here(command: str, options: tuple[str, ...]) -> int:
     # A role that is named in the options stands beside this one's default.
     roles = () if "--role" in options or any(option.startswith("--role=") for option in options) else ("--role", "orcd")

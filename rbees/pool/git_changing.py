@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.terminal.asking import ask
 from rbees.terminal.notes import notes
 from rbees.terminal.output import print_json
 from rbees.terminal.text import printable
@@ -96,7 +97,7 @@ def sync(checkout: Checkout, *, yes: bool, force: bool, as_json: bool) -> None:
     refuse_in_the_way(checkout, target)
     if not yes:
         _show_loss(own, changed)
-        _ask(f"Reset {checkout.root} to {head.upstream} ({target[:12]})?")
+        ask(f"Reset {checkout.root} to {head.upstream} ({target[:12]})?")
     kept = _set_aside(checkout, changed)
     with notes(silent=as_json) as said:
         said.note(f"resetting to {head.upstream}")
@@ -115,7 +116,7 @@ def clean(checkout: Checkout, *, yes: bool, dry_run: bool, as_json: bool) -> Non
     if listed and not dry_run and not yes:
         for path in listed:
             click.echo(printable(path), err=True)
-        _ask(f"Delete {_count(len(listed), 'file or folder', 'files and folders')} for good?")
+        ask(f"Delete {_count(len(listed), 'file or folder', 'files and folders')} for good?")
     if not dry_run:
         for _, place, paths in found:
             place.remove(paths)
@@ -179,19 +180,6 @@ def _show_loss(own: tuple[Own, ...], changed: tuple[Changed, ...]) -> None:
             click.echo(f"  {commit.commit[:12]} {printable(commit.subject)}", err=True)
     for path in _files(changed)[: LISTED * 2]:
         click.echo(f"Undone, and kept in the stash: {printable(path)}", err=True)
-
-
-def _ask(question: str) -> None:
-    """Return after a yes.
-
-    Raises:
-        RbeesError: INVALID_REQUEST, where nobody can be asked.
-        click.Abort: after a no.
-    """
-    if not sys.stdin.isatty():
-        message = f"{question} Nobody can be asked, as this is no terminal; say `--yes` if that is what you want."
-        raise RbeesError(ErrorCode.INVALID_REQUEST, message)
-    click.confirm(question, abort=True, err=True)
 
 
 def _report(

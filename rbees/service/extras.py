@@ -23,6 +23,11 @@ def install_command(extra: str, *options: str) -> str:
     return f"{shlex.quote(sys.executable)} -m pip install {shlex.join((*options, *_source(extra, _origin())))}"
 
 
+def install_words(extra: str, *options: str) -> tuple[str, ...]:
+    """The same as the words of a command that is to be run. Blocks on the disk."""
+    return (sys.executable, "-P", "-m", "pip", "install", *options, *_source(extra, _origin()))
+
+
 def _source(extra: str, origin: str | None) -> tuple[str, ...]:
     """What pip is to install, given the `direct_url.json` of the installation, or None where there is none."""
     try:

@@ -15,6 +15,7 @@ PURE = (
     "rbees.host.findings",
     "rbees.host.fit",
     "rbees.host.lifecycle",
+    "rbees.host.service_files",
     "rbees.workerd.engine.sequence",
     "rbees.workerd.engine.batcher",
     "rbees.workerd.engine.in_common",

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from rbees import __version__, cli
-from rbees.about.completion import script
 from rbees.personas import CALLED_NAMES
+from rbees.terminal.completion import script
 
 
 @pytest.fixture(autouse=True)
