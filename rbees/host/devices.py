@@ -71,6 +71,13 @@ class DeviceMonitor:
         found = [device for name, reading in self._readings.items() for device in self._as_of_now(name, reading)]
         return tuple(sorted(found, key=lambda device: device.device_id))
 
+    def problems(self) -> tuple[str, ...]:
+        """Of each source that fails or has not answered yet, why, in a sentence; also where it never had a device to report."""
+        silent = [
+            f"{name} does not answer; its driver may hang." for name, reading in self._readings.items() if not reading.measured
+        ]
+        return (*silent, *(reading.problem for reading in self._readings.values() if reading.problem is not None))
+
     def _as_of_now(self, name: str, reading: _Reading) -> tuple[Device, ...]:
         problem, busy_since_s = reading.problem, reading.busy_since_s
         if busy_since_s is not None:

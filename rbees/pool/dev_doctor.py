@@ -21,6 +21,7 @@ from rbees.host import examination, findings
 from rbees.host.backends import library_folder, problem_of
 from rbees.host.devices import DeviceMonitor, sources_of_this_host
 from rbees.host.findings import Finding, PortState
+from rbees.host.hardware import find_hardware
 from rbees.pool.target import find_pool, own_url
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service import auth, folders, settings
@@ -49,10 +50,15 @@ def examine(roles: Sequence[str], orcd_url: str | None, token_file: str | None, 
     yield from broken or [findings.ok("settings", "The settings can be read.")]
     yield from _folders()
     note("looking for devices")
-    devices = asyncio.run(_devices())
-    for device in devices:
-        if not device.healthy:
-            yield findings.failed("device", f"{device.name} is ill: {device.problem}", device=device.device_id)
+    devices, problems = asyncio.run(_devices())
+    ill = [device for device in devices if not device.healthy]
+    for device in ill:
+        yield findings.failed("device", f"{device.name} is ill: {device.problem}", device=device.device_id)
+    # What a source says of itself it says of its devices too.
+    for problem in problems if not ill else ():
+        yield findings.failed("device", problem)
+    if find_hardware().nvidia and not problems and not any(device.backend == "cuda" for device in devices):
+        yield findings.warning("device", "An NVIDIA device is here but not its driver; install that to compute on it.")
     note("trying every device with a small model")
     yield from examination.try_backends([device for device in devices if device.healthy])
     # Where the settings cannot be read nobody knows which ports and whose orchestrator are meant.
@@ -96,12 +102,13 @@ def _state_folder() -> Path:
     return folders.home_folder() or platformdirs.user_state_path("rbees")
 
 
-async def _devices() -> tuple[Device, ...]:
+async def _devices() -> tuple[tuple[Device, ...], tuple[str, ...]]:
+    """The devices, and what is wrong with those that report them."""
     monitor = DeviceMonitor(sources_of_this_host(), SystemClock())
     monitor.start()
     await monitor.wait_first(MEASURE_LIMIT_S)
     monitor.stop()
-    return monitor.devices()
+    return monitor.devices(), monitor.problems()
 
 
 def _disks() -> Iterator[Finding]:
@@ -123,6 +130,7 @@ async def _daemons(roles: Sequence[str], orcd_url: str | None, token_file: str |
     runs_orcd = any(finding.details["role"] == "orcd" and finding.details["state"] == "ours" for finding in found)
     versions: dict[str, str] = {}
     found += await _own_pool(versions)
+    found += await _named_hosts(versions)
     try:
         orcd = _find_orcd(orcd_url, token_file, runs_here=runs_orcd)
     except RbeesError as error:
@@ -173,6 +181,22 @@ async def _own_pool(versions: dict[str, str]) -> list[Finding]:
         message = f"The pool daemon here is not registered with {status.orcd_url}; its log says why."
         return [findings.failed("poold", message, orcd_url=status.orcd_url)]
     return [findings.ok("poold", f"The pool daemon here is {status.pool_id}, with {len(status.models)} models.")]
+
+
+async def _named_hosts(versions: dict[str, str]) -> list[Finding]:
+    """The hosts of the settings' own table, all asked at once."""
+    ctl = settings.load("ctl", CtlSettings).values
+    urls = {name: host.values.url for name, host in settings.load_hosts().items() if host.values.url is not None}
+
+    async def ask(name: str, url: str) -> Finding:
+        try:
+            async with _client(PooldClient, url, ctl) as pool:
+                versions[f"host {name}"] = (await pool.introduction()).version
+        except RbeesError as error:
+            return findings.warning("hosts", f"{name}: {error.message}", host=name, url=url)
+        return findings.ok("hosts", f"{name} answers at {url}.", host=name, url=url)
+
+    return list(await asyncio.gather(*(ask(name, url) for name, url in urls.items())))
 
 
 async def _orchestrator(orcd: OrcdClient, versions: dict[str, str]) -> list[Finding]:

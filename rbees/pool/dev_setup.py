@@ -195,6 +195,11 @@ def service_steps(wish: Wish, where: Places) -> Iterator[Step]:
         yield from _user_steps(wish.scope)
         for role in wish.roles:
             yield from systemd_steps(role, wish.scope, where)
+    elif wish.scope == "user" and says("systemctl", "is-system-running") in _RUNS:
+        reason = (
+            f"systemd has no session for you here; log in anew, or set XDG_RUNTIME_DIR=/run/user/{os.getuid()}, and run this again"
+        )
+        yield left_out("service", reason)
     else:
         commands = " and ".join(f"`rbees {role} serve`" for role in wish.roles)
         yield left_out("service", f"no systemd answers here; have {commands} started by what this machine uses, or by hand")

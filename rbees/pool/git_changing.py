@@ -70,12 +70,12 @@ def pull(checkout: Checkout, *, as_json: bool) -> None:
         said.note(f"asking {head.upstream} what is new")
         target = fetched(checkout, head)
         own = own_work(checkout, target)
-        if own and (own[0].path != "." or checkout.commits(f"HEAD..{target}", limit=1)):
-            raise _diverged(
-                own, "put them on top of upstream's with `git rebase`, or give them up with `rbees-pool git sync --force`"
-            )
+        new = checkout.commits(f"HEAD..{target}", limit=1)
+        # Commits on top of upstream's newest may stay; a submodule's would be gone from sight once another one is checked out.
+        if any(new or place.path != "." for place in own):
+            what_to_do = "put them on top of upstream's with `git rebase`, or leave them behind with `rbees-pool git sync --force`"
+            raise _diverged(own, what_to_do)
         refuse_in_the_way(checkout, target)
-        new = checkout.commits(f"HEAD..{target}")
         if new:
             checkout.fast_forward(target)
         said.note("bringing the submodules along")
@@ -99,11 +99,16 @@ def sync(checkout: Checkout, *, yes: bool, force: bool, as_json: bool) -> None:
         _show_loss(own, changed)
         ask(f"Reset {checkout.root} to {head.upstream} ({target[:12]})?")
     kept = _set_aside(checkout, changed)
-    with notes(silent=as_json) as said:
-        said.note(f"resetting to {head.upstream}")
-        checkout.reset(target)
-        said.note("bringing the submodules along")
-        checkout.update_submodules(force=True)
+    try:
+        with notes(silent=as_json) as said:
+            said.note(f"resetting to {head.upstream}")
+            checkout.reset(target)
+            said.note("bringing the submodules along")
+            checkout.update_submodules(force=True)
+    except RbeesError as error:
+        # Half of it may be done, so what was left behind must be told now.
+        error.details["get_back"] = [*(place.get_back for place in own), *(place.get_back for place in kept)]
+        raise
     _report(checkout, head.branch, head.upstream, head.commit, own, kept, as_json=as_json)
 
 

@@ -99,10 +99,13 @@ def test_a_kernel_that_kills_its_process(home: Home, tmp_path: Path, spared: str
 
 def test_peers_of_other_versions_silent_pools_and_another_time(home: Home) -> None:
     with other_orcd({"title": "rbees orcd", "version": "8.8"}, behind_s=3600) as url:
+        (home.folder / "config.toml").write_text(f'[hosts.mac]\nurl = "{url}"\n[hosts.gone]\nurl = "http://127.0.0.1:9"\n')
         code, found = examine(home, "--orcd-url", url)
     assert code == 0
     assert "poold cellar runs 9.9" in found["versions"][0]["message"]
     assert "orcd runs 8.8" in found["versions"][0]["message"]
+    assert "host mac runs 8.8" in found["versions"][0]["message"]
+    assert verdicts(found, "hosts") == ["ok", "warning"]
     assert "silent: cellar;" in found["pools"][0]["message"]
     assert "behind" in found["clock"][0]["message"]
 

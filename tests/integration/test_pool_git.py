@@ -72,6 +72,25 @@ def test_pull_keeps_changes_and_diverging_commits(operator: Operator) -> None:
     assert code.read_text() == "mine\n"
 
 
+def test_pull_keeps_commits_on_top_of_upstream_but_not_out_of_sight(operator: Operator) -> None:
+    own = operator.of.commit("clone", code_txt="mine\n")
+    assert operator.git("pull").stdout == "main is up to date.\n"
+    inner = operator.of.commit("clone/parts/deep", deep_txt="mine\n")
+    assert inner in operator.refused(1, "CHECKOUT_CONFLICT", "pull")
+    assert operator.of.git("clone", "rev-parse", "HEAD") == own
+    assert operator.of.git("clone/parts/deep", "rev-parse", "HEAD") == inner
+
+
+def test_a_sync_that_fails_half_way_still_says_how_to_get_back(operator: Operator) -> None:
+    own = operator.of.commit("clone", code_txt="mine\n")
+    (operator.of.clone / "parts/parts.txt").write_text("mine too\n")
+    operator.of.commit_deep("second\n")
+    (operator.of.folder / "parts").rename(operator.of.folder / "moved-away")
+    said = operator.refused(69, "REMOTE_UNREACHABLE", "sync", "--yes", "--force")
+    assert f"branch rescue {own}" in said
+    assert "stash apply" in said
+
+
 def test_pull_refuses_to_overwrite_files_that_git_does_not_know(operator: Operator) -> None:
     operator.of.commit("upstream", more_txt="theirs\n")
     (operator.of.clone / ".git/info/exclude").write_text("more.txt\n")

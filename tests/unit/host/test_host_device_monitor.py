@@ -85,3 +85,17 @@ async def test_missing_hardware_is_asked_for_once() -> None:
     monitor.start()
     await monitor.wait_first()
     assert monitor.devices() == ()
+
+
+async def test_a_source_that_fails_or_hangs_from_the_start_is_told_of_without_any_device() -> None:
+    failing, hanging, absent = Source("NVML"), Source("Metal"), Source("None")
+    failing.failure = RbeesError(ErrorCode.BACKEND_UNAVAILABLE, "The driver does not fit its library.")
+    absent.failure = NoSuchHardware()
+    hanging.release.clear()
+    monitor = DeviceMonitor([failing, hanging, absent], SystemClock())
+    monitor.start()
+    await monitor.wait_first(1.0)
+    assert monitor.devices() == ()
+    assert monitor.problems() == ("Metal does not answer; its driver may hang.", "The driver does not fit its library.")
+    monitor.stop()
+    hanging.release.set()
