@@ -28,7 +28,7 @@ def dev() -> None:
     type=click.Choice(["poold", "orcd"]),
     multiple=True,
     default=("poold",),
-    show_default="poold",
+    show_default=True,
     help="A daemon that this host is to run; may come twice.",
 )
 @click.option("--orcd-url", "--orcd", metavar="URL", help="The orchestrator to reach.  [default: that of the settings]")
@@ -63,7 +63,7 @@ def doctor(*, roles: tuple[str, ...], orcd_url: str | None, token_file: str | No
     type=click.Choice(["poold", "orcd"]),
     multiple=True,
     default=("poold",),
-    show_default="poold",
+    show_default=True,
     help="A daemon that this host is to run; may come twice.",
 )
 @click.option(

@@ -22,6 +22,7 @@ from rbees.host.backends import library_folder, problem_of
 from rbees.host.devices import DeviceMonitor, sources_of_this_host
 from rbees.host.findings import Finding, PortState
 from rbees.host.hardware import find_hardware
+from rbees.host.ports import choose_port
 from rbees.pool.target import find_pool, own_url
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service import auth, folders, settings
@@ -129,7 +130,9 @@ async def _daemons(roles: Sequence[str], orcd_url: str | None, token_file: str |
     found = [finding for role in roles if (finding := await _port(role)) is not None]
     runs_orcd = any(finding.details["role"] == "orcd" and finding.details["state"] == "ours" for finding in found)
     versions: dict[str, str] = {}
-    found += await _own_pool(versions)
+    own_pool = await _own_pool(versions)
+    # Where a pool daemon runs, its workers may rightly have all of them.
+    found += own_pool or (_worker_ports() if "poold" in roles else [])
     found += await _named_hosts(versions)
     try:
         orcd = _find_orcd(orcd_url, token_file, runs_here=runs_orcd)
@@ -158,13 +161,25 @@ async def _port(role: str) -> Finding | None:
     return findings.of_port(role, bind, port, state)
 
 
+def _worker_ports() -> list[Finding]:
+    """Whether the range that settings leave to workers has a free port; nothing where there is no range."""
+    poold = settings.load("poold", PooldSettings).values
+    if poold.worker_port_first == 0:
+        return []
+    try:
+        port = choose_port(poold.bind, poold.worker_port_first, poold.worker_port_last, ())
+    except RbeesError as error:
+        return [findings.failed("ports", error.message)]
+    return [findings.ok("ports", f"Port {port} is free for a worker.", role="workerd", port=port, state="free")]
+
+
 async def _is_ours(kind: type[DaemonClient], role: str, own: object) -> bool:
     try:
         async with _client(kind, own_url(own), own) as daemon:
             return (await daemon.introduction()).role == role
     except RbeesError as error:
         # It asks for another token than ours, in the words of rbees.
-        return error.code not in _NOT_OURS
+        return error.code in (ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN)
 
 
 async def _own_pool(versions: dict[str, str]) -> list[Finding]:

@@ -5,6 +5,7 @@ Nothing is lost without a question, and what is left behind is named.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -160,7 +161,8 @@ def _set_aside(checkout: Checkout, changed: tuple[Changed, ...]) -> tuple[SetAsi
         where = checkout if place.path == "." else Place(checkout.root / place.path, checkout.protocols)
         stash = where.set_aside("before rbees-pool git sync")
         if stash is not None:
-            kept.append(SetAside(path=place.path, stash=stash, get_back=f"git -C {where.root} stash apply {stash}"))
+            get_back = ("git", "-C", str(where.root), "stash", "apply", stash)
+            kept.append(SetAside(path=place.path, stash=stash, get_back=shlex.join(get_back)))
     return tuple(kept)
 
 
@@ -180,7 +182,7 @@ def _diverged(own: tuple[Own, ...], what_to_do: str) -> RbeesError:
 def _show_loss(own: tuple[Own, ...], changed: tuple[Changed, ...]) -> None:
     """On stderr, before the question."""
     for place in own:
-        click.echo(f"Left behind in {printable(place.path)}:", err=True)
+        click.echo(f"Left behind in {_place(place.path)}:", err=True)
         for commit in place.commits[:LISTED]:
             click.echo(f"  {commit.commit[:12]} {printable(commit.subject)}", err=True)
     for path in _files(changed)[: LISTED * 2]:
@@ -222,9 +224,9 @@ def _report(
         click.echo(f"  {commit.commit[:12]} {printable(commit.subject)}")
     for place in own:
         count = _count(len(place.commits), "commit", "commits")
-        click.echo(f"Left behind in {printable(place.path)}: {count}; get them back with `{place.get_back}`.")
+        click.echo(f"Left behind in {_place(place.path)}: {count}; get them back with `{place.get_back}`.")
     for place_kept in kept:
-        click.echo(f"Changes in {printable(place_kept.path)} were undone; get them back with `{place_kept.get_back}`.")
+        click.echo(f"Changes in {_place(place_kept.path)} were undone; get them back with `{place_kept.get_back}`.")
     if moved.install_again:
         click.echo("What rbees is installed from has changed too: run `make setup` there, and start its daemons again.", err=True)
 
@@ -241,6 +243,10 @@ def _is_installed_from(checkout: Checkout, before: str, after: str) -> bool:
 
 def _files(changed: tuple[Changed, ...]) -> list[str]:
     return [change.path if place.path == "." else f"{place.path}/{change.path}" for place in changed for change in place.changes]
+
+
+def _place(path: str) -> str:
+    return "the checkout" if path == "." else printable(path)
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -143,7 +144,7 @@ def shown(path: str) -> str:
 
 def _own(path: str, checkout: Checkout, commits: tuple[Commit, ...]) -> Own:
     tip = commits[0].commit if commits else ""
-    return Own(path=path, tip=tip, commits=commits, get_back=f"git -C {checkout.root} branch rescue {tip}")
+    return Own(path=path, tip=tip, commits=commits, get_back=shlex.join(("git", "-C", str(checkout.root), "branch", "rescue", tip)))
 
 
 def _unusable(message: str) -> RbeesError:

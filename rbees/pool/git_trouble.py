@@ -46,9 +46,11 @@ def git_failure(words: tuple[str, ...], status: int, stderr: str, folder: str, r
             f"The checkout {folder} belongs to another user; become that user, or trust it as git-config(1) says at safe.directory."
         )
         return RbeesError(ErrorCode.CHECKOUT_UNUSABLE, message)
-    if "not a git repository" in stderr:
+    if any(hint in stderr for hint in ("not a git repository", "cannot use bare repository", "must be run in a work tree")):
         return no_checkout(folder)
-    if ".lock" in stderr and ("File exists" in stderr or "Unable to create" in stderr):
+    # `git stash create` ends without a word where another command has the lock.
+    is_mute = words[0] == "stash" and not stderr.strip()
+    if is_mute or (".lock" in stderr and "File exists" in stderr):
         message = f"Another git command is at work in {folder}, or one died there; wait for it, or remove the lock that it left."
         return RbeesError(ErrorCode.CHECKOUT_CONFLICT, message)
     if "No space left on device" in stderr:

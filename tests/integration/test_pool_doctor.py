@@ -73,6 +73,14 @@ def test_an_address_that_this_host_does_not_have(home: Home) -> None:
     assert "correct `bind`" in found["ports"][0]["message"]
 
 
+def test_a_range_of_ports_that_leaves_workers_none(home: Home) -> None:
+    with taken_port() as port:
+        span = {"RBEES_POOLD_WORKER_PORT_FIRST": str(port), "RBEES_POOLD_WORKER_PORT_LAST": str(port)}
+        _, found = examine(home, **span)
+    assert verdicts(found, "ports") == ["ok", "failed"]
+    assert "worker_port_last" in found["ports"][1]["message"]
+
+
 def test_settings_and_folders_that_no_daemon_would_take(home: Home) -> None:
     (home.folder / "config.toml").write_text("[poold]\nprot = 1\n")
     home.folder.chmod(0o755)

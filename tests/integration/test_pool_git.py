@@ -180,6 +180,17 @@ def test_clean_lists_asks_and_spares_what_is_ignored_or_a_checkout(operator: Ope
     assert "Nothing to clean" in operator.git("clean").stderr
 
 
+def test_another_git_command_at_work(operator: Operator) -> None:
+    (operator.of.clone / "code.txt").write_text("mine\n")
+    (operator.of.clone / ".git/index.lock").touch()
+    assert "Another git command" in operator.refused(1, "CHECKOUT_CONFLICT", "sync", "--yes")
+    operator.of.commit("upstream", code_txt="second\n")
+    (operator.of.clone / ".git/index.lock").unlink()
+    operator.of.git("clone", "checkout", "--quiet", "code.txt")
+    (operator.of.clone / ".git/index.lock").touch()
+    assert "Another git command" in operator.refused(1, "CHECKOUT_CONFLICT", "pull")
+
+
 def test_refusals(operator: Operator, tmp_path: Path) -> None:
     assert "no git checkout" in operator.refused(78, "CHECKOUT_UNUSABLE", "status", "--checkout", str(tmp_path))
     assert "no git checkout" in operator.refused(78, "CHECKOUT_UNUSABLE", "status", "--checkout", str(tmp_path / "none"))

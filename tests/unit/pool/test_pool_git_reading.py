@@ -70,6 +70,7 @@ def test_lists() -> None:
         ("fatal: transport 'file' not allowed", ErrorCode.FORBIDDEN, 'git_protocols = ["file"]'),
         ("fatal: detected dubious ownership in repository", ErrorCode.CHECKOUT_UNUSABLE, "another user"),
         ("fatal: Unable to create '/x/.git/index.lock': File exists.", ErrorCode.CHECKOUT_CONFLICT, "Another git command"),
+        ("fatal: cannot use bare repository '/x'", ErrorCode.CHECKOUT_UNUSABLE, "no git checkout"),
         ("error: No space left on device", ErrorCode.STORAGE_FULL, "full"),
         ("something new", ErrorCode.REMOTE_UNREACHABLE, "`git fetch` failed"),
     ],
