@@ -185,7 +185,7 @@ def test_orcd_killed_again_and_again_with_a_queue() -> None:
         reached("orcd_death", "jobs_moved", len(load.disturbed()), goal=0)
         reached("orcd_death", "mostly_ready_after", quantile(ready_s, 0.5), "s")
         reached("orcd_death", "ready_after", max(ready_s), "s", goal=1.5, strict=False)
-        assert len(ready_workers(c)) == 2
+        wait_until(lambda: len(ready_workers(c)) == 2, c.orcd, "have both workers again")
         assert pool["pool_id"] == c.pools()[0]["pool_id"]
 
 

@@ -182,7 +182,7 @@ def test_a_long_partition_moves_the_job_and_the_worker_is_adopted() -> None:
             read += until_tokens(frames, 10)
             pause_s = gap_s(read)
             time.sleep(max(0.0, begun + LONG_S - time.monotonic()))
-            assert here.states()[attempt["pool_id"]] == "lost"
+            wait_until(lambda: here.states()[attempt["pool_id"]] == "lost", here.orcd, "give the pool up")
             host.join()
             read += frames
         check_stream(read)
