@@ -10,7 +10,7 @@ import click
 from rbees.ctl.rows import attempt_text
 from rbees.ctl.submit import build_job
 from rbees.ctl.target import Target
-from rbees.protocol.decisions import Candidate, WaitBound
+from rbees.protocol.decisions import Candidate, Plan, WaitBound
 from rbees.terminal.output import print_json, print_pairs, print_table
 from rbees.terminal.quantities import bytes_text
 
@@ -42,13 +42,22 @@ async def plan_job(target: Target, *, model: str, prompt: str, as_json: bool, **
     if as_json:
         print_json(told)
         return
+    print_pairs(plan_pairs(told))
+    _print_candidates(told.candidates)
+
+
+def plan_pairs(told: Plan) -> list[tuple[str, str]]:
+    """What there is to say of a plan besides its places."""
     pairs = [("outlook", told.outlook.replace("_", " ")), ("about", told.reason)]
+    if told.ahead is not None:
+        pairs.append(("before it", f"{told.ahead} jobs for this model"))
+    if told.done_in_s is not None:
+        pairs.append(("done in", f"about {told.done_in_s:.1f} s"))
     if told.error is not None:
         pairs.append(("code", told.error.code))
     if told.model_sha256 is not None:
         pairs.append(("sha256", told.model_sha256))
-    print_pairs(pairs)
-    _print_candidates(told.candidates)
+    return pairs
 
 
 def _print_candidates(candidates: Sequence[Candidate]) -> None:

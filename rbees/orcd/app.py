@@ -35,6 +35,7 @@ from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.events import DrainBegan, Event
 from rbees.orcd.scheduler.learned import Learned
 from rbees.orcd.scheduler.policy import Policy
+from rbees.orcd.stalls import Stalls
 from rbees.orcd.state_files import DATABASE, EVENTS, LOCK
 from rbees.orcd.store import queries
 from rbees.orcd.store.jobs import JobStore
@@ -127,6 +128,7 @@ class Orcd:
         self._journal = Journal(store, clock, figures, self._relay.publish)
         figures.watch_counts(self._journal.counts)
         figures.watch_estimates(scheduler.estimate_quantile)
+        stalls = Stalls(clock.monotonic)
         self._executor = LiveExecutor(
             self._journal,
             store,
@@ -135,9 +137,10 @@ class Orcd:
             crew,
             self._post,
             PrefixWatch(self._directory, clock, crew, self._post).attempt_ended,
+            stalls,
             hang_after_s=settings.hang_after_s,
         )
-        self._loop = SchedulerLoop(scheduler, self._executor, clock, figures, event_log=event_log)
+        self._loop = SchedulerLoop(scheduler, self._executor, clock, figures, stalls, event_log=event_log)
         self._pools = Pools(scheduler, self._directory, store, clock, crew, self._post, settings.heartbeat_interval_s)
         self._jobs = Jobs(self._journal, store, scheduler, self._relay, clock, crew, self._post, settings.queue_limit, plugin)
         self._keeper = Keeper(scheduler, store, clock)
@@ -179,7 +182,7 @@ class Orcd:
         for work, name in (
             (self._journal.run(), "journal"),
             (self._loop.run(), "loop"),
-            (self._loop.tick(self._executor.extend), "tick"),
+            (self._loop.tick(), "tick"),
             (self._executor.watch(), "watch"),
             (self._retention.run(), "retention"),
             (self._keeper.run(), "learning"),

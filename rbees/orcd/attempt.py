@@ -17,6 +17,7 @@ from rbees.orcd.live import LiveJob, Verdict
 from rbees.orcd.scheduler.events import AttemptCancelled, AttemptCompleted, AttemptFailed, AttemptProved, AttemptStarted
 from rbees.orcd.scheduler.events import Event as Happening
 from rbees.orcd.scheduler.speeds import Took
+from rbees.orcd.stalls import Stalls
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import End, Error, Event, Started, Token
 from rbees.protocol.workers import Beat, ExecuteRequest
@@ -91,6 +92,7 @@ class Attempt:
         clock: Clock,
         report: Callable[[Happening], None],
         start: Callable[[Coroutine[Any, Any, None]], object],
+        stalls: Stalls,
         hang_after_s: float,
         proof_tokens: int | None = None,
     ) -> None:
@@ -101,6 +103,7 @@ class Attempt:
         self._clock = clock
         self._report = report
         self._start = start
+        self._stalls = stalls
         self._hang_after_s = hang_after_s
         self._proof_left = proof_tokens
         """Tokens until the scheduler is told that the attempt has made so many."""
@@ -143,8 +146,10 @@ class Attempt:
             self._start(self._stop_worker())
 
     def extend(self, seconds: float) -> None:
-        """This process stood still for so long: that was no silence of the worker."""
-        self._progress_at += seconds
+        """This process stood still for so long: that was no silence of the worker. What it sent since then may have been read."""
+        now_s = self._clock.monotonic()
+        self._progress_at = min(now_s, self._progress_at + seconds)
+        self._beat_at = min(now_s, self._beat_at + seconds)
 
     def check(self, now_s: float) -> None:
         """Acknowledge what has become durable, now and then; notice a hang."""
@@ -178,6 +183,7 @@ class Attempt:
                 problem = error
             finally:
                 self._connected = False
+            self._stalls.look()
             silent_s = self._clock.monotonic() - self._progress_at
             if self._abandoned or refusals >= REFUSALS or silent_s >= self._hang_after_s:
                 return self._failed(problem.body(), suspect=True)

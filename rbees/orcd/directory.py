@@ -43,6 +43,10 @@ class PoolAddress:
     boot_id: str
     client: PooldClient
     workers: set[str] = field(default_factory=set)
+    last_seq: int = 0
+    """Of the heartbeats of this boot."""
+    clock_ahead_ms: int | None = None
+    """Its wall clock against ours, as of its last heartbeat."""
 
 
 class Directory:
@@ -75,8 +79,12 @@ class Directory:
         """A pool has registered; it is called at `dial` where an operator named that, else at its own `endpoint`."""
         known = self._pools.get(pool_id)
         at = dial or (known.client.url if known is not None and known.endpoint == endpoint else endpoint)
-        workers = known.workers if known is not None else set()
-        self._pools[pool_id] = PoolAddress(pool_id, endpoint, version, boot_id, self.pool_client(at), workers)
+        address = PoolAddress(pool_id, endpoint, version, boot_id, self.pool_client(at))
+        if known is not None:
+            address.workers = known.workers
+            if known.boot_id == boot_id:
+                address.last_seq, address.clock_ahead_ms = known.last_seq, known.clock_ahead_ms
+        self._pools[pool_id] = address
 
     def drop_pool(self, pool_id: str) -> None:
         """Forget a pool and its workers."""
@@ -96,8 +104,14 @@ class Directory:
             raise RbeesError(ErrorCode.WORKER_NOT_FOUND, message, worker_id=worker_id)
         return address
 
+    def owner(self, worker_id: str) -> str | None:
+        """The pool of a worker that has introduced itself."""
+        address = self._workers.get(worker_id)
+        return None if address is None else address.pool_id
+
     def put_worker(self, pool_id: str, ready: WorkerReady) -> None:
-        """A worker is ready, and this is its secret."""
+        """A worker is ready, and this is its secret. Whether the pool may say so is the caller's to check."""
+        self.drop_worker(ready.worker_id)
         client = WorkerClient(ready.uri, token=ready.secret, ssl=self._tls, dialer=self._dialer)
         self._workers[ready.worker_id] = WorkerAddress(ready.worker_id, pool_id, client)
         self.pool(pool_id).workers.add(ready.worker_id)

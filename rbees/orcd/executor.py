@@ -34,6 +34,7 @@ from rbees.orcd.scheduler.effects import (
 )
 from rbees.orcd.scheduler.events import AttemptCompleted, AttemptFailed, SpawnAccepted, SpawnRefused
 from rbees.orcd.scheduler.events import Event as Happening
+from rbees.orcd.stalls import Stalls
 from rbees.orcd.store.jobs import JobStore
 from rbees.protocol.errors import RbeesError
 from rbees.protocol.events import Metrics, Result, StreamState, Token
@@ -84,6 +85,7 @@ class LiveExecutor:
         crew: Crew,
         report: Callable[[Happening], None],
         attempt_ended: Callable[[str], None],
+        stalls: Stalls,
         hang_after_s: float,
     ) -> None:
         self._journal = journal
@@ -93,10 +95,12 @@ class LiveExecutor:
         self._crew = crew
         self._report = report
         self._attempt_ended = attempt_ended
+        self._stalls = stalls
         self._hang_after_s = hang_after_s
         self._log = logs.logger()
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._starting: set[tuple[str, int]] = set()
+        stalls.tell(self.extend)
 
     def perform(self, effect: Effect) -> None:
         """See `Executor`."""
@@ -129,6 +133,7 @@ class LiveExecutor:
         """Look at all attempts now and then, for ever."""
         while True:
             await self._clock.sleep(WATCH_S)
+            self._stalls.awake()
             if self._journal.full:
                 # Nothing can be acknowledged, so workers stand still for want of room for their events.
                 self.extend(WATCH_S)
@@ -189,6 +194,7 @@ class LiveExecutor:
                 clock=self._clock,
                 report=self._report,
                 start=lambda work: self._crew.start(work, "attempt_call", context),
+                stalls=self._stalls,
                 hang_after_s=self._hang_after_s,
                 proof_tokens=effect.proof_tokens,
             )

@@ -16,13 +16,12 @@ from rbees.orcd.executor import Executor
 from rbees.orcd.figures import Figures
 from rbees.orcd.scheduler.effects import Effect
 from rbees.orcd.scheduler.events import Event, LoopStalled, Moment, Ticked
+from rbees.orcd.stalls import LOOK_S, Stalls
 from rbees.protocol.ids import ENTROPY_BYTES
 from rbees.service import logs
 from rbees.service.clock import Clock
 
-TICK_S: Final = 0.25
-STALL_S: Final = 1.0
-"""Waking so much later than asked counts as a stall of this process, which must not be taken for silence of others."""
+TICK_S: Final = LOOK_S
 EVENTS_IN_A_ROW: Final = 64
 
 
@@ -43,6 +42,7 @@ class SchedulerLoop:
         executor: Executor,
         clock: Clock,
         figures: Figures,
+        stalls: Stalls,
         entropy: Callable[[int], bytes] = os.urandom,
         event_log: EventLog | None = None,
     ) -> None:
@@ -50,11 +50,13 @@ class SchedulerLoop:
         self._executor = executor
         self._clock = clock
         self._figures = figures
+        self._stalls = stalls
         self._entropy = entropy
         self._event_log = event_log
         self._log = logs.logger()
         self._inbox: deque[Event] = deque()
         self._arrived = asyncio.Event()
+        stalls.tell(self._stalled)
 
     def post(self, event: Event) -> None:
         """Have `event` dealt with after all that came before it."""
@@ -70,6 +72,7 @@ class SchedulerLoop:
         """Deal with the oldest event; False if there is none."""
         if not self._inbox:
             return False
+        self._stalls.look()
         event = self._inbox.popleft()
         begun = self._clock.monotonic()
         moment = Moment(begun, self._clock.unix_ms(), self._entropy(ENTROPY_BYTES))
@@ -92,17 +95,16 @@ class SchedulerLoop:
                 if handled % EVENTS_IN_A_ROW == 0:
                     await asyncio.sleep(0)
 
-    async def tick(self, stalled: Callable[[float], None]) -> NoReturn:
-        """Tell the scheduler that time passes, and first of all how much of it was this process's own stall."""
-        last = self._clock.monotonic()
+    async def tick(self) -> NoReturn:
+        """Tell the scheduler that time passes."""
         while True:
             await self._clock.sleep(TICK_S)
-            now = self._clock.monotonic()
-            late_s = now - last - TICK_S
-            last = now
-            if late_s >= STALL_S:
-                self._log.warning("the event loop stood still", action="loop_stall", seconds=round(late_s, 3))
-                self._figures.stalls.inc(late_s)
-                stalled(late_s)
-                self.post(LoopStalled(late_s))
+            self._stalls.awake()
             self.post(Ticked())
+
+    def _stalled(self, seconds: float) -> None:
+        """Nothing that came in meanwhile may be judged before the scheduler knows whose silence it was."""
+        self._log.warning("the event loop stood still", action="loop_stall", seconds=round(seconds, 3))
+        self._figures.stalls.inc(seconds)
+        self._inbox.appendleft(LoopStalled(seconds))
+        self._arrived.set()

@@ -84,14 +84,15 @@ class Pools:
             request.pool_id, endpoint=request.endpoint, dial=dial, version=request.version, boot_id=request.boot_id
         )
         for ready in request.ready:
-            self._directory.put_worker(request.pool_id, ready)
+            if self._may_speak_of(ready.worker_id, request.pool_id):
+                self._directory.put_worker(request.pool_id, ready)
         self._directory.keep_workers(request.pool_id, _present(request.workers) | {ready.worker_id for ready in request.ready})
         self._log.info("pool registered", action="pool_register", pool_id=request.pool_id, workers=len(request.workers))
         self._post(_reported(request.pool_id, request, registration=True))
         return RegisterAnswer(heartbeat_interval_ms=self._heartbeat_interval_ms)
 
     def heartbeat(self, pool_id: str, beat: Heartbeat) -> None:
-        """Take a pool's report over.
+        """Take a pool's report over, unless a later one of the same boot has overtaken it.
 
         Raises RbeesError POOL_NOT_FOUND, which asks the pool to register: it is unknown, has another boot id, or has a ready
         worker whose secret never arrived.
@@ -99,6 +100,10 @@ class Pools:
         address = self._directory.find_pool(pool_id)
         if address is None or address.boot_id != beat.boot_id:
             raise RbeesError(ErrorCode.POOL_NOT_FOUND, "This pool is not registered; register first.", pool_id=pool_id)
+        if beat.seq < address.last_seq:
+            self._log.info("a heartbeat came late", action="heartbeat_late", pool_id=pool_id, seq=beat.seq, last=address.last_seq)
+            return
+        address.last_seq, address.clock_ahead_ms = beat.seq, beat.sent_at_ms - self._clock.unix_ms()
         self._directory.keep_workers(pool_id, _present(beat.workers))
         self._post(_reported(pool_id, beat, registration=False))
         if any(worker.state == "ready" and not self._directory.has_worker(worker.worker_id) for worker in beat.workers):
@@ -108,13 +113,16 @@ class Pools:
         """A worker has loaded its model. Raises RbeesError POOL_NOT_FOUND, INVALID_REQUEST."""
         self._directory.pool(report.pool_id)
         _check_url(report.ready.uri, "ready.uri")
+        self._check_owner(report.ready.worker_id, report.pool_id)
+        self._check_owner(report.facts.worker_id, report.pool_id)
         self._directory.put_worker(report.pool_id, report.ready)
         self._log.info("worker ready", action="worker_ready", pool_id=report.pool_id, worker_id=report.ready.worker_id)
         self._post(WorkerBecameReady(report.pool_id, report.facts))
 
     def worker_failed(self, report: WorkerFailedReport) -> None:
-        """A worker ended without being asked to. Raises RbeesError POOL_NOT_FOUND."""
+        """A worker ended without being asked to. Raises RbeesError POOL_NOT_FOUND, INVALID_REQUEST where it is another pool's."""
         self._directory.pool(report.pool_id)
+        self._check_owner(report.worker_id, report.pool_id)
         self._directory.drop_worker(report.worker_id)
         self._log.warning(
             "worker ended",
@@ -144,6 +152,24 @@ class Pools:
         if facts is not None and facts.state == "live":
             message = f"A live pool at {known.endpoint} already uses the id `{request.pool_id}`; give this one another `pool_id`."
             raise RbeesError(ErrorCode.POOL_ID_TAKEN, message, pool_id=request.pool_id)
+
+    def _check_owner(self, worker_id: str, pool_id: str) -> None:
+        if not self._may_speak_of(worker_id, pool_id):
+            message = f"Worker `{worker_id}` belongs to another pool."
+            raise RbeesError(ErrorCode.INVALID_REQUEST, message, worker_id=worker_id)
+
+    def _may_speak_of(self, worker_id: str, pool_id: str) -> bool:
+        """True where the worker is unknown, the pool's own, or of a lost pool, whose host may have come back under another name."""
+        owner = self._directory.owner(worker_id) or self._scheduler.pool_of(worker_id)
+        if owner in {None, pool_id}:
+            return True
+        facts = self._facts(owner)
+        if facts is None or facts.state == "lost":
+            return True
+        self._log.warning(
+            "a pool speaks of another pool's worker", action="worker_not_owned", pool_id=pool_id, worker_id=worker_id, owner=owner
+        )
+        return False
 
     # ---- what operators ask --------------------------------------------------------------------------------------------
 
@@ -245,6 +271,7 @@ class Pools:
             state=facts.state,
             version=address.version,
             last_heartbeat_age_ms=round(facts.heartbeat_age_s * 1000),
+            clock_ahead_ms=address.clock_ahead_ms,
             devices=facts.devices,
             models=facts.models,
             workers=facts.workers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rbees.orcd.journal import Journal
 from rbees.orcd.live import LiveJob, Stream
@@ -14,12 +14,20 @@ from rbees.protocol.events import StreamState
 async def recover(store: JobStore, journal: Journal, post: Callable[[Event], None]) -> int:
     """Hand every unended job to the journal and the scheduler; returns how many there were."""
     jobs = await store.unended()
-    for stored in jobs:
+    for stored, accepted_at_ms in zip(jobs, _accepted_at_ms(jobs), strict=True):
         journal.restore(_live(stored))
-        post(_event(stored))
+        post(_event(stored, accepted_at_ms))
         if stored.cancel_asked:
             post(CancelAsked(stored.job_id))
     return len(jobs)
+
+
+def _accepted_at_ms(jobs: Sequence[UnendedJob]) -> list[int]:
+    """When each was accepted. Where the wall clock was set back between two of them, the older one's moment is put right."""
+    moments: list[int] = []
+    for stored in reversed(jobs):
+        moments.append(min(stored.created_at_ms, moments[-1]) if moments else stored.created_at_ms)
+    return moments[::-1]
 
 
 def _live(stored: UnendedJob) -> LiveJob:
@@ -39,7 +47,7 @@ def _live(stored: UnendedJob) -> LiveJob:
     )
 
 
-def _event(stored: UnendedJob) -> JobRecovered:
+def _event(stored: UnendedJob, accepted_at_ms: int) -> JobRecovered:
     running = stored.status != "queued"
     return JobRecovered(
         job=JobSpec(
@@ -58,6 +66,7 @@ def _event(stored: UnendedJob) -> JobRecovered:
         ),
         epoch=stored.epoch,
         failures=stored.failures,
+        accepted_at_ms=accepted_at_ms,
         deaths=stored.deaths,
         worker_id=stored.worker_id if running else None,
         pool_id=stored.pool_id if running else None,

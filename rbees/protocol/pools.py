@@ -129,8 +129,10 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     """`POST /v2/pools/{id}/heartbeat`; answered 204, or 404 `POOL_NOT_FOUND`, which means: register again."""
 
     sent_at_ms: int
+    """By the wall clock of the pool, for people who compare logs; leases go by when it was received."""
     boot_id: str
     seq: int
+    """Counts those of one boot, so that one that was overtaken on its way is known by it and left out."""
     devices: tuple[Device, ...]
     models: tuple[ModelFacts, ...]
     workers: tuple[WorkerFacts, ...]
@@ -221,6 +223,8 @@ class PoolView(Message, frozen=True, kw_only=True):
     state: PoolState
     version: str
     last_heartbeat_age_ms: int
+    clock_ahead_ms: int | None = None
+    """How far its wall clock was ahead of orcd's at its last heartbeat. Nothing is decided by it, but logs differ by as much."""
     devices: tuple[Device, ...]
     models: tuple[ModelFacts, ...]
     workers: tuple[WorkerFacts, ...]

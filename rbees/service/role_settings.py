@@ -75,7 +75,7 @@ class OrcdSettings(DaemonSettings, frozen=True, kw_only=True):
     policy_plugin: Annotated[
         str | None, _about("The cluster's own policy: the name of an entry point of `rbees.policies`, or `module:Class`.")
     ] = None
-    policy_limit_ms: Annotated[float, _about("How long one answer of that policy may take.", gt=0)] = 5.0
+    policy_limit_ms: Annotated[float, _about("How long one answer of that policy may take.", ge=1)] = 5.0
     retention_days: Annotated[float, _about("Ended jobs are deleted after so long.", gt=0)] = 7.0
     erase_content_after_s: Annotated[
         Annotated[float, msgspec.Meta(ge=0)] | None,

@@ -12,10 +12,11 @@ from typing import Any
 
 import psutil
 
+from rbees.orcd.jobs import GONE_AFTER_S
 from tests.support.fault_load import jobs_queued, pauses_s, pulse
 from tests.support.fault_matrix import FULL, quantile, reached, size
 from tests.support.home import Home
-from tests.support.jobs import events_url, wait_ended
+from tests.support.jobs import events_url, show, wait_ended
 from tests.support.orcd_cluster import Cluster, Follower, cluster, fault
 from tests.support.raw_http import request
 from tests.support.scripted_models import write_script
@@ -146,10 +147,14 @@ def test_a_job_whose_client_has_gone_gives_its_slot_back() -> None:
         follower = Follower(c.url, c.submit(ignore_eos=True, max_tokens=1500, cancel_on_disconnect=True))
         follower.read(until_tokens=20)
         fault("connection closed", follower)
-        begun = time.monotonic()
-        assert wait_ended(c.url, follower.job_id, 20.0)["status"] == "cancelled"
-        # Five seconds in which a client may come back are part of it.
-        reached("client_gone", "cancelled_after", time.monotonic() - begun, "s", goal=10.0)
+        closed = time.monotonic()
+        while show(c.url, follower.job_id)["status"] == "running":
+            assert time.monotonic() < closed + GONE_AFTER_S + 15.0, "it runs on for nobody"
+            time.sleep(0.02)
+        assert show(c.url, follower.job_id)["status"] == "cancelled"
+        # Until then the client could have come back.
+        late_ms = 1000 * (time.monotonic() - closed - GONE_AFTER_S)
+        reached("client_gone", "cancelled_after_the_grace", late_ms, "ms", goal=500, strict=False)
         assert c.text(max_tokens=4), "the slot is free again"
 
 

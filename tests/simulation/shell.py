@@ -2,7 +2,8 @@
 
 It is a small model of what loop, executor and store do, around the real Scheduler and the real fence of the journal
 (`orcd/live.py`), which admits and numbers every event that a worker sends. What it journals is checked token by token, and every
-effect is checked against what the scheduler had been told (`watch.py`).
+effect is checked against what the scheduler had been told (`watch.py`). Of its own stalls the real `Stalls` tells, whatever comes
+first after one.
 """
 
 from __future__ import annotations
@@ -37,15 +38,18 @@ from rbees.orcd.scheduler.events import (
     JobArrived,
     JobRecovered,
     JobSpec,
+    LoopStalled,
     Moment,
+    Ticked,
 )
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.speeds import Took
+from rbees.orcd.stalls import Stalls
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import End, Error, Metrics, Queued, Started, StreamState, Token
 from rbees.protocol.events import Event as StreamEvent
 from tests.simulation.hosts import Host, script
-from tests.simulation.watch import Watch
+from tests.simulation.watch import TICK_S, Watch
 
 
 @dataclass(slots=True)
@@ -120,7 +124,6 @@ class Shell:
         self.records: dict[str, Record] = {}
         self.now_s = 0.0
         self.up = True
-        self.stalled_until_s = 0.0
         self.epochs_started = 0
         self.counts: dict[str, int] = {}
         self._begin()
@@ -131,11 +134,17 @@ class Shell:
         self.draining = False
         self.registered: set[str] = set()
         self.streams: dict[str, Stream] = {}
+        self.stalled_until_s = 0.0
+        self._stalls = Stalls(lambda: self.now_s, TICK_S)
+        self._stalls.tell(lambda seconds: self.feed(LoopStalled(seconds)))
 
     @property
     def unix_ms(self) -> int:
         """The time of day."""
-        return 1_700_000_000_000 + round(self.now_s * 1000)
+        return self._unix_ms_at(self.now_s)
+
+    def _unix_ms_at(self, monotonic_s: float) -> int:
+        return 1_700_000_000_000 + round(monotonic_s * 1000)
 
     def kill(self) -> None:
         """kill -9: everything but the store is gone."""
@@ -157,7 +166,8 @@ class Shell:
         for record in self.records.values():
             if record.ended is None:
                 spec = replace(record.spec, model_sha256=record.model_sha256)
-                self.feed(JobRecovered(spec, record.epoch, record.failures, record.worker_id, record.pool_id, record.crashes))
+                attempt = (record.epoch, record.failures, record.worker_id, record.pool_id)
+                self.feed(JobRecovered(spec, *attempt, self._unix_ms_at(record.accepted_at_s), record.crashes))
 
     def accept(self, record: Record) -> None:
         """Check a job as the API does, store it, then tell the scheduler."""
@@ -169,9 +179,15 @@ class Shell:
         record.fence.number(Queued(queue_position=1, created_at_ms=self.unix_ms))
         self.feed(JobArrived(record.spec))
 
+    def tick(self) -> None:
+        """The loop's timer comes round."""
+        self._stalls.awake()
+        self.feed(Ticked())
+
     def feed(self, event: Event) -> None:
         """One turn of the loop."""
         assert self.up
+        self._stalls.look()
         self.watch.hears(event, self.now_s)
         moment = Moment(self.now_s, self.unix_ms, self._rng.randbytes(10))
         effects = self.scheduler.handle(event, moment)

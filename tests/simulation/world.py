@@ -15,7 +15,6 @@ from rbees.orcd.scheduler.events import (
     PrefixesCached,
     SpawnAccepted,
     SpawnRefused,
-    Ticked,
     WorkerBecameReady,
     WorkerEnded,
 )
@@ -27,9 +26,9 @@ from tests.simulation import facts
 from tests.simulation.faults import HANG_S, Faults
 from tests.simulation.hosts import ACK_PATIENCE_S, STEP_S, Host, Run, SimWorker
 from tests.simulation.shell import Record, Shell, Stream
+from tests.simulation.watch import TICK_S
 
 HEARTBEAT_S: Final = 2.0
-TICK_S: Final = 1.0
 REATTACH_S: Final = 0.5
 """For so long orcd tries to take up a stream that broke; its pool's word on a death usually comes before that."""
 CONNECT_S: Final = 5.0
@@ -202,7 +201,7 @@ class World:
 
     def _tick(self) -> None:
         if not self.deaf():
-            self.shell.feed(Ticked())
+            self.shell.tick()
         self.after(TICK_S, self._tick)
 
     def _heartbeat(self, host: Host) -> None:

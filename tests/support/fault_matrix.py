@@ -35,6 +35,7 @@ MATRIX: Final = {
     "orcd_death": Fault(
         "orcd dies", "kill -9, again and again, with a queue", "journal read, workers attached to, streams resumed"
     ),
+    "orcd_stall": Fault("orcd stands still", "SIGSTOP, later SIGCONT", "nobody else is blamed for silence, streams go on"),
     "early_answer": Fault("answer before its sync", "strace shows the order", "never"),
     "partition": Fault("partition", "pool cut off in its network namespace", "short: nothing; long: on elsewhere, then adopted"),
     "half_open": Fault("half-open TCP", "packets vanish in mid-stream", "noticed, on elsewhere"),

@@ -24,7 +24,7 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, End, Event, Started, Timings, Token, Usage
 from rbees.protocol.jobs import JobRequest
 from rbees.protocol.workers import Beat, ExecuteRequest
-from rbees.service.clock import Clock
+from rbees.service.clock import Clock, ManualClock
 from rbees.service.correlation import correlation_id
 from rbees.service.metrics import Metrics
 
@@ -157,6 +157,16 @@ def end(tokens: int = 1) -> End:
         usage=Usage(prompt_tokens=3, cached_tokens=0, completion_tokens=tokens),
         timings=Timings(prefill_ms=1.0, decode_ms=2.0),
     )
+
+
+class StallingClock(ManualClock):
+    """Wakes those who go to sleep from now on late by `late_s`, as a process does that is stopped."""
+
+    late_s = 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        """See `Clock`."""
+        await super().sleep(seconds + self.late_s)
 
 
 class FakeWorker:

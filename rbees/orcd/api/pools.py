@@ -70,7 +70,14 @@ def routes(pools: Pools, own_url: OwnUrl) -> list[Route]:
             status=201,
             errors=(ErrorCode.POOL_UNREACHABLE, ErrorCode.POOL_ID_TAKEN),
         ),
-        Route("DELETE", "/v2/pools/{pool_id}", forget_pool, "Forget a pool; jobs go on elsewhere.", status=204, errors=(no_pool,)),
+        Route(
+            "DELETE",
+            "/v2/pools/{pool_id}",
+            forget_pool,
+            "Forget a pool; jobs go on elsewhere. End its daemon first, or that registers again.",
+            status=204,
+            errors=(no_pool,),
+        ),
         Route("POST", "/v2/pools/{pool_id}/workers/spawn", **spawning),  # type: ignore[arg-type]
         Route("POST", "/pools/{pool_id}/workers/spawn", **spawning),  # type: ignore[arg-type]
         Route("GET", "/v2/workers", list_workers, "List workers of all pools.", response=WorkerList),
@@ -78,7 +85,7 @@ def routes(pools: Pools, own_url: OwnUrl) -> list[Route]:
             "DELETE",
             "/v2/workers/{worker_id}",
             stop_worker,
-            "Stop a worker; its jobs go on elsewhere.",
+            "Stop a worker: it takes nothing new and finishes what it can in its drain time; the rest goes on elsewhere.",
             status=204,
             errors=(ErrorCode.WORKER_NOT_FOUND, ErrorCode.POOL_UNREACHABLE),
         ),

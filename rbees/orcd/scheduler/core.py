@@ -100,7 +100,7 @@ class Scheduler:
         """Take one event over and decide what follows, to be carried out in the order given."""
         turn = Turn(self._state, self._queue, self._policy, moment)
         if self._state.started_at_s is None:
-            self._state.started_at_s = moment.monotonic_s
+            self._state.started_at_s, self._state.started_at_ms = moment.monotonic_s, moment.unix_ms
         self._take_over(turn, event)
         self._let_time_pass(turn)
         placement.drop_stale_claims(turn)
@@ -185,7 +185,9 @@ class Scheduler:
 
     def _recover(self, turn: Turn, event: JobRecovered) -> None:
         assert self._state.started_at_s is not None
-        job = self._enter(turn, event.job, since_s=self._state.started_at_s)
+        # A wall clock that was set back meanwhile cannot make a job younger than this process.
+        waited_s = max(0, self._state.started_at_ms - event.accepted_at_ms) / 1000
+        job = self._enter(turn, event.job, since_s=self._state.started_at_s - waited_s)
         if job is None:
             return
         job.epoch, job.failures = event.epoch, event.failures
@@ -316,7 +318,7 @@ class Scheduler:
     def _worker_ended(self, turn: Turn, event: WorkerEnded) -> None:
         worker = self._state.workers.get(event.worker_id)
         if worker is None or worker.pool_id != event.pool_id:
-            reports.unknown_worker_ended(turn, event.worker_id, event.error)
+            reports.unknown_worker_ended(turn, event.pool_id, event.worker_id, event.error)
         else:
             served = not event.while_loading and worker.stop_asked_at_s is None
             reports.worker_ended(turn, worker, event.error, while_loading=event.while_loading)

@@ -62,7 +62,8 @@ class JobArrived:
 class JobRecovered:
     """After a restart: a job that had not ended. With `worker_id`, an attempt of `epoch` may still be running there.
 
-    How long it has run is not told: nobody knows for how much of that time it could get anywhere.
+    How long it has run is not told: nobody knows for how much of that time it could get anywhere, and from one process to the next
+    only the wall clock goes on, by which no job may be timed out. Its turn may go by that: a wrong one costs nobody the job.
     """
 
     job: JobSpec
@@ -71,6 +72,8 @@ class JobRecovered:
     """Attempts that have already failed."""
     worker_id: str | None
     pool_id: str | None
+    accepted_at_ms: int
+    """Unix time, and never later than that of a job accepted after it."""
     deaths: int = 0
     """Attempts that ended with their worker. Whether the job was alone there is forgotten."""
 

@@ -93,8 +93,11 @@ def worker_ended(turn: Turn, worker: Worker, error: ErrorBody, *, while_loading:
     _remove(turn, worker, error)
 
 
-def unknown_worker_ended(turn: Turn, worker_id: str, error: ErrorBody) -> None:
-    """The worker of a recovered attempt is gone before its pool was heard."""
+def unknown_worker_ended(turn: Turn, pool_id: str, worker_id: str, error: ErrorBody) -> None:
+    """The worker of a recovered attempt is gone before its pool was heard; what another pool says of it counts for nothing."""
+    attempts_there = (turn.state.jobs[job_id].attempt for job_id in turn.state.held.get(worker_id, ()))
+    if worker_id in turn.state.workers or any(attempt and attempt.pool_id != pool_id for attempt in attempts_there):
+        return
     turn.state.ended_workers[worker_id] = turn.now_s
     _fail_held(turn, worker_id, error)
 
@@ -144,7 +147,12 @@ def _worker_listed(turn: Turn, pool: Pool, facts: WorkerFacts, *, in_report: boo
         return
     worker = turn.state.workers.get(facts.worker_id)
     if worker is not None and worker.pool_id != pool.pool_id:
-        return
+        if turn.state.pools[worker.pool_id].state != "lost":
+            return
+        # The host came back under another name; what ran there has been moved.
+        turn.touch_pool(turn.state.pools[worker.pool_id])
+        turn.state.drop_worker(worker)
+        worker = None
     if worker is None:
         worker = _meet(turn, pool, facts)
         worker.measured = in_report and facts.state == "ready"

@@ -309,6 +309,8 @@ class State:
         """When workers ended, so that a report from before cannot bring them back."""
         self.claims: dict[str, Worker] = {}
         self.started_at_s: float | None = None
+        self.started_at_ms = 0
+        """The same moment as Unix time."""
         self.newest_pool_at_s: float = float("-inf")
         self.hold_until_s: float | None = None
         """While most pools are silent at once."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from rbees.ctl.decision_actions import candidate_row
+from rbees.ctl.decision_actions import candidate_row, plan_pairs
 from rbees.ctl.rows import attempt_text
-from rbees.protocol.decisions import Candidate
+from rbees.protocol.decisions import Candidate, Plan
+from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.jobs import AttemptView
 
 
@@ -26,6 +27,19 @@ def test_a_candidate_is_one_line_whatever_is_known_of_it() -> None:
     where, *_, memory, why = candidate_row(new)[1:]
     assert (where, why) == ("new worker on cpu at attic", "No room.")
     assert memory.startswith("1.0 GiB of ")
+
+
+def test_a_plan_says_how_many_come_first_and_when_the_job_would_be_done() -> None:
+    waits = Plan(outlook="waits", reason="All slots are in use.", model_sha256="ab", ahead=12, done_in_s=34.56)
+    assert plan_pairs(waits) == [
+        ("outlook", "waits"),
+        ("about", "All slots are in use."),
+        ("before it", "12 jobs for this model"),
+        ("done in", "about 34.6 s"),
+        ("sha256", "ab"),
+    ]
+    refused = Plan(outlook="refused", reason="No.", error=ErrorBody(code=ErrorCode.QUEUE_FULL, message="No."))
+    assert plan_pairs(refused) == [("outlook", "refused"), ("about", "No."), ("code", "QUEUE_FULL")]
 
 
 def test_an_attempt_says_why_it_was_made_there_and_how_it_ended() -> None:

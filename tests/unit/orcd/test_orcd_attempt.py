@@ -13,6 +13,7 @@ from rbees.orcd.attempt import ACK_AFTER_BYTES, ACK_EVERY_S, MOST_UNCOMMITTED, A
 from rbees.orcd.live import LiveJob
 from rbees.orcd.scheduler.events import AttemptCancelled, AttemptCompleted, AttemptFailed, AttemptProved, AttemptStarted, Event
 from rbees.orcd.scheduler.speeds import Took
+from rbees.orcd.stalls import Stalls
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import Error
 from rbees.protocol.workers import Beat, ExecuteRequest
@@ -32,7 +33,9 @@ class Scene:
         self.reports: list[Event] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.proof_tokens = proof_tokens
+        self.stalls = Stalls(clock.monotonic)
         self.attempt = self.make()
+        self.stalls.tell(self.attempt.extend)
         self.task = asyncio.create_task(self.attempt.run(ExecuteRequest(job_id=job.job_id, epoch=1, prompt="hum")))
 
     def make(self) -> Attempt:
@@ -45,6 +48,7 @@ class Scene:
             clock=self.clock,
             report=self.reports.append,
             start=self._start,
+            stalls=self.stalls,
             hang_after_s=5.0,
             proof_tokens=self.proof_tokens,
         )
@@ -59,6 +63,7 @@ class Scene:
         """Let time pass with the regular look at the attempt."""
         for _ in range(round(seconds / 0.5)):
             await self.clock.advance(0.5)
+            self.stalls.awake()
             self.attempt.check(self.clock.monotonic())
         await settle()
 
@@ -223,11 +228,32 @@ async def test_a_step_counter_that_moves_is_progress(scene: Scene) -> None:
 
 async def test_a_stall_of_this_process_is_no_hang(scene: Scene) -> None:
     await scene.stream(1)
+    await scene.pass_time(0.5)
     await scene.clock.advance(9.0)
-    scene.attempt.extend(9.0)
-    scene.attempt.check(scene.clock.monotonic())
-    await settle()
+    await scene.pass_time(0.5)
     assert len(scene.reports) == 1
+
+
+async def test_a_stream_that_is_read_before_the_stall_is_known_gains_no_time_by_it(scene: Scene) -> None:
+    await scene.stream(1)
+    await scene.pass_time(0.5)
+    await scene.clock.advance(9.0)
+    scene.worker.send(None, Beat(step=7))
+    await settle()
+    await scene.pass_time(4.5)
+    assert len(scene.reports) == 1
+    await scene.pass_time(1.0)
+    assert isinstance(scene.reports[-1], AttemptFailed), "it has been silent for as long as any other"
+
+
+async def test_a_stream_that_breaks_before_the_stall_is_known_is_taken_up_again(scene: Scene) -> None:
+    await scene.stream(3)
+    await scene.pass_time(0.5)
+    await scene.clock.advance(9.0)
+    scene.worker.break_off()
+    await scene.pass_time(1.0)
+    assert scene.worker.named("attach") == [("job-one", 1, 4)]
+    assert not any(isinstance(report, AttemptFailed) for report in scene.reports)
 
 
 async def test_a_slow_commit_is_no_hang(scene: Scene) -> None:

@@ -24,8 +24,9 @@ from rbees.orcd.scheduler.effects import (
     SpawnWorker,
     StopWorker,
 )
-from rbees.orcd.scheduler.events import AttemptCompleted, AttemptFailed, Event, SpawnAccepted, SpawnRefused
+from rbees.orcd.scheduler.events import AttemptCompleted, AttemptFailed, AttemptStarted, Event, SpawnAccepted, SpawnRefused
 from rbees.orcd.scheduler.speeds import Took
+from rbees.orcd.stalls import Stalls
 from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import Token
@@ -33,8 +34,7 @@ from rbees.protocol.jobs import JobRequest
 from rbees.protocol.pools import SpawnAnswer, SpawnCommand
 from rbees.protocol.prefix_chain import chain_of
 from rbees.protocol.workers import ExecuteRequest, GivenChoice
-from rbees.service.clock import ManualClock
-from tests.support.orcd_parts import Desk, FakeWorker, end, settle, started, token
+from tests.support.orcd_parts import Desk, FakeWorker, StallingClock, end, settle, started, token
 
 DIED = ErrorBody(code=ErrorCode.WORKER_CRASHED, message="The worker died.")
 
@@ -94,15 +94,24 @@ class FakeDirectory:
 class Stage:
     """An executor with everything around it."""
 
-    def __init__(self, desk: Desk, clock: ManualClock) -> None:
+    def __init__(self, desk: Desk, clock: StallingClock) -> None:
         self.desk = desk
+        self.clock = clock
         self.crew = Crew()
         self.directory = FakeDirectory()
         self.reports: list[Event] = []
         self.over: list[str] = []
         directory = cast("Directory", self.directory)
         self.executor = LiveExecutor(
-            desk.journal, desk.store, directory, clock, self.crew, self.reports.append, self.over.append, hang_after_s=5.0
+            desk.journal,
+            desk.store,
+            directory,
+            clock,
+            self.crew,
+            self.reports.append,
+            self.over.append,
+            Stalls(clock.monotonic),
+            hang_after_s=5.0,
         )
 
     async def perform(self, *effects: Effect) -> None:
@@ -124,7 +133,7 @@ class Stage:
 
 @pytest.fixture
 async def stage() -> AsyncIterator[Stage]:
-    clock = ManualClock()
+    clock = StallingClock()
     async with Desk(clock) as desk:
         stage = Stage(desk, clock)
         yield stage
@@ -314,3 +323,18 @@ def test_the_recording_executor_does_nothing_else() -> None:
     recording.perform(_dispatch())
     assert recording.take() == [_dispatch()]
     assert recording.take() == []
+
+
+async def test_the_watch_knows_of_a_stall_before_it_looks_for_hangs(stage: Stage) -> None:
+    await stage.desk.job()
+    await stage.perform(_dispatch())
+    stage.directory.workers["worker-a"].send(1, started())
+    stage.crew.start(stage.executor.watch(), "watch")
+    await stage.clock.advance(1.0)
+    stage.clock.late_s = 12.0
+    await stage.clock.advance(0.2)
+    stage.clock.late_s = 0.0
+    await stage.clock.advance(12.0)
+    assert stage.reports == [AttemptStarted("job-one", 1)], "only this watch was there to notice it"
+    await stage.clock.advance(6.0)
+    assert isinstance(stage.reports[-1], AttemptFailed), "the worker is silent indeed"

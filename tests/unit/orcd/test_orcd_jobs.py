@@ -389,6 +389,19 @@ async def test_a_restart_takes_up_what_has_not_ended() -> None:
         assert await desk.store.next_number() == 5
 
 
+async def test_a_wall_clock_that_was_set_back_between_two_jobs_makes_the_older_one_no_younger() -> None:
+    clock = ManualClock()
+    async with Desk(clock) as desk:
+        for name, created_at_ms in (("first", 5_000_000), ("second", 1_400_000), ("third", 1_500_000)):
+            await desk.job(name, created_at_ms=created_at_ms)
+        desk.journal.live.clear()
+        desk.journal.counts.clear()
+        posted: list[Event] = []
+        await recover(desk.store, desk.journal, posted.append)
+        recovered = [event for event in posted if isinstance(event, JobRecovered)]
+        assert [event.accepted_at_ms for event in recovered] == [1_400_000, 1_400_000, 1_500_000]
+
+
 EMBED = JobRequest(model="bees", kind="embed", embed=EmbedRequest(input=("honey", "bee", "moth")))
 
 

@@ -9,8 +9,10 @@ from rbees.orcd.figures import Figures
 from rbees.orcd.loop import SchedulerLoop
 from rbees.orcd.scheduler.effects import Effect, StopWorker
 from rbees.orcd.scheduler.events import Event, LoopStalled, Moment, PoolForgotten, Ticked
+from rbees.orcd.stalls import Stalls
 from rbees.service.clock import ManualClock
 from rbees.service.metrics import Metrics
+from tests.support.orcd_parts import StallingClock
 
 
 class Echo:
@@ -24,18 +26,10 @@ class Echo:
         return [StopWorker("pool", event.pool_id, "because")] if isinstance(event, PoolForgotten) else []
 
 
-class StallingClock(ManualClock):
-    """Wakes sleepers late, as a process does that was stopped."""
-
-    late_s = 0.0
-
-    async def sleep(self, seconds: float) -> None:
-        await super().sleep(seconds + self.late_s)
-
-
 def _loop(clock: ManualClock) -> tuple[SchedulerLoop, Echo, RecordingExecutor]:
     echo, executor = Echo(), RecordingExecutor()
-    return SchedulerLoop(echo, executor, clock, Figures(Metrics("orcd")), lambda size: b"e" * size), echo, executor
+    loop = SchedulerLoop(echo, executor, clock, Figures(Metrics("orcd")), Stalls(clock.monotonic), lambda size: b"e" * size)
+    return loop, echo, executor
 
 
 def _has_work(loop: SchedulerLoop) -> bool:
@@ -67,17 +61,32 @@ def test_a_turn_deals_with_one_event() -> None:
 async def test_a_stall_is_told_before_the_tick_that_follows_it() -> None:
     clock = StallingClock()
     loop, echo, _ = _loop(clock)
-    stalls: list[float] = []
-    ticking = asyncio.create_task(loop.tick(stalls.append))
+    ticking = asyncio.create_task(loop.tick())
     await clock.advance(1.0)
-    assert stalls == []
     clock.late_s = 4.0
     await clock.advance(5.0)
     ticking.cancel()
     while loop.take_turn():
         pass
     events = [event for event, _ in echo.heard]
-    stalled = next(event for event in events if isinstance(event, LoopStalled))
-    assert stalls == [stalled.seconds]
+    (stalled,) = [event for event in events if isinstance(event, LoopStalled)]
     assert 3.9 < stalled.seconds < 4.1
     assert events[events.index(stalled) + 1] == Ticked()
+
+
+async def test_a_stall_is_told_before_what_came_in_meanwhile_is_judged() -> None:
+    clock = StallingClock()
+    loop, echo, _ = _loop(clock)
+    clock.late_s = 100.0
+    clock_woke = asyncio.create_task(loop.tick())
+    await clock.advance(101.0)
+    while loop.take_turn():
+        pass
+    echo.heard.clear()
+    await clock.advance(6.0)
+    # Sockets were read before any timer came round.
+    loop.post(PoolForgotten("a"))
+    while loop.take_turn():
+        pass
+    clock_woke.cancel()
+    assert [type(event) for event, _ in echo.heard] == [LoopStalled, PoolForgotten]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
 import pytest
 
 from examples.policy_plugin import MOST_WAITING, PeopleFirst
-from rbees.orcd.plugin import FAILURES, GuardedPlugin, load
+from rbees.orcd.plugin import FAILURES, GROUP, GuardedPlugin, load
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.effects import SpawnWorker
 from rbees.orcd.scheduler.events import JobSpec
@@ -16,6 +21,8 @@ from rbees.orcd.scheduler.judge import Load, PolicyPlugin, Refused
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.decisions import Candidate
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service import settings
+from rbees.service.role_settings import OrcdSettings
 from tests.simulation import facts
 from tests.unit.orcd_scheduler.driver import CPU, NOVEL, Drive, spawned
 
@@ -56,11 +63,75 @@ def never_ends() -> object:
             continue
 
 
-@pytest.mark.parametrize("act", [fails, never_ends, lambda: float("nan"), lambda: "much"], ids=["raises", "hangs", "nan", "text"])
+def ends_the_process() -> NoReturn:
+    sys.exit(3)
+
+
+def is_interrupted() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def goes_on_when_interrupted() -> NoReturn:
+    try:
+        never_ends()
+    except BaseException:
+        never_ends()
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        fails,
+        never_ends,
+        goes_on_when_interrupted,
+        ends_the_process,
+        is_interrupted,
+        lambda: float("nan"),
+        lambda: "much",
+        lambda: Refused("No.", float("nan")),
+        lambda: Refused("No.", float("inf")),
+        lambda: Refused("No.", -5.0),
+        lambda: Refused("No.", "soon"),  # type: ignore[arg-type]
+        lambda: Refused(None),  # type: ignore[arg-type]
+    ],
+    ids=["raises", "hangs", "goes on", "exits", "interrupts", "nan", "text", "nan s", "inf s", "before now", "soon", "no reason"],
+)
 def test_where_it_fails_the_built_in_policy_decides(act: Callable[[], object]) -> None:
     guard, _ = guarded(act)
     assert guard.score(JOB, PLACE) == 3.0
     guard.admit(JOB, Load(0, 0))
+
+
+def test_whenever_the_signal_comes_nobody_but_the_guard_is_interrupted() -> None:
+    moment, steps = 0, 0
+
+    def at_each_instruction(frame: FrameType, event: str, _argument: Any) -> Any:
+        nonlocal steps
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            steps += 1
+            if steps == moment:
+                signal.getsignal(signal.SIGALRM)(signal.SIGALRM, frame)  # type: ignore[operator, misc]
+        return at_each_instruction
+
+    traced = sys.gettrace()
+    while steps >= moment:
+        moment, steps = moment + 1, 0
+        guard = GuardedPlugin("fast", PolicyPlugin(), 1e-9)
+        sys.settrace(at_each_instruction)
+        try:
+            score = guard.score(JOB, PLACE)
+        finally:
+            sys.settrace(traced)
+        assert score == 3.0
+    assert moment > 50
+
+
+def test_a_limit_that_nothing_can_keep_costs_the_plugin_its_say_and_nothing_else() -> None:
+    for _ in range(2_000):
+        guard = GuardedPlugin("fast", PolicyPlugin(), 1e-6)
+        assert guard.score(JOB, PLACE) == 3.0
 
 
 def test_after_many_failures_in_a_row_it_is_not_asked_any_more() -> None:
@@ -132,3 +203,30 @@ def test_a_name_that_names_none_is_refused_at_the_start(name: str) -> None:
 
 def test_a_class_is_found_by_its_module() -> None:
     assert isinstance(load("examples.policy_plugin:PeopleFirst"), PeopleFirst)
+
+
+def test_a_class_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "people_first-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: people-first\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(f"[{GROUP}]\npeople-first = examples.policy_plugin:PeopleFirst\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert isinstance(load("people-first"), PeopleFirst)
+    with pytest.raises(RbeesError) as caught:
+        load("animals-first")
+    assert "Installed: people-first." in caught.value.message
+
+
+def test_a_module_that_ends_the_process_is_refused_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaves_at_once.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RbeesError) as caught:
+        load("leaves_at_once:Policy")
+    assert caught.value.code is ErrorCode.CONFIGURATION
+
+
+def test_a_limit_below_a_millisecond_is_refused() -> None:
+    with pytest.raises(RbeesError) as caught:
+        settings.load("orcd", OrcdSettings, files=(), environ={"RBEES_ORCD_POLICY_LIMIT_MS": "0.001"})
+    assert caught.value.code is ErrorCode.CONFIGURATION
+    assert "policy_limit_ms" in caught.value.message

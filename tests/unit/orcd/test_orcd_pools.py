@@ -74,8 +74,8 @@ def _registration(**fields: Any) -> RegisterRequest:
     return RegisterRequest(**{**values, **fields})
 
 
-def _beat(workers: tuple[WorkerFacts, ...] = (), boot_id: str = "boot-1") -> Heartbeat:
-    return Heartbeat(sent_at_ms=1, boot_id=boot_id, seq=1, devices=(), models=(), workers=workers)
+def _beat(workers: tuple[WorkerFacts, ...] = (), boot_id: str = "boot-1", seq: int = 1, sent_at_ms: int = 1) -> Heartbeat:
+    return Heartbeat(sent_at_ms=sent_at_ms, boot_id=boot_id, seq=seq, devices=(), models=(), workers=workers)
 
 
 def _facts(state: WorkerState = "ready") -> WorkerFacts:
@@ -92,14 +92,14 @@ def _facts(state: WorkerState = "ready") -> WorkerFacts:
     )
 
 
-def _ready() -> WorkerReady:
+def _ready(uri: str = "http://127.0.0.1:5") -> WorkerReady:
     return WorkerReady(
         worker_id="worker-a",
         nonce="n",
         pid=1,
         model_ref="haiku",
         model_sha256="ab" * 32,
-        uri="http://127.0.0.1:5",
+        uri=uri,
         secret="rbk_secret",
         backend="cpu",
         memory_bytes=1,
@@ -187,6 +187,58 @@ async def test_heartbeats_of_strangers_and_of_another_boot_ask_for_a_registratio
         assert _code(caught) is ErrorCode.POOL_NOT_FOUND
         realm.pools.register(_registration(boot_id="boot-1"))
     realm.pools.heartbeat("attic", _beat())
+
+
+async def test_a_heartbeat_that_a_later_one_has_overtaken_is_left_out(realm: Realm) -> None:
+    realm.pools.register(_registration())
+    realm.pools.heartbeat("attic", _beat((_facts("loading"),), seq=8))
+    so_far = len(realm.posted)
+    realm.pools.heartbeat("attic", _beat(seq=7))
+    assert len(realm.posted) == so_far
+    realm.pools.register(_registration())
+    realm.pools.heartbeat("attic", _beat(seq=7))
+    assert len(realm.posted) == so_far + 1, "to register again makes nothing younger"
+    realm.pools.register(_registration(boot_id="boot-2"))
+    realm.pools.heartbeat("attic", _beat(boot_id="boot-2", seq=1))
+    assert len(realm.posted) == so_far + 3, "another boot counts anew"
+
+
+async def test_how_far_clocks_differ_is_shown(realm: Realm) -> None:
+    realm.pools.register(_registration())
+    assert realm.pools.view("attic").clock_ahead_ms is None
+    realm.pools.heartbeat("attic", _beat(sent_at_ms=realm.clock.unix_ms() + 90_000))
+    assert realm.pools.view("attic").clock_ahead_ms == 90_000
+
+
+async def test_a_pool_cannot_speak_of_the_worker_of_another(realm: Realm) -> None:
+    realm.pools.register(_registration(workers=(_facts(),), ready=(_ready(),)))
+    theirs = _ready("http://127.0.0.1:6")
+    cellar = _registration(pool_id="cellar", endpoint="http://127.0.0.1:9300", workers=(_facts(),), ready=(theirs,))
+    realm.pools.register(cellar)
+    so_far = len(realm.posted)
+    with pytest.raises(RbeesError) as caught:
+        realm.pools.worker_ready(WorkerReadyReport(pool_id="cellar", facts=_facts(), ready=theirs))
+    assert _code(caught) is ErrorCode.INVALID_REQUEST
+    died = WorkerFailedReport(
+        pool_id="cellar",
+        worker_id="worker-a",
+        model_ref="haiku",
+        model_sha256="ab" * 32,
+        while_loading=False,
+        code=ErrorCode.WORKER_CRASHED,
+        message="It died.",
+    )
+    with pytest.raises(RbeesError) as caught:
+        realm.pools.worker_failed(died)
+    assert _code(caught) is ErrorCode.INVALID_REQUEST
+    assert len(realm.posted) == so_far
+    assert realm.directory.worker("worker-a").client.url == "http://127.0.0.1:5", "prompts go where they did"
+    await realm.clock.advance(16.0)
+    realm.hear(Ticked())
+    realm.pools.register(cellar)
+    assert realm.directory.worker("worker-a").client.url == "http://127.0.0.1:6", "the host came back under another name"
+    realm.pools.register(_registration())
+    assert realm.directory.has_worker("worker-a"), "it is no longer the attic's to forget"
 
 
 async def test_a_ready_worker_without_a_known_secret_has_its_pool_register_again(realm: Realm) -> None:

@@ -10,6 +10,7 @@ from rbees.orcd.scheduler.events import (
     AttemptFailed,
     Event,
     JobArrived,
+    JobRecovered,
     JobSpec,
     Moment,
     PoolReported,
@@ -73,6 +74,22 @@ class Drive:
     def job(self, job_id: str, model: ModelFacts = HAIKU, **fields: Any) -> list[Effect]:
         """A job arrives."""
         return self.send(JobArrived(self.spec(job_id, model, **fields)))
+
+    def recovered(
+        self,
+        spec: JobSpec,
+        epoch: int = 0,
+        failures: int = 0,
+        worker_id: str | None = None,
+        *,
+        deaths: int = 0,
+        accepted_s_ago: float = 0.0,
+        after_s: float = 0.0,
+    ) -> list[Effect]:
+        """A job is taken up after a restart; with `worker_id`, of pool `a`, an attempt of it may run there."""
+        accepted_at_ms = round((self.now_s + self._jumped_s - accepted_s_ago) * 1000)
+        pool_id = None if worker_id is None else "a"
+        return self.send(JobRecovered(spec, epoch, failures, worker_id, pool_id, accepted_at_ms, deaths), after_s=after_s)
 
     def plan(self, spec: JobSpec) -> Told:
         """What would become of a job now."""

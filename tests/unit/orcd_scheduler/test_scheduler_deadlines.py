@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rbees.orcd.scheduler.effects import Abandon, Finish
-from rbees.orcd.scheduler.events import AttemptCompleted, JobRecovered, PoolReported
+from rbees.orcd.scheduler.events import AttemptCompleted, PoolReported
 from rbees.orcd.scheduler.speeds import Took
 from rbees.protocol.errors import ErrorCode
 from tests.simulation import facts
@@ -48,8 +48,8 @@ def test_a_running_job_is_stopped_at_its_deadline_but_not_one_that_has_just_ende
 
 def test_a_job_that_was_taken_up_after_a_restart_keeps_its_deadline() -> None:
     drive = Drive()
-    drive.send(JobRecovered(drive.spec("old", deadline_at_ms=in_s(drive, 3.0)), 0, 0, None, None))
-    drive.send(JobRecovered(drive.spec("overdue", deadline_at_ms=in_s(drive, -60.0)), 0, 0, None, None))
+    drive.recovered(drive.spec("old", deadline_at_ms=in_s(drive, 3.0)))
+    drive.recovered(drive.spec("overdue", deadline_at_ms=in_s(drive, -60.0)))
     ended = [effect.job_id for effect in drive.tick() if isinstance(effect, Finish)]
     assert ended == []
     assert drive.scheduler.queue_position("overdue") is None, "it ended as soon as it was taken up"
