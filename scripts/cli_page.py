@@ -60,7 +60,8 @@ def _describe(command: click.Command, path: str) -> Iterator[str]:
     """A command as heading, usage, help and options; a group as its commands one after the other."""
     if isinstance(command, click.Group):
         for name, child in sorted(command.commands.items()):
-            yield from _describe(child, f"{path} {name}")
+            if not child.hidden:
+                yield from _describe(child, f"{path} {name}")
         return
     context = click.Context(command, info_name=path)
     yield f"### `{path}`"

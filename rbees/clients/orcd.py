@@ -88,6 +88,18 @@ class OrcdClient(DaemonClient):
         """Have orcd call a pool host and take it in."""
         return await self._http.call("POST", "/v2/pools", AddPoolRequest(endpoint=endpoint), PoolView)
 
+    async def remove_pool(self, pool_id: str) -> None:
+        """Have orcd forget a pool; its jobs go on elsewhere."""
+        await self._http.call("DELETE", f"/v2/pools/{segment(pool_id)}")
+
+    async def drain_pool(self, pool_id: str) -> None:
+        """Have a pool get no new work."""
+        await self._http.call("POST", f"/v2/pools/{segment(pool_id)}/drain")
+
+    async def resume_pool(self, pool_id: str) -> None:
+        """Have a pool get work again."""
+        await self._http.call("POST", f"/v2/pools/{segment(pool_id)}/resume")
+
     async def spawn(self, pool_id: str, request: SpawnRequest) -> SpawnAnswer:
         """Have a pool start a worker."""
         return await self._http.call("POST", f"/v2/pools/{segment(pool_id)}/workers/spawn", request, SpawnAnswer)

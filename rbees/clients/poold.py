@@ -18,6 +18,8 @@ from rbees.protocol.pools import (
     WorkerList,
 )
 
+DISMISS_TIMEOUT_S = 5.0
+
 
 class PooldClient(DaemonClient):
     """Calls poold. Every method raises `RbeesError`: the code poold answered with, or POOL_UNREACHABLE."""
@@ -58,3 +60,7 @@ class PooldClient(DaemonClient):
     async def announce(self, orcd_url: str) -> RegisterRequest:
         """Tell the pool where its orchestrator is; it answers with its registration."""
         return await self._http.call("POST", "/register-with", AnnounceRequest(orcd_url=orcd_url), RegisterRequest)
+
+    async def dismiss(self) -> None:
+        """Tell the pool that its orchestrator forgets it, so that it does not come back by itself."""
+        await self._http.call("DELETE", "/register-with", timeout_s=DISMISS_TIMEOUT_S)

@@ -8,10 +8,15 @@ from urllib.parse import urlsplit
 
 import click
 
+from rbees.clients.orcd import OrcdClient
+from rbees.ctl.forward import Via, reach_hosts
+from rbees.ctl.hosts import chosen_names, find_hosts
 from rbees.ctl.rows import device_row, model_row, pool_row, worker_row
 from rbees.ctl.target import Target
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import ModelFacts, ModelView, PoolList, PoolView
+from rbees.service import settings
+from rbees.service.role_settings import CtlSettings
 from rbees.service.settings import host_url
 from rbees.terminal.output import print_json, print_table
 
@@ -22,6 +27,7 @@ MODEL_HEADERS: Final = ("model", "can", "architecture", "parameters", "quantised
 DEFAULT_POOL_PORT: Final = 9200
 _ENDPOINT: Final = re.compile(r"https?://[^/\s?#@]+")
 """What orcd takes; said here in words."""
+_BARE_NAME: Final = re.compile(r"(?!localhost$)[A-Za-z][A-Za-z0-9_-]*")
 
 
 async def list_pools(target: Target, *, as_json: bool) -> None:
@@ -34,25 +40,87 @@ async def list_pools(target: Target, *, as_json: bool) -> None:
     print_table(POOL_HEADERS, [pool_row(pool) for pool in answer.pools], empty=_NO_POOLS)
 
 
-async def show_status(target: Target, *, host: str | None, as_json: bool) -> None:
-    """Devices, models and workers of one pool or of all."""
-    async with target.client() as orcd:
-        pools = (await orcd.pools()).pools
-    chosen = pools if host is None else (find_pool(host, pools),)
+async def show_status(target: Target, *, hosts: tuple[str, ...], every: bool, via: Via | None, as_json: bool) -> int | None:
+    """Devices, models and workers of some pools or of all. Returns the exit code where hosts were asked themselves."""
+    if every or via is not None:
+        return await _ask_hosts(hosts, every, via, as_json=as_json)
+    try:
+        async with target.client() as orcd:
+            pools = (await orcd.pools()).pools
+        names = chosen_names(hosts, every=False)
+        chosen = tuple(find_pool(name, pools) for name in names) if names else pools
+    except RbeesError as error:
+        if not hosts or error.code not in {ErrorCode.POOL_NOT_FOUND, ErrorCode.ORCD_UNREACHABLE}:
+            raise
+        return await _ask_hosts(hosts, every, via, as_json=as_json, instead_of=error)
     if as_json:
         print_json(PoolList(pools=chosen))
-        return
-    _show_pools(chosen)
+    else:
+        _show_pools(chosen)
+    return None
+
+
+async def _ask_hosts(
+    hosts: tuple[str, ...], every: bool, via: Via | None, *, as_json: bool, instead_of: RbeesError | None = None
+) -> int:
+    """`rbees-pool status` on each. Where orcd did not know a host and it cannot be reached either, what orcd said is told."""
+    try:
+        return await reach_hosts(hosts, every, via, ("status", *(("--json",) if as_json else ())))
+    except RbeesError as error:
+        if instead_of is not None and error.code is ErrorCode.HOST_UNREACHABLE:
+            raise instead_of from None
+        raise
 
 
 async def register_pool(target: Target, *, endpoint: str, as_json: bool) -> None:
     """Have orcd call a host."""
     async with target.client() as orcd:
-        pool = await orcd.add_pool(complete_endpoint(host_url(endpoint) or endpoint))
+        pool = await orcd.add_pool(complete_endpoint(host_url(endpoint) or _found(endpoint) or endpoint))
     if as_json:
         print_json(pool)
     else:
         click.echo(f"{pool.pool_id} is registered at {pool.endpoint}")
+
+
+async def drain_pool(target: Target, *, host: str, as_json: bool) -> None:
+    """No new work for a pool."""
+    async with target.client() as orcd:
+        pool_id = await _pool_id(orcd, host)
+        await orcd.drain_pool(pool_id)
+    _tell(pool_id, "gets no new work; what runs there goes on", as_json=as_json)
+
+
+async def resume_pool(target: Target, *, host: str, as_json: bool) -> None:
+    """Work for a pool again."""
+    async with target.client() as orcd:
+        pool_id = await _pool_id(orcd, host)
+        await orcd.resume_pool(pool_id)
+    _tell(pool_id, "gets work again", as_json=as_json)
+
+
+async def remove_pool(target: Target, *, host: str, as_json: bool) -> None:
+    """Forget a pool."""
+    async with target.client() as orcd:
+        pool_id = await _pool_id(orcd, host)
+        await orcd.remove_pool(pool_id)
+    _tell(pool_id, "is forgotten", as_json=as_json)
+
+
+async def _pool_id(orcd: OrcdClient, host: str) -> str:
+    """Of the pool that is meant: one that was named and is away shows in no list, so its id is taken as it is."""
+    try:
+        return find_pool(host, (await orcd.pools()).pools).pool_id
+    except RbeesError as error:
+        if error.code is not ErrorCode.POOL_NOT_FOUND:
+            raise
+        return host
+
+
+def _tell(pool_id: str, what: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"pool_id": pool_id})
+    else:
+        click.echo(f"{pool_id} {what}")
 
 
 def _show_pools(pools: tuple[PoolView, ...]) -> None:
@@ -87,6 +155,14 @@ def find_pool(host: str, pools: tuple[PoolView, ...]) -> PoolView:
             ErrorCode.POOL_NOT_FOUND, f"No pool is called `{host}`; orcd knows: {known}. Add one with `llorch pool register`."
         )
     return fitting[0]
+
+
+def _found(name: str) -> str | None:
+    """The url of a host that goes by a bare name, found as `--host` finds it."""
+    if not _BARE_NAME.fullmatch(name):
+        return None
+    (host,) = find_hosts((name,), settings.load("ctl", CtlSettings).values)
+    return host.url
 
 
 def complete_endpoint(text: str) -> str:

@@ -52,7 +52,7 @@ def pool_row(pool: PoolView) -> tuple[str, ...]:
     """A pool in one line: id, state, endpoint, devices, models, workers, age of its last heartbeat."""
     return (
         pool.pool_id,
-        pool.state,
+        f"{pool.state}, drained" if pool.drains else pool.state,
         pool.endpoint,
         ", ".join(device.device_id for device in pool.devices),
         str(len(pool.models)),

@@ -174,6 +174,7 @@ class Orcd:
             self._directory.pool_client(endpoint)  # A name that cannot be called is told now and not tried for ever.
         number = await self._store.next_number()
         self._journal.begin_at(number)
+        await self._pools.recall_drained()
         recovered = await recover(self._store, self._journal, self._loop.post)
         named = {*self._settings.pools, *(place.endpoint for place in await self._store.named_endpoints())}
         if number > 1 or named:

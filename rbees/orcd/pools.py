@@ -12,7 +12,7 @@ from rbees.clients.http import is_base_url
 from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
 from rbees.orcd.scheduler.core import PoolFacts, Scheduler
-from rbees.orcd.scheduler.events import Event, PoolForgotten, PoolReported, WorkerBecameReady, WorkerEnded
+from rbees.orcd.scheduler.events import Event, PoolDrainChanged, PoolForgotten, PoolReported, WorkerBecameReady, WorkerEnded
 from rbees.orcd.store.jobs import JobStore, NamedEndpoint
 from rbees.orcd.turnstile import Turnstile
 from rbees.protocol import ids
@@ -210,16 +210,49 @@ class Pools:
 
     async def forget(self, pool_id: str) -> None:
         """Forget a pool, also one that was named and has not answered yet, and go on without it. Raises POOL_NOT_FOUND."""
-        named = [place.endpoint for place in await self._store.named_endpoints() if place.pool_id == pool_id]
-        if not named:
-            self._directory.pool(pool_id)
-        for endpoint in named:
+        for endpoint in await self._check_known(pool_id):
             if endpoint in self._calling:
                 self._calling.pop(endpoint).cancel()
         await self._store.forget_endpoints(pool_id)
+        await self._store.resume_pool(pool_id)
+        address = self._directory.find_pool(pool_id)
+        if address is not None:
+            try:
+                await address.client.dismiss()
+            except RbeesError as error:
+                # It is away, or its settings name this orchestrator: then it registers again, which nobody forbids it.
+                self._log.info("forgotten pool not told", action="pool_dismiss", pool_id=pool_id, code=error.code)
         if self._directory.find_pool(pool_id) is not None:
             self._directory.drop_pool(pool_id)
             self._post(PoolForgotten(pool_id))
+        else:
+            self._post(PoolDrainChanged(pool_id, drains=False))
+
+    async def drain(self, pool_id: str) -> None:
+        """Give the pool no new work until it is resumed, also after a restart. Raises POOL_NOT_FOUND."""
+        await self._check_known(pool_id)
+        await self._store.drain_pool(pool_id, self._clock.unix_ms())
+        self._log.info("pool drains", action="pool_drain", pool_id=pool_id)
+        self._post(PoolDrainChanged(pool_id, drains=True))
+
+    async def resume(self, pool_id: str) -> None:
+        """Give the pool work again. Raises POOL_NOT_FOUND."""
+        await self._check_known(pool_id)
+        await self._store.resume_pool(pool_id)
+        self._log.info("pool takes work again", action="pool_resume", pool_id=pool_id)
+        self._post(PoolDrainChanged(pool_id, drains=False))
+
+    async def recall_drained(self) -> None:
+        """Tell the scheduler what operators told an earlier process."""
+        for pool_id in await self._store.drained_pools():
+            self._post(PoolDrainChanged(pool_id, drains=True))
+
+    async def _check_known(self, pool_id: str) -> list[str]:
+        """The endpoints that an operator named for the pool. Raises POOL_NOT_FOUND where there is none and it never registered."""
+        named = [place.endpoint for place in await self._store.named_endpoints() if place.pool_id == pool_id]
+        if not named:
+            self._directory.pool(pool_id)
+        return named
 
     async def spawn(self, pool_id: str, request: SpawnRequest) -> SpawnAnswer:
         """Have a pool start a worker. Raises RbeesError POOL_NOT_FOUND, or what the pool answers."""
@@ -272,6 +305,7 @@ class Pools:
             version=address.version,
             last_heartbeat_age_ms=round(facts.heartbeat_age_s * 1000),
             clock_ahead_ms=address.clock_ahead_ms,
+            drains=facts.drains,
             devices=facts.devices,
             models=facts.models,
             workers=facts.workers,

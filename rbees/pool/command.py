@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from rbees.pool.dev import dev
+from rbees.pool.forms import forms
 from rbees.pool.git import git
 from rbees.pool.models import models
 from rbees.pool.status import status
@@ -21,3 +22,4 @@ command.add_command(models)
 command.add_command(worker)
 command.add_command(git)
 command.add_command(dev)
+command.add_command(forms)

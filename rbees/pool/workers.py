@@ -45,6 +45,7 @@ async def list_(pool: PooldClient, *, as_json: bool) -> None:
 
 @worker.command()
 @click.argument("backend", required=False, type=click.Choice(get_args(Backend)))
+@click.option("--backend", "named", type=click.Choice(get_args(Backend)), help="The same as a word of its own.")
 @click.option("--model", "model_ref", required=True, help="Alias, `hf:` or `file:` reference.")
 @click.option("--gpu", type=click.IntRange(0), help="Index of the accelerator.")
 @click.option("--device", help="Device by its id, such as cuda:1, or several as cuda:0,cuda:1.")
@@ -57,6 +58,7 @@ async def spawn(
     pool: PooldClient,
     *,
     backend: Backend | None,
+    named: Backend | None,
     model_ref: str,
     gpu: int | None,
     device: str | None,
@@ -69,6 +71,9 @@ async def spawn(
     """Start a worker and print its id. Without a backend the pool takes the device that fits best."""
     from rbees.protocol.pools import SpawnCommand
 
+    if backend is not None and named not in (None, backend):
+        raise click.UsageError(f"The backend is either {backend} or {named}; name one.")
+    backend = backend or named
     request = SpawnCommand(
         model_ref=model_ref,
         backend=backend,

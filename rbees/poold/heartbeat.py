@@ -198,6 +198,11 @@ class OrcdLink:
         registration = self.registration()
         return registration if self._callers_are_known else msgspec.structs.replace(registration, ready=())
 
+    async def dismiss(self) -> None:
+        """The orchestrator has forgotten this pool: belong to nobody until one calls."""
+        await self._disconnect()
+        self._url, self._problem = None, None
+
     def report(self, report: Report) -> None:
         """Pass on a report at once, and again until it is delivered."""
         self._reports.append(report)
@@ -253,6 +258,8 @@ class OrcdLink:
     async def _register(self, orcd: Orchestrator) -> None:
         answer = await orcd.register(self.registration())
         self._interval_s = max(0.1, answer.heartbeat_interval_ms / 1000)
+        if orcd is not self._orcd:
+            return  # Meanwhile it was forgotten there, or another one called.
         self._registered.set()
         self._log.info("registered", action="pool_register", orcd_url=self._url)
 
@@ -285,18 +292,17 @@ class OrcdLink:
 
     async def _try(self, call: Callable[[Orchestrator], object]) -> bool:
         """Make one call within its time; False if it failed, in which case `problem` says why."""
-        assert self._url is not None
-        if self._orcd is None:
-            self._orcd = self._connect(self._url)
+        if self._url is None:
+            return False  # It was forgotten while the call before was on its way.
+        orcd = self._orcd = self._orcd or self._connect(self._url)
         try:
             async with asyncio.timeout(CALL_LIMIT_S):
-                await call(self._orcd)  # type: ignore[misc]
-        except (TimeoutError, UnicodeError):
+                await call(orcd)  # type: ignore[misc]
+        except (TimeoutError, UnicodeError, RbeesError) as error:
             # The resolver raises the second for a name with a part of more than 63 letters: nobody answers there either.
-            self._failed(RbeesError(ErrorCode.ORCD_UNREACHABLE, f"The orchestrator at {self._url} did not answer in time."))
-            return False
-        except RbeesError as error:
-            self._failed(error)
+            if orcd is self._orcd:
+                silent = RbeesError(ErrorCode.ORCD_UNREACHABLE, f"The orchestrator at {self._url} did not answer in time.")
+                self._failed(error if isinstance(error, RbeesError) else silent)
             return False
         self._problem, self._turn_in_s = None, None
         return True

@@ -155,6 +155,21 @@ class Pool:
             self._log.warning("cannot remember the orchestrator", action="orcd_url_not_kept", reason=error.strerror)
         return registration
 
+    async def dismiss(self) -> None:
+        """The orchestrator forgets this pool: do not come back by ourselves, also after a restart.
+
+        Raises:
+            RbeesError: FORBIDDEN: the settings name it, so this pool will.
+        """
+        if self._configured_orcd_url is not None:
+            message = "This pool's settings name its orchestrator, so it comes back; take `orcd_url` out there."
+            raise RbeesError(ErrorCode.FORBIDDEN, message)
+        await self.link.dismiss()
+        try:
+            await asyncio.to_thread(self._orcd_url_file.unlink, missing_ok=True)
+        except OSError as error:
+            self._log.warning("cannot forget the orchestrator", action="orcd_url_not_kept", reason=error.strerror)
+
     async def keep_searching(self, clock: Clock) -> None:
         """Look for new and changed model files and for what can run them, and sum the large files one by one, until cancelled."""
         while True:

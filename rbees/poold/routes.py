@@ -79,6 +79,14 @@ def routes(pool: Pool) -> list[Route]:
             errors=(ErrorCode.FORBIDDEN,),
         ),
         Route(
+            "DELETE",
+            "/register-with",
+            handlers.dismiss,
+            "Belong to no orchestrator any more: the one that calls forgets this pool.",
+            status=204,
+            errors=(ErrorCode.FORBIDDEN,),
+        ),
+        Route(
             "POST",
             "/internal/workers/{worker_id}/ready",
             handlers.ready,
@@ -127,6 +135,10 @@ class _Handlers:
 
     async def register_with(self, request: web.Request) -> web.Response:
         return reply(await self._pool.announce((await read(request, AnnounceRequest)).orcd_url))
+
+    async def dismiss(self, _request: web.Request) -> web.Response:
+        await self._pool.dismiss()
+        return reply(status=204)
 
     async def ready(self, request: web.Request) -> web.Response:
         worker = await self._pool.supervisor.caller(request.match_info["worker_id"], request.headers.get("Authorization"))

@@ -67,6 +67,12 @@ class ErrorCode(StrEnum):
     WORKER_UNREACHABLE = "WORKER_UNREACHABLE"
     POOL_UNREACHABLE = "POOL_UNREACHABLE"
     ORCD_UNREACHABLE = "ORCD_UNREACHABLE"
+    HOST_UNREACHABLE = "HOST_UNREACHABLE"
+    HOST_REFUSED = "HOST_REFUSED"
+    HOST_KEY_UNKNOWN = "HOST_KEY_UNKNOWN"
+    HOST_KEY_CHANGED = "HOST_KEY_CHANGED"
+    HOST_WITHOUT_RBEES = "HOST_WITHOUT_RBEES"
+    HOST_VERSION = "HOST_VERSION"
     NO_PLACEMENT = "NO_PLACEMENT"
     MODEL_LOADING = "MODEL_LOADING"
     DRAINING = "DRAINING"
@@ -163,6 +169,33 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
     ),
     ErrorCode.ORCD_UNREACHABLE: ErrorKind(
         502, ExitCode.UNAVAILABLE, Fault.PEER, "No orchestrator answered at the address; start it with `rbees up` or name its url."
+    ),
+    ErrorCode.HOST_UNREACHABLE: ErrorKind(
+        502,
+        ExitCode.UNAVAILABLE,
+        Fault.PEER,
+        "The host's name does not resolve, nothing answers there by SSH, or the connection broke off; the message says which.",
+    ),
+    ErrorCode.HOST_REFUSED: ErrorKind(
+        502, ExitCode.PERMISSION, Fault.CALLER, "The host's SSH server took none of the keys; load the right one with `ssh-add`."
+    ),
+    ErrorCode.HOST_KEY_UNKNOWN: ErrorKind(
+        502,
+        ExitCode.PERMISSION,
+        Fault.CALLER,
+        "The host's SSH key was never confirmed; compare the fingerprint and confirm it in a terminal.",
+    ),
+    ErrorCode.HOST_KEY_CHANGED: ErrorKind(
+        502,
+        ExitCode.PERMISSION,
+        Fault.PEER,
+        "The host shows another SSH key than the known one: it was set up anew, or somebody is in between. Nothing was sent.",
+    ),
+    ErrorCode.HOST_WITHOUT_RBEES: ErrorKind(
+        502, ExitCode.UNAVAILABLE, Fault.PEER, "The host has no `rbees-pool`; install it there, or name its place as `program`."
+    ),
+    ErrorCode.HOST_VERSION: ErrorKind(
+        502, ExitCode.UNAVAILABLE, Fault.PEER, "The host runs a version of rbees that does not know the command; upgrade one side."
     ),
     ErrorCode.NO_PLACEMENT: ErrorKind(
         503, ExitCode.FAILED, Fault.CAPACITY, "No pool could ever hold this model; the details say by how much it is too large."

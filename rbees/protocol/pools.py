@@ -221,6 +221,8 @@ class PoolView(Message, frozen=True, kw_only=True):
     pool_id: str
     endpoint: str
     state: PoolState
+    drains: bool = False
+    """An operator wants no new work there; what runs goes on."""
     version: str
     last_heartbeat_age_ms: int
     clock_ahead_ms: int | None = None

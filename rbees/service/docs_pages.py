@@ -97,7 +97,8 @@ def configuration_page() -> str:
     parts += [
         "## `[hosts.NAME]`",
         "",
-        "Names for pool hosts, for `llorch pool register NAME` and `llorch pool status --host NAME`; in files only.",
+        "Names for pool hosts, for `llorch pool register NAME` and `llorch pool … --host NAME`; in files only.",
+        "[Reaching hosts](hosts.md) says how they are used.",
         "",
         *_settings(HostSettings),
         "",

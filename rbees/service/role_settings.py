@@ -125,6 +125,15 @@ class CtlSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     token_file: Annotated[str | None, _about("File (mode 0600) with the cluster token.")] = None
     tls_ca_file: Annotated[str | None, _about("PEM certificates to trust.")] = None
+    default_domain: Annotated[
+        str, _about("Domain of a `--host` that neither `[hosts]` nor ssh_config knows; empty takes the name as it is.")
+    ] = "home.arpa"
+    ssh_config_file: Annotated[
+        str, _about("ssh_config to take addresses, users, keys and jump hosts from. What would run a program is refused.")
+    ] = "~/.ssh/config"
+    known_hosts_file: Annotated[str, _about("SSH keys of hosts that were confirmed. A host with another key is refused.")] = (
+        "~/.ssh/known_hosts"
+    )
 
 
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,9 +149,17 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[hosts.NAME]`: what `llorch pool` calls a pool host."""
+    """`[hosts.NAME]`: what `llorch pool` calls a pool host, and how it is reached."""
 
     url: Annotated[str | None, _about("URL of the host's poold.")] = None
+    token_file: Annotated[
+        str | None, _about("File (mode 0600) with the token that this poold asks for; without it none is sent.")
+    ] = None
+    tls_ca_file: Annotated[str | None, _about("PEM certificates to trust there, in place of those of `[ctl]`.")] = None
+    ssh: Annotated[str | None, _about("`[user@]host[:port]` for SSH, where host may be a name of ssh_config; default: NAME.")] = (
+        None
+    )
+    program: Annotated[str, _about("What is run there by SSH; `~/` is the home folder on the host.")] = "rbees-pool"
 
 
 ROLES: Final[dict[str, type[msgspec.Struct]]] = {

@@ -8,8 +8,9 @@ from typing import Final, Self
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 LEAST_PROSE: Final = 24
@@ -87,6 +88,33 @@ class LiveNotes:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.clear()
+
+
+class LiveBoard:
+    """One line for each name on stderr, with what was said there last. The lines stay when all is over."""
+
+    def __init__(self, names: Sequence[str], console: Console | None = None) -> None:
+        self._progress = Progress(
+            SpinnerColumn(finished_text=""),
+            TextColumn("[bold]{task.fields[name]}", markup=True),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TimeElapsedColumn(),
+            console=console or _CursorStays(stderr=True),
+        )
+        self._tasks = {name: self._progress.add_task("", total=None, name=escape(name)) for name in names}
+        self._progress.start()
+
+    def note(self, name: str, text: str) -> None:
+        """Show `text` on its line."""
+        self._progress.update(self._tasks[name], description=text)
+
+    def end(self, name: str, text: str, *, well: bool) -> None:
+        """Stop its clock."""
+        self._progress.update(self._tasks[name], description=f"{'done' if well else 'failed'}: {text}", total=1, completed=1)
+
+    def close(self) -> None:
+        """Leave the lines as they are."""
+        self._progress.stop()
 
 
 class _BarWhereKnown(BarColumn):

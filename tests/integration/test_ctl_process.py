@@ -288,7 +288,7 @@ async def test_a_pool_is_registered_by_its_name_in_the_settings(orcd: ShakyOrcd,
     for word in ("attic", "cellar"):
         code, _, err = await llorch.run(orcd, "pool", "register", word)
         assert code == 0, err
-    assert orcd.named == ["https://10.0.0.7:9200", "http://cellar:9200"]
+    assert orcd.named == ["https://10.0.0.7:9200", "http://cellar.home.arpa:9200"]
 
 
 async def test_a_key_that_no_header_can_hold_is_refused(orcd: ShakyOrcd, llorch: Llorch) -> None:

@@ -24,6 +24,7 @@ from rbees.orcd.scheduler.events import (
     CancelAsked,
     JobSpec,
     LoopStalled,
+    PoolDrainChanged,
     PoolForgotten,
     PoolReported,
     PrefixesCached,
@@ -146,6 +147,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         pool.boot += 1
         pool.workers = {key: worker for key, worker in pool.workers.items() if data.draw(st.booleans())}
         self.shell.feed(pool.report())
+
+    @rule(pool_id=POOL, drains=st.booleans())
+    def an_operator_drains_or_resumes(self, pool_id: str, drains: bool) -> None:
+        self.shell.feed(PoolDrainChanged(pool_id, drains))
 
     @rule(pool_id=POOL, really=st.integers(0, 5))
     def a_pool_is_forgotten(self, pool_id: str, really: int) -> None:
@@ -317,6 +322,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for pool in self.pools.values():
             pool.workers.clear()
             pool.boot += 1
+            self.shell.feed(PoolDrainChanged(pool.pool_id, drains=False))
         for step in range(2_000):
             if not self._live():
                 return

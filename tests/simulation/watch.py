@@ -11,6 +11,7 @@ from rbees.orcd.scheduler.events import (
     DrainBegan,
     Event,
     LoopStalled,
+    PoolDrainChanged,
     PoolForgotten,
     PoolReported,
     Ticked,
@@ -45,6 +46,7 @@ class Watch:
         self._suspects: set[str] = set()
         """Workers of which an attempt said that they stand still or cannot be reached."""
         self._draining = False
+        self._drained: set[str] = set()
         self._quiet = False
 
     def is_quiet(self, event: Event) -> bool:
@@ -83,6 +85,9 @@ class Watch:
                     self._heard_at_s[pool_id] += seconds
             case PoolForgotten(pool_id=pool_id):
                 self._heard_at_s.pop(pool_id, None)
+                self._drained.discard(pool_id)
+            case PoolDrainChanged(pool_id=pool_id, drains=drains):
+                (self._drained.add if drains else self._drained.discard)(pool_id)
 
     def _take_over(self, event: PoolReported, now_s: float) -> None:
         """What a report leaves out is gone, except where the report may be older than the news of a worker's start."""
@@ -104,6 +109,7 @@ class Watch:
         match effect:
             case Dispatch(job_id=job_id, epoch=epoch, worker_id=worker_id, pool_id=pool_id):
                 assert not self._draining, "dispatched by a process that is about to end"
+                assert pool_id not in self._drained, "dispatched to a drained pool"
                 record = self._records[job_id]
                 assert record.ended is None, "an ended job is dispatched"
                 assert epoch == record.epoch + 1, f"epoch {epoch} follows {record.epoch}"
@@ -121,7 +127,8 @@ class Watch:
                 self._running.pop(job_id, None)
                 if error.code is ErrorCode.MODEL_NOT_FOUND:
                     assert not self._is_held(self._records[job_id].spec.model), "a model that a pool holds is called unknown"
-            case SpawnWorker(worker_id=worker_id):
+            case SpawnWorker(worker_id=worker_id, pool_id=pool_id):
+                assert pool_id not in self._drained, "a worker is started on a drained pool"
                 assert not self._draining, "a worker is started by a process that is about to end"
                 assert worker_id not in self._spawned, "a worker id is used twice"
                 self._spawned.add(worker_id)

@@ -27,6 +27,14 @@ def routes(pools: Pools, own_url: OwnUrl) -> list[Route]:
         await pools.forget(request.match_info["pool_id"])
         return reply(status=204)
 
+    async def drain(request: web.Request) -> web.Response:
+        await pools.drain(request.match_info["pool_id"])
+        return reply(status=204)
+
+    async def resume(request: web.Request) -> web.Response:
+        await pools.resume(request.match_info["pool_id"])
+        return reply(status=204)
+
     async def spawn(request: web.Request) -> web.Response:
         return reply(await pools.spawn(request.match_info["pool_id"], await read(request, SpawnRequest)), 202)
 
@@ -74,10 +82,19 @@ def routes(pools: Pools, own_url: OwnUrl) -> list[Route]:
             "DELETE",
             "/v2/pools/{pool_id}",
             forget_pool,
-            "Forget a pool; jobs go on elsewhere. End its daemon first, or that registers again.",
+            "Forget a pool and tell it so; jobs go on elsewhere. One whose settings name this orchestrator registers again.",
             status=204,
             errors=(no_pool,),
         ),
+        Route(
+            "POST",
+            "/v2/pools/{pool_id}/drain",
+            drain,
+            "Give a pool no new work; what runs there goes on.",
+            status=204,
+            errors=(no_pool,),
+        ),
+        Route("POST", "/v2/pools/{pool_id}/resume", resume, "Give a pool work again.", status=204, errors=(no_pool,)),
         Route("POST", "/v2/pools/{pool_id}/workers/spawn", **spawning),  # type: ignore[arg-type]
         Route("POST", "/pools/{pool_id}/workers/spawn", **spawning),  # type: ignore[arg-type]
         Route("GET", "/v2/workers", list_workers, "List workers of all pools.", response=WorkerList),

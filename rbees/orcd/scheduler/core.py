@@ -45,6 +45,7 @@ from rbees.orcd.scheduler.events import (
     JobSpec,
     LoopStalled,
     Moment,
+    PoolDrainChanged,
     PoolForgotten,
     PoolReported,
     PrefixesCached,
@@ -81,6 +82,8 @@ class PoolFacts:
     devices: tuple[Device, ...]
     models: tuple[ModelFacts, ...]
     workers: tuple[WorkerFacts, ...]
+    drains: bool
+    """An operator wants no new work there."""
 
 
 class Scheduler:
@@ -124,6 +127,8 @@ class Scheduler:
             case PoolForgotten(pool_id=pool_id):
                 if pool_id in self._state.pools:
                     reports.pool_forgotten(turn, self._state.pools[pool_id])
+            case PoolDrainChanged(pool_id=pool_id, drains=drains):
+                reports.pool_drain_changed(turn, pool_id, drains=drains)
             case WorkerBecameReady(pool_id=pool_id, facts=facts):
                 if pool_id in self._state.pools:
                     reports.worker_ready(turn, self._state.pools[pool_id], facts)
@@ -439,6 +444,7 @@ class Scheduler:
                 pool.devices,
                 pool.models,
                 _facts(pool.workers.values()),
+                pool.pool_id in self._state.drained,
             )
             for pool in sorted(self._state.pools.values(), key=lambda pool: pool.pool_id)
         )

@@ -107,6 +107,14 @@ class PoolForgotten:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolDrainChanged:
+    """The operator wants no new work on the pool, or wants it again. The pool need not be known yet."""
+
+    pool_id: str
+    drains: bool
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerBecameReady:
     """A worker has loaded its model and can be reached."""
 
@@ -222,6 +230,7 @@ Event = (
     | CancelAsked
     | PoolReported
     | PoolForgotten
+    | PoolDrainChanged
     | WorkerBecameReady
     | WorkerEnded
     | SpawnAccepted

@@ -35,6 +35,10 @@ NO_POOL = Obstacle("no_pool", "No pool has registered yet; start one with `rbees
 UNRESOLVED = Obstacle("unresolved", "No pool that has registered so far holds this model; others may still come back.")
 GONE = Obstacle("gone", "The pool that held this model is away; put the file on another host or have the pool come back.")
 POOLS_SILENT = Obstacle("pools_silent", "Every pool that holds the model is silent at present.")
+DRAINED = Obstacle(
+    "drained",
+    "Every pool that holds the model and can be heard was drained by an operator; `llorch pool resume` gives it work again.",
+)
 ALONE = Obstacle("alone", "A worker died while it ran this job, so it waits for a worker of its own.")
 RETRY = Obstacle("retry", "The last attempt failed; the next follows after a pause.")
 TURN = Obstacle("turn", "It is about to be placed.")

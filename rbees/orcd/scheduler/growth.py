@@ -40,7 +40,8 @@ def grow(turn: Turn, model_sha256: str) -> Obstacle | None:
     if len(serving.workers):
         return _consider_replica(turn, model_sha256, serving)
     for worker in turn.state.workers_of.get(model_sha256, {}).values():
-        if worker.doubt is not None and worker.stop_asked_at_s is None and turn.state.pools[worker.pool_id].state == "live":
+        pool = turn.state.pools[worker.pool_id]
+        if worker.doubt is not None and worker.stop_asked_at_s is None and turn.state.takes_work(pool):
             return explain.doubted(worker)
     return _start_first(turn, model_sha256)
 
@@ -235,9 +236,10 @@ def _refuse(turn: Turn, model_sha256: str, error: ErrorBody, meanwhile: Obstacle
 
 def _explain_absence(turn: Turn, model_sha256: str) -> Obstacle:
     """The model could be held somewhere, but nothing can be asked at present: say what stands in the way."""
-    live = [turn.state.pools[pool_id] for pool_id in turn.state.holders[model_sha256] if turn.state.pools[pool_id].state == "live"]
+    holders = [turn.state.pools[pool_id] for pool_id in turn.state.holders[model_sha256]]
+    live = [pool for pool in holders if turn.state.takes_work(pool)]
     if not live:
-        return explain.POOLS_SILENT
+        return explain.DRAINED if any(pool.state == "live" for pool in holders) else explain.POOLS_SILENT
     for pool in live:
         trouble = turn.state.troubles.get((model_sha256, pool.pool_id))
         if trouble is not None and trouble.blocked_until_s > turn.now_s:

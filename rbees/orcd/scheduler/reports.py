@@ -52,7 +52,20 @@ def pool_forgotten(turn: Turn, pool: Pool) -> None:
     turn.state.set_models(pool, ())
     del turn.state.pools[pool.pool_id]
     turn.state.suspects.pop(pool.pool_id, None)
+    turn.state.drained.pop(pool.pool_id, None)
     _forgive(turn, pool)
+
+
+def pool_drain_changed(turn: Turn, pool_id: str, *, drains: bool) -> None:
+    """From now on the pool gets no new work, or gets it again; what runs there goes on."""
+    if drains:
+        turn.state.drained[pool_id] = None
+    else:
+        turn.state.drained.pop(pool_id, None)
+    pool = turn.state.pools.get(pool_id)
+    if pool is not None:
+        turn.state.changed.update(dict.fromkeys(pool.workers))
+        turn.touch_pool(pool)
 
 
 def pool_lost(turn: Turn, pool: Pool, error: ErrorBody | None = None) -> None:

@@ -64,7 +64,7 @@ class Site:
 
 
 def find_sites(state: State, model_sha256: str, now_s: float) -> Iterator[Site]:
-    """Places on every live pool that holds the model and may be asked now: each healthy device without a worker for the model
+    """Places on every pool that holds the model, takes work and may be asked now: each healthy device without a worker of it
     that could hold it; where no accelerator alone could, several together, and one with a part of the layers."""
     for pool_id in state.holders.get(model_sha256, {}):
         yield from sites_on(state, model_sha256, pool_id, now_s)
@@ -77,7 +77,7 @@ def sites_on(state: State, model_sha256: str, pool_id: str, now_s: float) -> Ite
         return
     pool = state.pools[pool_id]
     trouble = state.troubles.get((model_sha256, pool_id))
-    if pool.state == "live" and (trouble is None or trouble.blocked_until_s <= now_s):
+    if state.takes_work(pool) and (trouble is None or trouble.blocked_until_s <= now_s):
         yield from _sites_of(state, pool, facts, trouble, now_s)
 
 

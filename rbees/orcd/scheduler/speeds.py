@@ -17,6 +17,8 @@ WEIGHT: Final = 0.3
 FORGET: Final = 0.95
 """By how much each observation of a step makes the earlier ones count less."""
 SHORTEST_STEP_S: Final = 0.0002
+SHORTEST_TIMED_S: Final = 1e-6
+"""No clock tells less apart, so a time below it says nothing of a rate."""
 LOAD_OVERHEAD_S: Final = 0.5
 """To start a process and open a library, whatever the model."""
 EACH_FURTHER_STREAM: Final = 0.05
@@ -126,12 +128,12 @@ class Speeds:
         """An attempt at `choices` answers was completed on `place`, where on average `streams` answers were written at once."""
         rates, host = self._rates(place), self._host(place)
         computed = took.prompt_tokens - took.cached_tokens
-        if computed > 0 and took.prefill_s > 0:
+        if computed > 0 and took.prefill_s >= SHORTEST_TIMED_S:
             per_s = computed / took.prefill_s
             rates.read_per_s = _blend(rates.read_per_s, per_s)
             host.read_per_s = _blend(host.read_per_s, per_s * place.size_bytes)
         written = took.completion_tokens / choices
-        if written > 1 and took.decode_s > 0:
+        if written > 1 and took.decode_s >= SHORTEST_TIMED_S:
             step_s = took.decode_s / written
             rates.steps = rates.steps or _Steps()
             rates.steps.observe(streams, step_s)

@@ -280,6 +280,8 @@ class State:
         self.pools: dict[str, Pool] = {}
         self.suspects: dict[str, None] = {}
         """Pools in state `suspect`."""
+        self.drained: dict[str, None] = {}
+        """Pools that an operator wants no new work on. They need not be known yet."""
         self.workers: dict[str, Worker] = {}
         self.workers_of: dict[str, dict[str, Worker]] = {}
         """Workers by model."""
@@ -351,8 +353,12 @@ class State:
             worker.state == "ready"
             and worker.doubt is None
             and worker.stop_asked_at_s is None
-            and self.pools[worker.pool_id].state == "live"
+            and self.takes_work(self.pools[worker.pool_id])
         )
+
+    def takes_work(self, pool: Pool) -> bool:
+        """True where jobs may be given to the pool's workers, and new ones be started."""
+        return pool.state == "live" and pool.pool_id not in self.drained
 
     def is_open(self, worker: Worker) -> bool:
         """True where the worker may be given a job now."""
@@ -402,9 +408,9 @@ class State:
         self.unused.pop(worker.worker_id, None)
 
     def is_coming(self, worker: Worker) -> bool:
-        """True where the worker is being started, on a host that is not lost."""
+        """True where the worker is being started, on a host that is not lost and will give it work."""
         is_young = worker.state in {"starting", "loading"} and worker.stop_asked_at_s is None
-        return is_young and self.pools[worker.pool_id].state != "lost"
+        return is_young and self.pools[worker.pool_id].state != "lost" and worker.pool_id not in self.drained
 
     def coming_of(self, model_sha256: str) -> Iterator[Worker]:
         """The model's workers that are being started."""

@@ -170,6 +170,8 @@ def _refusal(state: State, job: Job, worker: Worker) -> str | None:
     pool = state.pools[worker.pool_id]
     if pool.state != "live":
         return f"Its pool is {pool.state}: nothing was heard of it for a while."
+    if not state.takes_work(pool):
+        return "Its pool was drained by an operator."
     if worker.stop_asked_at_s is not None:
         return "It was told to stop."
     if worker.doubt is not None:
@@ -228,6 +230,8 @@ def _no_site(state: State, policy: Policy, pool: Pool, device: Device, facts: Mo
     )
     if pool.state != "live":
         refusal = f"The pool is {pool.state}: nothing was heard of it for a while."
+    elif not state.takes_work(pool):
+        refusal = "The pool was drained by an operator."
     elif trouble is not None and trouble.blocked_until_s > now_s:
         left = "some minutes" if retry.is_open(policy, trouble) else "a moment"
         refusal = f"It did not come up there ({trouble.error.code}: {trouble.error.message.rstrip('.')}); tried again in {left}."

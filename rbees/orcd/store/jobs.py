@@ -273,6 +273,18 @@ class JobStore:
         """The pools that operators named."""
         return [NamedEndpoint(row["endpoint"], row["pool_id"]) for row in await self._select("named_endpoints")]
 
+    async def drain_pool(self, pool_id: str, at_ms: int) -> None:
+        """Remember that an operator wants no new work on a pool."""
+        await self._change("drain_pool", pool_id=pool_id, at_ms=at_ms)
+
+    async def resume_pool(self, pool_id: str) -> None:
+        """Forget that."""
+        await self._change("resume_pool", pool_id=pool_id)
+
+    async def drained_pools(self) -> list[str]:
+        """The pools that operators want no new work on."""
+        return [row["pool_id"] for row in await self._select("drained_pools")]
+
     async def _select(self, query: str, **values: Any) -> list[sqlite3.Row]:
         sql = self._sql[query]
         return await self._database.read(lambda connection: connection.execute(sql, values).fetchall())

@@ -8,9 +8,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from msgspec.structs import fields
 
 from rbees import __version__, cli
 from rbees.personas import CALLED_NAMES
+from rbees.service.role_settings import CtlSettings
 from rbees.terminal.completion import script
 
 
@@ -76,7 +78,7 @@ def test_hosts_say_where_they_come_from_and_are_toml_again(own_home: Path, capsy
 def test_one_role_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run("rbees", ["config", "show", "--role", "ctl", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown == {"ctl": {name: {"value": None, "origin": "default"} for name in ("orcd_url", "token_file", "tls_ca_file")}}
+    assert shown == {"ctl": {setting.name: {"value": setting.default, "origin": "default"} for setting in fields(CtlSettings)}}
 
 
 def test_what_is_printed_is_toml_again(capsys: pytest.CaptureFixture[str]) -> None:

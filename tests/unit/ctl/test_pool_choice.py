@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from rbees.ctl.pool_actions import complete_endpoint, find_pool
+from rbees.clients.orcd import OrcdClient
+from rbees.ctl.pool_actions import complete_endpoint, find_pool, register_pool
+from rbees.ctl.target import Target
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import PoolView
 
@@ -40,6 +43,32 @@ def test_a_pool_is_found_by_its_id_and_else_by_its_host(host: str, found: str) -
 def test_a_name_from_the_settings_stands_for_its_url(own_home: Path) -> None:
     (own_home / "config.toml").write_text('[hosts.small]\nurl = "http://10.0.0.7:9200"\n')
     assert find_pool("small", POOLS).pool_id == "cellar"
+
+
+async def test_a_bare_name_is_registered_where_it_is_found(own_home: Path) -> None:
+    asked: list[str] = []
+
+    class Orcd:
+        async def add_pool(self, endpoint: str) -> PoolView:
+            asked.append(endpoint)
+            return pool("mac", endpoint)
+
+        async def __aenter__(self) -> Orcd:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+    class Anywhere(Target):
+        def client(self) -> OrcdClient:
+            return cast(OrcdClient, Orcd())
+
+    (own_home / "ssh_config").write_text("Host attic\n  HostName 10.0.0.9\n")
+    (own_home / "config.toml").write_text(f'[ctl]\nssh_config_file = "{own_home}/ssh_config"\n[hosts.small]\nurl = "https://s:1"\n')
+    for name in ("mac", "attic", "small", "localhost", "mac.lan"):
+        await register_pool(Anywhere("http://orcd"), endpoint=name, as_json=True)
+    hosts = ("http://mac.home.arpa", "http://10.0.0.9", "https://s:1", "http://localhost", "http://mac.lan")
+    assert asked == [host if host.endswith(":1") else f"{host}:9200" for host in hosts]
 
 
 def test_an_unknown_host_is_answered_with_those_that_exist() -> None:

@@ -14,7 +14,16 @@ from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
 from rbees.orcd.pools import Pools, url_seen_from
 from rbees.orcd.scheduler.core import Scheduler
-from rbees.orcd.scheduler.events import Event, Moment, PoolForgotten, PoolReported, Ticked, WorkerBecameReady, WorkerEnded
+from rbees.orcd.scheduler.events import (
+    Event,
+    Moment,
+    PoolDrainChanged,
+    PoolForgotten,
+    PoolReported,
+    Ticked,
+    WorkerBecameReady,
+    WorkerEnded,
+)
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.store.jobs import NamedEndpoint
 from rbees.orcd.turnstile import AT_ONCE, KEPT_S, PER_S
@@ -281,23 +290,65 @@ async def test_news_of_workers_is_passed_on(realm: Realm) -> None:
     assert not realm.directory.has_worker("worker-a")
 
 
-async def test_a_forgotten_pool_is_gone_with_its_workers(realm: Realm) -> None:
-    realm.pools.register(_registration(workers=(_facts(),), ready=(_ready(),)))
-    await realm.pools.forget("attic")
-    assert realm.posted[-1] == PoolForgotten("attic")
-    assert realm.pools.views() == ()
-    assert not realm.directory.has_worker("worker-a")
-    with pytest.raises(RbeesError) as caught:
+async def test_a_forgotten_pool_is_gone_with_its_workers_and_told_so() -> None:
+    street = Street()
+    async with _realm(street) as realm:
+        realm.pools.register(_registration(workers=(_facts(),), ready=(_ready(),)))
         await realm.pools.forget("attic")
+        assert street.calls == ["dismissed"]
+        assert realm.posted[-1] == PoolForgotten("attic")
+        assert realm.pools.views() == ()
+        assert not realm.directory.has_worker("worker-a")
+        with pytest.raises(RbeesError) as caught:
+            await realm.pools.forget("attic")
+        assert _code(caught) is ErrorCode.POOL_NOT_FOUND
+
+
+async def test_a_pool_that_cannot_be_told_is_forgotten_all_the_same() -> None:
+    street = Street(refuses=True)
+    async with _realm(street) as realm:
+        realm.pools.register(_registration())
+        await realm.pools.forget("attic")
+        assert realm.pools.views() == ()
+
+
+async def test_a_drained_pool_is_drained_for_the_next_process_too(realm: Realm) -> None:
+    with pytest.raises(RbeesError) as caught:
+        await realm.pools.drain("attic")
     assert _code(caught) is ErrorCode.POOL_NOT_FOUND
+    realm.pools.register(_registration())
+    await realm.pools.drain("attic")
+    assert realm.last() == PoolDrainChanged("attic", drains=True)
+    assert realm.pools.view("attic").drains
+    realm.posted.clear()
+    await realm.pools.recall_drained()
+    assert realm.posted == [PoolDrainChanged("attic", drains=True)]
+    await realm.pools.resume("attic")
+    assert not realm.pools.view("attic").drains
+    assert await realm.desk.store.drained_pools() == []
+
+
+async def test_a_pool_that_was_named_and_is_away_can_be_drained_and_forgotten(realm: Realm) -> None:
+    await realm.desk.store.name_endpoint(NamedEndpoint("http://127.0.0.1:9", "attic"), 1)
+    await realm.pools.drain("attic")
+    assert await realm.desk.store.drained_pools() == ["attic"]
+    await realm.pools.forget("attic")
+    assert await realm.desk.store.drained_pools() == []
+    assert realm.last() == PoolDrainChanged("attic", drains=False)
 
 
 class Door(PooldClient):
     """A pool daemon that answers from its third call on."""
 
-    def __init__(self, endpoint: str, calls: list[str]) -> None:
+    def __init__(self, endpoint: str, calls: list[str], refuses: bool) -> None:
         super().__init__(endpoint)
         self.calls = calls
+        self.refuses = refuses
+
+    async def dismiss(self) -> None:
+        self.calls.append("dismissed")
+        if self.refuses:
+            raise RbeesError(ErrorCode.FORBIDDEN, "I will come back.")
 
     async def announce(self, orcd_url: str) -> RegisterRequest:
         self.calls.append(orcd_url)
@@ -309,12 +360,13 @@ class Door(PooldClient):
 class Street(Directory):
     """Behind every endpoint there is a door; `calls` is what was said at them."""
 
-    def __init__(self) -> None:
+    def __init__(self, refuses: bool = False) -> None:
         super().__init__(token=None, tls=None)
         self.calls: list[str] = []
+        self.refuses = refuses
 
     def pool_client(self, endpoint: str) -> PooldClient:
-        return Door(endpoint, self.calls)
+        return Door(endpoint, self.calls, self.refuses)
 
 
 async def _own_url(_endpoint: str) -> str:

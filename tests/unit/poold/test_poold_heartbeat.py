@@ -276,6 +276,20 @@ async def test_without_an_orchestrator_it_waits_to_be_called() -> None:
         assert link.orcd_url == "http://orcd:8080"
 
 
+async def test_a_forgotten_pool_belongs_to_nobody_until_one_calls() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    async with linked(orcd, clock) as link:
+        await clock.advance(0.1)
+        await link.dismiss()
+        orcd.kinds()
+        await clock.advance(60)
+        assert orcd.kinds() == []
+        assert (link.orcd_url, link.registered, link.problem) == (None, False, None)
+        await link.announce("http://other:8080")
+        await clock.advance(0.1)
+        assert orcd.kinds() == [Heartbeat]
+
+
 async def test_another_orchestrator_takes_over() -> None:
     orcd, clock = Orcd(), ManualClock()
     async with linked(orcd, clock) as link:

@@ -155,6 +155,15 @@ DELETE FROM pool_endpoints WHERE pool_id = :pool_id;
 -- named_endpoints --
 SELECT endpoint, pool_id FROM pool_endpoints ORDER BY endpoint;
 
+-- drain_pool --
+INSERT INTO drained_pools (pool_id, at_ms) VALUES (:pool_id, :at_ms) ON CONFLICT (pool_id) DO NOTHING;
+
+-- resume_pool --
+DELETE FROM drained_pools WHERE pool_id = :pool_id;
+
+-- drained_pools --
+SELECT pool_id FROM drained_pools ORDER BY pool_id;
+
 -- learned --
 SELECT value FROM learned;
 
