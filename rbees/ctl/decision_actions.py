@@ -10,11 +10,12 @@ import click
 from rbees.ctl.rows import attempt_text
 from rbees.ctl.submit import build_job
 from rbees.ctl.target import Target
-from rbees.protocol.decisions import Candidate, Plan, WaitBound
+from rbees.protocol.decisions import Candidate, Explanation, Plan, WaitBound
 from rbees.terminal.output import print_json, print_pairs, print_table
 from rbees.terminal.quantities import bytes_text
 
 CANDIDATE_HEADERS: Final = ("", "where", "starts in", "takes", "done in", "cached saves", "memory", "why not now")
+GUESS: Final = "no answer of this model was seen yet: all times follow from the size of its file and may be far off"
 
 
 async def explain_job(target: Target, *, job_id: str, as_json: bool) -> None:
@@ -25,10 +26,9 @@ async def explain_job(target: Target, *, job_id: str, as_json: bool) -> None:
         print_json(told)
         return
     pairs = [("job", told.job_id), ("status", told.status), ("about", told.reason)]
-    if told.ahead is not None:
-        pairs.append(("before it", f"{told.ahead} jobs for this model"))
+    pairs += _when(told)
     if told.bound is not None:
-        pairs.append(("waits at most", _bound(told.bound)))
+        pairs.append(("waits at most", bound_text(told.bound)))
     pairs += [(f"attempt {attempt.epoch}", attempt_text(attempt)) for attempt in told.attempts]
     print_pairs(pairs)
     _print_candidates(told.candidates)
@@ -49,10 +49,7 @@ async def plan_job(target: Target, *, model: str, prompt: str, as_json: bool, **
 def plan_pairs(told: Plan) -> list[tuple[str, str]]:
     """What there is to say of a plan besides its places."""
     pairs = [("outlook", told.outlook.replace("_", " ")), ("about", told.reason)]
-    if told.ahead is not None:
-        pairs.append(("before it", f"{told.ahead} jobs for this model"))
-    if told.done_in_s is not None:
-        pairs.append(("done in", f"about {told.done_in_s:.1f} s"))
+    pairs += _when(told)
     if told.error is not None:
         pairs.append(("code", told.error.code))
     if told.model_sha256 is not None:
@@ -87,10 +84,33 @@ def candidate_row(candidate: Candidate) -> tuple[str, ...]:
     )
 
 
-def _bound(bound: WaitBound) -> str:
-    turns = f"{bound.sessions} sessions × {bound.own_work:g} work before it + 2 × {bound.sessions - 1} × {bound.largest_work:g}"
-    whole = f"({bound.running_s:.1f} s that run + ({turns}) × {bound.seconds_per_work:.3g} s) / {bound.slots} slots"
-    return f"about {bound.waits_at_most_s:.1f} s: {whole}"
+def _when(told: Explanation | Plan) -> list[tuple[str, str]]:
+    pairs = []
+    if told.ahead is not None:
+        pairs.append(("before it", f"{_count(told.ahead, 'job')} for this model"))
+    if told.done_in_s is not None:
+        pairs.append(("done in", f"about {told.done_in_s:.1f} s"))
+    if told.is_guess:
+        pairs.append(("guess", GUESS))
+    return pairs
+
+
+def bound_text(bound: WaitBound) -> str:
+    """The formula with its figures, without the parts that are nothing."""
+    works = [
+        (bound.sessions * bound.own_work, "of its session before it" if bound.sessions == 1 else "of sessions in turn"),
+        (2 * (bound.sessions - 1) * bound.largest_work, "of what may come between"),
+        (bound.other_work, "that go first by priority or age"),
+    ]
+    terms = [f"{work:.0f} tokens {what}" for work, what in works if work]
+    running = [f"{bound.running_s:.1f} s that run"] if bound.running_s else []
+    waiting = [f"({' + '.join(terms)}) × {bound.seconds_per_work * 1000:.3g} ms"] if terms else []
+    known = " + ".join(running + waiting) or "nothing"
+    return f"about {bound.waits_at_most_s:.1f} s: ({known}) / {_count(bound.slots, 'slot')}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _seconds(value: float | None) -> str:

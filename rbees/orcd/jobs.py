@@ -140,7 +140,8 @@ class Jobs:
         now_ms = self._clock.unix_ms()
         extent = extent_of(request)
         spec = _newcomer(request, extent, facts, now_ms)
-        self._check_policy(spec, now_ms)
+        self._check_quota(spec)
+        self._check_deadline(spec, now_ms)
         seed = request.seed if request.seed is not None else self._identities.seed()
         new = NewJob(
             job_id=self._identities.job_id(),
@@ -158,7 +159,7 @@ class Jobs:
             request=encode(msgspec.structs.replace(request, seed=seed)),
             request_sha256=_fingerprint(request),
             idempotency_key=key,
-            queue_position=self._journal.counts["queued"] + 1,
+            queue_position=self._scheduler.position_of(spec, self._clock.monotonic()),
             created_at_ms=now_ms,
             deadline_at_ms=spec.deadline_at_ms,
             correlation_id=correlation_id.get(),
@@ -187,19 +188,19 @@ class Jobs:
                 ErrorCode.QUEUE_FULL, message, queue_limit=self._queue_limit, retry_after_s=self._until_a_place_is_free_s()
             )
 
-    def _check_policy(self, newcomer: JobSpec, now_ms: int) -> None:
-        """Refuse what the cluster's own policy refuses and what could not be done in time.
-
-        Raises RbeesError QUOTA_EXCEEDED, DEADLINE_EXCEEDED.
-        """
+    def _check_quota(self, newcomer: JobSpec) -> None:
+        """Refuse what the cluster's own policy refuses. Raises RbeesError QUOTA_EXCEEDED."""
         if self._plugin is not None:
             counts = self._journal.counts
             self._plugin.admit(newcomer, Load(counts["queued"], counts["dispatched"] + counts["running"]))
+
+    def _check_deadline(self, newcomer: JobSpec, now_ms: int) -> None:
+        """Refuse what could not be done in time. Raises RbeesError DEADLINE_EXCEEDED."""
         if newcomer.model_sha256 is None or newcomer.deadline_at_ms is None:
             return
-        told = self._scheduler.plan(newcomer, self._clock.monotonic(), now_ms)
-        if told.error is not None and told.error.code is ErrorCode.DEADLINE_EXCEEDED:
-            raise RbeesError(told.error.code, told.error.message, **told.error.details)
+        error = self._scheduler.refusal_for_deadline(newcomer, self._clock.monotonic(), now_ms)
+        if error is not None:
+            raise RbeesError(error.code, error.message, **error.details)
 
     def _until_a_place_is_free_s(self) -> int:
         """From how fast jobs have been ending lately."""
@@ -320,6 +321,8 @@ class Jobs:
             reason=told.reason,
             ahead=told.ahead,
             bound=told.bound,
+            done_in_s=told.done_in_s,
+            is_guess=told.is_guess,
             candidates=told.candidates,
             attempts=attempts,
         )
@@ -334,7 +337,7 @@ class Jobs:
             facts = self._scheduler.resolve(request.model)
             _check_capable(request, facts)
             newcomer = _newcomer(request, extent_of(request), facts, now_ms)
-            self._check_policy(newcomer, now_ms)
+            self._check_quota(newcomer)
         except RbeesError as error:
             return Plan(outlook="refused", reason=error.message, error=error.body())
         if facts is None:
@@ -346,6 +349,7 @@ class Jobs:
             model_sha256=facts.sha256,
             ahead=told.ahead,
             done_in_s=told.done_in_s,
+            is_guess=told.is_guess,
             candidates=told.candidates,
             error=told.error,
         )

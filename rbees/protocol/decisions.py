@@ -28,7 +28,7 @@ class Candidate(Message, frozen=True, kw_only=True):
     free_slots: int | None = None
     slots: int | None = None
     starts_in_s: float | None = None
-    """Until the attempt begins: loading, making room, others' attempts. None where nobody can say."""
+    """Until the attempt begins: loading, making room, others that run or come first. None where nobody can say."""
     takes_s: float | None = None
     """The attempt itself."""
     saved_s: float = 0.0
@@ -46,21 +46,28 @@ class Candidate(Message, frozen=True, kw_only=True):
 
 
 class WaitBound(Message, frozen=True, kw_only=True):
-    """The longest that a job can wait for its turn, if attempts take as long as expected, no worker is lost and no further session,
-    or for a batch job no further interactive job, comes: (R + (F w + 2 (F - 1) c) s) / m."""
+    """The longest that a job can wait for its turn: (R + (F w + 2 (F - 1) c + B) s) / m.
+
+    If attempts take as long as expected, the workers that serve stay and serve this model alone, no failed attempt comes back, and
+    there comes no job of a further session, larger, or with more answers than those that wait. For a batch job, interactive jobs
+    count that wait already; those accepted within the ageing time come before it besides. For an interactive job, batch jobs
+    count that wait already and are old enough by then.
+    """
 
     running_s: float
-    """R: what attempts on the model's workers are expected to take still, together."""
+    """R: what attempts are expected to take still, together, in the slots that count."""
     own_work: float
     """w: of the session's own jobs before it, about in tokens to write."""
     sessions: int
     """F: with jobs for this model waiting at this priority."""
     largest_work: float
     """c: of one job since none waited last."""
+    other_work: float = 0.0
+    """B: of jobs that wait and may come before it by their priority or age."""
     seconds_per_work: float
-    """s: in one slot."""
+    """s: in one slot, at most."""
     slots: int
-    """m: of the model's workers."""
+    """m: of the model's workers, without those that may lie idle or serve nobody while the job waits."""
     waits_at_most_s: float
 
 
@@ -75,7 +82,11 @@ class Explanation(Message, frozen=True, kw_only=True):
     ahead: int | None = None
     """How many jobs for the same model come before it, while it waits."""
     bound: WaitBound | None = None
-    """While it waits for its turn on workers that are there."""
+    """While it waits for its turn on workers that are there, and nobody waits who must run alone."""
+    done_in_s: float | None = None
+    """When it is expected to be done, all waiting included; absent where nobody can say."""
+    is_guess: bool = False
+    """True where no answer of this model was ever seen: all expectations follow from the size of its file, and may be far off."""
     candidates: tuple[Candidate, ...] = ()
     """The best first, as things stand now. Empty once it has ended."""
     attempts: tuple[AttemptView, ...] = ()
@@ -91,5 +102,7 @@ class Plan(Message, frozen=True, kw_only=True):
     ahead: int | None = None
     done_in_s: float | None = None
     """When it is expected to be done, all waiting included; absent where nobody can say."""
+    is_guess: bool = False
+    """As in `Explanation`."""
     candidates: tuple[Candidate, ...] = ()
     error: ErrorBody | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import nsmallest
 from itertools import takewhile
 from typing import Final, assert_never
@@ -59,6 +59,7 @@ from rbees.orcd.scheduler.judge import Judge
 from rbees.orcd.scheduler.learned import Learned
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.queue import Queue
+from rbees.orcd.scheduler.rehearsal import Rehearsal
 from rbees.orcd.scheduler.speeds import Took
 from rbees.orcd.scheduler.state import Attempt, Job, Move, Phase, State, Worker
 from rbees.orcd.scheduler.survey import Told
@@ -67,6 +68,12 @@ from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.pools import Device, ModelFacts, PoolState, WorkerFacts
 
 ENDED_WORKERS_KEPT_S: Final = 600.0
+NEWCOMER: Final = "newcomer"
+"""The id of a job of which is asked what would become of it."""
+NEWEST: Final = 1 << 62
+"""Its place in the order of acceptance."""
+DUE: Final = 1_023
+"""Of the deadlines, so many are looked at to find those that have just come."""
 LOOKS_OF_A_TICK: Final = 32
 """So many models are looked at for what time may have changed; with more, the next tick goes on behind them."""
 
@@ -171,8 +178,7 @@ class Scheduler:
     def _enter(self, turn: Turn, spec: JobSpec, since_s: float) -> Job | None:
         """Take a job up into the queue, with its model resolved if that is possible; None if that ended it."""
         assert spec.job_id not in self._state.jobs, "a job arrives once"
-        ageing_s = self._policy.batch_ages_after_s if spec.priority == "batch" else 0.0
-        job = Job(spec, since_s + ageing_s, spec.model_sha256, queued_at_s=turn.now_s)
+        job = Job(spec, since_s + self._ageing_s(spec), spec.model_sha256, queued_at_s=turn.now_s)
         self._state.jobs[spec.job_id] = job
         if spec.deadline_at_ms is not None:
             job.deadline_s = turn.now_s + (spec.deadline_at_ms - turn.moment.unix_ms) / 1000
@@ -187,6 +193,9 @@ class Scheduler:
             self._state.uses.asked(job.model_sha256, turn.now_s)
             turn.touched.add(job.model_sha256)
         return self._state.jobs.get(spec.job_id)
+
+    def _ageing_s(self, spec: JobSpec) -> float:
+        return self._policy.batch_ages_after_s if spec.priority == "batch" else 0.0
 
     def _recover(self, turn: Turn, event: JobRecovered) -> None:
         assert self._state.started_at_s is not None
@@ -404,8 +413,22 @@ class Scheduler:
         return admission.resolve(reference, [pool.models for pool in pools], unusable)
 
     def queue_position(self, job_id: str) -> int | None:
-        """1 for the first of all waiting jobs; None if the job does not wait."""
-        return self._queue.position(job_id)
+        """1 for the next of its model's jobs; None if the job does not wait.
+
+        One that cannot be placed yet, for its model is unknown or it pauses before a retry, has its place among all that wait.
+        """
+        job = self._state.jobs.get(job_id)
+        if job is None or job.phase is not Phase.QUEUED:
+            return None
+        ahead = self._queue.ahead(job)
+        return self._queue.position(job_id) if ahead is None else ahead + 1
+
+    def position_of(self, spec: JobSpec, now_s: float) -> int:
+        """The same for a job that would come now."""
+        if spec.model_sha256 is None:
+            return len(self._queue) + 1
+        job = Job(spec, now_s + self._ageing_s(spec), spec.model_sha256, queued_at_s=now_s)
+        return self._queue.ahead_of(job) + 1
 
     def waiting_for(self, job_id: str) -> str | None:
         """One sentence on what a waiting job waits for; None if it does not wait."""
@@ -426,12 +449,37 @@ class Scheduler:
         return None if job is None else survey.of_job(self._state, self._queue, self._policy, job, now_s)
 
     def plan(self, spec: JobSpec, now_s: float, now_ms: int) -> Told:
-        """What would become of a job that came now. Its model must be resolved."""
+        """What would become of a job that came now, with every place that it could go to. Its model must be resolved."""
         if self._state.draining:
             return survey.draining()
-        newcomer = Job(spec, rank_s=now_s, model_sha256=spec.model_sha256, queued_at_s=now_s)
-        told = survey.of_newcomer(self._state, self._queue, self._policy, newcomer, now_s)
-        return survey.too_late(told) if survey.is_hopeless(self._state, told, newcomer, now_ms) else told
+        newcomer, after, effects = self._rehearse(spec, now_s, now_ms)
+        told = survey.of_newcomer(self._state, newcomer, after._state, after._queue, effects, now_s)
+        told = survey.with_places(self._state, self._policy, newcomer, told, now_s)
+        return survey.too_late(told, newcomer, now_ms) if survey.is_hopeless(told, newcomer, now_ms) else told
+
+    def refusal_for_deadline(self, spec: JobSpec, now_s: float, now_ms: int) -> ErrorBody | None:
+        """Why a job that came now is not taken, if it could not be done by its deadline. Looks only at the likeliest places."""
+        if self._state.draining:
+            return None
+        newcomer, after, effects = self._rehearse(spec, now_s, now_ms)
+        told = survey.of_newcomer(self._state, newcomer, after._state, after._queue, effects, now_s)
+        if not survey.is_hopeless(told, newcomer, now_ms):
+            return None
+        return survey.too_late(told, newcomer, now_ms).error
+
+    def _rehearse(self, spec: JobSpec, now_s: float, now_ms: int) -> tuple[Job, Scheduler, list[Effect]]:
+        """A job as it would come now, a scheduler to which it has come, and what that led to. This one remains as it is."""
+        spec = replace(spec, job_id=NEWCOMER, order=NEWEST)
+        state = self._state
+        rehearsal = Rehearsal((state.judge, state.speeds, state.estimates))
+        # The beginning of a heap is a heap, and the few that may be due at the moment stand there.
+        rehearsal.replace(state.deadlines, state.deadlines[:DUE])
+        after = rehearsal.of(self)
+        effects = after.handle(JobArrived(spec), Moment(now_s, now_ms, bytes(10)))
+        rehearsal.end()
+        newcomer = Job(spec, now_s + self._ageing_s(spec), spec.model_sha256, queued_at_s=now_s)
+        newcomer.work = prospects.work(state, newcomer)
+        return newcomer, after, effects
 
     def pools(self, now_s: float) -> tuple[PoolFacts, ...]:
         """Every known pool, by id; `now_s` is the monotonic reading against which heartbeat ages are taken."""

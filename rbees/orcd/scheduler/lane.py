@@ -13,10 +13,17 @@ job of lower rank, the oldest first: the rank is the moment of acceptance, to wh
 sessions with jobs of that priority waiting at any time until it is dispatched, and c the largest work of one such job since none
 waited last. Then jobs of that priority with at most F w + 2 (F - 1) c of work are dispatched between its acceptance and its own
 first dispatch: tags of other sessions' jobs that come before it lie between V and its own tag, which is at most w + c after V, and
-the work of all but each session's last ends there. Set aside are jobs that come back after failed attempts, and batch jobs that
-come by their age. Besides, a batch job waits for interactive jobs that wait already or are accepted within A of it, and an
-interactive one for batch jobs that have waited for A by then. With m slots in use and s seconds for each unit of work, that takes
-(R + F w + 2 (F - 1) c) s / m seconds, where R is the work that runs already.
+the work of all but each session's last ends there. The same holds at any later moment for what waits then. Set aside are jobs that
+come back after failed attempts.
+
+Let B be the work of those that come first whatever their sessions' turns. Before a batch job these are the interactive jobs that
+wait, older batch jobs with higher tags, and interactive jobs accepted within A of it, which nobody knows yet and `explain` leaves
+out. Before an interactive job they are the batch jobs older, by rank, than the youngest of the interactive jobs that come before
+it: than it or those of lower tags, and, where other sessions wait that may send more such jobs, than the moment of its own turn.
+Batch jobs that give way go on where they were, so what they take in all is in R or B once.
+
+With m slots none of which is free before its turn, and s seconds for each unit of work in one slot, it waits for
+(R + (F w + 2 (F - 1) c + B) s) / m seconds at most, where R is what those slots still have to do. `bounds.py` finds m and s.
 """
 
 from __future__ import annotations
@@ -28,6 +35,7 @@ from typing import Final, NamedTuple
 
 MANY: Final = 1_024
 """So many sessions that owe something are remembered although none of their jobs waits."""
+SAMPLED: Final = 128
 Key = tuple[float, int, str]
 """A number, the order of acceptance, the job's id: the first is the rank or the tag."""
 
@@ -54,8 +62,7 @@ class Bound(NamedTuple):
     work: float
 
 
-@dataclass(slots=True)
-class _Place:
+class _Place(NamedTuple):
     entry: Entry
     tag: float
 
@@ -102,6 +109,10 @@ class Lane:
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        """All jobs, in no order."""
+        return iter(self._places)
 
     def put(self, entry: Entry) -> None:
         """Add a job."""
@@ -163,7 +174,39 @@ class Lane:
 
     def ahead(self, job_id: str) -> int:
         """How many would come before a job if none came and none left."""
-        return next(index for index, other in enumerate(self.front()) if other == job_id)
+        return len(self._before(self._places[job_id]))
+
+    def ahead_of(self, newcomer: Entry) -> int:
+        """The same for a job that would come now; the lane is left as it is."""
+        share = self._shares[newcomer.is_batch]
+        tag = max(share.virtual, share.ends.get(newcomer.session, 0.0))
+        return len(self._before(_Place(newcomer, tag)))
+
+    def work_before(self, job_id: str) -> float:
+        """Of those that would come before a job if none came and none left; of many `SAMPLED` stand for all."""
+        before = self._before(self._places[job_id])
+        sample = before[:: -(-len(before) // SAMPLED)] if before else before
+        return sum([self._places[name].entry.work for _, _, name in sample]) * (len(before) / max(len(sample), 1))
+
+    def _before(self, place: _Place) -> list[Key]:
+        """Tags or ranks of those that `front` has before a job, in any order, found without going through all."""
+        chats, batches = self._shares[False], self._shares[True]
+        rank, key = _rank(place.entry), (place.tag, place.entry.order, place.entry.job_id)
+        if not place.entry.is_batch:
+            earlier = chats.keys[: bisect_left(chats.keys, key)]
+            aged = bisect_left(batches.ranks, rank)
+            if aged < len(batches.ranks) and chats.ranks and batches.ranks[aged] < chats.ranks[-1]:
+                # A younger chat whose session has its turn earlier takes along what is older than it.
+                aged = max([aged, *(bisect_left(batches.ranks, self._rank(name)) for _, _, name in earlier)])
+            return earlier + batches.ranks[:aged]
+        aged = bisect_left(batches.ranks, chats.ranks[-1]) if chats.ranks else 0
+        older = bisect_left(batches.ranks, rank)
+        if older < aged:
+            taken_by = next(index for index, (_, _, name) in enumerate(chats.keys) if self._rank(name) > rank)
+            return chats.keys[:taken_by] + batches.ranks[:older]
+        places = [self._places[name] for _, _, name in batches.ranks[:aged]]
+        taken_along = [_rank(one.entry) for one in places if (one.tag, one.entry.order, one.entry.job_id) > key]
+        return chats.keys + batches.keys[: bisect_left(batches.keys, key)] + taken_along
 
     def most_before(self, job_id: str) -> Bound:
         """The bound on what is dispatched before a job, as things stand: more sessions may still come."""
@@ -174,6 +217,31 @@ class Lane:
         own = [self._places[other].entry for _, _, other in share.keys[: bisect_left(share.keys, mine)]]
         before = sum(entry.work for entry in own if entry.session == place.entry.session)
         return Bound(before, sessions, share.largest, sessions * before + 2 * (sessions - 1) * share.largest)
+
+    def sessions(self, job_id: str) -> int:
+        """How many of them have jobs of this job's priority that wait."""
+        return len(self._shares[self._places[job_id].entry.is_batch].waiting)
+
+    def interactive_work(self) -> float:
+        """Of all interactive jobs."""
+        return sum(self._places[name].entry.work for _, _, name in self._shares[False].keys)
+
+    def older_work(self, job_id: str) -> float:
+        """Of batch jobs that have their turn after a batch job and may come before it by their age."""
+        place, share = self._places[job_id], self._shares[True]
+        key = (place.tag, place.entry.order, job_id)
+        older = [self._places[name] for _, _, name in share.ranks[: bisect_left(share.ranks, self._rank(job_id))]]
+        return sum(one.entry.work for one in older if (one.tag, one.entry.order, one.entry.job_id) > key)
+
+    def youngest_before(self, job_id: str) -> float:
+        """The highest rank of an interactive job and of those that have their turn before it."""
+        place, share = self._places[job_id], self._shares[False]
+        mine = (place.tag, place.entry.order, job_id)
+        return max(self._rank(name)[0] for _, _, name in share.keys[: bisect_left(share.keys, mine) + 1])
+
+    def batch_by_age(self) -> Iterator[tuple[float, float]]:
+        """Rank and work of each batch job, the oldest first. The lane must not change meanwhile."""
+        return ((rank_s, self._places[name].entry.work) for rank_s, _, name in self._shares[True].ranks)
 
     def oldest(self) -> Key | None:
         """The lowest rank, with the order of acceptance and the job."""
@@ -194,8 +262,11 @@ class Lane:
             assert share.keys or share == _Share(), "nobody owes anything while nobody waits"
 
     def _rank(self, job_id: str) -> Key:
-        entry = self._places[job_id].entry
-        return (entry.rank_s, entry.order, job_id)
+        return _rank(self._places[job_id].entry)
+
+
+def _rank(entry: Entry) -> Key:
+    return (entry.rank_s, entry.order, entry.job_id)
 
 
 def _take(keys: list[Key], key: Key) -> None:

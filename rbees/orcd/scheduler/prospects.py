@@ -77,17 +77,26 @@ def on_site(state: State, job: Job | None, site: Site, now_s: float) -> Prospect
     return Prospect(state.speeds.load_s(place) + (WORKER_STOPS_S if waits else 0.0) + regret_s, takes_s)
 
 
-def behind_s(state: State, job: Job, serving: Serving, ahead: int, now_s: float) -> float:
-    """When a job with `ahead` others before it should be done on workers that are there: what runs, those others, itself.
+def behind_s(state: State, job: Job, serving: Serving, ahead: float, now_s: float) -> float:
+    """When a job with so many like it before it should be done on workers that are there: what runs, those others, itself."""
+    turn_s, takes_s = turn_in_s(state, job, serving, ahead, now_s)
+    return turn_s + takes_s
 
-    Of many workers `SAMPLED` stand for all, from the fastest to the slowest.
+
+def turn_in_s(state: State, job: Job, serving: Serving, ahead: float, now_s: float) -> tuple[float, float]:
+    """When its turn should come, and how long it takes on the fastest of the workers.
+
+    Of many workers `SAMPLED` stand for all, from the fastest to the slowest. Those that take no more work, for they empty or run a
+    job alone, are left out unless all do.
     """
-    workers = [state.workers[worker_id] for worker_id in serving.workers.spread(SAMPLED)]
+    sampled = [state.workers[worker_id] for worker_id in serving.workers.spread(SAMPLED)]
+    workers = [worker for worker in sampled if worker.claim is None and worker.sole_job is None] or sampled
     takes_s = [max(on_worker(state, job, worker, now_s).takes_s, SHORTEST_STEP_S) for worker in workers]
     done_per_s = sum(worker.slots / seconds for worker, seconds in zip(workers, takes_s, strict=True))
     running_s = sum(left_s(stay, now_s) for worker in workers for stay in worker.stays.values())
     slots = sum(worker.slots for worker in workers)
-    return running_s / slots + ahead / done_per_s * slots / serving.slots + min(takes_s)
+    stand_for = serving.slots / sum(worker.slots for worker in sampled)
+    return running_s / slots + ahead / (done_per_s * stand_for), min(takes_s)
 
 
 def work(state: State, job: Job) -> float:

@@ -150,6 +150,23 @@ class Queue:
             return bisect_left(suspects, place.key)
         return len(suspects) + self._lanes[model_sha256].ahead(job.spec.job_id)
 
+    def ahead_of(self, job: Job) -> int:
+        """The same for a job that is not here and would come now."""
+        assert job.model_sha256 is not None
+        lane = self._lanes.get(job.model_sha256)
+        return len(self._alone.get(job.model_sha256, ())) + (lane.ahead_of(_entry(job)) if lane is not None else 0)
+
+    def work_before(self, job: Job) -> float:
+        """The work of those jobs of its model that come before a job that could be placed now."""
+        place = self._places[job.spec.job_id]
+        assert place.lane is not None
+        lane = self._lanes.get(place.lane[0])
+        return lane.work_before(job.spec.job_id) if lane is not None and not place.lane[1] else 0.0
+
+    def has_suspects(self, model_sha256: str) -> bool:
+        """Whether any of the model's jobs waits for a worker of its own."""
+        return model_sha256 in self._alone
+
     def lane(self, model_sha256: str) -> Lane | None:
         """The jobs of a model that may share a worker."""
         return self._lanes.get(model_sha256)
@@ -209,10 +226,7 @@ class Queue:
         if job.suspect:
             insort(self._alone.setdefault(job.model_sha256, []), place.key)
             return
-        rank_s, order, job_id = place.key
-        spec = job.spec
-        entry = Entry(job_id, rank_s, order, spec.priority == "batch", spec.session_id, job.work, place.came_back)
-        self._lanes.setdefault(job.model_sha256, Lane()).put(entry)
+        self._lanes.setdefault(job.model_sha256, Lane()).put(_entry(job, came_back=place.came_back))
 
     def _count_awake(self, job: Job) -> None:
         assert job.model_sha256 is not None
@@ -236,6 +250,11 @@ class Queue:
         lane.remove(place.key[2], served=served)
         if not len(lane):
             del self._lanes[model_sha256]
+
+
+def _entry(job: Job, *, came_back: bool = False) -> Entry:
+    spec = job.spec
+    return Entry(spec.job_id, job.rank_s, spec.order, spec.priority == "batch", spec.session_id, job.work, came_back)
 
 
 def _take(keys: list[Key], key: Key) -> None:

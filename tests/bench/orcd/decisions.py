@@ -44,6 +44,7 @@ SIZES: Final = (10, 100, 1_000, 8_000, 10_000)
 """Workers. 8 000 are the 1 000 pools of 8 workers for which the issue asks."""
 MODELS: Final = (1, 10, 100)
 EVENTS: Final = 4_000
+ASKED: Final = 400
 WORKERS_OF_A_POOL: Final = 8
 MODELS_OF_A_POOL: Final = 10
 SLOTS: Final = 4
@@ -92,7 +93,7 @@ class Fleet:
         """Jobs until every worker is full and `QUEUED` wait."""
         slots = SLOTS * sum(map(len, self._workers.values()))
         for _ in range(slots + QUEUED):
-            self.send(self._arrival())
+            self.send(self.arrival())
 
     def send(self, event: Event) -> float:
         """One turn of the scheduler, and how many seconds it took."""
@@ -131,7 +132,7 @@ class Fleet:
     def _event(self, name: str) -> Event | None:
         match name:
             case "arrival":
-                return self._arrival()
+                return self.arrival()
             case "start" if self._begun:
                 self._running.append(self._begun.popleft())
                 return AttemptStarted(*self._running[-1])
@@ -166,7 +167,8 @@ class Fleet:
         )
         return PoolReported(f"pool-{index}", "1", False, devices, tuple(self._held(index)), tuple(workers.values()))
 
-    def _arrival(self) -> JobArrived:
+    def arrival(self, deadline_s: float | None = None) -> JobArrived:
+        """A job of the kind of this day."""
         self._orders += 1
         rng = self._rng
         model = rng.choice(self._models)
@@ -183,6 +185,7 @@ class Fleet:
             max_tokens=rng.choice((None, 64, 256)),
             session_id=f"session-{chat % 50}",
             prefixes=(f"chat-{chat}",),
+            deadline_at_ms=None if deadline_s is None else round((self.now_s + deadline_s) * 1000),
         )
         return JobArrived(spec)
 
@@ -196,6 +199,28 @@ def decision_times(workers: int, models: int, events: int, *, several: int = 0) 
         ms = fleet.send(event) * 1000
         taken["all"].append(ms)
         taken.setdefault(name, []).append(ms)
+    fleet.scheduler.check_integrity()
+    return taken
+
+
+def asking_times(workers: int, models: int, count: int) -> dict[str, list[float]]:
+    """Milliseconds of a submission with a deadline, which asks first whether it could be kept, and of a plan."""
+    fleet = Fleet(workers, models)
+    fleet.fill()
+    for _, event in fleet.events(EVENTS // 8):
+        fleet.send(event)
+    taken: dict[str, list[float]] = {"submission": [], "plan": []}
+    for number in range(count):
+        arrival = fleet.arrival(deadline_s=3_600.0)
+        begun = time.thread_time()
+        refusal = fleet.scheduler.refusal_for_deadline(arrival.job, fleet.now_s, round(fleet.now_s * 1000))
+        asked_s = time.thread_time() - begun
+        assert refusal is None, "everybody has time enough"
+        if number % 10 == 0:
+            begun = time.thread_time()
+            fleet.scheduler.plan(arrival.job, fleet.now_s, round(fleet.now_s * 1000))
+            taken["plan"].append((time.thread_time() - begun) * 1000)
+        taken["submission"].append((asked_s + fleet.send(arrival)) * 1000)
     fleet.scheduler.check_integrity()
     return taken
 
@@ -221,6 +246,7 @@ def measure(short: bool) -> list[Row]:
         "held up goes to workers in one decision"
     )
     rows.append(at_most("orcd.decision_several", Samples(tuple(taken["all"])).percentile(99), "ms", 5, about))
+    rows += _asking_rows(*((1_000, 10) if short else (8_000, 10)), ASKED // 8 if short else ASKED)
     if not short:
         lines = {f"{models} model{'s' * (models > 1)}": [(size, p99[size, models]) for size in sizes] for models in MODELS}
         PICTURE.write_text(curve.draw("p99 of one decision, 10 000 jobs queued", "workers", "ms", lines, goal=5.0))
@@ -237,6 +263,24 @@ def _row(workers: int, models: int, taken: dict[str, list[float]]) -> Row:
         f"{kinds[slowest]:.2f} ms"
     )
     return at_most(f"orcd.decision_{workers}x{models}", every.percentile(99), "ms", 5, about)
+
+
+def _asking_rows(workers: int, models: int, count: int) -> list[Row]:
+    taken = {name: Samples(tuple(times)) for name, times in asking_times(workers, models, count).items()}
+    submissions, plans = taken["submission"], taken["plan"]
+    fleet = f"with {QUEUED} jobs queued, {workers} workers on {workers // WORKERS_OF_A_POOL} pools and {models} models"
+    about = (
+        f"processor time of a submission with a deadline, asking whether it can be kept included, p99 of {count}, {fleet}; median "
+        f"{submissions.median:.2f} ms, longest {max(submissions.values):.1f} ms"
+    )
+    about_plan = (
+        f"processor time of a plan with the table of all places, median of {len(plans.values)}, {fleet}; longest "
+        f"{max(plans.values):.0f} ms: no goal, for people ask for it and not every client"
+    )
+    return [
+        at_most("orcd.decision_deadline", submissions.percentile(99), "ms", 5, about),
+        at_most("orcd.decision_plan", plans.median, "ms", None, about_plan),
+    ]
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

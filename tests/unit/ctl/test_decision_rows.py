@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rbees.ctl.decision_actions import candidate_row, plan_pairs
+from rbees.ctl.decision_actions import bound_text, candidate_row, plan_pairs
 from rbees.ctl.rows import attempt_text
-from rbees.protocol.decisions import Candidate, Plan
+from rbees.protocol.decisions import Candidate, Plan, WaitBound
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.jobs import AttemptView
 
@@ -45,3 +45,28 @@ def test_a_plan_says_how_many_come_first_and_when_the_job_would_be_done() -> Non
 def test_an_attempt_says_why_it_was_made_there_and_how_it_ended() -> None:
     attempt = AttemptView(epoch=1, worker_id="w", pool_id="p", started_at_ms=1, outcome="failed", reason="It died.", why="no other")
     assert attempt_text(attempt) == "failed on w at p (no other): It died."
+
+
+def test_a_bound_is_told_without_the_parts_that_are_nothing() -> None:
+    nothing = WaitBound(
+        running_s=0.0, own_work=0.0, sessions=1, largest_work=100.0, seconds_per_work=0.02, slots=1, waits_at_most_s=0.0
+    )
+    assert bound_text(nothing) == "about 0.0 s: (nothing) / 1 slot"
+    own = WaitBound(
+        running_s=1.5, own_work=100.0, sessions=1, largest_work=100.0, seconds_per_work=0.02, slots=1, waits_at_most_s=3.5
+    )
+    assert bound_text(own) == "about 3.5 s: (1.5 s that run + (100 tokens of its session before it) × 20 ms) / 1 slot"
+    whole = WaitBound(
+        running_s=2.0,
+        own_work=100.0,
+        sessions=3,
+        largest_work=50.0,
+        other_work=400.0,
+        seconds_per_work=0.02,
+        slots=4,
+        waits_at_most_s=5.0,
+    )
+    assert bound_text(whole) == (
+        "about 5.0 s: (2.0 s that run + (300 tokens of sessions in turn + 200 tokens of what may come between + 400 tokens that go "
+        "first by priority or age) × 20 ms) / 4 slots"
+    )

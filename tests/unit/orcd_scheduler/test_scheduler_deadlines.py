@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rbees.orcd.scheduler.effects import Abandon, Finish
@@ -90,3 +92,74 @@ def test_those_who_wait_already_count() -> None:
     told = drive.plan(drive.spec("new", max_tokens=100, deadline_at_ms=in_s(drive, 30.0)))
     assert told.outlook == "refused"
     assert told.done_in_s == pytest.approx(110.0, rel=0.1)
+
+
+def busy(*, ageing: bool = False) -> Drive:
+    """One slot; a job of 100 tokens takes ten seconds and has just begun."""
+    drive = serving()
+    drive.job("show", max_tokens=100)
+    drive.send(AttemptCompleted("show", 1, Took(10, 0, 100, 0.1, 10.0)))
+    drive.job("runs", max_tokens=100, priority="interactive" if not ageing else "batch")
+    return drive
+
+
+def expects(drive: Drive, **fields: Any) -> tuple[str, Any]:
+    """What is said of a job with 40 seconds; and it must be said in both ways."""
+    spec = drive.spec("new", max_tokens=100, deadline_at_ms=in_s(drive, 40.0), **fields)
+    told = drive.plan(spec)
+    refusal = drive.scheduler.refusal_for_deadline(spec, drive.now_s, round(drive.now_s * 1000))
+    assert refusal == told.error
+    return told.outlook, told.done_in_s
+
+
+def test_batch_jobs_that_wait_do_not_count_before_an_interactive_one() -> None:
+    drive = busy()
+    for number in range(50):
+        drive.job(f"batch-{number}", max_tokens=100, priority="batch")
+    assert expects(drive) == ("waits", pytest.approx(20.0, rel=0.1))
+    assert expects(drive, priority="batch")[0] == "refused"
+    for _ in range(61):
+        drive.report("a", WORKER, after_s=1.0)
+    assert expects(drive)[0] == "refused", "by now they have waited so long that they come first"
+
+
+def test_the_flood_of_one_session_does_not_count_before_another() -> None:
+    drive = busy()
+    for number in range(50):
+        drive.job(f"flood-{number}", max_tokens=100, session_id="flood")
+    assert expects(drive, session_id="flood")[0] == "refused"
+    assert expects(drive, session_id="small") == ("waits", pytest.approx(30.0, rel=0.1))
+
+
+def test_what_gives_way_does_not_count() -> None:
+    drive = busy(ageing=True)
+    assert expects(drive) == ("runs", pytest.approx(10.0, rel=0.1))
+
+
+def test_those_that_ask_for_less_count_less() -> None:
+    drive = busy()
+    for number in range(10):
+        drive.job(f"short-{number}", max_tokens=1)
+    assert expects(drive) == ("waits", pytest.approx(22.0, rel=0.1))
+
+
+def test_a_refusal_says_what_was_expected() -> None:
+    drive = busy()
+    told = drive.plan(drive.spec("new", max_tokens=100, deadline_at_ms=in_s(drive, 0.001)))
+    assert told.error is not None
+    assert told.error.message == (
+        "The job is expected to need 20 s, waiting included, which is far beyond its deadline in 1 ms; give it more time, or try "
+        "again when fewer jobs wait."
+    )
+    assert told.error.details == {"expected_ms": pytest.approx(20_200, rel=0.02), "deadline_in_ms": 1}
+    short = drive.plan(drive.spec("short", max_tokens=1, priority="interactive", deadline_at_ms=in_s(drive, 0.0)))
+    assert short.error is not None
+
+
+def test_a_restful_cluster_tells_milliseconds() -> None:
+    drive = serving()
+    drive.job("show", max_tokens=10)
+    drive.send(AttemptCompleted("show", 1, Took(10, 0, 10, 0.01, 0.1)))
+    told = drive.plan(drive.spec("new", max_tokens=10, deadline_at_ms=in_s(drive, 0.001)))
+    assert told.error is not None
+    assert told.error.message.startswith("The job is expected to need 100 ms, waiting included")

@@ -69,6 +69,8 @@ def test_a_job_that_comes_back_keeps_its_place() -> None:
     drive.job("job-1")
     drive.job("job-2")
     drive.broke("job-0", 1)
+    assert [drive.scheduler.queue_position(job) for job in ("job-1", "job-2")] == [1, 2], "it pauses"
+    drive.tick(after_s=2.0)
     assert [drive.scheduler.queue_position(job) for job in ("job-0", "job-1", "job-2")] == [1, 2, 3]
 
 

@@ -104,7 +104,7 @@ def test_a_held_job_can_be_cancelled() -> None:
 
 def test_recovered_jobs_keep_their_order_whatever_order_they_are_told_in() -> None:
     drive = Drive()
-    specs = [drive.spec(f"job-{number}") for number in range(3)]
+    specs = [drive.spec(f"job-{number}", session_id=f"session-{number}") for number in range(3)]
     for told, spec in enumerate(reversed(specs)):
         drive.recovered(spec, accepted_s_ago=0.01 * told, after_s=0.01)
     assert [drive.scheduler.queue_position(spec.job_id) for spec in specs] == [1, 2, 3]

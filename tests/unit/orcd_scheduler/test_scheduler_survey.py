@@ -6,6 +6,7 @@ import pytest
 
 from rbees.orcd.scheduler.effects import Dispatch, SpawnWorker
 from rbees.orcd.scheduler.events import AttemptCompleted, DrainBegan, PrefixesCached
+from rbees.orcd.scheduler.speeds import Took
 from rbees.orcd.scheduler.survey import Told
 from rbees.protocol.decisions import Candidate
 from rbees.protocol.errors import ErrorCode
@@ -89,9 +90,13 @@ def test_a_waiting_job_is_told_how_many_come_before_it() -> None:
     assert bound.waits_at_most_s == pytest.approx(waits_s, rel=0.01)
     assert told(drive, "job-1").bound.waits_at_most_s == pytest.approx(bound.running_s)  # type: ignore[union-attr]
     (candidate,) = found.candidates
-    assert (candidate.refusal, candidate.chosen) == ("Of its 1 slots 0 are free; the job takes 1.", False)
+    assert (candidate.refusal, candidate.chosen) == ("Its only slot is taken.", False)
     plan = drive.plan(drive.spec("new", NOVEL))
     assert (plan.outlook, plan.ahead) == ("waits", 3)
+    assert plan.reason.startswith("3 other jobs for this model come before it. All 1 slots of the 1 worker")
+    (candidate,) = plan.candidates
+    assert candidate.done_in_s == plan.done_in_s, "the table counts those before it too"
+    assert candidate.starts_in_s == pytest.approx(4 * candidate.takes_s, rel=0.01)  # type: ignore[operator]
 
 
 def test_what_is_cached_shows() -> None:
@@ -137,3 +142,43 @@ def test_workers_that_take_nothing_say_why() -> None:
     drive.tick()
     quiet = {one.worker_id: one for one in drive.plan(drive.spec("new")).candidates}["w3"]
     assert quiet.refusal == "Its pool is suspect: nothing was heard of it for a while."
+
+
+def test_expectations_of_a_model_that_never_answered_are_a_guess() -> None:
+    drive = Drive()
+    drive.report("a", facts.worker("w1", HAIKU, slots=1))
+    drive.job("first", max_tokens=100)
+    drive.job("second", max_tokens=100)
+    assert [drive.plan(drive.spec("new")).is_guess, told(drive, "first").is_guess, told(drive, "second").is_guess] == [True] * 3
+    drive.send(AttemptCompleted("first", 1, Took(10, 0, 100, 0.1, 10.0)))
+    assert not drive.plan(drive.spec("new")).is_guess
+    assert not told(drive, "second").is_guess
+
+
+def test_a_newcomer_is_told_that_batch_jobs_would_give_way() -> None:
+    drive = Drive()
+    drive.report("a", facts.worker("w1", NOVEL, slots=2), models=(NOVEL,), devices=(facts.device("cpu", 8 * GIB, 0),))
+    for number in range(2):
+        drive.job(f"batch-{number}", NOVEL, priority="batch")
+    plan = drive.plan(drive.spec("new", NOVEL))
+    assert (plan.outlook, plan.reason) == (
+        "runs",
+        "Worker w1 on pool a would take it at once, where batch jobs would give way to it.",
+    )
+    assert (chosen(plan).starts_in_s, chosen(plan).done_in_s) == (0.0, plan.done_in_s)
+    assert [candidate.refusal for candidate in plan.candidates] == [None]
+    assert Dispatch("job-1", 1, "w1", "a") in drive.job("job-1", NOVEL)
+    waiting = drive.plan(drive.spec("late", NOVEL, priority="batch"))
+    assert (waiting.outlook, waiting.ahead, waiting.candidates[0].refusal) == ("waits", 1, "All of its 2 slots are taken.")
+
+
+def test_no_bound_is_told_where_none_is_known() -> None:
+    drive = Drive()
+    drive.report("a", facts.worker("w1", HAIKU, slots=2))
+    for number in range(4):
+        drive.job(f"job-{number}")
+    assert told(drive, "job-3").bound is not None
+    drive.died("a", "w1")
+    drive.report("a", facts.worker("w2", HAIKU, slots=2))
+    assert drive.scheduler._queue.has_suspects(HAIKU.sha256)
+    assert told(drive, "job-3").bound is None, "those that run alone take the worker first, for as long as they need"
