@@ -32,6 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("daemons" if path.parts[0] in WITH_DAEMONS else path.stem))
 
 
+# The models of whoever runs the tests are none of theirs; what a test wants of a hub it says itself.
+for name in [name for name in os.environ if name.startswith("HF_") or name == "HUGGINGFACE_HUB_CACHE"]:
+    del os.environ[name]
+os.environ["HF_HOME"] = "/nonexistent/huggingface"
+
+
 @pytest.fixture
 def home() -> Iterator[Home]:
     """A place of its own for real processes; whatever they leave behind is ended with the test."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from rbees.clients.daemon import DaemonClient, segment
+from rbees.clients.downloads import download_events
 from rbees.clients.events import numbered_events
 from rbees.clients.failures import not_understood
 from rbees.protocol.database import DatabaseReport
 from rbees.protocol.decisions import Explanation, Plan
+from rbees.protocol.downloads import DownloadEvent, DownloadRequest
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import Event
 from rbees.protocol.jobs import CancelAnswer, JobAccepted, JobList, JobRequest, JobView, StatusFilter
@@ -99,6 +101,12 @@ class OrcdClient(DaemonClient):
     async def resume_pool(self, pool_id: str) -> None:
         """Have a pool get work again."""
         await self._http.call("POST", f"/v2/pools/{segment(pool_id)}/resume")
+
+    async def download(self, pool_id: str, request: DownloadRequest) -> AsyncGenerator[DownloadEvent]:
+        """Have a pool download a model; closing the iterator ends that."""
+        async with self._http.stream("POST", f"/v2/pools/{segment(pool_id)}/models/download", request) as frames:
+            async for event in download_events(self.url, frames):
+                yield event
 
     async def spawn(self, pool_id: str, request: SpawnRequest) -> SpawnAnswer:
         """Have a pool start a worker."""

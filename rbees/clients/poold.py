@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 from rbees.clients.daemon import DaemonClient, segment
+from rbees.clients.downloads import download_events
+from rbees.protocol.downloads import DownloadEvent, DownloadRequest, ModelRemoved
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.pools import (
     AnnounceRequest,
@@ -56,6 +58,16 @@ class PooldClient(DaemonClient):
     async def models(self) -> PoolModels:
         """The models on the host, and files there that cannot be served."""
         return await self._http.call("GET", "/models", response=PoolModels)
+
+    async def download(self, request: DownloadRequest) -> AsyncGenerator[DownloadEvent]:
+        """Have a model downloaded; closing the iterator ends that."""
+        async with self._http.stream("POST", "/models/download", request) as frames:
+            async for event in download_events(self.url, frames):
+                yield event
+
+    async def remove_model(self, name: str) -> ModelRemoved:
+        """Have a model's files removed."""
+        return await self._http.call("DELETE", f"/models/{segment(name)}", response=ModelRemoved)
 
     async def announce(self, orcd_url: str) -> RegisterRequest:
         """Tell the pool where its orchestrator is; it answers with its registration."""

@@ -1,4 +1,4 @@
-"""`llorch models …`: what can be typed, and the one thing it does."""
+"""`llorch models …`: what can be typed."""
 
 from __future__ import annotations
 
@@ -21,3 +21,20 @@ async def list_(target: Target, **given: Any) -> None:
     from rbees.ctl.model_actions import list_models
 
     await list_models(target, **given)
+
+
+@models.command(name="download")
+@click.argument("model")
+@click.option(
+    "--host", metavar="HOST|ID", help="The pool: its id, its host name or its name under `[hosts]`.  [default: the only one]"
+)
+@click.option("--quant", "quantization", metavar="NAME", help="Such as Q4_K_M.  [default: what fits the host]")
+@asks_orcd
+async def download(target: Target, **given: Any) -> None:
+    """Have orcd tell a pool to fetch a model of its catalogue, or `hf:org/repo[@rev][::file=path]`; prints its reference.
+
+    `llorch pool models download MODEL --host HOST` asks the host itself, by SSH too.
+    """
+    from rbees.ctl.pool_actions import download_model
+
+    await download_model(target, **given)

@@ -13,11 +13,13 @@ from rbees.ctl.forward import Via, reach_hosts
 from rbees.ctl.hosts import chosen_names, find_hosts
 from rbees.ctl.rows import device_row, model_row, pool_row, worker_row
 from rbees.ctl.target import Target
+from rbees.protocol.downloads import DownloadRequest
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import ModelFacts, ModelView, PoolList, PoolView
 from rbees.service import settings
 from rbees.service.role_settings import CtlSettings
 from rbees.service.settings import host_url
+from rbees.terminal.downloads import show_download
 from rbees.terminal.output import print_json, print_table
 
 POOL_HEADERS: Final = ("pool", "state", "endpoint", "devices", "models", "workers", "heard")
@@ -121,6 +123,20 @@ def _tell(pool_id: str, what: str, *, as_json: bool) -> None:
         print_json({"pool_id": pool_id})
     else:
         click.echo(f"{pool_id} {what}")
+
+
+async def download_model(target: Target, *, model: str, host: str | None, quantization: str | None, as_json: bool) -> None:
+    """Have a pool fetch a model, and show how it goes."""
+    async with target.client() as orcd:
+        pools = (await orcd.pools()).pools
+        if host is None and len(pools) != 1:
+            known = ", ".join(pool.pool_id for pool in pools) or "none yet"
+            raise RbeesError(
+                ErrorCode.INVALID_REQUEST, f"Say which pool fetches it with `--host`; orcd knows: {known}.", field="host"
+            )
+        pool = find_pool(host, pools) if host is not None else pools[0]
+        events = orcd.download(pool.pool_id, DownloadRequest(model_ref=model, quantization=quantization))
+        await show_download(events, model, as_json=as_json)
 
 
 def _show_pools(pools: tuple[PoolView, ...]) -> None:

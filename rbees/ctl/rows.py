@@ -94,7 +94,8 @@ def model_row(model: ModelView) -> tuple[str, ...]:
 
 def model_name(facts: ModelFacts) -> str:
     """How lists call a model: by its short names, where it has any."""
-    return ", ".join(facts.aliases) or facts.ref
+    # A reference to a hub that leaves the commit open says less than the one with it.
+    return ", ".join(name for name in facts.aliases if not name.startswith("hf:")) or facts.ref
 
 
 def age_text(then_ms: int, now_ms: int) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,20 @@ def fingerprint(path: Path) -> Fingerprint | None:
     return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino) if path.is_file() else None
 
 
+def fingerprint_of(paths: Sequence[Path]) -> Fingerprint | None:
+    """The fingerprint of several files together; None where one of them is missing."""
+    found = [print_ for path in paths if (print_ := fingerprint(path)) is not None]
+    if len(found) < len(paths):
+        return None
+    sizes, times, inodes = zip(*((one.size_bytes, one.modified_ns, one.inode) for one in found), strict=True)
+    return Fingerprint(sum(sizes), max(times), sum(inodes))
+
+
+def sum_of_parts(sums: Sequence[str]) -> str:
+    """The identity of a model: the sha256 of its file, or of its parts' sums in hexadecimal, one after the other."""
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
 class Checksums:
     """Remembers checksums in the file `cache`. Threads may share it: entries are only ever replaced whole."""
 
@@ -62,6 +77,13 @@ class Checksums:
         self._entries[str(path)] = _Entry(before, sha256)
         self._changed = True
         return sha256
+
+    def remember(self, path: Path, sha256: str) -> None:
+        """Take over a checksum that whoever wrote the file has computed."""
+        print_ = fingerprint(path)
+        if print_ is not None:
+            self._entries[str(path)] = _Entry(print_, sha256)
+            self._changed = True
 
     def save(self) -> None:
         """Write the cache if anything is new, whole or not at all."""

@@ -117,9 +117,11 @@ class _HeaderReader:
         tensor_count, key_count = self._unpack("<QQ", "the counts")
         if key_count > MAX_KEYS:
             raise refusal(f"claims {key_count} metadata keys; at most {MAX_KEYS} are accepted")
-        if not 0 < tensor_count <= MAX_TENSORS:
-            raise refusal(f"claims {tensor_count} tensors; between 1 and {MAX_TENSORS} are accepted")
+        if tensor_count > MAX_TENSORS:
+            raise _tensor_count(tensor_count)
         metadata = self._read_metadata(key_count)
+        if not tensor_count and not _is_part(metadata):
+            raise _tensor_count(tensor_count)
         alignment = _alignment(metadata)
         tensors = self._read_tensors(tensor_count)
         data_offset = -(-self._position // alignment) * alignment
@@ -287,6 +289,16 @@ def _count_elements(dimensions: tuple[int, ...]) -> int:
         if not 0 < elements <= _MAX_INT64:
             raise refusal("holds a tensor whose size is zero or overflows")
     return elements
+
+
+def _tensor_count(count: int) -> RbeesError:
+    return refusal(f"claims {count} tensors; between 1 and {MAX_TENSORS} are accepted")
+
+
+def _is_part(metadata: Mapping[str, Value]) -> bool:
+    """True for a part of a model that was split; the first one may have the metadata alone."""
+    count = metadata.get("split.count")
+    return isinstance(count, int) and count > 1
 
 
 def _alignment(metadata: Mapping[str, Value]) -> int:

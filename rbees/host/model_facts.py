@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -140,28 +141,45 @@ def scripted_shape(document: bytes) -> Shape:
     )
 
 
-def shape_of(header: Header) -> Shape:
-    """The shape of a GGUF model.
+def shape_of(header: Header, *further: Header) -> Shape:
+    """The shape of a GGUF model; one that was split has the headers of its `further` parts, in order.
 
     Raises:
         RbeesError: MODEL_INCOMPATIBLE: not a complete language model, or without a key that every one has.
     """
-    return _ShapeReader(header).shape()
+    _check_parts((header, *further))
+    return _ShapeReader(header, further).shape()
+
+
+def shape_at_first_sight(header: Header) -> Shape:
+    """The same from the first part alone: the count of parameters may be too small. Raises as `shape_of`."""
+    return _ShapeReader(header, ()).shape()
+
+
+def _check_parts(headers: Sequence[Header]) -> None:
+    """Refuse a part that lies alone, and parts that are not of one model."""
+    for number, header in enumerate(headers):
+        count = header.metadata.get("split.count", 1)
+        if not isinstance(count, int) or max(count, 1) != len(headers):
+            raise refusal(f"is one of {count} parts, and not all of them lie beside it; download the model again")
+        if len(headers) > 1 and header.metadata.get("split.no") != number:
+            raise refusal("has parts that are in the wrong order or belong to another model; download the model again")
 
 
 class _ShapeReader:
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: Header, further: Sequence[Header]) -> None:
         self._header = header
+        self._tensors = [tensor for part in (header, *further) for tensor in part.tensors]
         self._architecture = self._read_architecture()
 
     def shape(self) -> Shape:
-        self._check_whole()
+        self._check_kind()
         embedding = self._required("embedding_length")
         heads = self._largest("attention.head_count", 0)
         head_length = embedding // heads if heads else 0
         return Shape(
             architecture=self._architecture,
-            parameters=sum(tensor.elements for tensor in self._header.tensors),
+            parameters=sum(tensor.elements for tensor in self._tensors),
             quantization=self._quantization(),
             context_length=self._context_length(),
             vocabulary_size=self._vocabulary_size(),
@@ -181,7 +199,7 @@ class _ShapeReader:
         stated = self._metadata("pooling_type")
         if isinstance(stated, int) and stated in _POOLINGS:
             return _POOLINGS[stated]
-        ranks = any(tensor.name in _CLASSIFIER for tensor in self._header.tensors)
+        ranks = any(tensor.name in _CLASSIFIER for tensor in self._tensors)
         return "rank" if ranks else None
 
     def _context_length(self) -> int:
@@ -196,20 +214,17 @@ class _ShapeReader:
             raise refusal("does not name its architecture")
         return name
 
-    def _check_whole(self) -> None:
+    def _check_kind(self) -> None:
         kind = self._text("general.type") or "model"
         if kind != "model":
             raise refusal("is no language model of its own but an adapter, a projector or a vocabulary")
-        parts = self._header.metadata.get("split.count", 1)
-        if isinstance(parts, int) and parts > 1:
-            raise refusal(f"is one of {parts} parts; join them with `llama-gguf-split --merge`")
 
     def _quantization(self) -> str:
         number = self._header.metadata.get("general.file_type")
         if isinstance(number, int) and number in FILE_TYPES:
             return FILE_TYPES[number]
         sizes: Counter[str] = Counter()
-        for tensor in self._header.tensors:
+        for tensor in self._tensors:
             sizes[tensor.type.name] += tensor.size_bytes
         return sizes.most_common(1)[0][0]
 

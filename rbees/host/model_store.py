@@ -1,6 +1,6 @@
 """The model files of this host: which there are, what their headers say, and which one a reference means.
 
-Files come from the package, from the configured folders and from the state folder. A file counts once its header has passed
+Files come from where `model_candidates.py` finds them. A file counts once its header has passed
 the bounded reader and its sha256 is known; the sum is computed once and kept by path, size, time and inode. All methods
 that touch the disk block: call them from a thread. `models()` and `names()` never do.
 """
@@ -10,15 +10,16 @@ from __future__ import annotations
 import difflib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from rbees.host.checksums import Checksums, Fingerprint, fingerprint
+from rbees.host.checksums import Checksums, Fingerprint, fingerprint_of, sum_of_parts
 from rbees.host.gguf import read_header, refusal
+from rbees.host.model_candidates import Candidate, Origin, Places
 from rbees.host.model_facts import MAX_SCRIPTED_BYTES, Shape, facts, scripted_shape, shape_of
-from rbees.host.model_files import ModelFolders, alias_of, is_file, is_scripted
+from rbees.host.model_files import is_file, is_scripted
 from rbees.protocol import model_ref
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.model_ref import AliasRef, FileRef, HubRef
@@ -31,23 +32,16 @@ HASH_AT_ONCE_BYTES: Final = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model that can be served."""
+    """A model that can be served, and its files: one, or the parts in order."""
 
     facts: ModelFacts
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A file as found: its canonical reference and the further names it goes by."""
-
-    path: Path
-    ref: str
-    aliases: tuple[str, ...]
+    paths: tuple[Path, ...]
+    origin: Origin
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return (self.ref, *self.aliases)
+    def path(self) -> Path:
+        """The file that a worker opens; the further parts lie beside it."""
+        return self.paths[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +59,8 @@ class _Unsummed:
 
     name: str
     size_bytes: int
+    paths: tuple[Path, ...]
+    """Those whose sum is not known yet."""
 
     def error(self) -> RbeesError:
         message = f"The checksum of {self.name} is still being computed; try again."
@@ -88,14 +84,18 @@ class _Index:
 class ModelStore:
     """The models of one host."""
 
-    def __init__(self, catalog: Catalog, folders: ModelFolders, checksums: Checksums) -> None:
-        self._catalog = catalog
-        self._folders = folders
-        self._checksums = checksums
+    def __init__(self, places: Places, checksums: Checksums) -> None:
+        self.places = places
+        self.checksums = checksums
         self._examined: dict[Path, _Examined] = {}
         self._failed_to_sum: set[Path] = set()
         self._index = _Index()
         self._writing = threading.Lock()
+
+    @property
+    def catalog(self) -> Catalog:
+        """The short names that this host knows."""
+        return self.places.catalog
 
     def models(self) -> tuple[ModelFacts, ...]:
         """All models that can be served, by reference."""
@@ -112,17 +112,17 @@ class ModelStore:
     def refresh(self) -> None:
         """Search all folders again; cheap where nothing changed."""
         with self._writing:
-            candidates = tuple(self._candidates())
+            candidates = tuple(self.places.candidates())
             known = {candidate.path for candidate in candidates}
             self._examined = {path: seen for path, seen in self._examined.items() if path in known}
             self._index = self._build(candidates)
-            self._checksums.save()
+            self.checksums.save()
 
     def sum_next(self) -> bool:
         """Compute one checksum that `refresh` left; False when none is left. May take minutes."""
         # A file that cannot be read, or is just being written, must not keep the others waiting: it is tried last.
         for path in sorted(self._index.unsummed, key=self._failed_to_sum.__contains__):
-            if self._checksums.compute(path) is not None:
+            if self.checksums.compute(path) is not None:
                 self._failed_to_sum.discard(path)
                 self.refresh()
                 return True
@@ -131,7 +131,7 @@ class ModelStore:
 
     def close(self) -> None:
         """Let a running checksum end at once."""
-        self._checksums.close()
+        self.checksums.close()
 
     def resolve(self, text: str, sha256: str | None = None) -> StoredModel:
         """The model that a reference names, looked at again if the file has changed.
@@ -141,7 +141,7 @@ class ModelStore:
         """
         reference = model_ref.parse(text)
         stored = self._look_up(str(reference), sha256)
-        if stored is None or fingerprint(stored.path) != self._examined_fingerprint(stored.path):
+        if stored is None or fingerprint_of(stored.paths) != self._examined_fingerprint(stored.path):
             self.refresh()
             stored = self._look_up(str(reference), sha256)
         if stored is None and isinstance(reference, FileRef):
@@ -159,7 +159,7 @@ class ModelStore:
 
     def _same_file(self, path: Path, sha256: str | None) -> StoredModel | None:
         """The model that is the same file under another spelling, such as a folder that is a symbolic link."""
-        if not self._folders.contains(path):
+        if not self.places.folders.contains(path):
             return None
         target = os.path.realpath(path)
         same = (model for model in self._index.stored.values() if os.path.realpath(model.path) == target)
@@ -178,39 +178,21 @@ class ModelStore:
         if isinstance(reference, FileRef):
             return self._explain_file(Path(reference.path))
         if isinstance(reference, HubRef):
-            return _not_found(
-                f"This pool holds no copy of {name}, and rbees does not download models by itself yet; put the file into one of "
-                "its model_dirs and name it `file:…`."
-            )
+            return _not_found(f"This pool holds no copy of {name}; fetch it with `rbees-pool models download {name}`.")
+        if name in self.places.catalog and self.places.catalog[name].hub is not None:
+            return _not_found(f"This pool has not got {name} yet; fetch it with `rbees-pool models download {name}`.")
         close = difflib.get_close_matches(name, [*index.stored, *index.problems], n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "list the models with `rbees-pool models list`."
         return RbeesError(ErrorCode.MODEL_NOT_FOUND, f"This pool has no model {name!r}; {hint}", close_names=close)
 
     def _explain_file(self, path: Path) -> RbeesError:
-        if not self._folders.contains(path):
+        if not self.places.folders.contains(path):
             return _not_found("The file lies outside the folders that this pool serves; add its folder to `model_dirs`.")
         if not is_file(path):
             return _not_found(f"There is no file {path.name} at this place; check the path.")
         return refusal("has a name that does not end in `.gguf`, so it is not taken for a model")
 
-    def _candidates(self) -> Iterator[_Candidate]:
-        """Packaged files under their short name, then everything in the folders; the first owner of an alias keeps it."""
-        names: dict[Path, list[str]] = {}
-        for entry in self._catalog.values():
-            if entry.packaged:
-                yield _Candidate(entry.path, entry.name, ())
-            else:
-                names.setdefault(entry.path, []).append(entry.name)
-        taken = set(self._catalog)
-        for path in (*self._folders.files(), *(path for path in names if not self._folders.lists(path))):
-            aliases = names.get(path, [])
-            own = alias_of(path)
-            if own is not None and own not in taken:
-                taken.add(own)
-                aliases = [*aliases, own]
-            yield _Candidate(path, f"file:{path}", tuple(aliases))
-
-    def _build(self, candidates: Iterable[_Candidate]) -> _Index:
+    def _build(self, candidates: Iterable[Candidate]) -> _Index:
         stored: dict[str, StoredModel] = {}
         problems: dict[str, RbeesError] = {}
         refused: dict[str, RbeesError] = {}
@@ -220,51 +202,65 @@ class ModelStore:
             found = self._examine(candidate)
             if isinstance(found, _Unsummed) and found.size_bytes <= left_bytes:
                 left_bytes -= found.size_bytes
-                self._checksums.compute(candidate.path)
+                for path in found.paths:
+                    self.checksums.compute(path)
                 found = self._examine(candidate)
             if isinstance(found, _Unsummed):
-                unsummed.append(candidate.path)
+                unsummed += found.paths
                 found = found.error()
             if isinstance(found, RbeesError):
                 problems |= dict.fromkeys(candidate.names, found)
                 refused[candidate.ref] = found
             else:
-                stored |= dict.fromkeys(candidate.names, found)
+                # Names of one file twice, such as of a folder that is searched under two spellings, stay with the first.
+                stored |= {name: found for name in candidate.names if name not in stored}
         unique = {model.facts.ref: model.facts for model in stored.values()}
         return _Index(stored, problems, refused, tuple(unique[ref] for ref in sorted(unique)), tuple(unsummed))
 
-    def _examine(self, candidate: _Candidate) -> StoredModel | _Unsummed | RbeesError:
-        path = candidate.path
-        print_ = fingerprint(path)
-        seen = self._examined.get(path)
+    def _examine(self, candidate: Candidate) -> StoredModel | _Unsummed | RbeesError:
+        paths = candidate.paths
+        print_ = fingerprint_of(paths)
+        seen = self._examined.get(candidate.path)
         if seen is None or seen.fingerprint != print_:
-            seen = self._examined[path] = _look_at(path, print_, self._problem_of_place(candidate))
+            seen = self._examined[candidate.path] = _look_at(paths, print_, self._problem_of_place(candidate))
         if seen.problem is not None:
             return seen.problem
         assert seen.shape is not None
         assert print_ is not None
-        sha256 = self._checksums.known(path)
-        if sha256 is None:
-            return _Unsummed(path.name, print_.size_bytes)
+        sums = [self.checksums.known(path) for path in paths]
+        unknown = tuple(path for path, sha256 in zip(paths, sums, strict=True) if sha256 is None)
+        if unknown:
+            return _Unsummed(candidate.path.name, print_.size_bytes, unknown)
+        known = [sha256 for sha256 in sums if sha256 is not None]
+        for path, promised, sha256 in zip(paths, candidate.promised, known, strict=True):
+            if promised not in (None, sha256):
+                return wrong_bytes(path.name, candidate.ref)
         made = facts(
             seen.shape,
             ref=candidate.ref,
             aliases=candidate.aliases,
-            sha256=sha256,
-            file_name=path.name,
+            sha256=sum_of_parts(known),
+            file_name=candidate.path.name,
             size_bytes=print_.size_bytes,
         )
-        return StoredModel(made, path)
+        return StoredModel(made, paths, candidate.origin)
 
-    def _problem_of_place(self, candidate: _Candidate) -> RbeesError | None:
-        if candidate.ref in self._catalog:
+    def _problem_of_place(self, candidate: Candidate) -> RbeesError | None:
+        if candidate.origin == "package":
             return None if is_file(candidate.path) else _not_found(f"The file of {candidate.ref} is missing; install rbees again.")
-        if not self._folders.contains(candidate.path):
+        if not self.places.contains(candidate):
             return _not_found(f"{candidate.path.name} leads outside the folders that this pool serves; add them to `model_dirs`.")
         return None
 
 
-def _look_at(path: Path, print_: Fingerprint | None, problem: RbeesError | None) -> _Examined:
+def wrong_bytes(name: str, ref: str) -> RbeesError:
+    """The refusal of a file of the cache that is not what the hub gave."""
+    message = f"The bytes of {name} are not those that the hub promised; delete it with `rbees-pool models delete {ref}`."
+    return RbeesError(ErrorCode.CHECKSUM_MISMATCH, message)
+
+
+def _look_at(paths: Sequence[Path], print_: Fingerprint | None, problem: RbeesError | None) -> _Examined:
+    path = paths[0]
     if problem is not None:
         return _Examined(print_, problem=problem)
     if print_ is None:
@@ -272,7 +268,7 @@ def _look_at(path: Path, print_: Fingerprint | None, problem: RbeesError | None)
     try:
         if is_scripted(path):
             return _Examined(print_, _read_scripted(path))
-        return _Examined(print_, shape_of(read_header(path)))
+        return _Examined(print_, shape_of(*(read_header(part) for part in paths)))
     except RbeesError as error:
         return _Examined(print_, problem=error)
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from rbees.orcd.scheduler.events import Event, PoolDrainChanged, PoolForgotten, 
 from rbees.orcd.store.jobs import JobStore, NamedEndpoint
 from rbees.orcd.turnstile import Turnstile
 from rbees.protocol import ids
+from rbees.protocol.downloads import DownloadEvent, DownloadRequest
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.pools import (
     Heartbeat,
@@ -253,6 +254,10 @@ class Pools:
         if not named:
             self._directory.pool(pool_id)
         return named
+
+    def download(self, pool_id: str, request: DownloadRequest) -> AsyncGenerator[DownloadEvent]:
+        """Have a pool download a model, and pass on how it goes. Raises RbeesError POOL_NOT_FOUND, or what the pool answers."""
+        return self._directory.pool(pool_id).client.download(request)
 
     async def spawn(self, pool_id: str, request: SpawnRequest) -> SpawnAnswer:
         """Have a pool start a worker. Raises RbeesError POOL_NOT_FOUND, or what the pool answers."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -16,17 +19,42 @@ if TYPE_CHECKING:
     from rbees.clients.poold import PooldClient
 
 Action = Callable[..., Awaitable[int | None]]
+LISTEN_S: Final = 2.0
 
 
-def find_pool(poold_url: str | None, token_file: str | None) -> PooldClient:
-    """A client of the pool daemon; use it as a context manager.
+@dataclass(frozen=True)
+class Address:
+    """A pool daemon and how to call it. Importing a client is left until somebody listens there."""
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+    tls_ca_file: str | None = None
+
+    def client(self) -> PooldClient:
+        """A client of it, to be used as a context manager. Raises as `find_pool`."""
+        from rbees.clients.poold import PooldClient
+        from rbees.service import auth
+
+        return PooldClient(self.url, token=self.token, ssl=auth.tls_client_context(self.tls_ca_file), role="poold")
+
+    def is_listening(self) -> bool:
+        """Whether anything takes connections there."""
+        parts = urlsplit(self.url)
+        try:
+            with socket.create_connection((parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), LISTEN_S):
+                return True
+        except (OSError, ValueError):
+            return False
+
+
+def find_pool(poold_url: str | None, token_file: str | None) -> Address:
+    """Where the pool daemon is.
 
     Raises:
         RbeesError: CONFIGURATION, for settings or a token file that cannot be used; INVALID_REQUEST, for a token that the
             `rbees up` which is found here does not ask for.
     """
-    from rbees.clients.poold import PooldClient
-    from rbees.service import auth, settings
+    from rbees.service import settings
     from rbees.service.home import read_home
     from rbees.service.role_settings import PooldSettings
 
@@ -39,9 +67,16 @@ def find_pool(poold_url: str | None, token_file: str | None) -> PooldClient:
             )
             raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="token_file")
         # A configured token belongs to the configured daemon; home mode asks for none.
-        return PooldClient(home.poold_url)
-    token = auth.read_secret(own.token_file) if own.token_file else None
-    return PooldClient(poold_url or own_url(own), token=token, ssl=auth.tls_client_context(own.tls_ca_file), role="poold")
+        return Address(home.poold_url)
+    return Address(poold_url or own_url(own), _secret(own.token_file), own.tls_ca_file)
+
+
+def _secret(token_file: str | None) -> str | None:
+    if token_file is None:
+        return None
+    from rbees.service import auth
+
+    return auth.read_secret(token_file)
 
 
 def own_url(own: Any) -> str:
@@ -57,15 +92,31 @@ def own_url(own: Any) -> str:
 def asks_poold(action: Action) -> Callable[..., int | None]:
     """Make a click callback of `async def action(pool, *, as_json, …)`, with the options that name the daemon."""
 
+    async def act(address: Address, _named: bool, **rest: Any) -> int | None:
+        async with address.client() as pool:
+            return await action(pool, **rest)
+
+    return _callback(action, act)
+
+
+def asks_poold_if_there(action: Action) -> Callable[..., int | None]:
+    """The same of `async def action(pool | None, *, as_json, …)`: None where no daemon runs here and none was named."""
+
+    async def act(address: Address, named: bool, **rest: Any) -> int | None:
+        if not named and not address.is_listening():
+            return await action(None, **rest)
+        async with address.client() as pool:
+            return await action(pool, **rest)
+
+    return _callback(action, act)
+
+
+def _callback(action: Action, act: Action) -> Callable[..., int | None]:
     @click.option("--poold-url", metavar="URL", help="The pool daemon to talk to.  [default: the one of this host]")
     @click.option("--token-file", type=click.Path(), help="File (mode 0600) with the cluster token.")
     @json_option
     @functools.wraps(action)
     def callback(*, poold_url: str | None, token_file: str | None, **rest: Any) -> int | None:
-        async def act() -> int | None:
-            async with find_pool(poold_url, token_file) as pool:
-                return await action(pool, **rest)
-
-        return asyncio.run(act())
+        return asyncio.run(act(find_pool(poold_url, token_file), poold_url is not None, **rest))  # type: ignore[arg-type]
 
     return callback

@@ -19,11 +19,11 @@ from urllib.parse import urlsplit
 from rbees import __version__
 from rbees.clients.orcd import OrcdClient
 from rbees.host.backends import Installation
-from rbees.host.checksums import Checksums
 from rbees.host.devices import DeviceMonitor, sources_of_this_host
-from rbees.host.model_files import ModelFolders
-from rbees.host.model_store import ModelStore
+from rbees.host.model_download import Capacity
+from rbees.host.models_here import model_store
 from rbees.host.process_table import ProcessTable
+from rbees.poold.downloads import Downloads
 from rbees.poold.heartbeat import Member, OrcdLink, PoolFacts
 from rbees.poold.pool import ORCD_URL_FILE, Pool
 from rbees.poold.routes import routes
@@ -33,7 +33,6 @@ from rbees.protocol import ids
 from rbees.protocol.device_options import DeviceOptions
 from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
 from rbees.service import auth, folders, logs
-from rbees.service.catalog import USER_CATALOG, load_catalog
 from rbees.service.clock import Clock, SystemClock
 from rbees.service.daemon import run_daemon
 from rbees.service.identity import Identities
@@ -83,7 +82,7 @@ class Daemon:
         self._client_tls = auth.tls_client_context(settings.tls_ca_file)
         self._monitor = DeviceMonitor(sources_of_this_host(), clock)
         self._installation = Installation()
-        self._store = _model_store(settings, state)
+        self._store = model_store(settings, state, os.environ)
         self._member = Member(_pool_id(settings), self._endpoint, self._identities.correlation_id())
         self._pool = Pool(
             self._member,
@@ -93,6 +92,7 @@ class Daemon:
             state,
             settings.orcd_url,
             self._make_supervisor,
+            self._make_downloads,
             self._make_link,
         )
         self._server = self._make_server()
@@ -119,6 +119,7 @@ class Daemon:
             self._store.close()
             self._monitor.stop()
             self._pool.supervisor.leave()
+            self._pool.downloads.leave()
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
@@ -184,6 +185,13 @@ class Daemon:
             self._identities.worker_id,
             self._surroundings(pool),
         )
+
+    def _make_downloads(self, pool: Pool) -> Downloads:
+        def capacity() -> Capacity:
+            settings = self._settings
+            return Capacity(pool.supervisor.rooms(), self._installation.problems, settings.default_ctx, settings.default_slots)
+
+        return Downloads(self._store, capacity, pool.workers, self._clock)
 
     def _policy(self) -> Policy:
         settings = self._settings
@@ -257,23 +265,6 @@ def _tell_who_stays(workers: int) -> None:
     if workers:
         advice = "to end them, run `rbees poold serve --stop-workers-on-exit` with the same settings and stop it"
         logs.logger().info(f"workers stay for the next pool daemon; {advice}", action="workers_stay", workers=workers)
-
-
-def _model_store(settings: PooldSettings, state: Path) -> ModelStore:
-    own = folders.make_private_folder(state / "models")
-    roots = [_model_folder(folder) for folder in settings.model_dirs]
-    user_catalog = folders.user_config_folder() / USER_CATALOG
-    return ModelStore(load_catalog(user_catalog), ModelFolders((*roots, own)), Checksums(state / "checksums.json"))
-
-
-def _model_folder(named: str) -> Path:
-    """The folder as the operator wrote it, since references repeat that; without `..`, which no reference may hold."""
-    folder = folders.absolute(named)
-    if ".." in folder.parts:
-        folder = folder.resolve()
-    if not folder.is_dir():
-        logs.logger().warning("no such model folder", action="model_dir_missing", folder=str(folder))
-    return folder
 
 
 def _metrics(pool: Pool) -> Metrics:

@@ -14,6 +14,7 @@ from rbees.host.devices import DeviceMonitor
 from rbees.host.lifecycle import ReportFailed
 from rbees.host.model_store import ModelStore
 from rbees.host.worker_spec import WorkerSpec
+from rbees.poold.downloads import Downloads
 from rbees.poold.heartbeat import Member, OrcdLink, PoolFacts
 from rbees.poold.workers import Supervisor
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -49,6 +50,7 @@ class Pool:
         state: Path,
         configured_orcd_url: str | None,
         supervisor: Callable[[Pool], Supervisor],
+        downloads: Callable[[Pool], Downloads],
         link: Callable[[PoolFacts], OrcdLink],
     ) -> None:
         self._member = member
@@ -59,6 +61,7 @@ class Pool:
         self._log = logs.logger()
         self.store = store
         self.supervisor = supervisor(self)
+        self.downloads = downloads(self)
         self.link = link(self)
 
     def devices(self) -> tuple[Device, ...]:

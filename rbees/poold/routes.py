@@ -9,6 +9,7 @@ from aiohttp import web
 
 from rbees.host import worker_log
 from rbees.poold.pool import Pool
+from rbees.protocol.downloads import DOWNLOAD_ERRORS, DownloadEvent, DownloadRequest, ModelRemoved
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.pools import (
     AnnounceRequest,
@@ -21,6 +22,7 @@ from rbees.protocol.pools import (
     WorkerList,
 )
 from rbees.protocol.workers import WorkerReady
+from rbees.service.download_stream import stream_download
 from rbees.service.web import Parameter, Route, argument, read, reply
 
 FOLLOW: Final = Parameter("follow", "Go on while the log grows, until the worker has ended.", bool)
@@ -45,6 +47,24 @@ def routes(pool: Pool) -> list[Route]:
     return [
         Route("GET", "/status", handlers.status, "Devices, memory, models, workers, version.", response=PoolStatus),
         Route("GET", "/models", handlers.models, "The models on this host.", response=PoolModels),
+        Route(
+            "POST",
+            "/models/download",
+            handlers.download,
+            "Fetch a model of the catalogue or of the hub; a second request for the same joins the first.",
+            request=DownloadRequest,
+            response=DownloadEvent,
+            errors=DOWNLOAD_ERRORS,
+            stream=True,
+        ),
+        Route(
+            "DELETE",
+            "/models/{name}",
+            handlers.remove_model,
+            "Remove a model's files; its name or reference is one segment of the path.",
+            response=ModelRemoved,
+            errors=(ErrorCode.MODEL_NOT_FOUND, ErrorCode.FORBIDDEN, ErrorCode.DEVICE_BUSY, ErrorCode.CONFIGURATION),
+        ),
         Route(
             "POST",
             "/workers/spawn",
@@ -108,6 +128,12 @@ class _Handlers:
 
     async def models(self, _request: web.Request) -> web.Response:
         return reply(self._pool.list_models())
+
+    async def download(self, request: web.Request) -> web.StreamResponse:
+        return await stream_download(request, self._pool.downloads.run(await read(request, DownloadRequest)))
+
+    async def remove_model(self, request: web.Request) -> web.Response:
+        return reply(await self._pool.downloads.remove(request.match_info["name"]))
 
     async def spawn(self, request: web.Request) -> web.Response:
         worker_id = await self._pool.supervisor.spawn(await read(request, SpawnCommand))

@@ -281,12 +281,13 @@ class Supervisor:
         options = with_defaults(options_of(request), usable_for(model.facts, self._policy.default_options))
         wish = Wish(request.backend, request.devices, request.ctx, request.slots or self._policy.default_slots, options)
         problems = self._installation.problems
-        answer = preflight(model.facts, wish, self._rooms(), default_ctx=self._policy.default_ctx, problems=problems)
+        answer = preflight(model.facts, wish, self.rooms(), default_ctx=self._policy.default_ctx, problems=problems)
         if isinstance(answer, Refusal):
             raise answer.error()
         return answer
 
-    def _rooms(self) -> Sequence[Room]:
+    def rooms(self) -> Sequence[Room]:
+        """What each device has to give, and what workers hold of it."""
         return [self._room(device) for device in self._devices()]
 
     def _room(self, device: Device) -> Room:
@@ -304,7 +305,7 @@ class Supervisor:
         return WorkerSpec(
             worker_id=worker_id,
             nonce=self._around.new_nonce(),
-            model_path=os.path.realpath(model.path),
+            model_path=_path_to_open(model),
             model_ref=model.facts.ref,
             model_sha256=model.facts.sha256,
             backend=fit.backend,
@@ -395,6 +396,13 @@ class Supervisor:
             Path(record.spec.runtime_dir, "workers", f"{record.spec.worker_id}.sock").unlink(missing_ok=True)
         except OSError as error:
             self._log.error("cannot remove the worker's record", action="record_remove_failed", reason=error.strerror)
+
+
+def _path_to_open(model: StoredModel) -> str:
+    """Where the file really is. The further parts of a model are found by the first one's name, which a link gives it."""
+    if len(model.paths) == 1:
+        return os.path.realpath(model.path)
+    return str(Path(os.path.realpath(model.path.parent), model.path.name))
 
 
 def _checked_id(worker_id: str | None) -> str | None:

@@ -55,6 +55,7 @@ class ErrorCode(StrEnum):
     POOL_ID_TAKEN = "POOL_ID_TAKEN"
     DEVICE_BUSY = "DEVICE_BUSY"
     OUTPUT_ERASED = "OUTPUT_ERASED"
+    MODEL_FORBIDDEN = "MODEL_FORBIDDEN"
     REQUEST_TOO_LARGE = "REQUEST_TOO_LARGE"
     INSUFFICIENT_VRAM = "INSUFFICIENT_VRAM"
     MODEL_INCOMPATIBLE = "MODEL_INCOMPATIBLE"
@@ -73,6 +74,8 @@ class ErrorCode(StrEnum):
     HOST_KEY_CHANGED = "HOST_KEY_CHANGED"
     HOST_WITHOUT_RBEES = "HOST_WITHOUT_RBEES"
     HOST_VERSION = "HOST_VERSION"
+    DOWNLOAD_FAILED = "DOWNLOAD_FAILED"
+    CHECKSUM_MISMATCH = "CHECKSUM_MISMATCH"
     NO_PLACEMENT = "NO_PLACEMENT"
     MODEL_LOADING = "MODEL_LOADING"
     DRAINING = "DRAINING"
@@ -133,6 +136,12 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
     ),
     ErrorCode.OUTPUT_ERASED: ErrorKind(
         410, ExitCode.FAILED, Fault.CALLER, "The job ended and its content was erased as the retention setting says."
+    ),
+    ErrorCode.MODEL_FORBIDDEN: ErrorKind(
+        403,
+        ExitCode.PERMISSION,
+        Fault.CALLER,
+        "The hub gives this model only to whom it knows: accept its terms there, or put a token that may read it into `HF_TOKEN`.",
     ),
     ErrorCode.REQUEST_TOO_LARGE: ErrorKind(
         413, ExitCode.USAGE, Fault.CALLER, "The request body is larger than the limit that the message names."
@@ -197,6 +206,15 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
     ErrorCode.HOST_VERSION: ErrorKind(
         502, ExitCode.UNAVAILABLE, Fault.PEER, "The host runs a version of rbees that does not know the command; upgrade one side."
     ),
+    ErrorCode.DOWNLOAD_FAILED: ErrorKind(
+        502,
+        ExitCode.UNAVAILABLE,
+        Fault.PEER,
+        "The hub did not answer, refused for now or broke off; what was fetched is kept, and the next try goes on from there.",
+    ),
+    ErrorCode.CHECKSUM_MISMATCH: ErrorKind(
+        502, ExitCode.IO_ERROR, Fault.PEER, "A model file's bytes are not those that the hub promised; fetch it again."
+    ),
     ErrorCode.NO_PLACEMENT: ErrorKind(
         503, ExitCode.FAILED, Fault.CAPACITY, "No pool could ever hold this model; the details say by how much it is too large."
     ),
@@ -216,7 +234,7 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         "The job was not done within its `deadline_ms`, or could not be; allow it more.",
     ),
     ErrorCode.STORAGE_FULL: ErrorKind(
-        507, ExitCode.IO_ERROR, Fault.CAPACITY, "The disk under the state folder is full; free space, accepted jobs are kept."
+        507, ExitCode.IO_ERROR, Fault.CAPACITY, "The disk is full, or too small for a model; free space, accepted jobs are kept."
     ),
     ErrorCode.CONFIGURATION: ErrorKind(
         500,

@@ -1,7 +1,8 @@
-"""Short names of models: those that ship with rbees (`data/catalog.toml`) and the user's own (`models.toml`).
+"""Short names of models: those that rbees knows (`data/catalog.toml`) and the user's own (`models.toml`).
 
-A user's name replaces one of the same spelling. What a name stands for is looked up here, by the pool's store of models and by a
-worker that a person starts; no code knows a model by its name.
+A user's name replaces one of the same spelling. It stands for a file or for a repository of a hub, from which the model is
+downloaded first. What a name stands for is looked up here, by the pool's store of models and by a worker that a person starts; no
+code knows a model by its name.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 
 from rbees.protocol import model_ref
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.model_ref import HubRef
 
 USER_CATALOG: Final = "models.toml"
 """In the configuration folder."""
@@ -27,6 +29,7 @@ PACKAGED_MODELS: Final = DATA_FOLDER / "models"
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     package: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     file: Annotated[str, msgspec.Meta(pattern=r"^/")] | None = None
+    hub: Annotated[str, msgspec.Meta(pattern=r"^hf:")] | None = None
     about: str = ""
 
 
@@ -36,12 +39,13 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """One short name: the file it stands for, and whether that file ships with rbees."""
+    """One short name: the file it stands for, and whether that file ships with rbees; or the repository to download it from."""
 
     name: str
-    path: Path
+    path: Path | None
     packaged: bool
     about: str
+    hub: HubRef | None = None
 
 
 Catalog = Mapping[str, CatalogEntry]
@@ -78,10 +82,21 @@ def _entry(path: Path, name: str, row: _Row, packaged_models: Path) -> CatalogEn
         reference = None
     if not isinstance(reference, model_ref.AliasRef):
         raise _refusal(path, f"holds the name {name!r}, which cannot be an alias (letters, digits, `.`, `_`, `-`, `:`)")
-    if (row.package is None) == (row.file is None):
-        raise _refusal(path, f"must give [models.{name}] exactly one of `package` and `file`")
+    if sum(value is not None for value in (row.package, row.file, row.hub)) != 1:
+        raise _refusal(path, f"must give [models.{name}] exactly one of `package`, `file` and `hub`")
+    if row.hub is not None:
+        return CatalogEntry(name, None, False, row.about, _hub(path, name, row.hub))
     target = packaged_models / row.package if row.package is not None else Path(row.file or "")
     return CatalogEntry(name, target, row.package is not None, row.about)
+
+
+def _hub(path: Path, name: str, written: str) -> HubRef:
+    try:
+        reference = model_ref.parse(written)
+    except RbeesError as error:
+        raise _refusal(path, f"does not fit in [models.{name}]: {error.message.rstrip('.')}") from None
+    assert isinstance(reference, HubRef), "the row's pattern lets nothing else pass"
+    return reference
 
 
 def _refusal(path: Path, reason: str) -> RbeesError:

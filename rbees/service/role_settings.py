@@ -95,6 +95,9 @@ class PooldSettings(DaemonSettings, frozen=True, kw_only=True):
     endpoint: Annotated[str | None, _about("URL under which orcd reaches this pool; default: made from bind and port.")] = None
     orcd_url: Annotated[str | None, _about("URL of the orchestrator to register with; unset: wait to be called.")] = None
     model_dirs: Annotated[tuple[str, ...], _about("Folders searched for GGUF files; `file:` references must lie inside one.")] = ()
+    models_file: Annotated[
+        str | None, _about("File with further short names of models; default: `models.toml` in the user's settings folder.")
+    ] = None
     worker_port_first: Annotated[Port, _about("First port that workers may take; 0 lets the system choose.")] = 0
     worker_port_last: Annotated[Port, _about("Last port that workers may take.")] = 0
     default_slots: Annotated[int, _about("Sequences a worker serves at once unless the spawn says.", ge=1, le=256)] = 4
@@ -170,8 +173,11 @@ ROLES: Final[dict[str, type[msgspec.Struct]]] = {
 }
 """The tables of a settings file, beside the hosts. A worker has none: whoever starts it passes flags."""
 HOSTS_TABLE: Final = "hosts"
+MODELS_DIR: Final = "RBEES_MODELS_DIR"
 VARIABLES: Final[dict[str, str]] = {
     "RBEES_HOME": "Folder that holds state, sockets and the user's settings file together, in place of the platform's own places. "
-    "The system's settings file is then not read."
+    "The system's settings file is then not read.",
+    MODELS_DIR: "Folder that models are downloaded into, in place of the Hugging Face cache that other tools share; "
+    "it is searched as one of the `model_dirs` are.",
 }
 """Environment variables that belong to no role; any other `RBEES_*` name is refused as a slip."""

@@ -22,8 +22,11 @@ from rbees.protocol import codec
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import PoolView
+from rbees.service.catalog import USER_CATALOG
 from rbees.service.clock import Clock
+from rbees.service.folders import user_config_folder
 from rbees.service.home import Home
+from rbees.service.role_settings import MODELS_DIR
 from rbees.up.child import Child, log_tail
 from rbees.up.ports import LOOPBACK
 
@@ -80,7 +83,9 @@ class HomeMode:
         # It ends once orcd is gone: what its workers still compute by then nobody reads, so they get no time of their own.
         own = ("--port", str(place.poold_port), "--orcd-url", place.orcd_url, "--stop-workers-on-exit", "--drain-timeout-s", "0")
         dirs = (word for folder in place.model_dirs for word in ("--model-dirs", str(folder)))
-        self._poold = child("poold", *own, *dirs)
+        # The daemon's settings folder is this home's; the names that the user has given models are in the user's.
+        names = ("--models-file", str(user_config_folder() / USER_CATALOG))
+        self._poold = child("poold", *own, *names, *dirs)
         self._leash = os.pipe()
         self._running: list[asyncio.Task[None]] = []
         self.client = OrcdClient(place.orcd_url, connect_timeout_s=1.0)
@@ -178,8 +183,12 @@ class HomeMode:
 
 
 def child_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
-    """What the daemons see of this process's environment: all but rbees' own variables and the service manager's."""
-    kept = {name: value for name, value in environ.items() if not name.startswith("RBEES_") and name not in _NOT_FOR_CHILDREN}
+    """What the daemons see of this process's environment: all but rbees' settings and the service manager's variables."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if (not name.startswith("RBEES_") or name == MODELS_DIR) and name not in _NOT_FOR_CHILDREN
+    }
     return {**kept, "RBEES_HOME": str(home)}
 
 

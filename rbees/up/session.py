@@ -168,7 +168,8 @@ class Session:
             return
         suggested = model if model is not None and can_chat(pool, model) else first_model(pool)
         if suggested is None:
-            click.echo(f"No model is here yet: put a GGUF file into {place.state_dir / 'poold' / 'models'}.", err=True)
+            folder = place.state_dir / "poold" / "models"
+            click.echo(f"No model is here yet: `rbees-pool models download tinyllama`, or put a GGUF file into {folder}.", err=True)
             return
         click.echo("In another terminal, try:", err=True)
         click.echo(f"  llorch jobs submit --model {shlex.quote(suggested)} --prompt {shlex.quote(EXAMPLE_PROMPT)}", err=True)

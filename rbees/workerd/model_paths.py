@@ -50,11 +50,19 @@ def _reference(word: str) -> model_ref.ModelRef | None:
 
 def _of_catalogue(name: str, flag: str) -> tuple[Path, str]:
     catalog: Catalog = load_catalog(folders.user_config_folder() / USER_CATALOG)
-    if name in catalog:
-        return catalog[name].path, name
-    close = difflib.get_close_matches(name, catalog, n=_NAMES_SHOWN)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"names that need no path: {', '.join(catalog)}."
+    entry = catalog.get(name)
+    if entry is not None and entry.path is None:
+        sentence = f"The model {name} of `{flag}` comes from a hub; run `rbees-pool models download {name}` first."
+        raise RbeesError(ErrorCode.MODEL_NOT_FOUND, sentence)
+    if entry is not None and entry.path is not None:
+        return entry.path, name
+    close = difflib.get_close_matches(name, _local(catalog), n=_NAMES_SHOWN)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"names that need no path: {', '.join(_local(catalog))}."
     raise RbeesError(ErrorCode.MODEL_NOT_FOUND, f"`{flag} {name}` names neither a file in this folder nor a known model; {hint}")
+
+
+def _local(catalog: Catalog) -> list[str]:
+    return [name for name, entry in catalog.items() if entry.path is not None]
 
 
 def _check_there(path: Path, flag: str) -> None:

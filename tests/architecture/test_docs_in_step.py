@@ -67,3 +67,9 @@ def test_every_target_that_the_docs_name_can_be_made() -> None:
     for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]:
         for target in re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8")):
             assert target in targets, f"{page.name} names `make {target}`"
+
+
+def test_the_refusals_of_models_have_the_codes_of_the_table() -> None:
+    rows = re.findall(r"^\| [^|]+ \| `([A-Z_]+)` \| (\d+) \|$", (DOCS / "models.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows
+    assert not [(code, exit_code) for code, exit_code in rows if ERROR_TABLE[ErrorCode(code)].exit_code != int(exit_code)]

@@ -17,6 +17,7 @@ import pytest
 from rbees.host.backends import Installation, library_folder
 from rbees.host.checksums import Checksums
 from rbees.host.lifecycle import ReportFailed
+from rbees.host.model_candidates import Places
 from rbees.host.model_files import ModelFolders
 from rbees.host.model_store import ModelStore, StoredModel
 from rbees.host.process_table import ProcessRecord, ProcessTable
@@ -49,7 +50,7 @@ class SlowStore(ModelStore):
     """Its second and later lookups take until `go_on`."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__({}, ModelFolders((folder,)), Checksums(folder / "checksums.json"))
+        super().__init__(Places({}, ModelFolders((folder,))), Checksums(folder / "checksums.json"))
         self.lookups = 0
         self.go_on = threading.Event()
 

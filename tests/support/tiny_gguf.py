@@ -114,3 +114,32 @@ def _byte_alphabet() -> dict[int, str]:
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [b for b in range(256) if b not in plain]
     return {**{b: chr(b) for b in plain}, **{b: chr(256 + i) for i, b in enumerate(others)}}
+
+
+def split_gguf(source: Path, folder: Path, count: int, *, bare_first: bool = False) -> list[Path]:
+    """The tensors of a model in `count` files of their own, as `llama-gguf-split` divides them; the first has the metadata, and
+    nothing else where it is `bare_first`."""
+    folder.mkdir()
+    reader = gguf.GGUFReader(source)
+    share = -(-len(reader.tensors) // (count - bare_first))
+    made = []
+    for number in range(count):
+        path = folder / f"part-{number + 1:05d}-of-{count:05d}.gguf"
+        writer = gguf.GGUFWriter(path, "llama")
+        if number == 0:
+            for field in reader.fields.values():
+                if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+                    kind = field.types[0]
+                    writer.add_key_value(field.name, field.contents(), kind, field.types[-1] if len(field.types) > 1 else None)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", count)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        begin = (number - bare_first) * share
+        for tensor in reader.tensors[max(0, begin) : max(0, begin + share)]:
+            writer.add_tensor(tensor.name, tensor.data)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        made.append(path)
+    return made

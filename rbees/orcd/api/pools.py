@@ -5,8 +5,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from rbees.orcd.pools import OwnUrl, Pools
+from rbees.protocol.downloads import DOWNLOAD_ERRORS, DownloadEvent, DownloadRequest
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.pools import AddPoolRequest, ModelList, PoolList, PoolView, SpawnAnswer, SpawnRequest, WorkerList
+from rbees.service.download_stream import stream_download
 from rbees.service.web import Route, read, reply
 
 
@@ -37,6 +39,10 @@ def routes(pools: Pools, own_url: OwnUrl) -> list[Route]:
 
     async def spawn(request: web.Request) -> web.Response:
         return reply(await pools.spawn(request.match_info["pool_id"], await read(request, SpawnRequest)), 202)
+
+    async def download(request: web.Request) -> web.StreamResponse:
+        asked = await read(request, DownloadRequest)
+        return await stream_download(request, pools.download(request.match_info["pool_id"], asked))
 
     async def list_workers(_request: web.Request) -> web.Response:
         return reply(WorkerList(workers=pools.workers()))
@@ -97,6 +103,16 @@ def routes(pools: Pools, own_url: OwnUrl) -> list[Route]:
         Route("POST", "/v2/pools/{pool_id}/resume", resume, "Give a pool work again.", status=204, errors=(no_pool,)),
         Route("POST", "/v2/pools/{pool_id}/workers/spawn", **spawning),  # type: ignore[arg-type]
         Route("POST", "/pools/{pool_id}/workers/spawn", **spawning),  # type: ignore[arg-type]
+        Route(
+            "POST",
+            "/v2/pools/{pool_id}/models/download",
+            download,
+            "Have a pool fetch a model; a second request for the same joins the first.",
+            request=DownloadRequest,
+            response=DownloadEvent,
+            errors=(no_pool, ErrorCode.POOL_UNREACHABLE, *DOWNLOAD_ERRORS),
+            stream=True,
+        ),
         Route("GET", "/v2/workers", list_workers, "List workers of all pools.", response=WorkerList),
         Route(
             "DELETE",

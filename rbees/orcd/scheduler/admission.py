@@ -46,7 +46,7 @@ def not_found(reference: str, known: Iterable[ModelFacts]) -> RbeesError:
     names = sorted({name for facts in known for name in (facts.ref, *facts.aliases)})
     close = difflib.get_close_matches(reference, names, n=CLOSE_NAMES, cutoff=0.5)
     if reference.startswith("hf:"):
-        hint = "rbees does not download models by itself yet; put the GGUF file into a model folder of a pool."
+        hint = f"Have a pool fetch it: `llorch models download {reference}`."
     elif close:
         hint = "Did you mean " + " or ".join(f"`{name}`" for name in close) + "?"
     elif names:

@@ -74,8 +74,10 @@ def test_a_model_without_template_says_so(tmp_path: Path) -> None:
 def test_the_packaged_model_can_be_read() -> None:
     import rbees.service.catalog as catalog
 
-    for entry in catalog.load_catalog().values():
-        assert shape_of(read_header(entry.path)).parameters > 0
+    packaged = [entry.path for entry in catalog.load_catalog().values() if entry.path is not None]
+    assert packaged
+    for path in packaged:
+        assert shape_of(read_header(path)).parameters > 0
 
 
 def test_tables_are_those_of_the_gguf_package() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from rbees.host import model_files, model_store
 from rbees.host.checksums import Checksums
+from rbees.host.model_candidates import Places
 from rbees.host.model_files import ModelFolders
 from rbees.host.model_store import ModelStore
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -34,9 +35,8 @@ def models(tmp_path: Path) -> Path:
 
 
 def store_of(models: Path, *entries: CatalogEntry, roots: tuple[Path, ...] = ()) -> ModelStore:
-    made = ModelStore(
-        {entry.name: entry for entry in entries}, ModelFolders((models, *roots)), Checksums(models.parent / "checksums.json")
-    )
+    places = Places({entry.name: entry for entry in entries}, ModelFolders((models, *roots)))
+    made = ModelStore(places, Checksums(models.parent / "checksums.json"))
     made.refresh()
     return made
 

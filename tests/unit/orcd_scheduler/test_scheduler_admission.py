@@ -44,7 +44,7 @@ def test_every_way_to_name_a_model(reference: str, sha: str) -> None:
 
 
 def test_a_hub_reference_that_nobody_holds_says_that_nothing_is_downloaded() -> None:
-    with pytest.raises(RbeesError, match="does not download models by itself yet; put the GGUF file into a model folder") as caught:
+    with pytest.raises(RbeesError, match="llorch models download hf:") as caught:
         admission.resolve("hf:other/repo", [[QWEN]])
     assert caught.value.code is ErrorCode.MODEL_NOT_FOUND
 

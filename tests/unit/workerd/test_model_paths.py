@@ -27,7 +27,15 @@ def refusal(word: str, flag: str = "--model") -> RbeesError:
 
 def test_a_short_name_is_the_catalogues_file() -> None:
     for name, entry in load_catalog().items():
-        assert model_path(Path(name), "--model") == (entry.path, name)
+        if entry.path is not None:
+            assert model_path(Path(name), "--model") == (entry.path, name)
+
+
+def test_a_name_of_a_hub_says_how_to_get_it() -> None:
+    name = next(name for name, entry in load_catalog().items() if entry.hub is not None)
+    error = refusal(name)
+    assert error.code is ErrorCode.MODEL_NOT_FOUND
+    assert f"rbees-pool models download {name}" in error.message
 
 
 def test_a_file_goes_before_a_name_and_a_reference_is_a_path(folder: Path) -> None:

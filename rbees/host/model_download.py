@@ -1,0 +1,294 @@
+"""Bringing a model of a hub to this host: which repository a name means, which of its variants, and the process that fetches it.
+
+The bytes are `model_fetch.py`'s, in a process of its own. Two downloads of the same file, by whatever processes of this host,
+become one: the second waits for the lock of the first, shows its progress, and takes over where that one dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from rbees.host.checksums import sum_of_parts
+from rbees.host.fit import Room
+from rbees.host.hub_cache import HubCache
+from rbees.host.model_choice import choose, wanted
+from rbees.host.model_store import ModelStore, StoredModel
+from rbees.host.variants import Variant, variants
+from rbees.protocol import codec, model_ref
+from rbees.protocol.downloads import (
+    DownloadDone,
+    DownloadEvent,
+    DownloadFailed,
+    DownloadPlanned,
+    DownloadProgress,
+    Fetched,
+    FetchOrder,
+    HubListing,
+    Listed,
+    ListOrder,
+    Report,
+)
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.model_ref import AliasRef, HubRef
+from rbees.protocol.workers import Backend
+from rbees.service.catalog import Catalog
+from rbees.service.clock import Clock
+
+ENVIRONMENT: Final = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LANG", "TMPDIR", "XDG_CACHE_HOME", "PYTHONHASHSEED"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+        *("HUGGINGFACE_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN", "TRANSFORMERS_OFFLINE"),
+    }
+)
+FIXED_ENVIRONMENT: Final = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "error"}
+MAX_LINE_BYTES: Final = 64 << 20
+RATE_WINDOW_S: Final = 15.0
+END_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What this host has for a worker, by which a variant is chosen."""
+
+    rooms: Sequence[Room]
+    problems: Mapping[Backend, str | None]
+    default_ctx: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """What somebody wants to have here."""
+
+    hub: HubRef
+    quantization: str | None = None
+    folder: Path | None = None
+    """Where it goes, if not into the shared cache."""
+
+
+def hub_reference(text: str, catalog: Catalog) -> tuple[HubRef, str]:
+    """The repository that a name or reference means, and a short name for a folder of the model's own.
+
+    Raises:
+        RbeesError: INVALID_REQUEST (no reference, or a file), MODEL_NOT_FOUND with the nearest names.
+    """
+    reference = model_ref.parse(text)
+    if isinstance(reference, HubRef):
+        return reference, reference.repository.rpartition("/")[2]
+    if not isinstance(reference, AliasRef):
+        message = "A `file:` reference names a file of this host; there is nothing to download."
+        raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="model")
+    entry = catalog.get(reference.name)
+    if entry is None:
+        names = [name for name, known in catalog.items() if known.hub is not None]
+        close = difflib.get_close_matches(reference.name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see `rbees-pool models catalog`, or name it `hf:org/repo`."
+        raise RbeesError(ErrorCode.MODEL_NOT_FOUND, f"The catalogue has no model {reference.name!r}; {hint}", close_names=close)
+    if entry.hub is None:
+        where = "ships with rbees" if entry.packaged else f"is the file {entry.path}"
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"The model {entry.name} {where}; there is nothing to download.", field="model")
+    return entry.hub, entry.name
+
+
+async def download(
+    wish: Download, store: ModelStore, cache: HubCache, capacity: Capacity, environ: Mapping[str, str], clock: Clock
+) -> AsyncGenerator[DownloadEvent]:
+    """Fetch a model and tell how it goes. The last event is `DownloadDone`; the store knows the model by then.
+
+    Closing the iterator ends the transfer; what was fetched is kept.
+
+    Raises:
+        RbeesError: what went wrong, in the hub's place or on this host.
+    """
+    try:
+        listing = await look(wish, environ)
+    except RbeesError as error:
+        held = await asyncio.to_thread(_held, wish, store) if error.code is ErrorCode.DOWNLOAD_FAILED else None
+        if held is None:
+            raise
+        for event in _as_it_is(held):
+            yield event
+        return
+    variant, why = _choose(wish, listing, capacity)
+    pinned = HubRef(wish.hub.repository, listing.commit, variant.path)
+    files = tuple(file.path for file in variant.files)
+    yield DownloadPlanned(model_ref=str(pinned), files=files, total_bytes=variant.size_bytes, why=why)
+    fetched = await asyncio.to_thread(_already_here, pinned, variant, wish, store, cache)
+    if fetched is None:
+        order = FetchOrder(
+            repository=wish.hub.repository,
+            commit=listing.commit,
+            revision=wish.hub.revision,
+            files=variant.files,
+            local_dir=str(wish.folder) if wish.folder is not None else None,
+        )
+        pace = Pace(clock)
+        async with _reports(order, environ) as reports:
+            async for report in reports:
+                if isinstance(report, DownloadProgress):
+                    yield pace.with_rate(report)
+                elif isinstance(report, Fetched):
+                    fetched = report
+    if fetched is None:
+        raise _broken_off()
+    await asyncio.to_thread(_take_in, store, fetched)
+    ref = str(pinned) if wish.folder is None else f"file:{fetched.paths[0]}"
+    yield DownloadDone(model_ref=ref, sha256=sum_of_parts(fetched.sha256), paths=fetched.paths, fetched_bytes=fetched.fetched_bytes)
+
+
+async def look(wish: Download, environ: Mapping[str, str]) -> HubListing:
+    """What the repository holds now. Raises as `download`."""
+    peek = wish.hub.file is None and wish.quantization is None
+    order = ListOrder(repository=wish.hub.repository, revision=wish.hub.revision, peek=peek)
+    async with _reports(order, environ) as reports:
+        async for report in reports:
+            if isinstance(report, Listed):
+                return report.listing
+    raise _broken_off()
+
+
+def _held(wish: Download, store: ModelStore) -> StoredModel | None:
+    """What is here already of this name, for the time that the hub cannot be asked."""
+    if wish.folder is not None or wish.quantization is not None:
+        return None
+    try:
+        return store.resolve(str(wish.hub))
+    except RbeesError:
+        return None
+
+
+def _as_it_is(held: StoredModel) -> tuple[DownloadEvent, ...]:
+    facts, paths = held.facts, tuple(map(str, held.paths))
+    why = "the hub cannot be asked whether there is a newer one, and this one is here"
+    planned = DownloadPlanned(model_ref=facts.ref, files=(facts.file_name,), total_bytes=facts.size_bytes, why=why)
+    return planned, DownloadDone(model_ref=facts.ref, sha256=facts.sha256, paths=paths, fetched_bytes=0)
+
+
+def _choose(wish: Download, listing: HubListing, capacity: Capacity) -> tuple[Variant, str | None]:
+    open_ = wanted(variants(listing.files), wish.hub.repository, wish.hub.file, wish.quantization)
+    if len(open_) == 1:
+        return open_[0], None
+    return choose(
+        open_,
+        listing.facts,
+        capacity.rooms,
+        default_ctx=capacity.default_ctx,
+        slots=capacity.slots,
+        problems=capacity.problems,
+    )
+
+
+def _already_here(pinned: HubRef, variant: Variant, wish: Download, store: ModelStore, cache: HubCache) -> Fetched | None:
+    """The answer to an order whose files are all in the cache and have been summed before. Blocks on the disk."""
+    if wish.folder is not None or pinned.revision is None:
+        return None
+    paths = [cache.snapshot(pinned.repository, pinned.revision) / file.path for file in variant.files]
+    sums = [store.checksums.known(path) for path in paths]
+    if any(file.sha256 is None or file.sha256 != known for file, known in zip(variant.files, sums, strict=True)):
+        return None
+    return Fetched(paths=tuple(map(str, paths)), sha256=tuple(str(known) for known in sums), fetched_bytes=0)
+
+
+def _take_in(store: ModelStore, fetched: Fetched) -> None:
+    for path, sha256 in zip(fetched.paths, fetched.sha256, strict=True):
+        store.checksums.remember(Path(path), sha256)
+    store.refresh()
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast it goes, over the last seconds, and so how long it will take."""
+
+    clock: Clock
+    seen: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def with_rate(self, progress: DownloadProgress) -> DownloadProgress:
+        """The same progress with what can be said about time."""
+        now = self.clock.monotonic()
+        if self.seen and progress.done_bytes < self.seen[-1][1]:
+            self.seen.clear()  # It began once more.
+        self.seen.append((now, progress.done_bytes))
+        while len(self.seen) > 2 and now - self.seen[0][0] > RATE_WINDOW_S:
+            self.seen.popleft()
+        began_at, before = self.seen[0]
+        elapsed_s = now - began_at
+        if elapsed_s <= 0 or progress.done_bytes <= before:
+            return progress
+        rate = (progress.done_bytes - before) / elapsed_s
+        return msgspec.structs.replace(progress, bytes_per_s=rate, left_s=(progress.total_bytes - progress.done_bytes) / rate)
+
+
+# ---- the process ---------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _reports(order: ListOrder | FetchOrder, environ: Mapping[str, str]) -> AsyncIterator[AsyncIterator[Report]]:
+    """The reports of a process that carries `order` out; leaving the context ends it. Raises what it reports as failed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "rbees.host.model_fetch"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        # What the library writes there may hold signed addresses.
+        stderr=asyncio.subprocess.DEVNULL,
+        env=environment(environ),
+        limit=MAX_LINE_BYTES,
+        # Ctrl-C is for whoever started the download; it ends this process by closing its standard input.
+        start_new_session=True,
+    )
+    try:
+        assert process.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(codec.encode(order) + b"\n")
+            await process.stdin.drain()
+        yield _read(process)
+    finally:
+        await _end(process)
+
+
+async def _read(process: asyncio.subprocess.Process) -> AsyncIterator[Report]:
+    assert process.stdout is not None
+    async for line in process.stdout:
+        report: Report = codec.decode(line, Report)  # type: ignore[arg-type]  # A union is no type to mypy.
+        if isinstance(report, DownloadFailed):
+            raise RbeesError.from_body(report.error)
+        yield report
+    status = await process.wait()
+    if status > 0:
+        raise RbeesError(ErrorCode.INTERNAL, f"The downloading process failed (exit code {status}); please report this.")
+    if status < 0:
+        raise _broken_off(signal.Signals(-status).name)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), END_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def environment(own: Mapping[str, str]) -> dict[str, str]:
+    """What of this process's environment the downloading process gets: what the library and the network need."""
+    passed = {name: value for name, value in own.items() if name in ENVIRONMENT or name.startswith(("HF_", "LC_"))}
+    return passed | FIXED_ENVIRONMENT
+
+
+def _broken_off(signal_name: str | None = None) -> RbeesError:
+    how = f"was ended by {signal_name}" if signal_name else "ended too early"
+    return RbeesError(ErrorCode.DOWNLOAD_FAILED, f"The downloading process {how}; what came is kept, ask again to go on.")

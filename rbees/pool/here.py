@@ -1,0 +1,179 @@
+"""This host's models for a command that finds no daemon here: the same files, settings and checksums that the daemon uses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rbees.host.fit import Room
+from rbees.host.hub_cache import HubCache, cache_folder
+from rbees.host.model_candidates import Candidate, parts_of
+from rbees.host.model_files import SUFFIXES, alias_of, is_file
+from rbees.host.models_here import download_folder, model_store, named
+from rbees.host.registered_models import FILE_NAME, RegisteredModels
+from rbees.protocol import model_ref
+from rbees.protocol.downloads import DownloadEvent, ModelRemoved
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.model_ref import AliasRef
+from rbees.protocol.pools import Device, ModelFacts, PoolModels
+from rbees.service import folders, settings
+from rbees.service.clock import SystemClock
+from rbees.service.home import read_home
+from rbees.service.role_settings import PooldSettings
+
+if TYPE_CHECKING:
+    from rbees.host.model_download import Capacity
+
+# Listing models must not pay for what measures, downloads and removes: those imports are left to where they are needed.
+
+
+class Here:
+    """The models of this host as its settings describe them, or those of the `rbees up` that runs here."""
+
+    def __init__(self) -> None:
+        home = read_home()
+        self._settings = settings.load("poold", PooldSettings).values
+        state = Path(home.state_dir, "poold") if home is not None else None
+        self.state = folders.make_private_folder(state) if state else folders.state_folder("poold", self._settings.state_dir)
+        self.store = model_store(self._settings, self.state, os.environ)
+        self.places = self.store.places
+        self.registered = RegisteredModels(self.state / FILE_NAME)
+        self.cache = HubCache(cache_folder(os.environ))
+        self._clock = SystemClock()
+
+    def models(self) -> PoolModels:
+        """What can be served, and why the rest cannot. Blocks on the disk, for what is small enough to be summed at once."""
+        self.store.refresh()
+        unusable = {
+            ref: f"Its checksum is not known yet; run `rbees-pool models verify {ref}`."
+            if error.code is ErrorCode.MODEL_LOADING
+            else error.message
+            for ref, error in self.store.refused().items()
+        }
+        return PoolModels(models=self.store.models(), unusable=unusable)
+
+    async def devices(self) -> tuple[Device, ...]:
+        """Measured now."""
+        from rbees.host.backends import Installation, with_backend_problems
+        from rbees.host.devices import DeviceMonitor, sources_of_this_host
+
+        monitor = DeviceMonitor(sources_of_this_host(), self._clock)
+        monitor.start()
+        await monitor.wait_first()
+        monitor.stop()
+        return with_backend_problems(monitor.devices(), Installation().problems)
+
+    async def capacity(self) -> Capacity:
+        """What this host has for one more worker."""
+        from rbees.host.backends import Installation
+        from rbees.host.model_download import Capacity
+
+        rooms = rooms_of(await self.devices(), self._settings.memory_reserve_bytes)
+        return Capacity(rooms, Installation().problems, self._settings.default_ctx, self._settings.default_slots)
+
+    async def download(self, name: str, quantization: str | None, folder: Path | None) -> AsyncGenerator[DownloadEvent]:
+        """Fetch a model into `folder`, else into `RBEES_MODELS_DIR`, else into the shared cache.
+
+        Raises:
+            RbeesError: as `model_download.download` and `hub_reference`.
+        """
+        from rbees.host.model_download import Download, download, hub_reference
+
+        hub, short = hub_reference(name, self.store.catalog)
+        wanted = download_folder(os.environ)
+        place = folder or (wanted / short if wanted is not None else None)
+        await asyncio.to_thread(self.store.refresh)
+        wish = Download(hub, quantization, place)
+        following = download(wish, self.store, self.cache, await self.capacity(), os.environ, self._clock)
+        async with aclosing(following):
+            async for event in following:
+                yield event
+
+    def check(self, model: Candidate) -> str | None:
+        """Read the files and compare; what is wrong, or None. Blocks as long as the disk takes."""
+        for path, promised in zip(model.paths, model.promised, strict=True):
+            before = promised or self.store.checksums.known(path)
+            now = self.store.checksums.compute(path)
+            if now is None:
+                return f"{path.name} cannot be read, or changed while it was read"
+            if before not in (None, now):
+                return f"{path.name} has the sha256 {now[:16]}… and should have {str(before)[:16]}…"
+        self.store.refresh()
+        problem = self.store.refused().get(model.ref)
+        return problem.message if problem is not None else None
+
+    def forget(self, name: str) -> bool:
+        """Take the name from a registered file, which stays; False where `name` means no such file."""
+        found = next((one for one in self.places.candidates() if name in one.names), None)
+        return found is not None and found.origin == "registered" and self.registered.remove(found.path)
+
+    def remove(self, name: str) -> ModelRemoved:
+        """Remove a model that no worker serves.
+
+        Raises:
+            RbeesError: MODEL_NOT_FOUND, DEVICE_BUSY, or as `model_removal.remove`.
+        """
+        from rbees.host.model_removal import remove
+        from rbees.host.process import Identity, is_running
+        from rbees.host.process_table import ProcessTable
+
+        model = named(name, self.places)
+        real = {os.path.realpath(path) for path in model.paths}
+        for record in ProcessTable(folders.make_private_folder(self.state / "workers")).load():
+            lives = record.pid is not None and is_running(Identity(record.pid, record.started or ""))
+            if lives and os.path.realpath(record.spec.model_path) in real:
+                worker_id = record.spec.worker_id
+                raise RbeesError(ErrorCode.DEVICE_BUSY, f"{worker_id} serves {model.ref}; stop it first.", worker_id=worker_id)
+        return ModelRemoved(model_ref=model.ref, freed_bytes=remove(model, self.cache).freed_bytes)
+
+    def register(self, path: Path, name: str | None) -> ModelFacts:
+        """Have a file known under `name`. Blocks for its checksum.
+
+        Raises:
+            RbeesError: INVALID_REQUEST (no such name), MODEL_NOT_FOUND (no such file), MODEL_INCOMPATIBLE (not a model).
+        """
+        if not is_file(path):
+            raise RbeesError(ErrorCode.MODEL_NOT_FOUND, f"There is no file {path}; check the path.")
+        short = name or alias_of(path)
+        if not path.name.endswith(SUFFIXES) or short is None or not isinstance(model_ref.parse(short), AliasRef):
+            message = (
+                f"{path.name} must end in `.gguf` and needs a name of letters, digits, `.`, `_` and `-`; give it one by `--name`."
+            )
+            raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="name")
+        other = next((one for one in self.places.candidates() if short in one.names and one.path != path), None)
+        if other is not None:
+            raise RbeesError(ErrorCode.INVALID_REQUEST, f"The name {short} is {other.ref}'s already; give another.", field="name")
+        self.registered.add(short, path)
+        for part in parts_of(path):
+            self.store.checksums.compute(part)
+        self.store.refresh()
+        try:
+            return self.store.resolve(f"file:{path}").facts
+        except RbeesError:
+            self.registered.remove(path)
+            raise
+
+
+def rooms_of(devices: Sequence[Device], reserve_bytes: int) -> list[Room]:
+    """The room of devices whose workers nobody here knows of: what they hold shows in what is free."""
+    return [Room(device, held_bytes=0, pending_bytes=0, reserve_bytes=reserve_bytes) for device in devices]
+
+
+def local_folder(named: str | None) -> Path | None:
+    """The folder of `--local-dir`.
+
+    Raises:
+        RbeesError: CONFIGURATION, for a path that no reference could hold.
+    """
+    if named is None:
+        return None
+    folder = folders.absolute(named)
+    if ".." in folder.parts:
+        folder = folder.resolve()
+    if any(ord(sign) < 32 for sign in str(folder)) or "\\" in str(folder):
+        raise RbeesError(ErrorCode.CONFIGURATION, "The folder's name must not hold control characters or backslashes.")
+    return folder

@@ -1,0 +1,40 @@
+"""`rbees pool models download`: fetch a model, through the daemon if one runs here."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from rbees.pool.target import asks_poold_if_there
+from rbees.service.role_settings import MODELS_DIR
+
+if TYPE_CHECKING:
+    from rbees.clients.poold import PooldClient
+
+_OF_THIS_PROCESS: Final = (MODELS_DIR, "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_CACHE")
+"""Variables that say where from and where to: whoever sets them for this command means this command, not a daemon."""
+
+
+@click.command("download")
+@click.argument("model")
+@click.option("--quant", "quantization", metavar="NAME", help="Such as Q4_K_M.  [default: what fits this host]")
+@click.option("--local-dir", type=click.Path(), help="Folder to put the files into.  [default: the shared Hugging Face cache]")
+@asks_poold_if_there
+async def download(pool: PooldClient | None, *, model: str, quantization: str | None, local_dir: str | None, as_json: bool) -> None:
+    """Fetch a model of the catalogue, or `hf:org/repo[@rev][::file=path]`, and print its reference.
+
+    What was fetched before an interruption is kept. Private and gated repositories need a token in HF_TOKEN.
+    """
+    from rbees.terminal.downloads import show_download
+
+    if pool is not None and local_dir is None and not any(os.environ.get(name) for name in _OF_THIS_PROCESS):
+        from rbees.protocol.downloads import DownloadRequest
+
+        events = pool.download(DownloadRequest(model_ref=model, quantization=quantization))
+    else:
+        from rbees.pool.here import Here, local_folder
+
+        events = Here().download(model, quantization, local_folder(local_dir))
+    await show_download(events, model, as_json=as_json)

@@ -1,0 +1,145 @@
+"""Messages about models that a hub offers and about bringing one of them here.
+
+The same events go from the downloading process to its parent, from poold to orcd and to the command line.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from rbees.protocol.codec import Message, Request
+from rbees.protocol.errors import ErrorBody, ErrorCode
+from rbees.protocol.pools import ModelFacts
+
+DOWNLOAD_ERRORS: Final = (
+    ErrorCode.MODEL_NOT_FOUND,
+    ErrorCode.MODEL_FORBIDDEN,
+    ErrorCode.MODEL_INCOMPATIBLE,
+    ErrorCode.INSUFFICIENT_VRAM,
+    ErrorCode.DOWNLOAD_FAILED,
+    ErrorCode.CHECKSUM_MISMATCH,
+    ErrorCode.STORAGE_FULL,
+    ErrorCode.CONFIGURATION,
+    ErrorCode.DRAINING,
+)
+"""What a download can end with, as a status or as its last event."""
+
+
+class HubFile(Message, frozen=True, kw_only=True):
+    """One file of a repository at one commit."""
+
+    path: str
+    size_bytes: int
+    sha256: str | None = None
+    """Of large files; a small one is known by `git_oid` only."""
+    git_oid: str = ""
+
+
+class HubListing(Message, frozen=True, kw_only=True):
+    """The GGUF files of a repository, pinned to a commit."""
+
+    commit: str
+    files: tuple[HubFile, ...]
+    facts: ModelFacts | None = None
+    """What the header of one of them says, where it was asked for and could be read; all have the same shape."""
+
+
+class DownloadRequest(Request, frozen=True, kw_only=True):
+    """`POST /models/download` on a pool, `POST /v2/pools/{id}/models/download` on orcd."""
+
+    model_ref: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+    """Alias of the pool's catalogue, or `hf:` reference."""
+    quantization: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
+    """Such as Q4_K_M; without it the pool takes what fits it."""
+
+
+class DownloadPlanned(Message, frozen=True, kw_only=True, tag_field="type", tag="planned"):
+    """What is going to be fetched."""
+
+    model_ref: str
+    """Pinned to the commit."""
+    files: tuple[str, ...]
+    total_bytes: int
+    why: str | None = None
+    """Why these files, where the pool chose among several."""
+
+
+class DownloadProgress(Message, frozen=True, kw_only=True, tag_field="type", tag="progress"):
+    """How far it is; `waiting` while another process does the work."""
+
+    done_bytes: int
+    total_bytes: int
+    bytes_per_s: float | None = None
+    left_s: float | None = None
+    waiting: bool = False
+
+
+class DownloadDone(Message, frozen=True, kw_only=True, tag_field="type", tag="done"):
+    """All files are here and their checksums are the hub's."""
+
+    model_ref: str
+    """The reference to serve it by: `hf:…` in the shared cache, `file:…` in a folder of its own."""
+    sha256: str
+    paths: tuple[str, ...]
+    fetched_bytes: int
+    """0 where everything was here already."""
+
+
+class DownloadFailed(Message, frozen=True, kw_only=True, tag_field="type", tag="failed"):
+    """The last event of a download that came to nothing. What was fetched is kept and the next one goes on from there."""
+
+    error: ErrorBody
+
+
+DownloadEvent = DownloadPlanned | DownloadProgress | DownloadDone | DownloadFailed
+
+
+class ListOrder(Message, frozen=True, kw_only=True, tag_field="type", tag="list"):
+    """To the downloading process: say what a repository holds."""
+
+    repository: str
+    revision: str | None = None
+    peek: bool = False
+    """Read the header of one file as well."""
+
+
+class FetchOrder(Message, frozen=True, kw_only=True, tag_field="type", tag="fetch"):
+    """To the downloading process: bring these files here."""
+
+    repository: str
+    commit: str
+    revision: str | None = None
+    """The branch or tag that was asked for; None is the repository's main branch."""
+    files: tuple[HubFile, ...]
+    local_dir: str | None = None
+    """A folder of its own instead of the shared cache."""
+
+
+Order = ListOrder | FetchOrder
+
+
+class Listed(Message, frozen=True, kw_only=True, tag_field="type", tag="listed"):
+    """From the downloading process: the answer to `ListOrder`."""
+
+    listing: HubListing
+
+
+class Fetched(Message, frozen=True, kw_only=True, tag_field="type", tag="fetched"):
+    """From the downloading process: the answer to `FetchOrder`, in the order of its files."""
+
+    paths: tuple[str, ...]
+    sha256: tuple[str, ...]
+    fetched_bytes: int
+
+
+Report = Listed | Fetched | DownloadProgress | DownloadFailed
+
+
+class ModelRemoved(Message, frozen=True, kw_only=True):
+    """`DELETE /models/{id}` of a pool."""
+
+    model_ref: str
+    freed_bytes: int
+    """0 where another name has the same bytes."""
