@@ -72,7 +72,8 @@ def find_pool(poold_url: str | None, token_file: str | None) -> Address:
 
 
 def _secret(token_file: str | None) -> str | None:
-    if token_file is None:
+    # An empty name is none: whoever calls a stranger's daemon by its url keeps the token of his own.
+    if not token_file:
         return None
     from rbees.service import auth
 

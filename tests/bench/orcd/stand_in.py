@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
-from rbees.host import model_store
+from rbees.host import model_store, models_here
 from rbees.host.checksums import Checksums
 from rbees.host.model_facts import facts
 from rbees.host.model_files import SCRIPTED_SUFFIX
@@ -72,7 +72,7 @@ def invented_host(state_dir: Path) -> Iterator[None]:
     source = InventedMemory(ProcessTable(state_dir / "workers"))
     with (
         mock.patch.object(app, "sources_of_this_host", return_value=(source,)),
-        mock.patch.object(app, "Checksums", NamesAsChecksums),
+        mock.patch.object(models_here, "Checksums", NamesAsChecksums),
         mock.patch.object(model_store, "facts", _sized),
     ):
         yield
