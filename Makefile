@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.made
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-# How many processes run tests; tests/conftest.py says which tests share one.
+# How many files of tests run at once: most of the time they wait for daemons.
 TEST_JOBS ?= 2
 # Programs that tests run and that pip cannot bring.
 TEST_TOOLS := strace:strace curl:curl ip:iproute2 pgrep:procps systemd-analyze:systemd sshd:openssh-server
@@ -46,7 +46,7 @@ format: $(STAMPS)/dev ## Bring every file into the common form.
 
 .PHONY: test
 test: $(STAMPS)/dev test-tools templates lint ## Run the checks and every tier of tests but the bench.
-	$(BIN)/python -m pytest -m "not gpu and not macos" -n $(TEST_JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -m "not gpu and not macos" -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-tools
 test-tools:

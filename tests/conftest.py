@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -17,25 +15,6 @@ from tests.support.home import Home
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Some tests run llama.cpp in their own process, without the command of a worker, which sees to this before the library is loaded.
 limit_spinning(os.environ)
-
-
-TESTS: Final = Path(__file__).parent
-WITH_DAEMONS: Final = frozenset({"integration", "acceptance"})
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes run tests, one takes all that start daemons, one after the other: they would slow each other down,
-    and some look at the clock. The others take the rest, file by file."""
-    for item in items:
-        path = item.path.relative_to(TESTS)
-        item.add_marker(pytest.mark.xdist_group("daemons" if path.parts[0] in WITH_DAEMONS else path.stem))
-
-
-# The models of whoever runs the tests are none of theirs; what a test wants of a hub it says itself.
-for name in [name for name in os.environ if name.startswith("HF_") or name == "HUGGINGFACE_HUB_CACHE"]:
-    del os.environ[name]
-os.environ["HF_HOME"] = "/nonexistent/huggingface"
 
 
 @pytest.fixture
