@@ -119,11 +119,23 @@ def replace(turn: Turn, worker: Worker) -> None:
 
     Elsewhere the jobs that wait see to it. There they would not: growth starts one worker for each model and device.
     """
-    if worker.model_sha256 not in turn.queue.waiting_models() or any(turn.state.coming_of(worker.model_sha256)):
+    beside = [
+        other
+        for other in turn.state.workers_of.get(worker.model_sha256, {}).values()
+        if other.pool_id == worker.pool_id and other.devices == worker.devices and other.stop_asked_at_s is None
+    ]
+    if not beside or not _is_first(turn, worker.model_sha256) or any(turn.state.coming_of(worker.model_sha256)):
         return
     site = sites.again(turn.state, worker, turn.now_s)
     if site is not None and site.is_free:
         start(turn, site)
+
+
+def _is_first(turn: Turn, model_sha256: str) -> bool:
+    """True where nobody has waited longer, whatever the model, than some job of this one: what room there is belongs to him."""
+    key = turn.queue.first_key(model_sha256)
+    others = (turn.queue.first_key(other) for other in turn.queue.waiting_models())
+    return key is not None and all(other is None or key <= other for other in others)
 
 
 def start_or_make_room(turn: Turn, site: Site) -> Obstacle:

@@ -160,3 +160,23 @@ def test_a_worker_that_died_without_work_is_not_replaced_beside_another() -> Non
     drive = Drive()
     drive.report("a", *(facts.worker(name, HAIKU) for name in ("w1", "w2")))
     assert drive.died("a", "w1") == []
+
+
+def test_the_room_of_a_dead_worker_belongs_to_who_has_waited_longest() -> None:
+    drive = Drive()
+    device = facts.device("cpu", 9 * facts.GIB, 2 * facts.GIB)
+    one, two = (facts.worker(name, FIRST, slots=1, memory_bytes=3 * facts.GIB + (1 << 29)) for name in ("w1", "w2"))
+    drive.report("a", one, two, devices=(device,), models=(FIRST, SECOND))
+    for number in range(2):
+        drive.job(f"first-{number}", FIRST)
+    drive.job("second", SECOND)
+    drive.job("first-late", FIRST)
+    assert [e.model_ref for e in drive.died("a", "w1") if isinstance(e, SpawnWorker)] != ["first"]
+
+
+def test_a_worker_alone_on_its_device_is_not_replaced_before_others_are_asked() -> None:
+    drive = Drive()
+    drive.report("a", facts.worker("w1", FIRST, memory_bytes=7 * facts.GIB), devices=(TIGHT,), models=(FIRST, SECOND))
+    drive.job("second", SECOND)
+    drive.job("first", FIRST)
+    assert [e.model_ref for e in drive.died("a", "w1") if isinstance(e, SpawnWorker)] == ["second"]
