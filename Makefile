@@ -46,7 +46,7 @@ format: $(STAMPS)/dev ## Bring every file into the common form.
 
 .PHONY: test
 test: $(STAMPS)/dev test-tools templates lint ## Run the checks and every tier of tests but the bench.
-	$(BIN)/python -m pytest -m "not gpu and not macos" -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not gpu and not macos" -n $(TEST_JOBS)
 
 .PHONY: test-tools
 test-tools:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from rbees.workerd.command import limit_spinning
 from tests.support.home import Home
@@ -15,6 +17,20 @@ from tests.support.home import Home
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Some tests run llama.cpp in their own process, without the command of a worker, which sees to this before the library is loaded.
 limit_spinning(os.environ)
+
+
+class AcceptanceTogether(LoadScopeScheduling):  # type: ignore[misc]
+    """Of several processes one runs all of `acceptance`, whose programs take the ports that users get; files of other tiers go to
+    whichever process is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "acceptance" if file.startswith("tests/acceptance/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> AcceptanceTogether:
+    """Which process gets which tests; asked only where there are several."""
+    return AcceptanceTogether(config, log)
 
 
 @pytest.fixture
