@@ -58,8 +58,10 @@ def test_a_plan_tells_what_then_happens(cluster: Cluster) -> None:
 def test_an_explanation_follows_a_job_to_its_end(cluster: Cluster) -> None:
     cluster.warm()
     job_id = cluster.submit(max_tokens=400, ignore_eos=True)
-    wait_until(lambda: _explain(cluster, job_id)["outlook"] == "runs", cluster.orcd, "run")
+    # The decision is known a moment before the attempt is on the disk.
+    wait_until(lambda: _explain(cluster, job_id)["attempts"], cluster.orcd, "run")
     running = _explain(cluster, job_id)
+    assert running["outlook"] == "runs"
     assert "is expected to need" in running["reason"]
     assert [one["worker_id"] for one in running["candidates"] if one.get("chosen")] == [running["attempts"][0]["worker_id"]]
     assert running["attempts"][0]["why"].startswith("expected to be done in ")
