@@ -16,13 +16,7 @@ if TYPE_CHECKING:
     from rbees.host.service_files import Role, Scope
 
 
-@click.group()
-def dev() -> None:
-    """Set this host up, and look whether it is well."""
-
-
-@dev.command()
-@click.option(
+_roles = click.option(
     "--role",
     "roles",
     type=click.Choice(["poold", "orcd"]),
@@ -31,6 +25,15 @@ def dev() -> None:
     show_default=True,
     help="A daemon that this host is to run; may come twice.",
 )
+
+
+@click.group()
+def dev() -> None:
+    """Set this host up, and look whether it is well."""
+
+
+@dev.command()
+@_roles
 @click.option("--orcd-url", "--orcd", metavar="URL", help="The orchestrator to reach.  [default: that of the settings]")
 @click.option("--token-file", type=click.Path(), help="File (mode 0600) with the cluster token.")
 @json_option
@@ -57,15 +60,7 @@ def doctor(*, roles: tuple[str, ...], orcd_url: str | None, token_file: str | No
 
 
 @dev.command()
-@click.option(
-    "--role",
-    "roles",
-    type=click.Choice(["poold", "orcd"]),
-    multiple=True,
-    default=("poold",),
-    show_default=True,
-    help="A daemon that this host is to run; may come twice.",
-)
+@_roles
 @click.option(
     "--service",
     type=click.Choice(["user", "system", "none"]),

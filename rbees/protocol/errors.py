@@ -210,7 +210,7 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         502,
         ExitCode.UNAVAILABLE,
         Fault.PEER,
-        "The hub did not answer, refused for now or broke off; what was fetched is kept, and the next try goes on from there.",
+        "The hub did not answer, refused at this time or broke off; what was fetched is kept, and the next try goes on from there.",
     ),
     ErrorCode.CHECKSUM_MISMATCH: ErrorKind(
         502, ExitCode.IO_ERROR, Fault.PEER, "A model file's bytes are not those that the hub promised; fetch it again."

@@ -33,10 +33,11 @@ def grow(turn: Turn, model_sha256: str) -> Obstacle | None:
     """Start a worker if that helps the jobs that still wait; what they wait for, or None if they have just been refused."""
     turn.state.refile()
     coming = list(turn.state.coming_of(model_sha256))
-    if coming:
-        turn.state.owed.discard(model_sha256)
-        return explain.loading(max(coming, key=lambda w: (w.facts.load_progress if w.facts else 0.0, w.worker_id)))
     serving = turn.state.serving_of(model_sha256)
+    if coming or len(serving.workers):
+        turn.state.owed.discard(model_sha256)
+    if coming:
+        return explain.loading(max(coming, key=lambda w: (w.facts.load_progress if w.facts else 0.0, w.worker_id)))
     if len(serving.workers):
         return _consider_replica(turn, model_sha256, serving)
     for worker in turn.state.workers_of.get(model_sha256, {}).values():

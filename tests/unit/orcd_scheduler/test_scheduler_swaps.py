@@ -164,14 +164,13 @@ def test_a_worker_that_died_without_work_is_not_replaced_beside_another() -> Non
 
 def test_the_room_of_a_dead_worker_belongs_to_who_has_waited_longest() -> None:
     drive = Drive()
-    device = facts.device("cpu", 9 * facts.GIB, 2 * facts.GIB)
-    one, two = (facts.worker(name, FIRST, slots=1, memory_bytes=3 * facts.GIB + (1 << 29)) for name in ("w1", "w2"))
-    drive.report("a", one, two, devices=(device,), models=(FIRST, SECOND))
-    for number in range(2):
-        drive.job(f"first-{number}", FIRST)
+    full = facts.device("cpu", 16 * facts.GIB, 0)
+    beside = [facts.worker(name, HAIKU, slots=1, memory_bytes=7 * facts.GIB) for name in ("w1", "w2")]
+    drive.report("a", *beside, devices=(full,), models=(HAIKU, SECOND))
+    assert _dispatched(drive.job("batch", HAIKU, priority="batch")) == [("batch", "w1")]
+    drive.job("chat", HAIKU)
     drive.job("second", SECOND)
-    drive.job("first-late", FIRST)
-    assert [e.model_ref for e in drive.died("a", "w1") if isinstance(e, SpawnWorker)] != ["first"]
+    assert spawned(drive.died("a", "w1")).model_ref == "second", "the batch job ranks behind it"
 
 
 def test_a_worker_alone_on_its_device_is_not_replaced_before_others_are_asked() -> None:
