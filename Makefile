@@ -48,6 +48,12 @@ format: $(STAMPS)/dev ## Bring every file into the common form.
 test: $(STAMPS)/dev test-tools templates lint ## Run the checks and every tier of tests but the bench.
 	$(BIN)/python -m pytest -m "not gpu and not macos" -n $(TEST_JOBS)
 
+.PHONY: properties
+properties: $(STAMPS)/dev ## Search for inputs that break a property, each round other ones (ROUNDS=10).
+	@for round in $$(seq $(or $(ROUNDS),10)); do \
+	  $(BIN)/python -m pytest tests/property --hypothesis-profile search --timeout 1800 -n $(TEST_JOBS) || exit 1; \
+	done
+
 .PHONY: test-tools
 test-tools:
 	@scripts/test-tools $(TEST_TOOLS)

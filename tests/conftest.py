@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import Phase, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from rbees.workerd.command import limit_spinning
@@ -17,6 +18,12 @@ from tests.support.home import Home
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Some tests run llama.cpp in their own process, without the command of a worker, which sees to this before the library is loaded.
 limit_spinning(os.environ)
+
+# Tests of properties draw the same inputs each time, so that a run judges the change and nothing else; `make properties` draws
+# others. To explain a failure hypothesis traces every line, which takes longer than a test may.
+settings.register_profile("suite", derandomize=True, phases=set(Phase) - {Phase.explain})
+settings.register_profile("search", settings.get_profile("suite"), derandomize=False)
+settings.load_profile("suite")
 
 
 class AcceptanceTogether(LoadScopeScheduling):  # type: ignore[misc]

@@ -64,7 +64,8 @@ class Watch:
                 self._heard_at_s[event.pool_id] = now_s
                 self._last_report[event.pool_id] = event
             case WorkerBecameReady(pool_id=pool_id, facts=facts):
-                if facts.worker_id not in self._told or facts.worker_id in self._announced_at_s:
+                told = self._told.get(facts.worker_id)
+                if told is None or told.state in {"stopped", "failed"} or facts.worker_id in self._announced_at_s:
                     self._announced_at_s[facts.worker_id] = now_s
                 self._told[facts.worker_id] = facts
                 self._pool_of[facts.worker_id] = pool_id

@@ -108,11 +108,18 @@ def worker_ended(turn: Turn, worker: Worker, error: ErrorBody, *, while_loading:
 
 def unknown_worker_ended(turn: Turn, pool_id: str, worker_id: str, error: ErrorBody) -> None:
     """The worker of a recovered attempt is gone before its pool was heard; what another pool says of it counts for nothing."""
-    attempts_there = (turn.state.jobs[job_id].attempt for job_id in turn.state.held.get(worker_id, ()))
-    if worker_id in turn.state.workers or any(attempt and attempt.pool_id != pool_id for attempt in attempts_there):
+    if worker_id in turn.state.workers or _is_of_another(turn, pool_id, worker_id):
         return
     turn.state.ended_workers[worker_id] = turn.now_s
     _fail_held(turn, worker_id, error)
+
+
+def _is_of_another(turn: Turn, pool_id: str, worker_id: str) -> bool:
+    """True where the worker, or a recovered attempt on it, belongs to another pool."""
+    worker = turn.state.workers.get(worker_id)
+    attempts_there = (turn.state.jobs[job_id].attempt for job_id in turn.state.held.get(worker_id, ()))
+    is_elsewhere = worker is not None and worker.pool_id != pool_id
+    return is_elsewhere or any(attempt and attempt.pool_id != pool_id for attempt in attempts_there)
 
 
 def doubt(turn: Turn, worker: Worker, job_id: str, error: ErrorBody, *, hung: bool) -> None:
@@ -156,7 +163,12 @@ def _forgive(turn: Turn, pool: Pool) -> None:
 
 
 def _worker_listed(turn: Turn, pool: Pool, facts: WorkerFacts, *, in_report: bool) -> None:
-    if facts.state in _OVER or facts.worker_id in turn.state.ended_workers:
+    if facts.state in _OVER:
+        if not _is_of_another(turn, pool.pool_id, facts.worker_id):
+            # News of its start may still be on the way.
+            turn.state.ended_workers.setdefault(facts.worker_id, turn.now_s)
+        return
+    if facts.worker_id in turn.state.ended_workers:
         return
     worker = turn.state.workers.get(facts.worker_id)
     if worker is not None and worker.pool_id != pool.pool_id:

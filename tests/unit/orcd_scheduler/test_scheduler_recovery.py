@@ -157,6 +157,24 @@ def test_a_worker_that_ends_before_its_pool_is_heard_frees_its_recovered_jobs() 
     assert drive.scheduler.workers() == ()
 
 
+def test_late_news_of_its_start_does_not_bring_a_worker_back_that_a_report_called_over() -> None:
+    drive = Drive()
+    drive.job("job-1")
+    drive.report("a", facts.worker("w1", HAIKU, "failed"))
+    assert drive.ready("a", facts.worker("w1", HAIKU)) == []
+    assert drive.ready("a", facts.worker("w2", HAIKU)) == [Dispatch("job-1", 1, "w2", "a")]
+
+
+def test_no_pool_can_call_the_worker_of_another_over() -> None:
+    drive = Drive()
+    recovered(drive, "job-1")
+    drive.report("b", facts.worker("w1", HAIKU, "stopped"))
+    assert drive.report("a", facts.worker("w1", HAIKU)) == [Attach("job-1", 3, "w1", "a")]
+    drive.report("b", facts.worker("w1", HAIKU, "stopped"))
+    drive.report("a", facts.worker("w1", HAIKU, "draining"))
+    assert [worker.state for worker in drive.scheduler.workers()] == ["draining"]
+
+
 def test_what_a_pool_says_of_the_worker_of_another_counts_for_nothing() -> None:
     drive = Drive()
     recovered(drive, "job-1")
