@@ -15,9 +15,10 @@ from unittest import mock
 
 from rbees.orcd.scheduler import growth, placement, prospects, rooms
 from rbees.orcd.scheduler.explain import Obstacle
+from rbees.orcd.scheduler.fleet import Worker
+from rbees.orcd.scheduler.job import Job
 from rbees.orcd.scheduler.placement import Choice
 from rbees.orcd.scheduler.sites import Site
-from rbees.orcd.scheduler.state import Job, Worker
 from rbees.orcd.scheduler.turn import Turn
 
 Rank = tuple[object, ...]

@@ -13,7 +13,8 @@ import msgspec
 
 from rbees.orcd.scheduler import prospects, retry
 from rbees.orcd.scheduler.effects import Abandon, Attach, Dispatch, Finish, Requeue
-from rbees.orcd.scheduler.state import Attempt, Job, Move, Phase, Stay, Worker
+from rbees.orcd.scheduler.fleet import Stay, Worker
+from rbees.orcd.scheduler.job import Attempt, Job, Move, Phase
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody, ErrorCode
 

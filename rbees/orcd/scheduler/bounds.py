@@ -14,9 +14,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rbees.orcd.scheduler import prospects
+from rbees.orcd.scheduler.fleet import Worker
+from rbees.orcd.scheduler.job import Job
 from rbees.orcd.scheduler.lane import Lane
 from rbees.orcd.scheduler.queue import Queue
-from rbees.orcd.scheduler.state import Job, State, Worker
+from rbees.orcd.scheduler.state import State
 from rbees.protocol.decisions import WaitBound
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from rbees.orcd.scheduler.effects import StopWorker
-from rbees.orcd.scheduler.state import Pool, State, Worker
+from rbees.orcd.scheduler.fleet import Pool, Worker
+from rbees.orcd.scheduler.state import State
 from rbees.orcd.scheduler.turn import Turn
 
 

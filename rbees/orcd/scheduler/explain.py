@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rbees.orcd.scheduler.effects import Note
-from rbees.orcd.scheduler.state import Job, LoadTrouble, Pool, Worker
+from rbees.orcd.scheduler.fleet import LoadTrouble, Pool, Worker
+from rbees.orcd.scheduler.job import Job
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody
 from rbees.protocol.events import Stage

@@ -14,10 +14,11 @@ from typing import Final
 from rbees.orcd.scheduler import attempts, chance, eviction, explain, places, preemption, prospects, retry, rooms, sites
 from rbees.orcd.scheduler.effects import SpawnWorker
 from rbees.orcd.scheduler.explain import Obstacle
+from rbees.orcd.scheduler.fleet import Claim, Worker
+from rbees.orcd.scheduler.job import Job
 from rbees.orcd.scheduler.lane import Key
 from rbees.orcd.scheduler.roster import Serving
 from rbees.orcd.scheduler.sites import Site
-from rbees.orcd.scheduler.state import Claim, Job, Worker
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody
 from rbees.protocol.ids import new_worker_id

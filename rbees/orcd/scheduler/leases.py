@@ -15,7 +15,7 @@ against orcd once: if it goes on after that, the pool is lost like any other.
 
 from __future__ import annotations
 
-from rbees.orcd.scheduler.state import Pool
+from rbees.orcd.scheduler.fleet import Pool
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.pools import PoolState
 

@@ -21,10 +21,12 @@ from typing import Final
 
 from rbees.orcd.scheduler import attempts, explain, growth, places, preemption, prospects
 from rbees.orcd.scheduler.explain import Obstacle
+from rbees.orcd.scheduler.fleet import EMPTY, Claim, Worker
+from rbees.orcd.scheduler.job import Job
 from rbees.orcd.scheduler.prospects import LIKELY, NEW_WORKER_SLOTS, WAITING_SAVES, Prospect
 from rbees.orcd.scheduler.sites import BACKEND_RANK
 from rbees.orcd.scheduler.speeds import SHORTEST_STEP_S
-from rbees.orcd.scheduler.state import EMPTY, Claim, Job, State, Worker
+from rbees.orcd.scheduler.state import State
 from rbees.orcd.scheduler.turn import Turn
 
 WAITING_IS_TOO_LONG: Final = "those before it wait for faster workers, where it would be done later than there"

@@ -8,9 +8,11 @@ from typing import Final
 from msgspec.structs import replace
 
 from rbees.orcd.scheduler import prospects
+from rbees.orcd.scheduler.fleet import Worker
+from rbees.orcd.scheduler.job import Job
 from rbees.orcd.scheduler.prospects import Prospect
 from rbees.orcd.scheduler.sites import Site
-from rbees.orcd.scheduler.state import Job, State, Worker
+from rbees.orcd.scheduler.state import State
 from rbees.protocol.decisions import Candidate
 
 FORBIDDEN: Final = "The cluster's own policy never lets the job go there."

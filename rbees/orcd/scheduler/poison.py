@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import Final
 
 from rbees.orcd.scheduler import attempts
-from rbees.orcd.scheduler.state import Job, Worker
+from rbees.orcd.scheduler.fleet import Worker
+from rbees.orcd.scheduler.job import Job
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody, ErrorCode
 

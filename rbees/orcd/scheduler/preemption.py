@@ -11,8 +11,9 @@ from itertools import islice
 from typing import Final
 
 from rbees.orcd.scheduler import attempts, places, prospects
+from rbees.orcd.scheduler.fleet import Worker
+from rbees.orcd.scheduler.job import Job
 from rbees.orcd.scheduler.prospects import LIKELY
-from rbees.orcd.scheduler.state import Job, Worker
 from rbees.orcd.scheduler.turn import Turn
 
 WHY: Final = "batch jobs gave way to it there"

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from rbees.orcd.scheduler import eviction
+from rbees.orcd.scheduler.fleet import Stay, Worker
+from rbees.orcd.scheduler.job import Job
 from rbees.orcd.scheduler.roster import Serving
 from rbees.orcd.scheduler.sites import Site
 from rbees.orcd.scheduler.speeds import SHORTEST_STEP_S, Place
-from rbees.orcd.scheduler.state import Job, State, Stay, Worker
+from rbees.orcd.scheduler.state import State
 from rbees.protocol.prefix_chain import LINK_ENDS
 
 LIKELY: Final = 8

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from rbees.orcd.scheduler.job import Job
 from rbees.orcd.scheduler.lane import Entry, Key, Lane
-from rbees.orcd.scheduler.state import Job
 
 
 @dataclass(slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rbees.orcd.scheduler import attempts, eviction, leases, poison, retry
 from rbees.orcd.scheduler.estimates import analytic_bytes
 from rbees.orcd.scheduler.events import PoolReported
-from rbees.orcd.scheduler.state import Phase, Pool, Worker
+from rbees.orcd.scheduler.fleet import Pool, Worker
+from rbees.orcd.scheduler.job import Phase
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.pools import WorkerFacts

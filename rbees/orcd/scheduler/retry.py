@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from rbees.orcd.scheduler import chance
+from rbees.orcd.scheduler.fleet import LoadTrouble, Worker
 from rbees.orcd.scheduler.policy import Policy
-from rbees.orcd.scheduler.state import LoadTrouble, Worker
 from rbees.orcd.scheduler.turn import Turn
 from rbees.protocol.errors import ErrorBody, ErrorCode
 

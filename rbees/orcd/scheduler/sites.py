@@ -11,7 +11,8 @@ from typing import Final
 
 from rbees.orcd.scheduler import eviction
 from rbees.orcd.scheduler.estimates import OVERHEAD_BYTES
-from rbees.orcd.scheduler.state import LoadTrouble, Pool, State, Worker
+from rbees.orcd.scheduler.fleet import LoadTrouble, Pool, Worker
+from rbees.orcd.scheduler.state import State
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.pools import Device, ModelFacts
 from rbees.protocol.workers import Backend

@@ -18,10 +18,12 @@ from msgspec.structs import replace
 
 from rbees.orcd.scheduler import bounds, explain, places, prospects, retry, rooms, sites
 from rbees.orcd.scheduler.effects import Effect, Finish, Requeue, SpawnWorker, StopWorker
+from rbees.orcd.scheduler.fleet import Pool, Worker
+from rbees.orcd.scheduler.job import Job, Phase
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.queue import Queue
 from rbees.orcd.scheduler.sites import Site
-from rbees.orcd.scheduler.state import Job, Phase, Pool, State, Worker
+from rbees.orcd.scheduler.state import State
 from rbees.protocol.decisions import Candidate, Outlook, WaitBound
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.pools import Device, ModelFacts

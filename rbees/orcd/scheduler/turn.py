@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from rbees.orcd.scheduler.effects import Effect
 from rbees.orcd.scheduler.events import Moment
+from rbees.orcd.scheduler.fleet import Pool
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.queue import Queue
-from rbees.orcd.scheduler.state import Pool, State
+from rbees.orcd.scheduler.state import State
 
 
 @dataclass(slots=True)

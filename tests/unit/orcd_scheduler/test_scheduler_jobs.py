@@ -14,8 +14,8 @@ from rbees.orcd.scheduler.events import (
     SpawnAccepted,
     Ticked,
 )
+from rbees.orcd.scheduler.job import TRANSITIONS, Move, Phase
 from rbees.orcd.scheduler.policy import Policy
-from rbees.orcd.scheduler.state import TRANSITIONS, Move, Phase
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from tests.simulation import facts
 from tests.unit.orcd_scheduler.driver import HAIKU, UNREACHABLE, Drive, kinds, spawned
