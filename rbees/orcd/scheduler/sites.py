@@ -87,7 +87,9 @@ def again(state: State, ended: Worker, now_s: float) -> Site | None:
     pool = state.pools.get(ended.pool_id)
     facts = state.holders.get(ended.model_sha256, {}).get(ended.pool_id)
     trouble = state.troubles.get((ended.model_sha256, ended.pool_id))
-    if pool is None or facts is None or pool.state != "live" or (trouble is not None and trouble.blocked_until_s > now_s):
+    if pool is None or facts is None or not state.takes_work(pool):
+        return None
+    if trouble is not None and (trouble.blocked_until_s > now_s or ended.backend in trouble.unusable):
         return None
     device = next((one for one in pool.devices if (one.device_id,) == ended.devices and one.healthy), None)
     return None if device is None else _site(state, pool, device, facts, ended.backend, trouble, now_s)

@@ -82,3 +82,12 @@ def test_a_pool_that_was_forgotten_begins_anew() -> None:
     drive.report("a", facts.worker("worker-a", HAIKU))
     assert not drive.scheduler.pools(drive.now_s)[0].drains
     assert "Dispatch" in kinds(drive.job("second"))
+
+
+def test_a_worker_that_dies_there_is_not_replaced() -> None:
+    drive = Drive()
+    drive.report("a", *(facts.worker(name, HAIKU) for name in ("w1", "w2")))
+    for number in range(4):
+        drive.job(f"job-{number}")
+    drive.send(PoolDrainChanged("a", drains=True))
+    assert "SpawnWorker" not in kinds(drive.died("a", "w1"))
