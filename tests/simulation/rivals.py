@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 from unittest import mock
 
-from rbees.orcd.scheduler import growth, placement, prospects, rooms
+from rbees.orcd.scheduler import growth, placement, prospects
 from rbees.orcd.scheduler.explain import Obstacle
 from rbees.orcd.scheduler.fleet import Worker
 from rbees.orcd.scheduler.job import Job
@@ -95,10 +95,9 @@ def in_force(rule: Rule) -> Iterator[None]:
         prospect = prospects.on_worker(turn.state, job, best, turn.now_s)
         return Choice(best, prospect, prospect.done_in_s), None
 
-    def start_if_sooner(turn: Turn, model_sha256: str, _job: Job, _than_s: float, *, pushing: bool) -> Obstacle | None:
+    def start_if_sooner(turn: Turn, candidates: list[Site], _job: Job, _than_s: float) -> Obstacle | None:
         # They would push replicas to and fro at every burst, which costs them more than it gains.
-        del pushing
-        best = min(rooms.free(turn.state, model_sha256, turn.now_s), key=rule.site, default=None)
+        best = min((site for site in candidates if site.is_free), key=rule.site, default=None)
         if best is None:
             return None
         rule.took(best.pool.pool_id, best.pool.pool_id)

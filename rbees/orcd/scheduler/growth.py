@@ -52,15 +52,12 @@ def consider_better(turn: Turn, model_sha256: str, job: Job, best_s: float) -> N
     """Start a worker where the job would be done so much earlier, loading included, that the ones there are should not be all."""
     if model_sha256 in turn.state.content or any(turn.state.coming_of(model_sha256)):
         return
-    if not _start_if_sooner(turn, model_sha256, job, best_s * BETTER_BY):
+    if not _start_if_sooner(turn, rooms.further(turn.state, model_sha256, turn.now_s), job, best_s * BETTER_BY):
         turn.state.content.add(model_sha256)
 
 
-def _start_if_sooner(turn: Turn, model_sha256: str, job: Job, than_s: float, *, pushing: bool = False) -> Obstacle | None:
-    """Start a worker on free room if the job would be done there in less than `than_s`; with `pushing` replicas make room."""
-    candidates = rooms.free(turn.state, model_sha256, turn.now_s)
-    if pushing:
-        candidates += rooms.pushing(turn.state, model_sha256, turn.now_s)
+def _start_if_sooner(turn: Turn, candidates: list[Site], job: Job, than_s: float) -> Obstacle | None:
+    """Start a worker on one of the sites if the job would be done there in less than `than_s`."""
     allowed = [site for site in candidates if places.is_site_allowed(turn.state, job, site, turn.now_s)]
     best = min(allowed, key=lambda site: _cost(turn, job, site), default=None)
     if best is None or prospects.on_site(turn.state, job, best, turn.now_s).done_in_s >= than_s:
@@ -71,14 +68,17 @@ def _start_if_sooner(turn: Turn, model_sha256: str, job: Job, than_s: float, *, 
 def _consider_replica(turn: Turn, model_sha256: str, serving: Serving) -> Obstacle:
     suspects_wait = turn.queue.head(model_sha256, alone=True) is not None
     last_id = turn.queue.last(model_sha256)
-    if last_id is not None and serving.slots and rooms.has_some(turn.state, model_sha256, turn.now_s):
+    candidates: list[Site] = []
+    if last_id is not None and serving.slots:
+        candidates = rooms.further(turn.state, model_sha256, turn.now_s, pushing=True)
+    if last_id is not None and candidates:
         last = turn.state.jobs[last_id]
         ahead = turn.queue.depth(model_sha256) - 1
         fastest = [turn.state.workers[worker_id] for worker_id in serving.workers.first(rooms.LIKELY)]
         than_s = math.inf
         if not suspects_wait and any(places.is_allowed(turn.state, last, worker, turn.now_s) for worker in fastest):
             than_s = BETTER_BY * prospects.behind_s(turn.state, last, serving, ahead, turn.now_s)
-        begun = _start_if_sooner(turn, model_sha256, last, than_s, pushing=True)
+        begun = _start_if_sooner(turn, candidates, last, than_s)
         if begun is not None:
             return begun
     head = turn.queue.head(model_sha256, alone=False)
@@ -123,8 +123,8 @@ def replace(turn: Turn, worker: Worker) -> None:
     """
     beside = [
         other
-        for other in turn.state.workers_of.get(worker.model_sha256, {}).values()
-        if other.pool_id == worker.pool_id and other.devices == worker.devices and other.stop_asked_at_s is None
+        for other in turn.state.pools[worker.pool_id].workers.values()
+        if other.model_sha256 == worker.model_sha256 and other.devices == worker.devices and other.stop_asked_at_s is None
     ]
     if not beside or not _is_first(turn, worker.model_sha256) or any(turn.state.coming_of(worker.model_sha256)):
         return

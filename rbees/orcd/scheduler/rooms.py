@@ -24,34 +24,27 @@ LAST: Final = 1e9
 """Seconds by which doubtful sites come after all others."""
 
 
-def free(state: State, model_sha256: str, now_s: float) -> list[Site]:
-    """Sites for which nothing has to be stopped, on the likeliest pools."""
-    rooms = _refiled(state, model_sha256, now_s)
-    return [site for site in _sites(state, rooms, rooms.free, LIKELY, model_sha256, now_s) if site.is_free]
+def further(state: State, model_sha256: str, now_s: float, *, pushing: bool = False) -> list[Site]:
+    """Sites for one more worker, on the likeliest pools: those for which nothing has to be stopped, and with `pushing` also those
+    where `pushes_replicas` holds."""
+    rooms, made = _refiled(state, model_sha256, now_s)
+    found = [site for site in _sites(state, rooms, rooms.free, LIKELY, made, model_sha256, now_s) if site.is_free]
+    if pushing:
+        sites_there = _sites(state, rooms, rooms.pushing, LIKELY, made, model_sha256, now_s)
+        found += [site for site in sites_there if pushes_replicas(state, site)]
+    return found
 
 
 def with_room(state: State, model_sha256: str, now_s: float) -> list[Site]:
     """Sites that have room or get it from idle workers, on the likeliest pools."""
-    rooms = _refiled(state, model_sha256, now_s)
-    return [site for site in _sites(state, rooms, rooms.possible, LIKELY, model_sha256, now_s) if site.room is not None]
+    rooms, made = _refiled(state, model_sha256, now_s)
+    return [site for site in _sites(state, rooms, rooms.possible, LIKELY, made, model_sha256, now_s) if site.room is not None]
 
 
 def crowded(state: State, model_sha256: str, now_s: float) -> list[Site]:
     """Sites where only busy workers could give way, on the pools where least is missing."""
-    rooms = _refiled(state, model_sha256, now_s)
-    return [site for site in _sites(state, rooms, rooms.crowded, CROWDED, model_sha256, now_s) if site.room is None]
-
-
-def has_some(state: State, model_sha256: str, now_s: float) -> bool:
-    """Whether any pool has room for a further worker, free or made by replicas, as far as is marked."""
-    rooms = _refiled(state, model_sha256, now_s)
-    return len(rooms.free) > 0 or len(rooms.pushing) > 0
-
-
-def pushing(state: State, model_sha256: str, now_s: float) -> list[Site]:
-    """Sites where `pushes_replicas` holds, on the likeliest pools."""
-    rooms = _refiled(state, model_sha256, now_s)
-    return [s for s in _sites(state, rooms, rooms.pushing, LIKELY, model_sha256, now_s) if pushes_replicas(state, s)]
+    rooms, made = _refiled(state, model_sha256, now_s)
+    return [site for site in _sites(state, rooms, rooms.crowded, CROWDED, made, model_sha256, now_s) if site.room is None]
 
 
 def pushes_replicas(state: State, site: Site) -> bool:
@@ -62,17 +55,18 @@ def pushes_replicas(state: State, site: Site) -> bool:
     return all(len(state.serving_of(model).workers) > models.count(model) for model in models)
 
 
-def _refiled(state: State, model_sha256: str, now_s: float) -> Rooms:
+def _refiled(state: State, model_sha256: str, now_s: float) -> tuple[Rooms, dict[str, list[Site]]]:
+    """The orders as they are now, and the sites of the pools that had to be looked at for that."""
     rooms = state.rooms_of(model_sha256)
-    for pool_id in rooms.changed:
-        there = list(sites.sites_on(state, model_sha256, pool_id, now_s))
+    made = {pool_id: list(sites.sites_on(state, model_sha256, pool_id, now_s)) for pool_id in rooms.changed}
+    for pool_id, there in made.items():
         generic = [(site, prospects.on_site(state, None, site, now_s).done_in_s) for site in there if site.room is not None]
         _file(rooms.free, pool_id, [done_in_s for site, done_in_s in generic if site.is_free])
         _file(rooms.pushing, pool_id, [done_in_s for site, done_in_s in generic if pushes_replicas(state, site)])
         _file(rooms.possible, pool_id, [done_in_s + LAST * site.doubtful for site, done_in_s in generic])
         _file(rooms.crowded, pool_id, [float(site.need_bytes - site.free_bytes) for site in there if site.room is None])
     rooms.changed.clear()
-    return rooms
+    return rooms, made
 
 
 def _file(roster: Roster, pool_id: str, numbers: list[float]) -> None:
@@ -82,8 +76,10 @@ def _file(roster: Roster, pool_id: str, numbers: list[float]) -> None:
         roster.drop(pool_id)
 
 
-def _sites(state: State, rooms: Rooms, roster: Roster, count: int, model_sha256: str, now_s: float) -> Iterator[Site]:
+def _sites(
+    state: State, rooms: Rooms, roster: Roster, count: int, made: dict[str, list[Site]], model_sha256: str, now_s: float
+) -> Iterator[Site]:
     for pool_id in roster.first(count):
         # It may have become worse unmarked; then it stands in its right place from the next look on.
         rooms.changed[pool_id] = None
-        yield from sites.sites_on(state, model_sha256, pool_id, now_s)
+        yield from made[pool_id] if pool_id in made else sites.sites_on(state, model_sha256, pool_id, now_s)
