@@ -17,8 +17,16 @@ from rbees.protocol.pools import Device
 from rbees.protocol.workers import Backend
 from rbees.service.extras import install_command
 
-_LIBRARY: Final[dict[Backend, str]] = {"cuda": "libggml-cuda*", "metal": "libggml-metal*"}
-_BUILD_FLAG: Final[dict[Backend, str]] = {"cuda": "-DGGML_CUDA=on", "metal": "-DGGML_METAL=on"}
+_CUDA: Final = ("libggml-cuda*", "-DGGML_CUDA=on")
+_ROCM: Final = ("libggml-hip*", "-DGGML_HIP=on")
+_METAL: Final = ("libggml-metal*", "-DGGML_METAL=on")
+_BUILDS: Final[dict[tuple[Backend, str | None], tuple[tuple[str, str], ...]]] = {
+    ("cuda", "nvidia"): (_CUDA,),
+    ("cuda", "amd"): (_ROCM,),
+    ("cuda", None): (_CUDA, _ROCM),
+    ("metal", None): (_METAL,),
+}
+"""By backend and maker of the device: the libraries of which one is needed, each with the flag that has it built."""
 
 
 def library_folder() -> Path | None:
@@ -31,27 +39,36 @@ def library_folder() -> Path | None:
     return Path(found.submodule_search_locations[0]) / "lib"
 
 
-def problem_of(backend: Backend, folder: Path | None) -> str | None:
-    """Why `backend` cannot run with the libraries in `folder`, as a sentence with the command that helps; None if it can."""
+def problem_of(backend: Backend, folder: Path | None, vendor: str | None = None) -> str | None:
+    """Why `backend` cannot run with the libraries in `folder`, as a sentence with the command that helps; None if it can.
+
+    Without the `vendor` of a device, any library of the backend will do.
+    """
     if backend == "scripted":
         return None
     if folder is None:
         return f"llama-cpp-python is not installed here; run `{install_command('llama')}` (it needs a C++ compiler and CMake)."
-    if backend in _LIBRARY and not any(folder.glob(_LIBRARY[backend])):
-        flag = _BUILD_FLAG[backend]
+    builds = _BUILDS.get((backend, vendor)) or _BUILDS.get((backend, None), ())
+    if builds and not any(any(folder.glob(library)) for library, _ in builds):
+        flag = builds[0][1]
+        what = "ROCm" if builds[0] is _ROCM else backend
         return (
-            f"llama-cpp-python is built without {backend} here; run "
+            f"llama-cpp-python is built without {what} here; run "
             f"`CMAKE_ARGS={flag} {install_command('llama', '--force-reinstall', '--no-binary', 'llama-cpp-python')}`."
         )
     return None
 
 
-def with_backend_problems(devices: Sequence[Device], problems: Mapping[Backend, str | None]) -> tuple[Device, ...]:
+def with_backend_problems(
+    devices: Sequence[Device], problems: Mapping[Backend, str | None], of_vendors: Mapping[str, str | None] | None = None
+) -> tuple[Device, ...]:
     """The devices, with accelerators that no installed backend can use marked as unhealthy.
 
-    The CPU stays as it is: the scripted backend runs there too, and a spawn says what is missing.
+    `of_vendors` is what `Installation.of_vendors` says; it goes before `problems`. The CPU stays as it is: the scripted backend
+    runs there too, and a spawn says what is missing.
     """
-    return tuple(_with_problem(device, problems[device.backend]) for device in devices)
+    known = of_vendors or {}
+    return tuple(_with_problem(device, known.get(device.vendor or "", problems[device.backend])) for device in devices)
 
 
 class Installation:
@@ -60,6 +77,7 @@ class Installation:
     def __init__(self, find: Callable[[], Path | None] = library_folder) -> None:
         self._find = find
         self._problems: Mapping[Backend, str | None] = {}
+        self._of_vendors: Mapping[str, str | None] = {}
         self.look()
 
     @property
@@ -67,10 +85,16 @@ class Installation:
         """For each backend why it cannot run, or None; answers at once."""
         return self._problems
 
+    @property
+    def of_vendors(self) -> Mapping[str, str | None]:
+        """The same for the makers of devices that the backend `cuda` is built for in different ways."""
+        return self._of_vendors
+
     def look(self) -> None:
         """Look again. Blocks on the disk; any thread may call it."""
         folder = self._find()
         self._problems = {backend: problem_of(backend, folder) for backend in get_args(Backend)}
+        self._of_vendors = {vendor: problem_of("cuda", folder, vendor) for _, vendor in _BUILDS if vendor is not None}
 
 
 def _with_problem(device: Device, problem: str | None) -> Device:

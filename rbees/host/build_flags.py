@@ -53,8 +53,8 @@ def build_for(found: Hardware) -> Build:
     parts += [AMX_ARGS] if found.amx_in_vm else []
     names = {"cuda": "NVIDIA (CUDA)", "metal": "Apple (Metal)", "rocm": "AMD (ROCm)", "vulkan": "Vulkan"}
     about = f"for {names[accelerator]} and the CPU" if accelerator else "for the CPU"
-    if accelerator in ("rocm", "vulkan"):
-        about += " (rbees itself does not report such a device yet, so workers are not placed on it)"
+    if accelerator == "vulkan":
+        about += " (rbees has no backend for Vulkan, so workers compute on the CPU)"
     if found.amx_in_vm:
         about += ", without the AMX kernels that virtual machines die of"
     return Build(accelerator, " ".join(parts), about, lacks)

@@ -1,6 +1,6 @@
 """The devices of this host, as last measured: one background thread for each source, so that no caller ever waits.
 
-A source (NVML, Metal, CPU; one gateway file each) may be slow, fail or hang. Its devices are then reported as unhealthy
+A source (NVML, Metal, DRM, CPU; one gateway file each) may be slow, fail or hang. Its devices are then reported as unhealthy
 with the reason, from the last good measurement. The threads are daemons: a driver that never returns cannot hold up the
 end of the process.
 """
@@ -16,12 +16,14 @@ from typing import Final
 
 import msgspec
 
-from rbees.host.cpu import CpuSource
-from rbees.host.device_source import NoSuchHardware, Source
+from rbees.host.cpu import DEVICE_ID, CpuSource
+from rbees.host.device_source import NoSuchHardware, Source, TellsHolders, TellsIdle
+from rbees.host.drm import DrmSource
 from rbees.host.metal import MetalSource
 from rbees.host.nvml import NvmlSource
+from rbees.host.process import resident_bytes
 from rbees.protocol.errors import RbeesError
-from rbees.protocol.pools import Device
+from rbees.protocol.pools import Device, IdleAccelerator
 from rbees.service import logs
 from rbees.service.clock import Clock
 
@@ -38,6 +40,10 @@ class _Reading:
     busy_since_s: float | None = None
     """Monotonic time at which the running measurement began."""
     measured: bool = False
+    measured_at_s: float = 0.0
+    """Monotonic time of the last good measurement."""
+    told_silent: bool = False
+    """The log says already that the running measurement does not end."""
 
 
 class DeviceMonitor:
@@ -71,6 +77,17 @@ class DeviceMonitor:
         found = [device for name, reading in self._readings.items() for device in self._as_of_now(name, reading)]
         return tuple(sorted(found, key=lambda device: device.device_id))
 
+    def idle(self) -> tuple[IdleAccelerator, ...]:
+        """Accelerators on which no worker can run, as last measured; never blocks."""
+        return tuple(each for source in self._sources if isinstance(source, TellsIdle) for each in source.idle)
+
+    def held_bytes(self, pid: int) -> dict[str, int]:
+        """What a process holds, by device id: of accelerators as last measured, where their drivers tell; of main memory now."""
+        told = [source.held for source in self._sources if isinstance(source, TellsHolders)]
+        held = {device_id: by_pid[pid] for by_device in told for device_id, by_pid in by_device.items() if pid in by_pid}
+        resident = resident_bytes(pid)
+        return held if resident is None else {DEVICE_ID: resident, **held}
+
     def problems(self) -> tuple[str, ...]:
         """Of each source that fails or has not answered yet, why, in a sentence; also where it never had a device to report."""
         silent = [
@@ -79,14 +96,18 @@ class DeviceMonitor:
         return (*silent, *(reading.problem for reading in self._readings.values() if reading.problem is not None))
 
     def _as_of_now(self, name: str, reading: _Reading) -> tuple[Device, ...]:
-        problem, busy_since_s = reading.problem, reading.busy_since_s
+        problem, busy_since_s, now_s = reading.problem, reading.busy_since_s, self._clock.monotonic()
         if busy_since_s is not None:
-            silent_s = self._clock.monotonic() - busy_since_s
+            silent_s = now_s - busy_since_s
             if silent_s > MEASURE_LIMIT_S:
                 problem = f"{name} has not answered for {silent_s:.0f} s; the driver may hang."
-        if problem is None:
-            return reading.devices
-        return tuple(msgspec.structs.replace(device, healthy=False, problem=problem) for device in reading.devices)
+                if not reading.told_silent:
+                    reading.told_silent = True
+                    self._log.warning("device source hangs", action="device_health", source=name, problem=problem)
+        # A device that was ill at the measurement has its own reason.
+        marks = {} if problem is None else {"healthy": False, "problem": problem}
+        age_ms = round((now_s - reading.measured_at_s) * 1000)
+        return tuple(msgspec.structs.replace(device, age_ms=age_ms, **marks) for device in reading.devices)
 
     def _measure_for_ever(self, source: Source) -> None:
         reading = self._readings[source.name]
@@ -104,14 +125,17 @@ class DeviceMonitor:
             devices, problem = source.measure(), None
         except RbeesError as error:
             devices, problem = reading.devices, error.message
-        now_ms = self._clock.unix_ms()
         if problem is None:
+            now_ms, reading.measured_at_s = self._clock.unix_ms(), self._clock.monotonic()
             reading.devices = tuple(msgspec.structs.replace(device, measured_at_ms=now_ms) for device in devices)
-        if problem != reading.problem:
+        if reading.told_silent:
+            reading.told_silent = False
+            self._log.warning("device source answers again", action="device_health", source=source.name, problem=problem)
+        elif problem != reading.problem:
             self._log.warning("device health changed", action="device_health", source=source.name, problem=problem)
         reading.problem, reading.busy_since_s, reading.measured = problem, None, True
 
 
 def sources_of_this_host() -> tuple[Source, ...]:
     """The sources that this operating system can have."""
-    return (CpuSource(), MetalSource() if sys.platform == "darwin" else NvmlSource())
+    return (CpuSource(), MetalSource()) if sys.platform == "darwin" else (CpuSource(), NvmlSource(), DrmSource())

@@ -22,6 +22,7 @@ from rbees.host import findings
 from rbees.host.backends import library_folder, problem_of
 from rbees.host.build_flags import AMX_ARGS
 from rbees.host.findings import Finding
+from rbees.host.worker_spec import visible_devices
 from rbees.protocol import codec
 from rbees.protocol.errors import ErrorEnvelope, RbeesError
 from rbees.protocol.pools import Device
@@ -67,7 +68,7 @@ def try_backends(devices: Sequence[Device]) -> Iterator[Finding]:
     """For each device whether workers can compute on it, tried for real; the CPU comes first. Blocks for seconds each."""
     folder = library_folder()
     for device in sorted(devices, key=lambda device: (device.backend != "cpu", device.device_id)):
-        problem = problem_of(device.backend, folder)
+        problem = problem_of(device.backend, folder, device.vendor)
         if problem is not None:
             verdict = findings.failed if device.backend == "cpu" else findings.warning
             yield verdict("backend", f"{device.name} ({device.device_id}) lies idle: {problem}", device=device.device_id)
@@ -123,7 +124,7 @@ def _tried(device: Device) -> Finding:
 def _try(backend: Backend, device: str, *more: str) -> Tried:
     words = ("workerd", "try", "--model", str(packaged_model()), "--backend", backend, "--device", device, "--ctx", "256", "--json")
     # NVML numbers devices by PCI bus, and so the workers of a pool do.
-    environment = {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    environment = {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", **visible_devices((device,))}
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "rbees", *words, *more],

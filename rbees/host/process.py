@@ -21,6 +21,7 @@ import psutil
 
 from rbees.host.worker_spec import WorkerSpec, arguments, environment, owner_of, read_arguments
 
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 POLL_S: Final = 0.2
 """How often the end of a process is looked for where the system cannot announce it."""
 
@@ -77,6 +78,20 @@ def send_signal(identity: Identity, number: signal.Signals) -> bool:
         if descriptor is not None:
             os.close(descriptor)
     return True
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Main memory that a process has now, pages that it shares with others included; None where there is no such process."""
+    if sys.platform != "linux":
+        try:
+            return int(psutil.Process(pid).memory_info().rss)
+        except psutil.Error:
+            return None
+    try:
+        # The counters of proc(5): size, then resident pages. Nothing is walked for them.
+        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE_BYTES
+    except (OSError, IndexError):
+        return None
 
 
 def find_workers(owner: str) -> Iterator[tuple[Identity, WorkerSpec]]:
@@ -171,7 +186,7 @@ def _start(spec: WorkerSpec, secret_fd: int, log: Path, environ: Mapping[str, st
             stdout=output,
             stderr=output,
             pass_fds=(secret_fd,),
-            env=environment(environ),
+            env=environment(environ, spec.devices),
             cwd="/",
             start_new_session=True,
         )

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from rbees.protocol.device_options import DeviceOptions
+from rbees.protocol.device_options import DeviceOptions, cuda_uuids
 from rbees.protocol.vectors import Pooling
 from rbees.protocol.workers import Backend
 
@@ -24,6 +24,7 @@ ENVIRONMENT: Final = frozenset(
         "CURL_CA_BUNDLE",
         "DYLD_LIBRARY_PATH",
         "HOME",
+        "HSA_OVERRIDE_GFX_VERSION",
         "LANG",
         "LD_LIBRARY_PATH",
         "LOGNAME",
@@ -145,10 +146,19 @@ def read_arguments(command_line: Sequence[str]) -> WorkerSpec | None:
         return None
 
 
-def environment(own: Mapping[str, str]) -> dict[str, str]:
-    """What of this process's environment a worker gets: listed names only, so that no credential slips through."""
+def environment(own: Mapping[str, str], devices: tuple[str, ...] = ()) -> dict[str, str]:
+    """What of this process's environment a worker gets: listed names only, so that no credential slips through.
+
+    `devices` are those that it is to use; where they go by uuids, CUDA is told in the environment.
+    """
     passed = {name: value for name, value in own.items() if name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)}
-    return passed | FIXED_ENVIRONMENT
+    return passed | FIXED_ENVIRONMENT | visible_devices(devices)
+
+
+def visible_devices(devices: tuple[str, ...]) -> dict[str, str]:
+    """The variable by which CUDA shows a process these devices only; empty where they go by numbers."""
+    uuids = cuda_uuids(devices)
+    return {"CUDA_VISIBLE_DEVICES": ",".join(uuids)} if uuids else {}
 
 
 def owner_of(nonce: str) -> str:

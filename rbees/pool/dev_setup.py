@@ -159,8 +159,10 @@ def llama_steps(build: Build) -> Iterator[Step]:
 
 def _is_built_for(build: Build) -> bool:
     folder = library_folder()
-    if build.accelerator in ("cuda", "metal"):
-        return problem_of(build.accelerator, folder) is None
+    if build.accelerator == "cuda":
+        return problem_of("cuda", folder, "nvidia") is None
+    if build.accelerator == "metal":
+        return problem_of("metal", folder) is None
     pattern = _LIBRARIES.get(build.accelerator or "")
     return folder is not None and (pattern is None or any(folder.glob(pattern)))
 

@@ -65,7 +65,8 @@ class Here:
         monitor.start()
         await monitor.wait_first()
         monitor.stop()
-        return with_backend_problems(monitor.devices(), Installation().problems)
+        installation = Installation()
+        return with_backend_problems(monitor.devices(), installation.problems, installation.of_vendors)
 
     async def capacity(self) -> Capacity:
         """What this host has for one more worker."""

@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from rbees import __version__
 from rbees.host.backends import Installation, with_backend_problems
 from rbees.host.devices import DeviceMonitor
@@ -66,7 +68,7 @@ class Pool:
 
     def devices(self) -> tuple[Device, ...]:
         """As last measured; accelerators that no installed backend can use are marked."""
-        return with_backend_problems(self._monitor.devices(), self._installation.problems)
+        return with_backend_problems(self._monitor.devices(), self._installation.problems, self._installation.of_vendors)
 
     def models(self) -> tuple[ModelFacts, ...]:
         """Those that can be served."""
@@ -79,7 +81,12 @@ class Pool:
 
     def workers(self) -> tuple[WorkerFacts, ...]:
         """Those that live."""
-        return self.supervisor.living()
+        return tuple(map(self.measured, self.supervisor.living()))
+
+    def measured(self, worker: WorkerFacts) -> WorkerFacts:
+        """The worker, with what its process was seen to hold."""
+        held = {} if worker.pid is None else self._monitor.held_bytes(worker.pid)
+        return msgspec.structs.replace(worker, held_bytes=held) if held else worker
 
     def ready(self) -> tuple[WorkerReady, ...]:
         """One for each worker that can take work."""
@@ -124,6 +131,8 @@ class Pool:
             orcd_url=self.link.orcd_url,
             registered=self.link.registered,
             devices=self.devices(),
+            idle_accelerators=self._monitor.idle(),
+            device_problems=self._monitor.problems(),
             models=self.models(),
             workers=self.workers(),
         )

@@ -140,10 +140,10 @@ class _Handlers:
         return reply(SpawnAnswer(worker_id=worker_id), 202)
 
     async def workers(self, _request: web.Request) -> web.Response:
-        return reply(WorkerList(workers=self._pool.supervisor.known()))
+        return reply(WorkerList(workers=tuple(map(self._pool.measured, self._pool.supervisor.known()))))
 
     async def worker(self, request: web.Request) -> web.Response:
-        return reply(self._pool.supervisor.get(request.match_info["worker_id"]))
+        return reply(self._pool.measured(self._pool.supervisor.get(request.match_info["worker_id"])))
 
     async def stop(self, request: web.Request) -> web.Response:
         return reply(self._pool.supervisor.stop(request.match_info["worker_id"]), 202)

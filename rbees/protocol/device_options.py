@@ -6,6 +6,7 @@ The same fields stand in a spawn (`POST /workers/spawn`), in the record of a wor
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -29,6 +30,9 @@ MOST_COPIED_BYTES: Final = 128 << 20
 MAX_DEVICES: Final = 16
 """As many devices as one llama.cpp library knows of one kind."""
 ACCELERATORS: Final = frozenset({"cuda", "metal"})
+_UUID: Final = re.compile(r"(?:GPU|MIG)-[0-9A-Za-z/-]{1,80}")
+"""As `CUDA_VISIBLE_DEVICES` takes it: of a whole GPU, or of an instance that MIG made on one."""
+_INSTANCE: Final = "cuda:MIG-"
 _BLOCKS: Final[dict[KvType, tuple[int, int]]] = {
     "f32": (1, 4),
     "f16": (1, 2),
@@ -130,11 +134,21 @@ def _check_attention(options: DeviceOptions) -> None:
         )
 
 
+def cuda_uuids(devices: tuple[str, ...]) -> tuple[str, ...]:
+    """The uuids among ids of devices, in their order; none where devices go by numbers."""
+    named = (device.partition(":") for device in devices)
+    return tuple(rest for kind, _, rest in named if kind == "cuda" and _UUID.fullmatch(rest))
+
+
+def stands_alone(device_id: str) -> bool:
+    """True of an instance of a divided GPU: CUDA gives a process one of them and nothing beside it."""
+    return device_id.startswith(_INSTANCE)
+
+
 def _check_devices(backend: str, devices: tuple[str, ...]) -> None:
     kind = "cpu" if backend == "scripted" else backend
     for device in devices:
-        name, _, index = device.partition(":")
-        if name != kind or (index.isdigit() if kind == "cpu" else not index.isdigit()):
+        if not _is_of_kind(kind, device):
             example = kind if kind == "cpu" else f"{kind}:0"
             raise _refusal("devices", f"The backend {backend} does not run on a device {device!r}; write {example}.")
     if len(set(devices)) < len(devices):
@@ -143,6 +157,18 @@ def _check_devices(backend: str, devices: tuple[str, ...]) -> None:
         raise _refusal("devices", f"A model is spread over several devices by cuda only; name one device for {backend}.")
     if len(devices) > MAX_DEVICES:
         raise _refusal("devices", f"A model is spread over {MAX_DEVICES} devices at most.")
+    alone = next((device for device in devices if stands_alone(device)), None)
+    if alone is not None and len(devices) > 1:
+        raise _refusal("devices", f"CUDA gives a process one MIG instance and nothing beside it; name {alone} only, or others.")
+    if cuda_uuids(devices) and len(cuda_uuids(devices)) < len(devices):
+        raise _refusal("devices", "Name all devices by their uuids, or all by their numbers.")
+
+
+def _is_of_kind(kind: str, device: str) -> bool:
+    name, _, rest = device.partition(":")
+    if kind == "cpu":
+        return name == kind and not rest.isdigit()
+    return name == kind and (rest.isdigit() or bool(cuda_uuids((device,))))
 
 
 def _check_no_accelerator(backend: str, options: DeviceOptions) -> None:

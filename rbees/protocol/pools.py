@@ -16,11 +16,21 @@ PoolState = Literal["live", "suspect", "lost"]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
+class NumaNode(Message, frozen=True, kw_only=True):
+    """A part of main memory that some processors are nearer to than others."""
+
+    node: int
+    processors: str
+    """As the kernel lists them: `0-15,32-47`; empty where the memory has none of its own."""
+    total_bytes: int
+    free_bytes: int
+
+
 class Device(Message, frozen=True, kw_only=True):
     """One place where weights can live, as measured at `measured_at_ms`."""
 
     device_id: str
-    """`cpu`, `cuda:0`, `metal:0`: the backend's name, then its own index."""
+    """`cpu`, `cuda:0`, `metal:0`: the backend's name, then its own index, or the uuid where MIG divides a GPU of the host."""
     backend: Backend
     name: str
     memory_architecture: MemoryArchitecture
@@ -30,12 +40,47 @@ class Device(Message, frozen=True, kw_only=True):
     problem: str | None = None
     """Why it is unhealthy, in one sentence."""
     measured_at_ms: int
+    age_ms: int | None = None
+    """How long ago that was when this was said, by a clock that nobody sets."""
     utilization: float | None = None
     """0 to 1."""
     temperature_celsius: float | None = None
     driver_version: str | None = None
     compute_capability: str | None = None
+    """What kernels are built for: `8.6`, `gfx1100`, `metal3`."""
     physical_cores: int | None = None
+    """Those that this host's workers may use."""
+    logical_cores: int | None = None
+    """The same with each thread of a core counted."""
+    vendor: str | None = None
+    """Of an accelerator: `nvidia`, `amd`, `apple`."""
+    uuid: str | None = None
+    """What `CUDA_VISIBLE_DEVICES` takes."""
+    features: tuple[str, ...] = ()
+    """Of a processor, those that matter to kernels: `avx2`, `avx512f`, `amx_int8`, `neon`."""
+    numa: tuple[NumaNode, ...] = ()
+    """Those that may be used, where main memory has several."""
+
+
+class IdleAccelerator(Message, frozen=True, kw_only=True):
+    """An accelerator on which no worker can run, as measured: shown to people, and left out of every decision."""
+
+    name: str
+    vendor: str
+    driver: str | None = None
+    """Of the kernel: `amdgpu`, `i915`, `xe`."""
+    address: str | None = None
+    """On the PCI bus."""
+    memory_architecture: MemoryArchitecture
+    total_bytes: int | None = None
+    """None where the driver does not say, and where it has no memory of its own."""
+    free_bytes: int | None = None
+    utilization: float | None = None
+    """0 to 1."""
+    temperature_celsius: float | None = None
+    compute_capability: str | None = None
+    reason: str
+    """Why it lies idle, in one sentence."""
 
 
 class ModelFacts(Message, frozen=True, kw_only=True):
@@ -82,6 +127,8 @@ class WorkerFacts(Message, frozen=True, kw_only=True):
     load_progress: float = 0.0
     safe_mode: bool = False
     adopted: bool = False
+    held_bytes: dict[str, int] = {}
+    """What its process was seen to hold, by device id. Mapped weights count in main memory, also where workers share them."""
     started_at_ms: int
 
 
@@ -205,6 +252,9 @@ class PoolStatus(Message, frozen=True, kw_only=True):
     orcd_url: str | None
     registered: bool
     devices: tuple[Device, ...]
+    idle_accelerators: tuple[IdleAccelerator, ...] = ()
+    device_problems: tuple[str, ...] = ()
+    """Of each source of device facts that fails or does not answer, why, in a sentence."""
     models: tuple[ModelFacts, ...]
     workers: tuple[WorkerFacts, ...]
 

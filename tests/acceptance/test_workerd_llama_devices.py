@@ -178,6 +178,22 @@ def test_what_is_asked_of_accelerators_reaches_the_library(
         assert library.params[name] == (getattr(ll, prefix + value) if prefix else value), name
 
 
+def test_devices_that_go_by_uuids_are_those_that_cuda_was_told_to_show(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA numbers what it shows from 0, in the order in which it was told."""
+    library = Library(monkeypatch, ("CUDA0",))
+    instance = "MIG-0c757cd7-e942-5726-a0b8-0e8fb7067135"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(RbeesError) as caught:
+        load_backend(spec(tiny, "cuda", f"cuda:{instance}"), lambda _: True)
+    assert caught.value.code is ErrorCode.BACKEND_UNAVAILABLE
+    assert f"`CUDA_VISIBLE_DEVICES={instance}`" in caught.value.message
+    assert library.params == {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", instance)
+    with pytest.raises(RbeesError):
+        load_backend(spec(tiny, "cuda", f"cuda:{instance}"), lambda _: True)
+    assert library.params["devices"] == [4096]
+
+
 def test_metal_has_a_device_of_its_own_name(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library(monkeypatch, ("MTL0",))
     with pytest.raises(RbeesError):

@@ -17,6 +17,7 @@ PURE = (
     "rbees.host.lifecycle",
     "rbees.host.model_choice",
     "rbees.host.preflight",
+    "rbees.host.processor_features",
     "rbees.host.variants",
     "rbees.host.service_files",
     "rbees.workerd.engine.sequence",

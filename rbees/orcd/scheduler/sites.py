@@ -13,6 +13,7 @@ from rbees.orcd.scheduler import eviction
 from rbees.orcd.scheduler.estimates import OVERHEAD_BYTES
 from rbees.orcd.scheduler.fleet import LoadTrouble, Pool, Worker
 from rbees.orcd.scheduler.state import State
+from rbees.protocol.device_options import stands_alone
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.pools import Device, ModelFacts
 from rbees.protocol.workers import Backend
@@ -127,8 +128,9 @@ def _shared_sites(
     if not devices:
         return
     need = state.estimates.need_bytes(facts, pool.pool_id, backend)
-    if len(devices) > 1 and facts.size_bytes <= sum(device.total_bytes for device in devices):
-        yield _spread_site(state, pool, facts, backend, devices, need, now_s)
+    together = [device for device in devices if not stands_alone(device.device_id)]
+    if len(together) > 1 and facts.size_bytes <= sum(device.total_bytes for device in together):
+        yield _spread_site(state, pool, facts, backend, together, need, now_s)
     device = max(devices, key=lambda one: (free_bytes(pool, one), one.device_id))
     free = free_bytes(pool, device)
     per_layer = max((need - OVERHEAD_BYTES) // (facts.layers + 1), 1)
@@ -204,10 +206,14 @@ def _capacities(facts: ModelFacts, trouble: LoadTrouble | None, usable: list[tup
     """What is needed at least, and what there is in all: on each device, and on accelerators together with main memory."""
     for device, _ in usable:
         yield _known_need(device, trouble) or facts.size_bytes, device.total_bytes
-    together = [device.total_bytes for device, backend in usable if backend in ACCELERATORS]
+    accelerators = [device for device, backend in usable if backend in ACCELERATORS]
+    together = [device.total_bytes for device in accelerators if not stands_alone(device.device_id)]
+    alone = [device.total_bytes for device in accelerators if stands_alone(device.device_id)]
     main_memory = [device.total_bytes for device, backend in usable if backend == "cpu"]
     if together and (len(together) > 1 or main_memory):
         yield facts.size_bytes, sum(together) + sum(main_memory)
+    if alone and main_memory:
+        yield facts.size_bytes, max(alone) + sum(main_memory)
 
 
 def _site(

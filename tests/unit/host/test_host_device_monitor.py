@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
+
+import structlog
 
 from rbees.host.device_source import NoSuchHardware
 from rbees.host.devices import MEASURE_LIMIT_S, DeviceMonitor
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.pools import Device
+from rbees.protocol.pools import Device, IdleAccelerator
 from rbees.service.clock import ManualClock, SystemClock
 from tests.support.host_facts import device
+
+NOBODY = 1 << 30
+"""More than any system counts processes."""
 
 
 class Source:
@@ -59,9 +65,49 @@ def test_a_source_that_hangs_makes_its_devices_unhealthy_and_delays_nobody() -> 
     (found,) = monitor.devices()
     assert not found.healthy
     assert found.problem == "NVML has not answered for 3 s; the driver may hang."
+    assert found.age_ms == 3000, "of what was measured before"
     source.release.set()
     hanging.join(10)
     assert monitor.devices()[0].healthy
+
+
+def test_the_log_tells_once_of_a_source_that_hangs_and_of_its_return() -> None:
+    clock = ManualClock()
+    source = Source("NVML", device("cuda:0"))
+    with structlog.testing.capture_logs() as told:
+        monitor = DeviceMonitor([source], clock)
+        reading = monitor._readings["NVML"]
+        monitor._measure_once(source, reading)
+        reading.busy_since_s = clock.monotonic()
+        clock._monotonic += MEASURE_LIMIT_S + 1
+        for _ in range(3):
+            monitor.devices()
+        monitor._measure_once(source, reading)
+    assert [line["event"] for line in told] == ["device source hangs", "device source answers again"]
+
+
+def test_measurements_have_an_age() -> None:
+    clock = ManualClock()
+    source = Source("CPU", device("cpu"))
+    monitor = DeviceMonitor([source], clock)
+    clock._monotonic += 100
+    monitor._measure_once(source, monitor._readings["CPU"])
+    clock._monotonic += 1.5
+    (found,) = monitor.devices()
+    assert (found.age_ms, found.healthy) == (1500, True)
+
+
+def test_who_holds_what_and_which_accelerators_lie_idle() -> None:
+    first, second = Source("NVML", device("cuda:0")), Source("DRM")
+    idle = IdleAccelerator(name="Arc", vendor="intel", memory_architecture="vram", reason="There is no backend.")
+    first.held = {"cuda:0": {os.getpid(): 7, 1: 9}, "cuda:1": {1: 3}}  # type: ignore[attr-defined]
+    second.held, second.idle = {"cuda:2": {os.getpid(): 5}}, (idle,)  # type: ignore[attr-defined]
+    monitor = DeviceMonitor([first, second, Source("CPU", device("cpu"))], ManualClock())
+    held = monitor.held_bytes(os.getpid())
+    assert held.pop("cpu") > 1 << 20, "this process is in main memory too"
+    assert held == {"cuda:0": 7, "cuda:2": 5}
+    assert monitor.idle() == (idle,)
+    assert monitor.held_bytes(NOBODY) == {}
 
 
 def test_a_source_that_fails_keeps_its_devices_with_the_reason() -> None:

@@ -67,6 +67,17 @@ def test_only_listed_variables_reach_a_worker() -> None:
     assert environment(own) == {"PATH": "/bin", "LC_ALL": "C", "RBEES_HOME": "/h", **FIXED_ENVIRONMENT}
 
 
+def test_cuda_is_told_of_devices_that_go_by_uuids() -> None:
+    instance = "MIG-0c757cd7-e942-5726-a0b8-0e8fb7067135"
+    assert environment({"CUDA_VISIBLE_DEVICES": "3"}, (f"cuda:{instance}",)) == {
+        **FIXED_ENVIRONMENT,
+        "CUDA_VISIBLE_DEVICES": instance,
+    }
+    assert environment({}, ("cuda:GPU-1", "cuda:GPU-2"))["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+    assert environment({"CUDA_VISIBLE_DEVICES": "3"}, ("cuda:0", "cuda:1")) == FIXED_ENVIRONMENT
+    assert environment({}, ("cpu",)) == FIXED_ENVIRONMENT
+
+
 def test_a_worker_may_use_several_devices() -> None:
     assert SPEC.devices == ("cpu",)
     assert msgspec.structs.replace(SPEC, device="cuda:0,cuda:2").devices == ("cuda:0", "cuda:2")

@@ -34,6 +34,24 @@ def test_several_share_what_none_could_hold_alone() -> None:
     assert (spawn.devices, spawn.gpu_layers, spawn.backend) == (("cuda:0", "cuda:1"), None, "cuda")
 
 
+def part(name: str, total: int = 16, free: int = 15) -> object:
+    """An instance that MIG made on a GPU."""
+    return facts.device(f"cuda:MIG-{name}", total * GIB, free * GIB)
+
+
+def test_instances_of_divided_gpus_share_nothing_but_main_memory() -> None:
+    spawn = start(MAIN_MEMORY, part("a"), part("b"))
+    assert spawn.devices == ("cuda:MIG-b",)
+    assert spawn.gpu_layers is not None
+    huge = replace(LARGE, size_bytes=200 * GIB)
+    drive = Drive()
+    for _ in range(2):
+        drive.report("a", models=(huge,), devices=(MAIN_MEMORY, part("a"), part("b", 20)), after_s=20.0)  # type: ignore[arg-type]
+    (finish,) = drive.job("job-1", huge)
+    assert isinstance(finish, Finish)
+    assert finish.error.details["missing_bytes"] == (200 - 64 - 20) * GIB
+
+
 def test_an_unhealthy_one_takes_no_share() -> None:
     spawn = start(MAIN_MEMORY, gpu(0), gpu(1, healthy=False))
     assert spawn.devices == ("cuda:0",)

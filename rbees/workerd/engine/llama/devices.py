@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rbees.protocol.device_options import ACCELERATORS, LoadMode, SplitMode
+from rbees.protocol.device_options import ACCELERATORS, LoadMode, SplitMode, cuda_uuids
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.engine.backend import LoadSpec
 from rbees.workerd.engine.llama.library import ggml, ll
@@ -81,7 +82,7 @@ def chosen_devices(spec: LoadSpec) -> list[Accelerator]:
     if spec.backend not in ACCELERATORS:
         return []
     known = accelerators(spec.backend)
-    indices = [int(device.partition(":")[2]) for device in spec.devices]
+    indices = _indices(spec.devices)
     if max(indices) >= len(known):
         names = ", ".join(f"{spec.backend}:{index}" for index in range(len(known))) or "none"
         raise RbeesError(
@@ -113,6 +114,20 @@ class DeviceParams:
         if options.tensor_split:
             params.tensor_split = self._shares
         params.load_mode = getattr(ll, _LOAD_MODES[options.load_mode or "auto"])
+
+
+def _indices(devices: tuple[str, ...]) -> list[int]:
+    """The library's numbers of devices. By uuids CUDA was told which to show, and it numbers them in that order."""
+    uuids = cuda_uuids(devices)
+    if not uuids:
+        return [int(device.partition(":")[2]) for device in devices]
+    shown = ",".join(uuids)
+    if os.environ.get("CUDA_VISIBLE_DEVICES") != shown:
+        raise RbeesError(
+            ErrorCode.BACKEND_UNAVAILABLE,
+            f"Devices that go by their uuids are chosen by the environment; start the worker with `CUDA_VISIBLE_DEVICES={shown}`.",
+        )
+    return list(range(len(uuids)))
 
 
 def _not_built_for(backend: str) -> RbeesError:
