@@ -33,7 +33,7 @@ from rbees.terminal.quantities import bytes_text
 
 if TYPE_CHECKING:
     from rbees.clients.daemon import DaemonClient
-    from rbees.protocol.pools import Device
+    from rbees.protocol.pools import Device, IdleAccelerator
 
 Client = TypeVar("Client", bound="DaemonClient")
 
@@ -51,13 +51,15 @@ def examine(roles: Sequence[str], orcd_url: str | None, token_file: str | None, 
     yield from broken or [findings.ok("settings", "The settings can be read.")]
     yield from _folders()
     note("looking for devices")
-    devices, problems = asyncio.run(_devices())
+    devices, idle, problems = asyncio.run(_devices())
     ill = [device for device in devices if not device.healthy]
     for device in ill:
         yield findings.failed("device", f"{device.name} is ill: {device.problem}", device=device.device_id)
     # What a source says of itself it says of its devices too.
     for problem in problems if not ill else ():
         yield findings.failed("device", problem)
+    for accelerator in idle:
+        yield findings.warning("device", f"{accelerator.name} lies idle: {accelerator.reason}", address=accelerator.address)
     if find_hardware().nvidia and not problems and not any(device.backend == "cuda" for device in devices):
         yield findings.warning("device", "An NVIDIA device is here but not its driver; install that to compute on it.")
     note("trying every device with a small model")
@@ -103,13 +105,13 @@ def _state_folder() -> Path:
     return folders.home_folder() or platformdirs.user_state_path("rbees")
 
 
-async def _devices() -> tuple[tuple[Device, ...], tuple[str, ...]]:
-    """The devices, and what is wrong with those that report them."""
+async def _devices() -> tuple[tuple[Device, ...], tuple[IdleAccelerator, ...], tuple[str, ...]]:
+    """The devices, accelerators that no worker can use, and what is wrong with the sources of both."""
     monitor = DeviceMonitor(sources_of_this_host(), SystemClock())
     monitor.start()
     await monitor.wait_first(MEASURE_LIMIT_S)
     monitor.stop()
-    return monitor.devices(), monitor.problems()
+    return monitor.devices(), monitor.idle(), monitor.problems()
 
 
 def _disks() -> Iterator[Finding]:

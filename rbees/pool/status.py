@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rbees.pool.device_remarks import device_pairs
 from rbees.pool.target import asks_poold
 from rbees.terminal.output import print_json, print_pairs, print_table
 from rbees.terminal.quantities import bytes_text
@@ -29,6 +30,7 @@ async def status(pool: PooldClient, *, as_json: bool) -> None:
             ("reports to", _orcd(found)),
             ("models", str(len(found.models))),
             ("workers", str(len(found.workers))),
+            *device_pairs(found.devices, found.idle_accelerators, found.device_problems),
         ]
     )
     click.echo()
