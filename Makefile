@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # How many files of tests run at once: most of the time they wait for daemons.
 TEST_JOBS ?= 2
 # Programs that tests run and that pip cannot bring.
-TEST_TOOLS := strace:strace curl:curl ip:iproute2 pgrep:procps systemd-analyze:systemd sshd:openssh-server
+TEST_TOOLS := cc:gcc strace:strace curl:curl ip:iproute2 pgrep:procps systemd-analyze:systemd sshd:openssh-server
 
 FAULT_TESTS = $(wildcard tests/*/test_*faults*.py tests/*/test_*restarts*.py tests/*/test_*durability*.py tests/*/test_*supervision*.py)
 
