@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, overload
@@ -26,10 +28,20 @@ WHOLE_BODY_BYTES: Final = 512 * 1024
 STREAM_IDLE_S: Final = 30.0
 """Three times the interval in which a silent stream shows a comment."""
 
+PACKING_LEVEL: Final = 1
+"""The fastest: what goes in every heartbeat is names and figures that repeat themselves, and shrinks to an eighth by that."""
+
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 T = TypeVar("T")
 Query = Mapping[str, str | int]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A body to be sent compressed (RFC 9110, `Content-Encoding: gzip`), which every daemon of rbees has always read."""
+
+    body: Any
 
 
 class HttpClient:
@@ -176,6 +188,8 @@ class HttpClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A success of the peer, its body not yet read."""
         payload, sent_headers = _payload(body), self._headers(body is not None, headers)
+        if isinstance(body, Packed):
+            sent_headers["Content-Encoding"] = "gzip"
         try:
             answer = await self._dialer.session().request(
                 method,
@@ -255,6 +269,8 @@ class HttpClient:
 def _payload(body: Any) -> bytes | io.BytesIO | None:
     if body is None:
         return None
+    if isinstance(body, Packed):
+        return gzip.compress(codec.encode(body.body), PACKING_LEVEL, mtime=0)
     encoded = codec.encode(body)
     # Written in one piece, a long body would hold the event loop up; as a file, aiohttp sends it piece by piece.
     return io.BytesIO(encoded) if len(encoded) > WHOLE_BODY_BYTES else encoded

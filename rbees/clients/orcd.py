@@ -11,6 +11,7 @@ from rbees.clients.daemon import DaemonClient, segment
 from rbees.clients.downloads import download_events
 from rbees.clients.events import numbered_events
 from rbees.clients.failures import not_understood
+from rbees.clients.http import Packed
 from rbees.protocol.database import DatabaseReport
 from rbees.protocol.decisions import Explanation, Plan
 from rbees.protocol.downloads import DownloadEvent, DownloadRequest
@@ -126,7 +127,7 @@ class OrcdClient(DaemonClient):
 
     async def heartbeat(self, pool_id: str, heartbeat: Heartbeat, timeout_s: float = 5.0) -> None:
         """A pool says that it lives, and what it has."""
-        await self._http.call("POST", f"/v2/pools/{segment(pool_id)}/heartbeat", heartbeat, timeout_s=timeout_s)
+        await self._http.call("POST", f"/v2/pools/{segment(pool_id)}/heartbeat", Packed(heartbeat), timeout_s=timeout_s)
 
     async def worker_ready(self, report: WorkerReadyReport) -> None:
         """A pool passes on that a worker has loaded its model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,7 +26,8 @@ class FakeOrcd:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                sent = self.rfile.read(int(self.headers["Content-Length"]))
+                body = json.loads(gzip.decompress(sent) if self.headers["Content-Encoding"] == "gzip" else sent)
                 fake.received.append((self.path, body))
                 fake.authorizations.add(self.headers["Authorization"])
                 self._answer(*fake.answer(self.path))
