@@ -36,7 +36,8 @@ class KfdNode:
 def find_nodes(root: Path) -> tuple[KfdNode, ...]:
     """All GPUs that ROCm sees, as it numbers them. Blocks on sysfs."""
     nodes: list[KfdNode] = []
-    for folder in sorted(root.glob(f"{_PLACE}/topology/nodes/[0-9]*"), key=lambda folder: int(folder.name)):
+    folders = [folder for folder in root.glob(f"{_PLACE}/topology/nodes/*") if folder.name.isdecimal()]
+    for folder in sorted(folders, key=lambda folder: int(folder.name)):
         properties = _properties(folder / "properties")
         if properties.get("simd_count", 0) > 0:
             nodes.append(_node(len(nodes), folder, properties))

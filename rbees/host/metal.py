@@ -7,12 +7,10 @@ else two thirds of the memory on machines up to 36 GB and three quarters on larg
 from __future__ import annotations
 
 import json
-import plistlib
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
-from xml.parsers.expat import ExpatError
 
 import psutil
 
@@ -92,6 +90,10 @@ def parse_gpus(profile: str) -> tuple[MetalGpu, ...]:
 
 def parse_utilizations(registry: str) -> tuple[float, ...]:
     """How busy each GPU is, 0 to 1, from the property list of `ioreg -a -c IOAccelerator`; none where it has no such thing."""
+    # Only a Mac pays for the parser.
+    import plistlib
+    from xml.parsers.expat import ExpatError
+
     try:
         entries = plistlib.loads(registry.encode())
         told = [entry.get("PerformanceStatistics", {}).get("Device Utilization %") for entry in entries]

@@ -59,7 +59,9 @@ def examine(roles: Sequence[str], orcd_url: str | None, token_file: str | None, 
     for problem in problems if not ill else ():
         yield findings.failed("device", problem)
     for accelerator in idle:
-        yield findings.warning("device", f"{accelerator.name} lies idle: {accelerator.reason}", address=accelerator.address)
+        # One inside a processor is in most machines, and nobody misses it.
+        verdict = findings.ok if accelerator.memory_architecture == "unified" else findings.warning
+        yield verdict("device", f"{accelerator.name} lies idle: {accelerator.reason}", address=accelerator.address)
     if find_hardware().nvidia and not problems and not any(device.backend == "cuda" for device in devices):
         yield findings.warning("device", "An NVIDIA device is here but not its driver; install that to compute on it.")
     note("trying every device with a small model")

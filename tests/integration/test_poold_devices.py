@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rbees.host.device_source import sees_all_pids
+from rbees.host.nvml import NvmlSource
 from tests.support.fake_orcd import FakeOrcd
 from tests.support.home import Home, wait_until
 from tests.support.pool_host import PoolHost
@@ -116,6 +117,18 @@ def test_a_library_that_hangs_from_the_start_holds_up_neither_start_nor_end(host
     assert host.pool.daemon is not None
     assert host.pool.daemon.stop() == 0
     assert host.hangs.exists(), "it hung to the end"
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_is_reported() -> None:
+    found = NvmlSource().measure()
+    assert found
+    for device in found:
+        assert device.healthy
+        assert 0 < device.free_bytes <= device.total_bytes
+        assert (device.uuid or "").startswith(("GPU-", "MIG-"))
+        assert device.driver_version
+        assert device.compute_capability
 
 
 @pytest.mark.skipif(not sees_all_pids(), reason="in a container that counts processes of its own, NVML's process ids say nothing")
