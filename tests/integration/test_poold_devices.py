@@ -120,6 +120,7 @@ def test_a_library_that_hangs_from_the_start_holds_up_neither_start_nor_end(host
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="no NVIDIA driver is here")
 def test_a_real_gpu_is_reported() -> None:
     found = NvmlSource().measure()
     assert found
