@@ -124,9 +124,10 @@ class DrmSource:
         if card.vendor != "amd":
             return card.intel_memory()
         own, own_used = card.number("mem_info_vram_total"), card.number("mem_info_vram_used")
+        taken = node.memory_bytes if node else 0
         if own is None or own_used is None:
-            return own, None
-        total = (node.memory_bytes if node else 0) or own
+            return own or taken or None, None
+        total = taken or own
         if total <= own or not card.shares_memory(node):
             return total, max(0, min(total, own) - own_used)
         # Main memory serves, of which others may have taken some meanwhile.

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 import structlog
 
 from rbees.host.device_source import NoSuchHardware
 from rbees.host.devices import MEASURE_LIMIT_S, DeviceMonitor
+from rbees.host.drm import DrmSource
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import Device, IdleAccelerator
 from rbees.service.clock import ManualClock, SystemClock
-from tests.support.host_facts import device
+from tests.support.host_facts import GIB, device
+from tests.support.sysfs import kfd_node, radeon
 
 NOBODY = 1 << 30
 """More than any system counts processes."""
@@ -69,6 +72,33 @@ def test_a_source_that_hangs_makes_its_devices_unhealthy_and_delays_nobody() -> 
     source.release.set()
     hanging.join(10)
     assert monitor.devices()[0].healthy
+
+
+def test_a_file_of_a_driver_that_is_never_read_to_its_end_holds_nobody_up(tmp_path: Path) -> None:
+    """A real source, blocked in the kernel: of a pipe nobody writes to, opening waits for ever."""
+    place = radeon(tmp_path) / "mem_info_vram_used"
+    kfd_node(tmp_path, 1, minor=129, target=110000, bank_bytes=GIB, gpu_id=1)
+    clock = ManualClock()
+    source = DrmSource(tmp_path)
+    monitor = DeviceMonitor([source, Source("CPU", device("cpu"))], clock)
+    reading = monitor._readings["DRM"]
+    monitor._measure_once(source, reading)
+    place.unlink()
+    os.mkfifo(place)
+    blocked = threading.Thread(target=monitor._measure_once, args=(source, reading))
+    blocked.start()
+    with open(place, "wb", buffering=0) as pipe:
+        # Opened, so the source reads it now; what comes is not the end.
+        clock._monotonic += MEASURE_LIMIT_S + 1
+        monitor._measure_once(monitor._sources[1], monitor._readings["CPU"])
+        cpu, gpu = monitor.devices()
+        assert (cpu.healthy, gpu.healthy, gpu.age_ms) == (True, False, 3000)
+        assert gpu.problem == "DRM has not answered for 3 s; the driver may hang."
+        assert blocked.is_alive()
+        pipe.write(b"1024")
+    blocked.join(10)
+    assert not blocked.is_alive()
+    assert [each.healthy for each in monitor.devices()] == [True, True]
 
 
 def test_the_log_tells_once_of_a_source_that_hangs_and_of_its_return() -> None:
