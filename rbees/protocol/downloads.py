@@ -1,4 +1,4 @@
-"""Messages about models that a hub offers and about bringing one of them here.
+"""Messages about models that a hub or another pool offers, and about bringing one of them here.
 
 The same events go from the downloading process to its parent, from poold to orcd and to the command line.
 """
@@ -25,6 +25,10 @@ DOWNLOAD_ERRORS: Final = (
     ErrorCode.DRAINING,
 )
 """What a download can end with, as a status or as its last event."""
+MAX_SOURCES: Final = 16
+
+SourceUrl = Annotated[str, msgspec.Meta(pattern=r"^https?://[^/\s?#@]+$", max_length=300)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
 class HubFile(Message, frozen=True, kw_only=True):
@@ -53,6 +57,10 @@ class DownloadRequest(Request, frozen=True, kw_only=True):
     """Alias of the pool's catalogue, or `hf:` reference."""
     quantization: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
     """Such as Q4_K_M; without it the pool takes what fits it."""
+    sources: Annotated[tuple[SourceUrl, ...], msgspec.Meta(max_length=MAX_SOURCES)] = ()
+    """URLs of pool daemons that hold the model or are fetching it. It comes from them, and from the hub only where none is left."""
+    sha256: Sha256 | None = None
+    """Of the model, where the caller knows it: nothing else is taken, whoever offers it under the name."""
 
 
 class DownloadPlanned(Message, frozen=True, kw_only=True, tag_field="type", tag="planned"):
@@ -64,6 +72,8 @@ class DownloadPlanned(Message, frozen=True, kw_only=True, tag_field="type", tag=
     total_bytes: int
     why: str | None = None
     """Why these files, where the pool chose among several."""
+    sources: tuple[str, ...] = ()
+    """The pools that it comes from; empty for the hub. A second `planned` says that the hub is asked after all."""
 
 
 class DownloadProgress(Message, frozen=True, kw_only=True, tag_field="type", tag="progress"):
@@ -76,8 +86,16 @@ class DownloadProgress(Message, frozen=True, kw_only=True, tag_field="type", tag
     waiting: bool = False
 
 
+class SourceDropped(Message, frozen=True, kw_only=True, tag_field="type", tag="source_dropped"):
+    """A source is asked no more in this download: it lied, stood still, broke off or has nothing of the model."""
+
+    source: str
+    why: str
+    """One sentence."""
+
+
 class DownloadDone(Message, frozen=True, kw_only=True, tag_field="type", tag="done"):
-    """All files are here and their checksums are the hub's."""
+    """All files are here and their checksums are those that were promised."""
 
     model_ref: str
     """The reference to serve it by: `hf:…` in the shared cache, `file:…` in a folder of its own."""
@@ -85,6 +103,8 @@ class DownloadDone(Message, frozen=True, kw_only=True, tag_field="type", tag="do
     paths: tuple[str, ...]
     fetched_bytes: int
     """0 where everything was here already."""
+    by_source: dict[str, int] = {}
+    """Of these, the bytes that came from each of the pools."""
 
 
 class DownloadFailed(Message, frozen=True, kw_only=True, tag_field="type", tag="failed"):
@@ -93,7 +113,42 @@ class DownloadFailed(Message, frozen=True, kw_only=True, tag_field="type", tag="
     error: ErrorBody
 
 
-DownloadEvent = DownloadPlanned | DownloadProgress | DownloadDone | DownloadFailed
+DownloadEvent = DownloadPlanned | DownloadProgress | SourceDropped | DownloadDone | DownloadFailed
+
+
+class OfferedFile(Message, frozen=True, kw_only=True):
+    """One file of a model that a pool can give, and the name of its bytes on that pool."""
+
+    path: str
+    """In the repository, or the bare name of a file that is of none."""
+    size_bytes: int
+    sha256: str
+
+
+class ModelOffer(Message, frozen=True, kw_only=True):
+    """`GET /models/{name}/offer` of a pool: what somebody needs who wants the model, under the same names, on another host."""
+
+    model_ref: str
+    sha256: str
+    """Of the model: of its file, or of its parts' sums."""
+    aliases: tuple[str, ...] = ()
+    """Short names."""
+    branches: tuple[str, ...] = ()
+    """Of the repository, that are at the reference's commit."""
+    files: tuple[OfferedFile, ...]
+
+
+class FilePieces(Message, frozen=True, kw_only=True):
+    """`GET /models/{sha256}/pieces` of a pool: by what each part of a file can be checked, and which of them the pool has."""
+
+    sha256: str
+    size_bytes: int
+    piece_bytes: int
+    """Of every piece but the last, which holds the rest."""
+    pieces: tuple[str, ...]
+    """The sha256 of each, in order."""
+    held: tuple[int, ...] | None = None
+    """The numbers of those that it has checked and can give, from a pool that still fetches the file; None: all."""
 
 
 class ListOrder(Message, frozen=True, kw_only=True, tag_field="type", tag="list"):
