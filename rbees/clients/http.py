@@ -158,11 +158,17 @@ class HttpClient:
 
     @asynccontextmanager
     async def body(
-        self, method: str, path: str, idle_timeout_s: float | None = STREAM_IDLE_S
+        self,
+        method: str,
+        path: str,
+        idle_timeout_s: float | None = STREAM_IDLE_S,
+        headers: Mapping[str, str] | None = None,
+        read_ahead_bytes: int | None = None,
     ) -> AsyncIterator[tuple[Mapping[str, str], AsyncIterator[bytes]]]:
         """The headers of an answer and its body, piece by piece. One that ends before it is complete raises, as `stream` does."""
         timeout = aiohttp.ClientTimeout(total=None, sock_read=idle_timeout_s)
-        async with self._request(method, path, None, {"Accept-Encoding": "identity"}, None, timeout) as answer:
+        sent = {"Accept-Encoding": "identity", **(headers or {})}
+        async with self._request(method, path, None, sent, None, timeout, read_ahead_bytes) as answer:
             yield answer.headers, self._pieces(answer)
 
     async def close(self) -> None:
@@ -185,6 +191,7 @@ class HttpClient:
         headers: Mapping[str, str] | None,
         query: Query | None,
         timeout: aiohttp.ClientTimeout,
+        read_ahead_bytes: int | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A success of the peer, its body not yet read."""
         payload, sent_headers = _payload(body), self._headers(body is not None, headers)
@@ -199,6 +206,7 @@ class HttpClient:
                 ssl=self._ssl,
                 timeout=timeout,
                 allow_redirects=False,
+                read_bufsize=read_ahead_bytes,
             )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # ValueError is what resolvers and url libraries raise for a name that can be no host's.

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 from rbees.clients.daemon import DaemonClient, segment
 from rbees.clients.downloads import download_events
-from rbees.protocol.downloads import DownloadEvent, DownloadRequest, ModelRemoved
+from rbees.clients.failures import not_understood
+from rbees.protocol.downloads import DownloadEvent, DownloadRequest, FilePieces, ModelOffer, ModelRemoved
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.pools import (
     AnnounceRequest,
@@ -21,6 +22,8 @@ from rbees.protocol.pools import (
 )
 
 DISMISS_TIMEOUT_S = 5.0
+READ_AHEAD_BYTES = 2 << 20
+"""Of a file's bytes, so that whoever checks and writes them does not keep the connection waiting."""
 
 
 class PooldClient(DaemonClient):
@@ -68,6 +71,25 @@ class PooldClient(DaemonClient):
     async def remove_model(self, name: str) -> ModelRemoved:
         """Have a model's files removed."""
         return await self._http.call("DELETE", f"/models/{segment(name)}", response=ModelRemoved)
+
+    async def offer(self, name: str, quantization: str | None = None, timeout_s: float = 30.0) -> ModelOffer:
+        """What the pool can give under this name, reference or sha256."""
+        query = {"quantization": quantization} if quantization is not None else None
+        return await self._http.call("GET", f"/models/{segment(name)}/offer", response=ModelOffer, query=query, timeout_s=timeout_s)
+
+    async def pieces(self, sha256: str) -> FilePieces:
+        """The sums of a file's pieces; MODEL_LOADING while they are being computed."""
+        return await self._http.call("GET", f"/models/{segment(sha256)}/pieces", response=FilePieces)
+
+    @asynccontextmanager
+    async def blob(self, sha256: str, first: int, length: int, idle_timeout_s: float) -> AsyncIterator[AsyncIterator[bytes]]:
+        """So many bytes of a file from one position on, as they come: `async with client.blob(…) as chunks: async for chunk`."""
+        ranged = {"Range": f"bytes={first}-{first + length - 1}"}
+        path = f"/models/{segment(sha256)}/blob"
+        async with self._http.body("GET", path, idle_timeout_s, ranged, READ_AHEAD_BYTES) as (headers, chunks):
+            if not headers.get("Content-Range", "").startswith(f"bytes {first}-{first + length - 1}/"):
+                raise not_understood(self.url)
+            yield chunks
 
     async def announce(self, orcd_url: str) -> RegisterRequest:
         """Tell the pool where its orchestrator is; it answers with its registration."""

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from rbees.host.hub_cache import COMMIT, HubCache
 from rbees.protocol.downloads import FetchOrder, HubFile
 from rbees.protocol.errors import ErrorCode, RbeesError
+
+SPARE_BYTES: Final = 64 << 20
+"""What a download leaves free on the disk."""
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +27,36 @@ class Place:
     partial: Path
     lock: Path
 
+    @property
+    def draft(self) -> Path:
+        """What comes from several sources at once is put together here: right wherever it holds data, and with holes between."""
+        return self.partial.with_name(f"{self.partial.name.removesuffix('.incomplete')}.pieces.incomplete")
+
+    def join_draft(self) -> None:
+        """Go on with what other pools gave, as far as it has no hole, where one file after the other is fetched from its start."""
+        try:
+            with self.draft.open("rb+") as file:
+                # A system that does not tell where holes are tells the end; the sum of the whole shows what that was worth.
+                end = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
+                file.truncate(end)
+        except OSError:
+            # There is none, or it holds nothing.
+            self.draft.unlink(missing_ok=True)
+            return
+        if self.partial.exists() and self.partial.stat().st_size >= end:
+            self.draft.unlink(missing_ok=True)
+        else:
+            os.replace(self.draft, self.partial)
+
+    def kept_bytes(self) -> int:
+        """How much an earlier process of rbees has left."""
+        return max(_size(self.partial), _filled(self.draft))
+
     def partial_bytes(self) -> int:
         """How much somebody else has fetched: the library's later versions put a random word into the name."""
         stem = self.partial.name.removesuffix(".incomplete")
-        sizes = [path.stat().st_size for path in self.partial.parent.glob(f"{stem}*.incomplete") if path.exists()]
-        return max(sizes, default=0)
+        others = [path for path in self.partial.parent.glob(f"{stem}*.incomplete") if path != self.draft]
+        return max(_filled(self.draft), *map(_size, others), 0)
 
     def name(self, *, by_link: bool) -> None:
         """Give the blob its name in the snapshot; where there are no links, move it there, as the library does."""
@@ -42,6 +73,22 @@ class Place:
             os.replace(self.blob, self.target)
         else:
             os.replace(draft, self.target)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _filled(path: Path) -> int:
+    """Without the holes: blocks are of 512 bytes wherever they are counted."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0
+    return min(status.st_size, status.st_blocks * 512)
 
 
 def place_of(order: FetchOrder, file: HubFile, cache: HubCache) -> Place:
@@ -85,6 +132,29 @@ def made(folder: Path) -> Path:
     return folder
 
 
+def check_space(folder: Path, missing_bytes: int) -> None:
+    """See that the disk of `folder` can take what is still to be fetched.
+
+    Raises:
+        RbeesError: STORAGE_FULL.
+    """
+    free = shutil.disk_usage(folder).free
+    if missing_bytes and free < missing_bytes + SPARE_BYTES:
+        raise RbeesError(
+            ErrorCode.STORAGE_FULL,
+            f"{_mib(missing_bytes)} are still to be fetched and the disk of {folder} has {_mib(free)} free; free some, or name "
+            "another folder with `--local-dir` or `HF_HOME`.",
+            needed_bytes=missing_bytes + SPARE_BYTES,
+            free_bytes=free,
+        )
+
+
+def disk_full() -> RbeesError:
+    """The refusal where the disk ran full all the same."""
+    message = "The disk ran full while the model was fetched; what came is kept. Free some space and ask again to go on."
+    return RbeesError(ErrorCode.STORAGE_FULL, message)
+
+
 def unwritable(folder: object, error: OSError) -> RbeesError:
     """The refusal of a folder that cannot be written."""
     return RbeesError(
@@ -93,3 +163,7 @@ def unwritable(folder: object, error: OSError) -> RbeesError:
         "`HF_HOME`.",
         path=str(folder),
     )
+
+
+def _mib(count: int) -> str:
+    return f"{-(-count // (1 << 20))} MiB"

@@ -59,6 +59,8 @@ class Places:
     folders: ModelFolders
     cache: HubCache | None = None
     registered: RegisteredModels | None = None
+    own: Path | None = None
+    """The folder among `folders` that is rbees' own: for models of no repository."""
 
     def candidates(self) -> Iterator[Candidate]:
         """All of them, in a stable order."""
@@ -94,7 +96,7 @@ class Places:
         for path in (*self.folders.files(), *further):
             paths = parts_of(path)
             if paths:
-                aliases = [*users.get(path, ()), *names.free([*self._known_as(path), _short_name(path)])]
+                aliases = [*users.get(path, ()), *names.free([*self._known_as(path), short_name(path)])]
                 yield Candidate(paths, f"file:{path}", tuple(aliases), "folder")
 
     def _known_as(self, path: Path) -> list[str]:
@@ -120,7 +122,7 @@ class Places:
         best = _best(files)
         for file in files:
             known = self._hub_names(file, best.get(file.ref.repository) == file.ref)
-            aliases = names.free([*known, _short_name(file.path)])
+            aliases = names.free([*known, short_name(file.path)])
             yield Candidate(parts_of(file.path), str(file.ref), tuple(aliases), "cache")
 
     def _hub_names(self, file: CachedFile, is_best: bool) -> list[str]:
@@ -184,6 +186,7 @@ def _first(paths: Iterable[str]) -> str:
     return ranked(Variant((HubFile(path=path, size_bytes=0),), label_of(path)) for path in paths)[0].path
 
 
-def _short_name(path: Path) -> str | None:
+def short_name(path: Path) -> str | None:
+    """What a file is called by its own name, without what makes it a part."""
     match = PART.search(path.name)
     return alias_of(path if match is None else path.with_name(f"{path.name[: match.start()]}.gguf"))

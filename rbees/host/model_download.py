@@ -7,13 +7,9 @@ become one: the second waits for the lock of the first, shows its progress, and 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import difflib
-import signal
-import sys
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,16 +17,16 @@ from typing import Final
 import msgspec
 
 from rbees.host.checksums import sum_of_parts
+from rbees.host.fetch_process import broken_off, reports
 from rbees.host.fit import Room
 from rbees.host.hub_cache import HubCache
 from rbees.host.model_choice import choose, wanted
 from rbees.host.model_store import ModelStore, StoredModel
 from rbees.host.variants import Variant, variants
-from rbees.protocol import codec, model_ref
+from rbees.protocol import model_ref
 from rbees.protocol.downloads import (
     DownloadDone,
     DownloadEvent,
-    DownloadFailed,
     DownloadPlanned,
     DownloadProgress,
     Fetched,
@@ -38,7 +34,6 @@ from rbees.protocol.downloads import (
     HubListing,
     Listed,
     ListOrder,
-    Report,
 )
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.model_ref import AliasRef, HubRef
@@ -46,18 +41,7 @@ from rbees.protocol.workers import Backend
 from rbees.service.catalog import Catalog
 from rbees.service.clock import Clock
 
-ENVIRONMENT: Final = frozenset(
-    {
-        *("PATH", "HOME", "USER", "LANG", "TMPDIR", "XDG_CACHE_HOME", "PYTHONHASHSEED"),
-        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
-        *("HUGGINGFACE_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN", "TRANSFORMERS_OFFLINE"),
-    }
-)
-FIXED_ENVIRONMENT: Final = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "error"}
-MAX_LINE_BYTES: Final = 64 << 20
 RATE_WINDOW_S: Final = 15.0
-END_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +62,8 @@ class Download:
     quantization: str | None = None
     folder: Path | None = None
     """Where it goes, if not into the shared cache."""
+    sha256: str | None = None
+    """Of the model, where only one with this sum will do."""
 
 
 def hub_reference(text: str, catalog: Catalog) -> tuple[HubRef, str]:
@@ -124,6 +110,7 @@ async def download(
             yield event
         return
     variant, why = _choose(wish, listing, capacity)
+    _check_sum(wish, variant)
     pinned = HubRef(wish.hub.repository, listing.commit, variant.path)
     files = tuple(file.path for file in variant.files)
     yield DownloadPlanned(model_ref=str(pinned), files=files, total_bytes=variant.size_bytes, why=why)
@@ -137,15 +124,15 @@ async def download(
             local_dir=str(wish.folder) if wish.folder is not None else None,
         )
         pace = Pace(clock)
-        async with _reports(order, environ) as reports:
-            async for report in reports:
+        async with reports(order, environ) as told:
+            async for report in told:
                 if isinstance(report, DownloadProgress):
                     yield pace.with_rate(report)
                 elif isinstance(report, Fetched):
                     fetched = report
     if fetched is None:
-        raise _broken_off()
-    await asyncio.to_thread(_take_in, store, fetched)
+        raise broken_off()
+    await asyncio.to_thread(take_in, store, fetched)
     ref = str(pinned) if wish.folder is None else f"file:{fetched.paths[0]}"
     yield DownloadDone(model_ref=ref, sha256=sum_of_parts(fetched.sha256), paths=fetched.paths, fetched_bytes=fetched.fetched_bytes)
 
@@ -154,11 +141,11 @@ async def look(wish: Download, environ: Mapping[str, str]) -> HubListing:
     """What the repository holds now. Raises as `download`."""
     peek = wish.hub.file is None and wish.quantization is None
     order = ListOrder(repository=wish.hub.repository, revision=wish.hub.revision, peek=peek)
-    async with _reports(order, environ) as reports:
-        async for report in reports:
+    async with reports(order, environ) as told:
+        async for report in told:
             if isinstance(report, Listed):
                 return report.listing
-    raise _broken_off()
+    raise broken_off()
 
 
 def _held(wish: Download, store: ModelStore) -> StoredModel | None:
@@ -192,6 +179,13 @@ def _choose(wish: Download, listing: HubListing, capacity: Capacity) -> tuple[Va
     )
 
 
+def _check_sum(wish: Download, variant: Variant) -> None:
+    sums = [file.sha256 for file in variant.files if file.sha256 is not None]
+    if wish.sha256 is not None and len(sums) == len(variant.files) and sum_of_parts(sums) != wish.sha256:
+        message = f"The file {variant.path} of {wish.hub.repository} is another one than was asked for: its sha256 differs."
+        raise RbeesError(ErrorCode.MODEL_NOT_FOUND, message)
+
+
 def _already_here(pinned: HubRef, variant: Variant, wish: Download, store: ModelStore, cache: HubCache) -> Fetched | None:
     """The answer to an order whose files are all in the cache and have been summed before. Blocks on the disk."""
     if wish.folder is not None or pinned.revision is None:
@@ -203,7 +197,8 @@ def _already_here(pinned: HubRef, variant: Variant, wish: Download, store: Model
     return Fetched(paths=tuple(map(str, paths)), sha256=tuple(str(known) for known in sums), fetched_bytes=0)
 
 
-def _take_in(store: ModelStore, fetched: Fetched) -> None:
+def take_in(store: ModelStore, fetched: Fetched) -> None:
+    """Have the store know what has been fetched. Blocks on the disk."""
     for path, sha256 in zip(fetched.paths, fetched.sha256, strict=True):
         store.checksums.remember(Path(path), sha256)
     store.refresh()
@@ -230,65 +225,3 @@ class Pace:
             return progress
         rate = (progress.done_bytes - before) / elapsed_s
         return msgspec.structs.replace(progress, bytes_per_s=rate, left_s=(progress.total_bytes - progress.done_bytes) / rate)
-
-
-# ---- the process ---------------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def _reports(order: ListOrder | FetchOrder, environ: Mapping[str, str]) -> AsyncIterator[AsyncIterator[Report]]:
-    """The reports of a process that carries `order` out; leaving the context ends it. Raises what it reports as failed."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "rbees.host.model_fetch"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        # What the library writes there may hold signed addresses.
-        stderr=asyncio.subprocess.DEVNULL,
-        env=environment(environ),
-        limit=MAX_LINE_BYTES,
-        # Ctrl-C is for whoever started the download; it ends this process by closing its standard input.
-        start_new_session=True,
-    )
-    try:
-        assert process.stdin is not None
-        with contextlib.suppress(ConnectionError):
-            process.stdin.write(codec.encode(order) + b"\n")
-            await process.stdin.drain()
-        yield _read(process)
-    finally:
-        await _end(process)
-
-
-async def _read(process: asyncio.subprocess.Process) -> AsyncIterator[Report]:
-    assert process.stdout is not None
-    async for line in process.stdout:
-        report: Report = codec.decode(line, Report)  # type: ignore[arg-type]  # A union is no type to mypy.
-        if isinstance(report, DownloadFailed):
-            raise RbeesError.from_body(report.error)
-        yield report
-    status = await process.wait()
-    if status > 0:
-        raise RbeesError(ErrorCode.INTERNAL, f"The downloading process failed (exit code {status}); please report this.")
-    if status < 0:
-        raise _broken_off(signal.Signals(-status).name)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        await asyncio.wait_for(process.wait(), END_S)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-
-
-def environment(own: Mapping[str, str]) -> dict[str, str]:
-    """What of this process's environment the downloading process gets: what the library and the network need."""
-    passed = {name: value for name, value in own.items() if name in ENVIRONMENT or name.startswith(("HF_", "LC_"))}
-    return passed | FIXED_ENVIRONMENT
-
-
-def _broken_off(signal_name: str | None = None) -> RbeesError:
-    how = f"was ended by {signal_name}" if signal_name else "ended too early"
-    return RbeesError(ErrorCode.DOWNLOAD_FAILED, f"The downloading process {how}; what came is kept, ask again to go on.")

@@ -12,10 +12,8 @@ shared cache only once their checksum is the hub's. Nothing unfinished or wrong 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -38,7 +36,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from rbees import __version__
-from rbees.host.fetch_place import Place, made, place_of, unwritable, write_ref
+from rbees.host.fetch_place import FULL, Place, check_space, disk_full, made, place_of, unwritable, write_ref
 from rbees.host.gguf import read_header
 from rbees.host.hub_cache import COMMIT, HubCache
 from rbees.host.model_facts import facts, shape_at_first_sight
@@ -62,8 +60,6 @@ from rbees.protocol.pools import ModelFacts
 from rbees.service.leash import end_with_parent
 
 TELL_EVERY_S: Final = 0.2
-SPARE_BYTES: Final = 64 << 20
-"""What a download leaves free on the disk."""
 TRIES_WITHOUT_PROGRESS: Final = 3
 """The library tries each of them several times itself."""
 LONGEST_DELAY_S: Final = 8.0
@@ -71,7 +67,6 @@ PEEKS: Final = (2 << 20, 8 << 20, 32 << 20)
 """How much of a file is fetched for its header, at most: vocabularies of a quarter of a million tokens take about 15 MiB."""
 _RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def main() -> int:
@@ -236,18 +231,8 @@ class _Fetching:
                 )
                 raise RbeesError(ErrorCode.DOWNLOAD_FAILED, message)
             if not place.blob.exists():
-                kept = place.partial.stat().st_size if place.partial.exists() else 0
-                missing += max(0, file.size_bytes - kept)
-        folder = made(places[0].blob.parent)
-        free = shutil.disk_usage(folder).free
-        if missing and free < missing + SPARE_BYTES:
-            raise RbeesError(
-                ErrorCode.STORAGE_FULL,
-                f"{_mib(missing)} are still to be fetched and the disk of {folder} has {_mib(free)} free; free some, or name "
-                "another folder with `--local-dir` or `HF_HOME`.",
-                needed_bytes=missing + SPARE_BYTES,
-                free_bytes=free,
-            )
+                missing += max(0, file.size_bytes - place.kept_bytes())
+        check_space(made(places[0].blob.parent), missing)
 
     def _bring(self, file: HubFile, place: Place) -> str:
         """Have the file under its name; its sha256."""
@@ -262,6 +247,7 @@ class _Fetching:
         return found
 
     def _fetch(self, file: HubFile, place: Place) -> str:
+        place.join_draft()
         with place.partial.open("ab+") as partial:
             sink = PartialFile(partial, file, self._tell)
             sink.take_in()
@@ -329,10 +315,6 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, HTTPError) or error.errno is None  # type: ignore[attr-defined]
 
 
-def _mib(count: int) -> str:
-    return f"{-(-count // (1 << 20))} MiB"
-
-
 # ---- what went wrong -----------------------------------------------------------------------------------------------------
 
 
@@ -371,9 +353,8 @@ def _refusal(repository: str, error: Exception) -> RbeesError:
                 ErrorCode.DOWNLOAD_FAILED,
                 f"The hub at {constants.ENDPOINT} cannot be reached or broke off; check the network, and ask again to go on.",
             )
-        case OSError(errno=number) if number in _FULL:
-            message = "The disk ran full while the model was fetched; what came is kept. Free some space and ask again to go on."
-            return RbeesError(ErrorCode.STORAGE_FULL, message)
+        case OSError(errno=number) if number in FULL:
+            return disk_full()
         case OSError(errno=number) if number is not None:
             return unwritable(error.filename or "of the models", error)
     message = f"{constants.ENDPOINT} does not answer as a Hugging Face hub does; check `HF_ENDPOINT` and the proxy."

@@ -77,6 +77,8 @@ class _Index:
     """Files that cannot be served, by every name."""
     refused: Mapping[str, RbeesError] = field(default_factory=dict)
     """The same, by reference only."""
+    models: tuple[StoredModel, ...] = ()
+    """Each once, by reference."""
     facts: tuple[ModelFacts, ...] = ()
     unsummed: tuple[Path, ...] = ()
 
@@ -100,6 +102,10 @@ class ModelStore:
     def models(self) -> tuple[ModelFacts, ...]:
         """All models that can be served, by reference."""
         return self._index.facts
+
+    def stored(self) -> tuple[StoredModel, ...]:
+        """The same with their files."""
+        return self._index.models
 
     def problems(self) -> Mapping[str, RbeesError]:
         """Why files that look like models are not served, by reference and alias."""
@@ -214,8 +220,9 @@ class ModelStore:
             else:
                 # Names of one file twice, such as of a folder that is searched under two spellings, stay with the first.
                 stored |= {name: found for name in candidate.names if name not in stored}
-        unique = {model.facts.ref: model.facts for model in stored.values()}
-        return _Index(stored, problems, refused, tuple(unique[ref] for ref in sorted(unique)), tuple(unsummed))
+        unique = {model.facts.ref: model for model in stored.values()}
+        models = tuple(unique[ref] for ref in sorted(unique))
+        return _Index(stored, problems, refused, models, tuple(model.facts for model in models), tuple(unsummed))
 
     def _examine(self, candidate: Candidate) -> StoredModel | _Unsummed | RbeesError:
         paths = candidate.paths

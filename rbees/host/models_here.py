@@ -33,6 +33,7 @@ def model_places(settings: PooldSettings, state: Path, environ: Mapping[str, str
         ModelFolders(tuple(dict.fromkeys(roots))),
         HubCache(cache_folder(environ)),
         RegisteredModels(state / FILE_NAME),
+        own,
     )
 
 

@@ -13,10 +13,10 @@ from rbees.host.fit import Room
 from rbees.host.hub_cache import HubCache, cache_folder
 from rbees.host.model_candidates import Candidate, parts_of
 from rbees.host.model_files import SUFFIXES, alias_of, is_file
-from rbees.host.models_here import download_folder, model_store, named
+from rbees.host.models_here import model_store, named
 from rbees.host.registered_models import FILE_NAME, RegisteredModels
 from rbees.protocol import model_ref
-from rbees.protocol.downloads import DownloadEvent, ModelRemoved
+from rbees.protocol.downloads import DownloadEvent, DownloadRequest, ModelRemoved
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.model_ref import AliasRef
 from rbees.protocol.pools import Device, ModelFacts, PoolModels
@@ -76,21 +76,23 @@ class Here:
         rooms = rooms_of(await self.devices(), self._settings.memory_reserve_bytes)
         return Capacity(rooms, Installation().problems, self._settings.default_ctx, self._settings.default_slots)
 
-    async def download(self, name: str, quantization: str | None, folder: Path | None) -> AsyncGenerator[DownloadEvent]:
+    async def download(self, request: DownloadRequest, folder: Path | None) -> AsyncGenerator[DownloadEvent]:
         """Fetch a model into `folder`, else into `RBEES_MODELS_DIR`, else into the shared cache.
 
         Raises:
-            RbeesError: as `model_download.download` and `hub_reference`.
+            RbeesError: as `lan_copy.bring`.
         """
-        from rbees.host.model_download import Download, download, hub_reference
+        from rbees.host import lan_copy
+        from rbees.host.lending import Lending
+        from rbees.host.piece_sums import FOLDER, PieceSums
+        from rbees.service import auth
 
-        hub, short = hub_reference(name, self.store.catalog)
-        wanted = download_folder(os.environ)
-        place = folder or (wanted / short if wanted is not None else None)
+        own = self._settings
+        token = auth.read_secret(own.token_file) if own.token_file and request.sources else None
         await asyncio.to_thread(self.store.refresh)
-        wish = Download(hub, quantization, place)
-        following = download(wish, self.store, self.cache, await self.capacity(), os.environ, self._clock)
-        async with aclosing(following):
+        here = lan_copy.Here(self.store, self.cache, Lending(self.store, PieceSums(self.state / FOLDER)), os.environ, self._clock)
+        access = lan_copy.Access(token, own.tls_ca_file, own.insecure_lan)
+        async with aclosing(lan_copy.bring(request, here, await self.capacity(), access, folder)) as following:
             async for event in following:
                 yield event
 

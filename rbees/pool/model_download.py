@@ -12,6 +12,7 @@ from rbees.service.role_settings import MODELS_DIR
 
 if TYPE_CHECKING:
     from rbees.clients.poold import PooldClient
+    from rbees.protocol.downloads import DownloadRequest
 
 _OF_THIS_PROCESS: Final = (MODELS_DIR, "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_CACHE")
 """Variables that say where from and where to: whoever sets them for this command means this command, not a daemon."""
@@ -21,20 +22,54 @@ _OF_THIS_PROCESS: Final = (MODELS_DIR, "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLIN
 @click.argument("model")
 @click.option("--quant", "quantization", metavar="NAME", help="Such as Q4_K_M.  [default: what fits this host]")
 @click.option("--local-dir", type=click.Path(), help="Folder to put the files into.  [default: the shared Hugging Face cache]")
+@click.option(
+    "--from",
+    "sources",
+    metavar="URL",
+    multiple=True,
+    help="Pool daemon that has the model, such as https://mac:9200; may be repeated. The hub is asked only where none can give it.",
+)
 @asks_poold_if_there
-async def download(pool: PooldClient | None, *, model: str, quantization: str | None, local_dir: str | None, as_json: bool) -> None:
+async def download(
+    pool: PooldClient | None,
+    *,
+    model: str,
+    quantization: str | None,
+    local_dir: str | None,
+    sources: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Fetch a model of the catalogue, or `hf:org/repo[@rev][::file=path]`, and print its reference.
 
     What was fetched before an interruption is kept. Private and gated repositories need a token in HF_TOKEN.
     """
     from rbees.terminal.downloads import show_download
 
+    request = _request(model, quantization, sources)
     if pool is not None and local_dir is None and not any(os.environ.get(name) for name in _OF_THIS_PROCESS):
-        from rbees.protocol.downloads import DownloadRequest
-
-        events = pool.download(DownloadRequest(model_ref=model, quantization=quantization))
+        events = pool.download(request)
     else:
         from rbees.pool.here import Here, local_folder
 
-        events = Here().download(model, quantization, local_folder(local_dir))
+        events = Here().download(request, local_folder(local_dir))
     await show_download(events, model, as_json=as_json)
+
+
+def _request(model: str, quantization: str | None, sources: tuple[str, ...]) -> DownloadRequest:
+    """The request, checked as a daemon would.
+
+    Raises:
+        RbeesError: INVALID_REQUEST.
+    """
+    from rbees.clients.http import is_base_url
+    from rbees.protocol.downloads import MAX_SOURCES, DownloadRequest
+    from rbees.protocol.errors import ErrorCode, RbeesError
+
+    named = tuple(dict.fromkeys(url.rstrip("/") for url in sources))
+    for url in named:
+        if not is_base_url(url):
+            # What makes a url unfit may be a password in it, which is then not repeated.
+            raise RbeesError(ErrorCode.INVALID_REQUEST, "A pool after `--from` must look like `http://host:port`.", field="from")
+    if len(named) > MAX_SOURCES:
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"Name at most {MAX_SOURCES} pools after `--from`.", field="from")
+    return DownloadRequest(model_ref=model, quantization=quantization, sources=named)

@@ -20,13 +20,17 @@ from rbees import __version__
 from rbees.clients.orcd import OrcdClient
 from rbees.host.backends import Installation
 from rbees.host.devices import DeviceMonitor, sources_of_this_host
+from rbees.host.lan_copy import Access
+from rbees.host.lending import Lending
 from rbees.host.model_download import Capacity
 from rbees.host.models_here import model_store
+from rbees.host.piece_sums import FOLDER, PieceSums
 from rbees.host.process_table import ProcessTable
 from rbees.poold.downloads import Downloads
 from rbees.poold.heartbeat import Member, OrcdLink, PoolFacts
 from rbees.poold.pool import ORCD_URL_FILE, Pool
 from rbees.poold.routes import routes
+from rbees.poold.sharing import Sharing
 from rbees.poold.worker import Limits, Reporter, Surroundings
 from rbees.poold.workers import Policy, Supervisor
 from rbees.protocol import ids
@@ -83,6 +87,7 @@ class Daemon:
         self._monitor = DeviceMonitor(sources_of_this_host(), clock)
         self._installation = Installation()
         self._store = model_store(settings, state, os.environ)
+        self._lending = Lending(self._store, PieceSums(state / FOLDER))
         self._member = Member(_pool_id(settings), self._endpoint, self._identities.correlation_id())
         self._pool = Pool(
             self._member,
@@ -93,6 +98,7 @@ class Daemon:
             settings.orcd_url,
             self._make_supervisor,
             self._make_downloads,
+            Sharing(self._lending),
             self._make_link,
         )
         self._server = self._make_server()
@@ -120,6 +126,7 @@ class Daemon:
             self._monitor.stop()
             self._pool.supervisor.leave()
             self._pool.downloads.leave()
+            self._pool.sharing.leave()
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
@@ -191,7 +198,12 @@ class Daemon:
             settings = self._settings
             return Capacity(pool.supervisor.rooms(), self._installation.problems, settings.default_ctx, settings.default_slots)
 
-        return Downloads(self._store, capacity, pool.workers, self._clock)
+        return Downloads(self._store, self._lending, capacity, self._access, pool.workers, self._clock)
+
+    def _access(self) -> Access:
+        """How this pool calls others."""
+        settings = self._settings
+        return Access(self._token, settings.tls_ca_file, settings.insecure_lan, self._endpoint().rstrip("/"))
 
     def _policy(self) -> Policy:
         settings = self._settings

@@ -12,11 +12,13 @@ from contextlib import aclosing
 from typing import Final
 
 from rbees.host.hub_cache import HubCache, cache_folder
-from rbees.host.model_download import Capacity, Download, download, hub_reference
+from rbees.host.lan_copy import Access, Here, bring
+from rbees.host.lending import Lending
+from rbees.host.model_download import Capacity
 from rbees.host.model_removal import remove
 from rbees.host.model_store import ModelStore
-from rbees.host.models_here import download_folder, named
-from rbees.protocol.downloads import DownloadDone, DownloadEvent, DownloadPlanned, DownloadRequest, ModelRemoved
+from rbees.host.models_here import named
+from rbees.protocol.downloads import DownloadDone, DownloadEvent, DownloadPlanned, DownloadRequest, ModelRemoved, SourceDropped
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import WorkerFacts
 from rbees.service import logs
@@ -32,12 +34,16 @@ class Downloads:
     def __init__(
         self,
         store: ModelStore,
+        lending: Lending,
         capacity: Callable[[], Capacity],
+        access: Callable[[], Access],
         workers: Callable[[], Sequence[WorkerFacts]],
         clock: Clock,
     ) -> None:
         self._store = store
+        self._lending = lending
         self._capacity = capacity
+        self._access = access
         self._workers = workers
         self._clock = clock
         self._free = asyncio.Semaphore(AT_ONCE)
@@ -48,14 +54,11 @@ class Downloads:
         """Fetch a model and tell how it goes; closing the iterator ends it.
 
         Raises:
-            RbeesError: as `model_download.download`; DRAINING, when the daemon ends meanwhile.
+            RbeesError: as `lan_copy.bring`; DRAINING, when the daemon ends meanwhile.
         """
-        hub, short = hub_reference(request.model_ref, self._store.catalog)
-        folder = download_folder(os.environ)
-        wish = Download(hub, request.quantization, folder / short if folder is not None else None)
-        cache = HubCache(cache_folder(os.environ))
+        here = Here(self._store, HubCache(cache_folder(os.environ)), self._lending, os.environ, self._clock)
         async with self._free:
-            events = download(wish, self._store, cache, self._capacity(), os.environ, self._clock)
+            events = bring(request, here, self._capacity(), self._access())
             async with aclosing(self._until_leaving(events)) as following:
                 async for event in following:
                     self._note(request.model_ref, event)
@@ -83,9 +86,19 @@ class Downloads:
 
     def _note(self, asked: str, event: DownloadEvent) -> None:
         if isinstance(event, DownloadPlanned):
-            self._log.info("download begins", action="model_download", model=asked, model_ref=event.model_ref)
+            self._log.info(
+                "download begins", action="model_download", model=asked, model_ref=event.model_ref, sources=list(event.sources)
+            )
+        elif isinstance(event, SourceDropped):
+            self._log.warning("source dropped", action="model_source_dropped", model=asked, source=event.source, why=event.why)
         elif isinstance(event, DownloadDone):
-            self._log.info("download ended", action="model_downloaded", model_ref=event.model_ref, bytes=event.fetched_bytes)
+            self._log.info(
+                "download ended",
+                action="model_downloaded",
+                model_ref=event.model_ref,
+                bytes=event.fetched_bytes,
+                by_source=event.by_source,
+            )
 
     async def _until_leaving(self, events: AsyncGenerator[DownloadEvent]) -> AsyncGenerator[DownloadEvent]:
         leaving = asyncio.create_task(self._leaving.wait())

@@ -18,6 +18,7 @@ from rbees.host.model_store import ModelStore
 from rbees.host.worker_spec import WorkerSpec
 from rbees.poold.downloads import Downloads
 from rbees.poold.heartbeat import Member, OrcdLink, PoolFacts
+from rbees.poold.sharing import Sharing
 from rbees.poold.workers import Supervisor
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import (
@@ -53,6 +54,7 @@ class Pool:
         configured_orcd_url: str | None,
         supervisor: Callable[[Pool], Supervisor],
         downloads: Callable[[Pool], Downloads],
+        sharing: Sharing,
         link: Callable[[PoolFacts], OrcdLink],
     ) -> None:
         self._member = member
@@ -64,6 +66,7 @@ class Pool:
         self.store = store
         self.supervisor = supervisor(self)
         self.downloads = downloads(self)
+        self.sharing = sharing
         self.link = link(self)
 
     def devices(self) -> tuple[Device, ...]:

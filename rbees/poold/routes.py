@@ -9,7 +9,8 @@ from aiohttp import web
 
 from rbees.host import worker_log
 from rbees.poold.pool import Pool
-from rbees.protocol.downloads import DOWNLOAD_ERRORS, DownloadEvent, DownloadRequest, ModelRemoved
+from rbees.poold.sharing import QUANTIZATION, RANGE
+from rbees.protocol.downloads import DOWNLOAD_ERRORS, DownloadEvent, DownloadRequest, FilePieces, ModelOffer, ModelRemoved
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.pools import (
     AnnounceRequest,
@@ -39,6 +40,8 @@ _SPAWN_ERRORS: Final = (
     ErrorCode.DRAINING,
 )
 
+_LENDING_ERRORS: Final = (ErrorCode.MODEL_NOT_FOUND, ErrorCode.MODEL_LOADING)
+
 
 def routes(pool: Pool) -> list[Route]:
     """All routes of the pool."""
@@ -51,7 +54,7 @@ def routes(pool: Pool) -> list[Route]:
             "POST",
             "/models/download",
             handlers.download,
-            "Fetch a model of the catalogue or of the hub; a second request for the same joins the first.",
+            "Fetch a model from the pools that are named, or from the hub; a second request for the same joins the first.",
             request=DownloadRequest,
             response=DownloadEvent,
             errors=DOWNLOAD_ERRORS,
@@ -64,6 +67,37 @@ def routes(pool: Pool) -> list[Route]:
             "Remove a model's files; its name or reference is one segment of the path.",
             response=ModelRemoved,
             errors=(ErrorCode.MODEL_NOT_FOUND, ErrorCode.FORBIDDEN, ErrorCode.DEVICE_BUSY, ErrorCode.CONFIGURATION),
+        ),
+        Route(
+            "GET",
+            "/models/{name}/offer",
+            handlers.offer,
+            "What another pool needs to fetch a model from here; its name, reference or sha256 is one segment of the path.",
+            response=ModelOffer,
+            parameters=(QUANTIZATION,),
+            errors=(ErrorCode.MODEL_NOT_FOUND, ErrorCode.MODEL_INCOMPATIBLE, ErrorCode.MODEL_LOADING),
+        ),
+        Route(
+            "GET",
+            "/models/{sha256}/pieces",
+            handlers.pieces,
+            "The sums of a file's pieces, by the sha256 of the file, and which of them are here.",
+            response=FilePieces,
+            errors=_LENDING_ERRORS,
+        ),
+        *(
+            Route(
+                method,
+                "/models/{sha256}/blob",
+                handlers.blob,
+                about,
+                status=200,
+                further_statuses=(206,),
+                parameters=(RANGE,),
+                errors=(*_LENDING_ERRORS, ErrorCode.RANGE_NOT_SATISFIABLE),
+                content_type="application/octet-stream",
+            )
+            for method, about in (("GET", "A file of a model, whole or a range of it."), ("HEAD", "Its size."))
         ),
         Route(
             "POST",
@@ -131,6 +165,15 @@ class _Handlers:
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         return await stream_download(request, self._pool.downloads.run(await read(request, DownloadRequest)))
+
+    async def offer(self, request: web.Request) -> web.Response:
+        return await self._pool.sharing.offer(request)
+
+    async def pieces(self, request: web.Request) -> web.Response:
+        return await self._pool.sharing.pieces(request)
+
+    async def blob(self, request: web.Request) -> web.StreamResponse:
+        return await self._pool.sharing.blob(request)
 
     async def remove_model(self, request: web.Request) -> web.Response:
         return reply(await self._pool.downloads.remove(request.match_info["name"]))

@@ -5,7 +5,7 @@ The same events go from the downloading process to its parent, from poold to orc
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 
@@ -175,6 +175,22 @@ class FetchOrder(Message, frozen=True, kw_only=True, tag_field="type", tag="fetc
 Order = ListOrder | FetchOrder
 
 
+class CopyOrder(Message, frozen=True, kw_only=True):
+    """To the process that fetches from pools: bring these files here."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"token"})
+
+    fetch: FetchOrder
+    """What, and where to; without a repository it goes into the folder that is named."""
+    branches: tuple[str, ...] = ()
+    """Which are at this commit, as far as the sources know."""
+    cache_folder: str
+    sources: tuple[str, ...]
+    token: str | None = None
+    """Sent to the sources, and to nobody else."""
+    tls_ca_file: str | None = None
+
+
 class Listed(Message, frozen=True, kw_only=True, tag_field="type", tag="listed"):
     """From the downloading process: the answer to `ListOrder`."""
 
@@ -187,9 +203,28 @@ class Fetched(Message, frozen=True, kw_only=True, tag_field="type", tag="fetched
     paths: tuple[str, ...]
     sha256: tuple[str, ...]
     fetched_bytes: int
+    by_source: dict[str, int] = {}
 
 
-Report = Listed | Fetched | DownloadProgress | DownloadFailed
+class CopyBegun(Message, frozen=True, kw_only=True, tag_field="type", tag="copy_begun"):
+    """From the process that fetches from pools: from now on it fetches this file, and what it has of it can be given to others."""
+
+    draft: str
+    """The file that grows until it is whole."""
+    path: str
+    """Where it is then."""
+    pieces: FilePieces
+
+
+class PiecesHeld(Message, frozen=True, kw_only=True, tag_field="type", tag="pieces_held"):
+    """From the process that fetches from pools: these further pieces are in the draft, and right."""
+
+    sha256: str
+    """Of the file."""
+    numbers: tuple[int, ...]
+
+
+Report = Listed | Fetched | DownloadProgress | DownloadFailed | SourceDropped | CopyBegun | PiecesHeld
 
 
 class ModelRemoved(Message, frozen=True, kw_only=True):

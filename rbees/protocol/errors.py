@@ -57,6 +57,7 @@ class ErrorCode(StrEnum):
     OUTPUT_ERASED = "OUTPUT_ERASED"
     MODEL_FORBIDDEN = "MODEL_FORBIDDEN"
     REQUEST_TOO_LARGE = "REQUEST_TOO_LARGE"
+    RANGE_NOT_SATISFIABLE = "RANGE_NOT_SATISFIABLE"
     INSUFFICIENT_VRAM = "INSUFFICIENT_VRAM"
     MODEL_INCOMPATIBLE = "MODEL_INCOMPATIBLE"
     CONTEXT_EXCEEDED = "CONTEXT_EXCEEDED"
@@ -146,6 +147,9 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
     ErrorCode.REQUEST_TOO_LARGE: ErrorKind(
         413, ExitCode.USAGE, Fault.CALLER, "The request body is larger than the limit that the message names."
     ),
+    ErrorCode.RANGE_NOT_SATISFIABLE: ErrorKind(
+        416, ExitCode.FAILED, Fault.CALLER, "The range lies beyond the end of the file, or is none; the details have the size."
+    ),
     ErrorCode.INSUFFICIENT_VRAM: ErrorKind(
         422, ExitCode.FAILED, Fault.CAPACITY, "The model needs more memory than the device has free; the details hold both numbers."
     ),
@@ -210,10 +214,10 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         502,
         ExitCode.UNAVAILABLE,
         Fault.PEER,
-        "The hub did not answer, refused at this time or broke off; what was fetched is kept, and the next try goes on from there.",
+        "Hub or pools did not answer, refused for now or broke off; what was fetched is kept, and the next try goes on from there.",
     ),
     ErrorCode.CHECKSUM_MISMATCH: ErrorKind(
-        502, ExitCode.IO_ERROR, Fault.PEER, "A model file's bytes are not those that the hub promised; fetch it again."
+        502, ExitCode.IO_ERROR, Fault.PEER, "A model file's bytes are not those that were promised; fetch it again."
     ),
     ErrorCode.NO_PLACEMENT: ErrorKind(
         503, ExitCode.FAILED, Fault.CAPACITY, "No pool could ever hold this model; the details say by how much it is too large."

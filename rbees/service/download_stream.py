@@ -10,14 +10,20 @@ from typing import Final
 from aiohttp import web
 
 from rbees.protocol import codec
-from rbees.protocol.downloads import DownloadDone, DownloadEvent, DownloadFailed, DownloadPlanned, DownloadProgress
+from rbees.protocol.downloads import DownloadDone, DownloadEvent, DownloadFailed, DownloadPlanned, DownloadProgress, SourceDropped
 from rbees.protocol.errors import RbeesError
 from rbees.service.correlation import correlation_id
 from rbees.service.sse import SseWriter, frame
 
 ANSWER_WITHIN_S: Final = 5.0
 """So long a refusal can still have a status of its own; then the stream begins, which keeps the connection alive."""
-_NAMES: Final = {DownloadPlanned: "planned", DownloadProgress: "progress", DownloadDone: "done", DownloadFailed: "failed"}
+_NAMES: Final = {
+    DownloadPlanned: "planned",
+    DownloadProgress: "progress",
+    SourceDropped: "source_dropped",
+    DownloadDone: "done",
+    DownloadFailed: "failed",
+}
 
 
 async def stream_download(request: web.Request, events: AsyncGenerator[DownloadEvent]) -> web.StreamResponse:

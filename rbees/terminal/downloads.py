@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import click
 
-from rbees.protocol.downloads import DownloadDone, DownloadEvent, DownloadPlanned, DownloadProgress
+from rbees.protocol.downloads import DownloadDone, DownloadEvent, DownloadPlanned, DownloadProgress, SourceDropped
 from rbees.terminal.notes import Notes, notes
 from rbees.terminal.output import is_live, print_json
 from rbees.terminal.quantities import bytes_text, duration_text
@@ -17,13 +17,15 @@ from rbees.terminal.quantities import bytes_text, duration_text
 async def show_download(events: AsyncGenerator[DownloadEvent], model: str, *, as_json: bool) -> None:
     """Follow a download to its end; as JSON each event is a line."""
     with notes(silent=as_json) as said:
-        said.note(f"asking the hub for {model}")
+        said.note(f"asking for {model}")
         async with aclosing(events) as following:
             async for event in following:
                 if as_json:
                     print_json(event)
                 elif isinstance(event, DownloadPlanned) and event.why is not None:
                     said.keep(f"taking {event.files[0]}: {event.why}")
+                elif isinstance(event, SourceDropped):
+                    said.keep(f"without {event.source}: {event.why}")
                 elif isinstance(event, DownloadProgress):
                     _note(said, model, event)
                 elif isinstance(event, DownloadDone):
@@ -48,4 +50,6 @@ def _figures(progress: DownloadProgress) -> str:
 
 def _summary(event: DownloadDone) -> str:
     how = f"fetched {bytes_text(event.fetched_bytes)}" if event.fetched_bytes else "was here already"
+    if event.by_source:
+        how += f" ({', '.join(f'{bytes_text(count)} from {url}' for url, count in event.by_source.items())})"
     return f"{how}; sha256 {event.sha256[:16]}… is right; {event.paths[0]}"

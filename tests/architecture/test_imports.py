@@ -16,6 +16,7 @@ PURE = (
     "rbees.host.fit",
     "rbees.host.lifecycle",
     "rbees.host.model_choice",
+    "rbees.host.pieces",
     "rbees.host.preflight",
     "rbees.host.processor_features",
     "rbees.host.variants",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rbees.host.model_download import FIXED_ENVIRONMENT, Pace, environment, hub_reference
+from rbees.host.fetch_process import FIXED_ENVIRONMENT, environment
+from rbees.host.model_download import Pace, hub_reference
 from rbees.host.partial_file import PartialFile, sum_of
 from rbees.protocol.downloads import DownloadProgress, HubFile
 from rbees.protocol.errors import ErrorCode, RbeesError

@@ -27,7 +27,7 @@ async def test_a_log_gets_a_line_for_each_quarter(capsys: pytest.CaptureFixture[
     said = capsys.readouterr()
     assert said.out == "hf:a/b@c::file=x\n"
     lines = said.err.splitlines()
-    assert lines[:2] == ["asking the hub for mine", "taking x.gguf: y does not fit this host"]
+    assert lines[:2] == ["asking for mine", "taking x.gguf: y does not fit this host"]
     assert [line for line in lines if line.startswith("downloading")] == [
         f"downloading mine {share}%" for share in (0, 25, 50, 75, 100)
     ]

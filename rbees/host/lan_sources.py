@@ -1,0 +1,87 @@
+"""One pool as a source of files: what it is asked, what it brought, and when it is asked no more.
+
+A source that cannot be reached or breaks off is tried again; one that lies, refuses or has nothing is dropped at once, and so is
+one whose tries bring nothing any more. Whoever is dropped stays so until the download ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from rbees.clients.poold import PooldClient
+from rbees.host.piece_sums import is_complete
+from rbees.protocol.downloads import FilePieces, HubFile
+from rbees.protocol.errors import ErrorCode, RbeesError
+
+TRIES_WITHOUT_PROGRESS: Final = 3
+FIRST_DELAY_S: Final = 0.5
+STALL_S: Final = 10.0
+"""A source that sends nothing for so long has stalled."""
+LOOK_EVERY_S: Final = 0.5
+SUMMED_WITHIN_S: Final = 900.0
+"""A disk that reads a hundred megabytes a second sums the largest files in less."""
+_FINAL: Final = frozenset({ErrorCode.MODEL_NOT_FOUND, ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND})
+
+
+class Source:
+    """A pool that is asked for files, one after the other."""
+
+    def __init__(self, client: PooldClient, on_drop: Callable[[str, str], None]) -> None:
+        self.client = client
+        self.came_bytes = 0
+        """Checked and written, of all files."""
+        self.is_dropped = False
+        self.held: frozenset[int] | None = None
+        """The pieces of the file that it has; None for all."""
+        self._on_drop = on_drop
+        self._failures = 0
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self.client.url
+
+    def drop(self, why: str) -> None:
+        """Ask it no more."""
+        if not self.is_dropped:
+            self.is_dropped = True
+            self._on_drop(self.url, why)
+
+    def has_brought(self, count: int) -> None:
+        """So many right bytes are from it."""
+        self.came_bytes += count
+        self._failures = 0
+
+    async def failed(self, error: RbeesError) -> None:
+        """A call came to nothing: drop it, or return when it may be tried again."""
+        if error.code in _FINAL:
+            self.drop(error.message)
+            return
+        self._failures += 1
+        if self._failures >= TRIES_WITHOUT_PROGRESS:
+            reason = error.details.get("reason")
+            self.drop(f"It failed {self._failures} times in a row: {reason or error.message}")
+            return
+        await asyncio.sleep(FIRST_DELAY_S * 2 ** (self._failures - 1))
+
+    async def pieces(self, file: HubFile) -> FilePieces | None:
+        """The sums of a file's pieces, once the source knows them; None where it is dropped first."""
+        clock = asyncio.get_running_loop().time
+        began_at = clock()
+        while not self.is_dropped:
+            try:
+                found = await self.client.pieces(file.sha256 or "")
+            except RbeesError as error:
+                if error.code is ErrorCode.MODEL_LOADING and clock() - began_at < SUMMED_WITHIN_S:
+                    await asyncio.sleep(LOOK_EVERY_S)
+                else:
+                    await self.failed(error)
+                continue
+            if (found.sha256, found.size_bytes) != (file.sha256, file.size_bytes) or not is_complete(found):
+                self.drop("It answers with sums that cannot be those of the file.")
+                return None
+            self.held = frozenset(found.held) if found.held is not None else None
+            return found
+        return None
