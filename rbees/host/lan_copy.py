@@ -12,13 +12,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
-from rbees.clients.dialer import Dialer
-from rbees.clients.poold import PooldClient
 from rbees.host.checksums import sum_of_parts
 from rbees.host.fetch_process import broken_off, reports
 from rbees.host.hub_cache import HubCache
@@ -46,6 +44,9 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.model_ref import HubRef
 from rbees.service import auth
 from rbees.service.clock import Clock
+
+if TYPE_CHECKING:
+    from rbees.clients.dialer import Dialer
 
 ASKED_WITHIN_S: Final = 10.0
 SETTLE_S: Final = 2.0
@@ -115,18 +116,21 @@ async def bring(
             async for event in events:
                 yield event
     except RbeesError as error:
+        wish = _instead(wish, copying.pinned, request, here, folder)
         if wish is None or error.code not in _ELSEWHERE:
             raise
         refused = error
     else:
         return
+    for dropped in copying.untold:
+        yield dropped
     try:
-        async with aclosing(_from_hub(replace(wish, hub=copying.pinned or wish.hub), here, capacity)) as events:
+        async with aclosing(_from_hub(wish, here, capacity)) as events:
             async for event in events:
                 yield event
     except RbeesError as error:
         told = RbeesError(error.code, f"{refused.message} {error.message}")
-        told.details = error.details
+        told.details = {**refused.details, **error.details}
         raise told from None
 
 
@@ -147,8 +151,24 @@ def _hub_wish(request: DownloadRequest, here: Here, folder: Path | None) -> Down
         if request.sources:
             return None
         raise
+    return Download(hub, request.quantization, _hub_folder(short, here, folder), request.sha256)
+
+
+def _hub_folder(short: str, here: Here, folder: Path | None) -> Path | None:
     wanted = download_folder(here.environ)
-    return Download(hub, request.quantization, folder or (wanted / short if wanted is not None else None), request.sha256)
+    return folder or (wanted / short if wanted is not None else None)
+
+
+def _instead(
+    wish: Download | None, pinned: HubRef | None, request: DownloadRequest, here: Here, folder: Path | None
+) -> Download | None:
+    """What the hub is asked for once no pool is left: the very file that they offered, if they offered one of a hub."""
+    if pinned is None:
+        return wish
+    if wish is None:
+        short = pinned.repository.rpartition("/")[2]
+        return Download(pinned, request.quantization, _hub_folder(short, here, folder), request.sha256)
+    return replace(wish, hub=pinned)
 
 
 class _Copying:
@@ -163,18 +183,20 @@ class _Copying:
         self._hub_folder = wish.folder if wish is not None else folder
         self.pinned: HubRef | None = None
         """What the pools offered, where it is of a hub."""
+        self.untold: list[SourceDropped] = []
+        """Sources that gave nothing, until they are told of; a refusal names them itself."""
 
     async def run(self) -> AsyncGenerator[DownloadEvent]:
         """Ask the sources and fetch from them. Raises as `bring`."""
         here = self._here
         offers, failures = await self._ask()
-        for url, error in failures.items():
-            yield SourceDropped(source=url, why=error.message)
         offer, urls = _chosen(offers)
-        for url in offers.keys() - set(urls):
-            yield SourceDropped(source=url, why="What it has under this name is another file than the others have.")
+        self.untold = [SourceDropped(source=url, why=error.message) for url, error in failures.items()]
         if offer is None:
             raise _nobody(self._request.model_ref, failures)
+        self.untold += [SourceDropped(source=url, why=_ANOTHER) for url in offers if url not in urls]
+        while self.untold:
+            yield self.untold.pop(0)
         reference = model_ref.parse(offer.model_ref)
         self.pinned = reference if isinstance(reference, HubRef) else None
         landing = self._landing(offer)
@@ -244,6 +266,8 @@ class _Copying:
 
     async def _ask(self) -> tuple[dict[str, ModelOffer], dict[str, RbeesError]]:
         """What each source offers, in the order in which they are named, and why others offer nothing."""
+        from rbees.clients.dialer import Dialer  # Whoever asks the hub need not wait for what talks to pools.
+
         urls = [url for url in dict.fromkeys(self._request.sources) if url.rstrip("/") != self._access.own_url]
         tls = auth.tls_client_context(self._access.tls_ca_file)
         answers: dict[str, ModelOffer | RbeesError] = dict.fromkeys(urls, _SILENT)
@@ -267,6 +291,8 @@ class _Copying:
 
     async def _ask_one(self, url: str, tls: ssl.SSLContext | None, dialer: Dialer) -> ModelOffer | RbeesError:
         """The source's offer, or why there is none."""
+        from rbees.clients.poold import PooldClient
+
         client = PooldClient(url, token=self._access.token, ssl=tls, dialer=dialer, role="poold")
         refusal: RbeesError | None = None
         for name in self._names():
@@ -308,6 +334,7 @@ class _Copying:
             raise _not_it("has another quantisation")
 
 
+_ANOTHER: Final = "What it has under this name is another file than the others have."
 _SILENT: Final = RbeesError(ErrorCode.POOL_UNREACHABLE, "It did not answer in time.")
 
 

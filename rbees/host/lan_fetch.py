@@ -38,6 +38,7 @@ from rbees.protocol.downloads import (
 )
 from rbees.protocol.errors import ExitCode, RbeesError
 from rbees.service import auth
+from rbees.service.clock import SystemClock
 from rbees.service.leash import end_with_parent
 
 TELL_EVERY_S: Final = 0.2
@@ -85,7 +86,7 @@ class _Copying:
         tls = auth.tls_client_context(self._order.tls_ca_file)
         async with Dialer() as dialer:
             sources = [
-                Source(PooldClient(url, token=self._order.token, ssl=tls, dialer=dialer, role="poold"), _dropped)
+                Source(PooldClient(url, token=self._order.token, ssl=tls, dialer=dialer, role="poold"), _dropped, SystemClock())
                 for url in self._order.sources
             ]
             fetched_bytes = 0

@@ -6,14 +6,14 @@ one whose tries bring nothing any more. Whoever is dropped stays so until the do
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Final
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol
 
-from rbees.clients.poold import PooldClient
 from rbees.host.piece_sums import is_complete
 from rbees.protocol.downloads import FilePieces, HubFile
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service.clock import Clock
 
 TRIES_WITHOUT_PROGRESS: Final = 3
 FIRST_DELAY_S: Final = 0.5
@@ -25,11 +25,31 @@ SUMMED_WITHIN_S: Final = 900.0
 _FINAL: Final = frozenset({ErrorCode.MODEL_NOT_FOUND, ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND})
 
 
+class Asked(Protocol):
+    """What a source is asked through: `clients.poold.PooldClient`."""
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        ...
+
+    async def pieces(self, sha256: str) -> FilePieces:
+        """`GET /models/{sha256}/pieces`."""
+        ...
+
+    def blob(
+        self, sha256: str, first: int, length: int, idle_timeout_s: float
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """`GET /models/{sha256}/blob`, a range of it."""
+        ...
+
+
 class Source:
     """A pool that is asked for files, one after the other."""
 
-    def __init__(self, client: PooldClient, on_drop: Callable[[str, str], None]) -> None:
+    def __init__(self, client: Asked, on_drop: Callable[[str, str], None], clock: Clock) -> None:
         self.client = client
+        self.clock = clock
         self.came_bytes = 0
         """Checked and written, of all files."""
         self.is_dropped = False
@@ -64,18 +84,17 @@ class Source:
             reason = error.details.get("reason")
             self.drop(f"It failed {self._failures} times in a row: {reason or error.message}")
             return
-        await asyncio.sleep(FIRST_DELAY_S * 2 ** (self._failures - 1))
+        await self.clock.sleep(FIRST_DELAY_S * 2 ** (self._failures - 1))
 
     async def pieces(self, file: HubFile) -> FilePieces | None:
         """The sums of a file's pieces, once the source knows them; None where it is dropped first."""
-        clock = asyncio.get_running_loop().time
-        began_at = clock()
+        began_at = self.clock.monotonic()
         while not self.is_dropped:
             try:
                 found = await self.client.pieces(file.sha256 or "")
             except RbeesError as error:
-                if error.code is ErrorCode.MODEL_LOADING and clock() - began_at < SUMMED_WITHIN_S:
-                    await asyncio.sleep(LOOK_EVERY_S)
+                if error.code is ErrorCode.MODEL_LOADING and self.clock.monotonic() - began_at < SUMMED_WITHIN_S:
+                    await self.clock.sleep(LOOK_EVERY_S)
                 else:
                     await self.failed(error)
                 continue

@@ -7,7 +7,6 @@ say the same, and if the whole then has another sum than it should, those who sa
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 from collections import Counter
@@ -91,10 +90,10 @@ class Transfer:
             self._said[source] = found
 
     async def _first_answers(self) -> None:
-        await asyncio.wait(self._asking, return_when=asyncio.FIRST_COMPLETED)
-        while not self._said and not all(task.done() for task in self._asking):
-            await asyncio.wait({task for task in self._asking if not task.done()}, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait(self._asking, timeout=SETTLE_S)
+        while not self._said and (waiting := {task for task in self._asking if not task.done()}):
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if self._asking:
+            await asyncio.wait(self._asking, timeout=SETTLE_S)
 
     def _believed(self) -> FilePieces | None:
         """What most sources say; of two that as many say, what was said first."""
@@ -168,7 +167,7 @@ class Transfer:
 
     async def _work(self, source: Source, table: PieceTable) -> None:
         """Have a source give what it can, until all is here or it is dropped."""
-        clock = asyncio.get_running_loop().time
+        clock = source.clock.monotonic
         new_at = clock()
         while not table.is_whole and not source.is_dropped:
             sources = sum(not task.done() for task in self._working)
@@ -198,8 +197,13 @@ class Transfer:
         if source.held is None:
             await self._pulse.wait()
             return False
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._pulse.wait(), LOOK_EVERY_S)
+        looking = asyncio.create_task(source.clock.sleep(LOOK_EVERY_S))
+        waking = asyncio.create_task(self._pulse.wait())
+        try:
+            await asyncio.wait({looking, waking}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            looking.cancel()
+            waking.cancel()
         before = source.held
         await source.pieces(self._file)
         return source.held != before
@@ -226,6 +230,7 @@ class Transfer:
                         if all(table.holds(ahead) for ahead in range(number, run.stop)):
                             return  # Others were faster.
                         buffer, filled = _buffer(table, number), 0
+            raise RbeesError(ErrorCode.POOL_UNREACHABLE, "It sent less than it was asked for.")
         finally:
             if checking is not None:
                 await checking

@@ -106,13 +106,14 @@ class Lending:
             found = self._of_repository(HubRef(own.repository, asked), quantization)
         return offer_of(found, self._store)
 
-    def copied_pieces(self, sha256: str) -> FilePieces | None:
-        """The pieces of a file that is being fetched, with those that are here; of several fetches of it, the one that has most."""
+    def copied(self, sha256: str) -> CopyBegun | None:
+        """A file that is being fetched, with the pieces that are here; of several fetches of it, the one that has most."""
         copies = [copy for copy in self._copies if sha256 in copy.begun]
         if not copies:
             return None
         best = max(copies, key=lambda copy: len(copy.held[sha256]))
-        return msgspec.structs.replace(best.begun[sha256].pieces, held=tuple(sorted(best.held[sha256])))
+        begun, held = best.begun[sha256], tuple(sorted(best.held[sha256]))
+        return msgspec.structs.replace(begun, pieces=msgspec.structs.replace(begun.pieces, held=held))
 
     def pieces(self, sha256: str) -> FilePieces:
         """The pieces of a file that is here whole, summed if nobody has asked for them yet. Blocks for as long as that takes.
@@ -152,13 +153,12 @@ class Lending:
                     return path
         raise _not_found("This pool holds no model file with this sha256.")
 
-    def open(self, sha256: str, partial: FilePieces | None) -> Lent:
-        """Open a file; of one that is being fetched, `partial` says what is here. Blocks on the disk. Raises as `path`."""
-        if partial is not None:
-            begun = next((copy.begun[sha256] for copy in self._copies if sha256 in copy.begun), None)
-            for place in (begun.draft, begun.path) if begun is not None else ():
+    def open(self, sha256: str, copied: CopyBegun | None) -> Lent:
+        """Open a file; `copied` is what `copied` says of it. Blocks on the disk. Raises as `path`."""
+        if copied is not None:
+            for place in (copied.draft, copied.path):
                 try:
-                    return Lent(Path(place).open("rb"), partial.size_bytes, partial)
+                    return Lent(Path(place).open("rb"), copied.pieces.size_bytes, copied.pieces)
                 except OSError:
                     continue  # It has just got its name, or is not there yet.
         path = self.path(sha256)

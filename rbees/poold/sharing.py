@@ -44,18 +44,24 @@ class Sharing:
     async def pieces(self, request: web.Request) -> web.Response:
         """`GET /models/{sha256}/pieces`."""
         sha256 = request.match_info["sha256"]
-        return reply(self._lending.copied_pieces(sha256) or await self._pieces(sha256))
+        copied = self._lending.copied(sha256)
+        return reply(copied.pieces if copied is not None else await self._pieces(sha256))
 
     async def _pieces(self, sha256: str) -> FilePieces:
         if sha256 not in self._summing:
             self._summing[sha256] = asyncio.create_task(self._sum(sha256))
-            self._summing[sha256].add_done_callback(lambda _: self._summing.pop(sha256, None))
+            self._summing[sha256].add_done_callback(lambda task: self._summed(sha256, task))
         summing = self._summing[sha256]
         done, _ = await asyncio.wait({summing}, timeout=SUMMED_WITHIN_S)
         if not done:
             message = "The file's pieces are being summed; ask again."
             raise RbeesError(ErrorCode.MODEL_LOADING, message, retry_after_s=1)
         return summing.result()
+
+    def _summed(self, sha256: str, task: asyncio.Task[FilePieces]) -> None:
+        del self._summing[sha256]
+        if not task.cancelled():
+            task.exception()  # Whoever asked may have left without it.
 
     async def _sum(self, sha256: str) -> FilePieces:
         async with self._one:
@@ -64,7 +70,7 @@ class Sharing:
     async def blob(self, request: web.Request) -> web.StreamResponse:
         """`GET` and `HEAD` of `/models/{sha256}/blob`."""
         sha256 = request.match_info["sha256"]
-        lent = await asyncio.to_thread(self._lending.open, sha256, self._lending.copied_pieces(sha256))
+        lent = await asyncio.to_thread(self._lending.open, sha256, self._lending.copied(sha256))
         with lent.file:
             span = span_of(request, lent.size_bytes, f'"{sha256}"')
             if request.method != "HEAD" and not lent.has(span.first, span.length):

@@ -54,7 +54,7 @@ class DownloadRequest(Request, frozen=True, kw_only=True):
     """`POST /models/download` on a pool, `POST /v2/pools/{id}/models/download` on orcd."""
 
     model_ref: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
-    """Alias of the pool's catalogue, or `hf:` reference."""
+    """Alias of the pool's catalogue, or `hf:` reference; with sources, whatever the model goes by there."""
     quantization: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
     """Such as Q4_K_M; without it the pool takes what fits it."""
     sources: Annotated[tuple[SourceUrl, ...], msgspec.Meta(max_length=MAX_SOURCES)] = ()

@@ -33,13 +33,13 @@ class Span:
 
 
 def span_of(request: web.Request, size_bytes: int, etag: str) -> Span:
-    """What a request asks for.
+    """What a request asks for; only GET knows ranges.
 
     Raises:
         RbeesError: RANGE_NOT_SATISFIABLE.
     """
     whole = Span(0, size_bytes, size_bytes, is_part=False)
-    if "Range" not in request.headers or request.headers.get("If-Range", etag) != etag:
+    if request.method != "GET" or "Range" not in request.headers or request.headers.get("If-Range", etag) != etag:
         return whole
     try:
         asked = request.http_range

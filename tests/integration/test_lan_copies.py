@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.certificates import make_certificate
 from tests.support.home import Home, wait_until
 from tests.support.hub import Hub
 from tests.support.hub_user import refusal
@@ -20,10 +20,12 @@ from tests.support.raw_http import request
 from tests.support.scripted_models import write_script
 from tests.support.tiny_gguf import split_gguf, write_tiny_gguf
 
+TOKEN = "rbk_" + "t" * 43
 REPO = "org/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
 REF = f"hf:{REPO}@{COMMIT}::file={FILE}"
-SLOW = 8_000_000
+SLOW = 2_000_000
+"""So slow that a busy machine starts what it has to meanwhile; what need not be seen then goes at full speed."""
 
 NewHost = Callable[..., LanHost]
 
@@ -181,6 +183,7 @@ def test_a_source_that_dies_half_way_is_done_without(source: LanHost, new_host: 
         wait_until(lambda: first.carried_bytes > 2_000_000 and second.carried_bytes > 2_000_000, download, "fetch from both")
         assert source.poold is not None
         source.poold.kill()
+        second.bytes_per_s = None
         assert download.wait(120) == 0, download.said
     events = events_of(download)
     assert events[-1]["sha256"] == sha256(model)
@@ -198,6 +201,7 @@ def test_a_source_that_stands_still_keeps_nobody_waiting(source: LanHost, new_ho
         wait_until(lambda: first.carried_bytes > 2_000_000 and second.carried_bytes > 2_000_000, download, "fetch from both")
         assert source.poold is not None
         source.poold.send(signal.SIGSTOP)
+        second.bytes_per_s = None
         try:
             assert download.wait(120) == 0, download.said
         finally:
@@ -209,7 +213,7 @@ def test_a_killed_pool_goes_on_from_what_it_has(source: LanHost, new_host: NewHo
     host = new_host().serve()
     with Link(source.url, bytes_per_s=SLOW) as link:
         download = host.start(REF, link.url)
-        wait_until(lambda: link.carried_bytes > 6_000_000, download, "fetch a part")
+        wait_until(lambda: link.carried_bytes > 5_000_000, download, "fetch a part")
         assert host.poold is not None
         children = psutil.Process(host.poold.pid).children(recursive=True)
         host.poold.kill()
@@ -220,7 +224,7 @@ def test_a_killed_pool_goes_on_from_what_it_has(source: LanHost, new_host: NewHo
         link.bytes_per_s = None
         host.serve()
         done = host.fetched(REF, link.url)[-1]
-    assert 0 < done["fetched_bytes"] < len(model) - 3_000_000
+    assert 0 < done["fetched_bytes"] < len(model) - 2_000_000
     assert host.blobs == [sha256(model)]
     assert host.facts(REF)["sha256"] == sha256(model)
 
@@ -235,6 +239,7 @@ def test_a_pool_gives_what_it_has_of_what_it_still_fetches(source: LanHost, new_
         assert (missing.status, missing.error["code"]) == (503, "MODEL_LOADING")
         second = last.start(f"hf:{REPO}", middle.url)
         assert first.process.poll() is None, "the first one was still fetching"
+        link.bytes_per_s = None
         assert (first.wait(120), second.wait(120)) == (0, 0), first.said + second.said
     assert events_of(second)[-1]["by_source"] == {middle.url: len(model)}
     assert link.carried_bytes < len(model) * 1.5
@@ -250,7 +255,7 @@ def test_the_hub_goes_on_where_the_pools_end(source: LanHost, new_host: NewHost,
         source.facts(ref)
         host.serve()
         download = host.start(ref, link.url)
-        wait_until(lambda: link.carried_bytes > 6_000_000, download, "fetch a part")
+        wait_until(lambda: link.carried_bytes > 5_000_000, download, "fetch a part")
         assert source.poold is not None
         source.poold.kill()
         assert download.wait(120) == 0, download.said
@@ -264,8 +269,9 @@ def test_the_hub_goes_on_where_the_pools_end(source: LanHost, new_host: NewHost,
 def test_a_second_request_joins_the_first(source: LanHost, new_host: NewHost, model: bytes) -> None:
     host = new_host().serve()
     with Link(source.url, bytes_per_s=SLOW) as link:
-        first, second = host.start(REF, link.url), host.start(REF, link.url)
-        wait_until(lambda: '"waiting":true' in first.stdout + second.stdout, second, "wait")
+        first, second = host.start(REF, link.url), host.begin(REF, link.url)
+        wait_until(lambda: '"waiting":true' in second.stdout, second, "wait")
+        link.bytes_per_s = None
         assert (first.wait(120), second.wait(120)) == (0, 0), first.said + second.said
         assert link.carried_bytes < len(model) * 1.5
     assert sorted(events_of(one)[-1]["fetched_bytes"] for one in (first, second)) == [0, len(model)]
@@ -284,6 +290,28 @@ def test_a_terminal_fetches_without_a_daemon(source: LanHost, new_host: NewHost,
     assert host.run("verify", REF).returncode == 0
 
 
+def test_the_cluster_s_token_goes_to_the_source_by_tls(new_host: NewHost, model: bytes, tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path)
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    source = new_host()
+    source.cached(REPO, FILE, model)
+    files = {"TLS_CERT_FILE": cert, "TLS_KEY_FILE": key, "TLS_CA_FILE": cert, "TOKEN_FILE": token}
+    own = {f"RBEES_POOLD_{name}": str(path) for name, path in files.items()}
+    daemon = source.home.start("poold", "serve", environ={**source.environ, **own})
+    wait_until(lambda: "daemon_ready" in daemon.said, daemon, "become ready")
+    url = f"https://127.0.0.1:{source.port}"
+    host = new_host(RBEES_POOLD_TLS_CA_FILE=str(cert), RBEES_POOLD_TOKEN_FILE=str(token)).serve()
+    assert host.fetched(REF, url)[-1]["by_source"] == {url: len(model)}
+    assert host.poold is not None
+    assert TOKEN not in host.poold.said + daemon.said
+    stranger = new_host(RBEES_POOLD_TLS_CA_FILE=str(cert)).serve()
+    assert "token is asked for" in refusal(stranger.run("download", "tiny-Q4_K_M", "--from", url), "DOWNLOAD_FAILED", 69)
+    said = refusal(host.run("download", REF, "--from", "http://mac.home.arpa:9200"), "CONFIGURATION", 78)
+    assert "readable" in said
+
+
 def test_what_no_pool_can_give_is_said_in_one_sentence(source: LanHost, new_host: NewHost) -> None:
     host = new_host().serve()
     refused = refusal(host.run("download", "nobodys", "--from", source.url), "MODEL_NOT_FOUND", 1)
@@ -297,5 +325,10 @@ def test_what_no_pool_can_give_is_said_in_one_sentence(source: LanHost, new_host
         assert "secret" not in said
     body = {"model_ref": REF, "sources": [source.url], "sha256": "0" * 64}
     answer = request("POST", f"{host.url}/models/download", body)
-    events = [json.loads(line[6:]) for line in answer.body.decode().splitlines() if line.startswith("data: ")]
-    assert [event["type"] for event in events] == ["source_dropped", "failed"]
+    # The hub is asked after all, which takes a while to say that it is not there.
+    kinds_told = [line for line in answer.body.decode().splitlines() if line.startswith("event: ")]
+    assert kinds_told == ["event: source_dropped", "event: failed"]
+    body["model_ref"] = "nobodys"
+    assert request("POST", f"{host.url}/models/download", body).status == 404
+    body["sources"] = ["http://a/b"]
+    assert request("POST", f"{host.url}/models/download", body).status == 400

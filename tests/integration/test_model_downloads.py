@@ -153,12 +153,13 @@ def test_ctrl_c_ends_both_and_keeps_what_came(user: User, hub: Hub, tiny: bytes)
 
 def test_a_second_request_joins_the_first_and_takes_over_where_it_dies(user: User, hub: Hub, tiny: bytes) -> None:
     hub.add(REPO, {FILE: tiny})
-    hub.faults[FILE].bytes_per_s = 3_000_000
+    hub.faults[FILE].bytes_per_s = 500_000
     first = user.start(f"hf:{REPO}")
     wait_until(lambda: '"progress"' in first.stdout, first, "begin")
     second, third = user.start(f"hf:{REPO}"), user.start(f"hf:{REPO}")
     wait_until(lambda: '"waiting":true' in second.stdout and '"waiting":true' in third.stdout, second, "wait")
     assert len(hub.sent_bytes(FILE)) == 1
+    hub.faults[FILE].bytes_per_s = None
     first.kill()
     assert [second.wait(), third.wait()] == [0, 0], second.said + third.said
     ends = [json.loads(daemon.stdout.splitlines()[-1]) for daemon in (second, third)]

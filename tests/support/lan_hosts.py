@@ -85,9 +85,13 @@ class LanHost:
         assert done.returncode == 0, done.said
         return [json.loads(line) for line in done.stdout.splitlines()]
 
+    def begin(self, name: str, *sources: str) -> Daemon:
+        """A download that goes on."""
+        return self.home.start("models", "download", name, *_from(sources), "--json", program="rbees-pool", environ=self._own())
+
     def start(self, name: str, *sources: str) -> Daemon:
-        """A download that goes on, of which a part has come."""
-        started = self.home.start("models", "download", name, *_from(sources), "--json", program="rbees-pool", environ=self._own())
+        """The same, once a part has come."""
+        started = self.begin(name, *sources)
         wait_until(lambda: re.search(r'"done_bytes":[1-9]', started.stdout), started, "fetch a part")
         return started
 

@@ -1,14 +1,15 @@
-"""The figures of a host: what its pool daemon costs the network and the machine."""
+"""The figures of a host: what its pool daemon costs the network and the machine, and how fast models come from other pools."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench.host import heartbeat
+from tests.bench.host import heartbeat, lan
 from tests.bench.rows import Row
 
 PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
     "heartbeat": heartbeat.measure,
+    "lan": lan.measure,
 }
 """Each takes True for a short look, which has fewer samples."""

@@ -87,13 +87,13 @@ def test_of_a_file_that_is_being_fetched_only_right_pieces_are_given(tmp_path: P
     ref = f"hf:org/repo@{'a' * 40}::file=x-Q4_K_M.gguf"
     offer = ModelOffer(model_ref=ref, sha256=sha256, aliases=("mine",), branches=("main",), files=(file,))
     with lending.copying(offer) as copy:
-        assert lending.copied_pieces(sha256) is None
+        assert lending.copied(sha256) is None
         copy.note(PiecesHeld(sha256=sha256, numbers=(0,)))
         copy.note(CopyBegun(draft=str(draft), path=str(path), pieces=pieces))
         copy.note(PiecesHeld(sha256=sha256, numbers=(2, 0)))
-        held = lending.copied_pieces(sha256)
+        held = lending.copied(sha256)
         assert held is not None
-        assert held.held == (0, 2)
+        assert held.pieces.held == (0, 2)
         with (lent := lending.open(sha256, held)).file:
             assert [lent.has(0, PIECE), lent.has(PIECE - 1, 2), lent.has(2 * PIECE, PIECE), lent.has(2 * PIECE, 5)] == [
                 *(True, False, True, True)
@@ -106,7 +106,7 @@ def test_of_a_file_that_is_being_fetched_only_right_pieces_are_given(tmp_path: P
         assert lending.copy_offer("mine", "Q4_K_M") == offer
         assert lending.copy_offer("mine", "Q8_0") is None
         assert lending.copy_offer("other", None) is None
-    assert lending.copied_pieces(sha256) is None
+    assert lending.copied(sha256) is None
 
 
 def place(folder: Path) -> Place:
