@@ -12,6 +12,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 CHUNK = 64 * 1024
+BURST_S = 0.1
 
 
 @dataclass
@@ -83,7 +84,8 @@ class Link:
             return
         with self._lock:
             now = time.monotonic()
-            begin = max(self._free_at, now)
+            # What a busy machine held up is made good, but no more than a moment's worth.
+            begin = max(self._free_at, now - BURST_S)
             self._free_at = begin + count / self.bytes_per_s
         time.sleep(max(0.0, begin - now))
 

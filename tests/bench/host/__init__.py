@@ -11,5 +11,6 @@ from tests.bench.rows import Row
 PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
     "heartbeat": heartbeat.measure,
     "lan": lan.measure,
+    "lan_sources": lan.measure_sources,
 }
 """Each takes True for a short look, which has fewer samples."""
