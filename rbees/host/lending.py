@@ -115,6 +115,11 @@ class Lending:
         begun, held = best.begun[sha256], tuple(sorted(best.held[sha256]))
         return msgspec.structs.replace(begun, pieces=msgspec.structs.replace(begun.pieces, held=held))
 
+    def known_pieces(self, sha256: str) -> FilePieces | None:
+        """The pieces of a file that is here whole, if they have been summed. Blocks on the disk. Raises as `path`."""
+        self.path(sha256)
+        return self.sums.known(sha256)
+
     def pieces(self, sha256: str) -> FilePieces:
         """The pieces of a file that is here whole, summed if nobody has asked for them yet. Blocks for as long as that takes.
 

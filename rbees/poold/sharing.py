@@ -48,6 +48,9 @@ class Sharing:
         return reply(copied.pieces if copied is not None else await self._pieces(sha256))
 
     async def _pieces(self, sha256: str) -> FilePieces:
+        known = await asyncio.to_thread(self._lending.known_pieces, sha256)
+        if known is not None:
+            return known
         if sha256 not in self._summing:
             self._summing[sha256] = asyncio.create_task(self._sum(sha256))
             self._summing[sha256].add_done_callback(lambda task: self._summed(sha256, task))

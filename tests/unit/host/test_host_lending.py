@@ -68,9 +68,11 @@ def test_a_file_is_given_by_its_sum_while_it_is_what_was_summed(tmp_path: Path) 
     assert (offer.aliases, offer.files[0].path) == (("bees",), path.name)
     with lending.open(offer.sha256, None).file as file:
         assert file.read() == path.read_bytes()
+    assert lending.known_pieces(offer.sha256) is None
     assert lending.pieces(offer.sha256).pieces == sums_of(path.read_bytes())
+    assert lending.known_pieces(offer.sha256) == lending.pieces(offer.sha256)
     path.write_bytes(path.read_bytes() + b" ")
-    for ask in (lending.path, lending.pieces, lambda sha256: lending.open(sha256, None)):
+    for ask in (lending.path, lending.pieces, lending.known_pieces, lambda sha256: lending.open(sha256, None)):
         with pytest.raises(RbeesError) as caught:
             ask(offer.sha256)
         assert caught.value.code is ErrorCode.MODEL_NOT_FOUND
