@@ -29,6 +29,8 @@ from rbees.terminal.text import printable
 if TYPE_CHECKING:
     from rbees.ctl.ssh import SshConnections, UnknownHostKey
 
+STREAM: Final = "-"
+"""The word by which a command means its standard input or output."""
 ELSEWHERE: Final = frozenset({ErrorCode.POOL_UNREACHABLE, ErrorCode.HOST_VERSION})
 """What a host may answer over HTTP while SSH still leads to it."""
 
@@ -53,8 +55,12 @@ async def reach(hosts: Sequence[Host], errand: Errand, chosen: CtlSettings) -> i
     """Run the command on every host; the exit code, of several hosts the worst.
 
     Raises:
-        RbeesError: for a single host, what kept the command from it. For several it is said and the others go on.
+        RbeesError: for a single host, what kept the command from it. For several it is said and the others go on. INVALID_REQUEST
+            where several would share one stream.
     """
+    if len(hosts) > 1 and STREAM in errand.words:
+        message = f"`{STREAM}` is the input or the output of this terminal, which belongs to one host at a time; name only one."
+        raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="host")
     interrupted = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         trip = _Trip(errand, chosen, interrupted, stack)
@@ -65,7 +71,7 @@ async def reach(hosts: Sequence[Host], errand: Errand, chosen: CtlSettings) -> i
             way = found[hosts[0].name]
             if isinstance(way, RbeesError):
                 raise way
-            code = await trip.go(hosts[0], way, StraightSink())
+            code = await trip.go(hosts[0], way, StraightSink(takes_input=STREAM in errand.words))
         else:
             code = max(await _all(trip, hosts, found))
         return ExitCode.INTERRUPTED if interrupted.is_set() else code

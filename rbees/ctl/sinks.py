@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
 from typing import Any, Final, Protocol, TextIO
 
 from rbees.ctl.hosts import Host
 from rbees.terminal.board import Board
 from rbees.terminal.text import visible
 
+Write = Callable[[bytes], Coroutine[Any, Any, None]]
 CHUNK_BYTES: Final = 65_536
 LAST_NOTES: Final = 20
 
@@ -35,7 +38,7 @@ class Sink(Protocol):
         """Some of its stderr."""
         ...
 
-    def feed(self, write: Callable[[bytes], None], end: Callable[[], None]) -> None:
+    def feed(self, write: Write, end: Callable[[], None]) -> None:
         """Begin to hand what is typed to `write`, and call `end` when no more comes."""
         ...
 
@@ -49,8 +52,9 @@ class StraightSink:
 
     inherits = True
 
-    def __init__(self) -> None:
-        self.feeds = sys.stdin.isatty() and not _is_in_background()
+    def __init__(self, *, takes_input: bool = False) -> None:
+        """`takes_input` says that the command there reads its stdin to the end, so that a file or a pipe is its too."""
+        self.feeds = not _is_in_background() if sys.stdin.isatty() else takes_input
         self._out, self._err = _Through(sys.stdout), _Through(sys.stderr)
 
     def out(self, data: bytes) -> None:
@@ -61,21 +65,24 @@ class StraightSink:
         """See `Sink`."""
         self._err.take(data)
 
-    def feed(self, write: Callable[[bytes], None], end: Callable[[], None]) -> None:
+    def feed(self, write: Write, end: Callable[[], None]) -> None:
         """See `Sink`; a thread reads, which the end of this process ends."""
         import asyncio
 
         loop = asyncio.get_running_loop()
 
         def read() -> None:
-            data = b"-"
-            while data:
-                try:
-                    data = os.read(sys.stdin.fileno(), CHUNK_BYTES)
-                    loop.call_soon_threadsafe(write if data else lambda _: end(), data)
-                except (OSError, RuntimeError):
-                    # The terminal is gone, or nobody waits for what is typed any more.
-                    return
+            # The terminal is gone, or nobody waits for what comes any more.
+            with contextlib.suppress(OSError, RuntimeError, CancelledError):
+                while data := os.read(sys.stdin.fileno(), CHUNK_BYTES):
+                    handing = write(data)
+                    try:
+                        taken = asyncio.run_coroutine_threadsafe(handing, loop)
+                    except RuntimeError:
+                        handing.close()
+                        return
+                    taken.result()
+                loop.call_soon_threadsafe(end)
 
         threading.Thread(target=read, name="typed", daemon=True).start()
 
@@ -100,7 +107,7 @@ class LineSink:
         """See `Sink`."""
         self._lines[1].take(data)
 
-    def feed(self, write: Callable[[bytes], None], end: Callable[[], None]) -> None:
+    def feed(self, write: Write, end: Callable[[], None]) -> None:
         """See `Sink`; nothing is typed to several hosts at once."""
 
     def finish(self) -> None:

@@ -7,6 +7,7 @@ hosts come from one file that the caller names. A connection is made once for ea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import os
 import socket
@@ -58,10 +59,13 @@ class Command:
         except (asyncssh.Error, OSError):
             raise _broken(self._place) from None
 
-    def write(self, data: bytes) -> None:
-        """Hand bytes to its stdin."""
-        if not self._process.is_closing():
-            self._process.stdin.write(data)
+    async def write(self, data: bytes) -> None:
+        """Hand bytes to its stdin, and wait while it takes no more."""
+        # Who has ended, or is about to, takes nothing; how it ended is told elsewhere.
+        with contextlib.suppress(asyncssh.Error, OSError):
+            if not self._process.is_closing():
+                self._process.stdin.write(data)
+                await self._process.stdin.drain()
 
     def write_end(self) -> None:
         """Its stdin has come to an end."""

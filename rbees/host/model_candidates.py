@@ -92,11 +92,12 @@ class Places:
         for entry in self.catalog.values():
             if entry.path is not None and not entry.packaged:
                 users.setdefault(entry.path, []).append(entry.name)
+        given = self._given_names()
         further = [path for path in users if not self.folders.lists(path)]
         for path in (*self.folders.files(), *further):
             paths = parts_of(path)
             if paths:
-                aliases = [*users.get(path, ()), *names.free([*self._known_as(path), short_name(path)])]
+                aliases = [*users.get(path, ()), *names.free([*self._known_as(path), *given.get(path, ()), short_name(path)])]
                 yield Candidate(paths, f"file:{path}", tuple(aliases), "folder")
 
     def _known_as(self, path: Path) -> list[str]:
@@ -109,20 +110,29 @@ class Places:
         ]
 
     def _registered(self, names: _Names) -> Iterator[Candidate]:
-        if self.registered is None:
-            return
-        for name, path in sorted(self.registered.all().items()):
-            if not self.folders.lists(path):
+        for path, given in self._given_names().items():
+            for name in given if not self._is_found_anyway(path) else ():
                 yield Candidate(parts_of(path) or (path,), f"file:{path}", tuple(names.free([name])), "registered")
+
+    def _given_names(self) -> dict[Path, list[str]]:
+        """By file, the names that a user of this host gave it."""
+        given: dict[Path, list[str]] = {}
+        for name, path in sorted(self.registered.all().items() if self.registered is not None else ()):
+            given.setdefault(path, []).append(name)
+        return given
+
+    def _is_found_anyway(self, path: Path) -> bool:
+        return self.folders.lists(path) or (self.cache is not None and self.cache.folder in path.parents)
 
     def _cached(self, names: _Names) -> Iterator[Candidate]:
         if self.cache is None:
             return
         files = [file for file in self.cache.files() if not PART.search(file.path.name) or parts_of(file.path)]
         best = _best(files)
+        given = self._given_names()
         for file in files:
             known = self._hub_names(file, best.get(file.ref.repository) == file.ref)
-            aliases = names.free([*known, short_name(file.path)])
+            aliases = names.free([*given.get(file.path, ()), *known, short_name(file.path)])
             yield Candidate(parts_of(file.path), str(file.ref), tuple(aliases), "cache")
 
     def _hub_names(self, file: CachedFile, is_best: bool) -> list[str]:

@@ -274,7 +274,7 @@ def _look_at(paths: Sequence[Path], print_: Fingerprint | None, problem: RbeesEr
         return _Examined(None, problem=_not_found(f"The file {path.name} is gone or cannot be read."))
     try:
         if is_scripted(path):
-            return _Examined(print_, _read_scripted(path))
+            return _Examined(print_, read_scripted(path))
         return _Examined(print_, shape_of(*(read_header(part) for part in paths)))
     except RbeesError as error:
         return _Examined(print_, problem=error)
@@ -283,7 +283,8 @@ def _look_at(paths: Sequence[Path], print_: Fingerprint | None, problem: RbeesEr
         return _Examined(None, problem=_not_found(f"The file {path.name} cannot be read ({error.strerror}); check who may."))
 
 
-def _read_scripted(path: Path) -> Shape:
+def read_scripted(path: Path) -> Shape:
+    """What a description for the scripted backend states. Raises RbeesError MODEL_INCOMPATIBLE."""
     with path.open("rb") as file:
         document = file.read(MAX_SCRIPTED_BYTES + 1)
     if len(document) > MAX_SCRIPTED_BYTES:

@@ -42,6 +42,8 @@ class Here:
         self.store = model_store(self._settings, self.state, os.environ)
         self.places = self.store.places
         self.registered = RegisteredModels(self.state / FILE_NAME)
+        self.own_models = self.state / "models"
+        """The folder that a pool serves without being told."""
         self.cache = HubCache(cache_folder(os.environ))
         self._clock = SystemClock()
 
@@ -155,7 +157,7 @@ class Here:
             self.store.checksums.compute(part)
         self.store.refresh()
         try:
-            return self.store.resolve(f"file:{path}").facts
+            return self.store.resolve(short).facts
         except RbeesError:
             self.registered.remove(path)
             raise

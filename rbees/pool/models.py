@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rbees.pool.model_bundles import export, import_
 from rbees.pool.model_download import download
 from rbees.pool.model_files import delete, disk_usage, register, verify
 from rbees.pool.target import asks_poold_if_there
@@ -29,7 +30,7 @@ def models() -> None:
     """The model files of this host."""
 
 
-for command in (download, verify, delete, disk_usage, register):
+for command in (download, verify, delete, disk_usage, register, export, import_):
     models.add_command(command)
 
 

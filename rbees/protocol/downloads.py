@@ -63,6 +63,13 @@ class DownloadRequest(Request, frozen=True, kw_only=True):
     """Of the model, where the caller knows it: nothing else is taken, whoever offers it under the name."""
 
 
+class PoolChosen(Message, frozen=True, kw_only=True, tag_field="type", tag="chosen"):
+    """The first event of `POST /v2/models/download` of orcd: the pool that fetches the model, because nobody named one."""
+
+    pool_id: str
+    why: str
+
+
 class DownloadPlanned(Message, frozen=True, kw_only=True, tag_field="type", tag="planned"):
     """What is going to be fetched."""
 
@@ -113,7 +120,7 @@ class DownloadFailed(Message, frozen=True, kw_only=True, tag_field="type", tag="
     error: ErrorBody
 
 
-DownloadEvent = DownloadPlanned | DownloadProgress | SourceDropped | DownloadDone | DownloadFailed
+DownloadEvent = PoolChosen | DownloadPlanned | DownloadProgress | SourceDropped | DownloadDone | DownloadFailed
 
 
 class OfferedFile(Message, frozen=True, kw_only=True):

@@ -10,7 +10,15 @@ from typing import Final
 from aiohttp import web
 
 from rbees.protocol import codec
-from rbees.protocol.downloads import DownloadDone, DownloadEvent, DownloadFailed, DownloadPlanned, DownloadProgress, SourceDropped
+from rbees.protocol.downloads import (
+    DownloadDone,
+    DownloadEvent,
+    DownloadFailed,
+    DownloadPlanned,
+    DownloadProgress,
+    PoolChosen,
+    SourceDropped,
+)
 from rbees.protocol.errors import RbeesError
 from rbees.service.correlation import correlation_id
 from rbees.service.sse import SseWriter, frame
@@ -18,6 +26,7 @@ from rbees.service.sse import SseWriter, frame
 ANSWER_WITHIN_S: Final = 5.0
 """So long a refusal can still have a status of its own; then the stream begins, which keeps the connection alive."""
 _NAMES: Final = {
+    PoolChosen: "chosen",
     DownloadPlanned: "planned",
     DownloadProgress: "progress",
     SourceDropped: "source_dropped",

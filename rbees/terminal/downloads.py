@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import click
 
-from rbees.protocol.downloads import DownloadDone, DownloadEvent, DownloadPlanned, DownloadProgress, SourceDropped
+from rbees.protocol.downloads import DownloadDone, DownloadEvent, DownloadPlanned, DownloadProgress, PoolChosen, SourceDropped
 from rbees.terminal.notes import Notes, notes
 from rbees.terminal.output import is_live, print_json
 from rbees.terminal.quantities import bytes_text, duration_text
@@ -22,6 +22,8 @@ async def show_download(events: AsyncGenerator[DownloadEvent], model: str, *, as
             async for event in following:
                 if as_json:
                     print_json(event)
+                elif isinstance(event, PoolChosen):
+                    said.keep(f"on {event.pool_id}: {event.why}")
                 elif isinstance(event, DownloadPlanned) and event.why is not None:
                     said.keep(f"taking {event.files[0]}: {event.why}")
                 elif isinstance(event, SourceDropped):
@@ -38,10 +40,11 @@ def _note(said: Notes, model: str, progress: DownloadProgress) -> None:
     verb = "another process downloads" if progress.waiting else "downloading"
     share = progress.done_bytes / progress.total_bytes if progress.total_bytes else 1.0
     # A log gets the same words each time, and so one line for each quarter.
-    said.note(f"{verb} {model}{f': {_figures(progress)}' if is_live(sys.stderr) else ''}", share)
+    said.note(f"{verb} {model}{f': {figures(progress)}' if is_live(sys.stderr) else ''}", share)
 
 
-def _figures(progress: DownloadProgress) -> str:
+def figures(progress: DownloadProgress) -> str:
+    """How much of how much, and where it can be said how fast and how long still."""
     text = f"{bytes_text(progress.done_bytes)} of {bytes_text(progress.total_bytes)}"
     if progress.bytes_per_s is not None and progress.left_s is not None:
         text += f", {bytes_text(round(progress.bytes_per_s))}/s, {duration_text(progress.left_s)} left"

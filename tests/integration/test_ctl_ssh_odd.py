@@ -14,6 +14,7 @@ import pytest
 
 from rbees.ctl.hosts import Host, SshTarget
 from rbees.ctl.remote import run_remote
+from rbees.ctl.sinks import Write
 from rbees.ctl.ssh import SshConnections, UnknownHostKey
 from rbees.protocol.errors import ErrorCode, RbeesError
 
@@ -36,7 +37,7 @@ class Collected:
     def err(self, data: bytes) -> None:
         self.stderr += data
 
-    def feed(self, write: Callable[[bytes], None], end: Callable[[], None]) -> None:
+    def feed(self, write: Write, end: Callable[[], None]) -> None:
         raise AssertionError("nothing is typed here")
 
     def finish(self) -> None:

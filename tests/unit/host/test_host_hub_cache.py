@@ -151,6 +151,24 @@ def test_a_registered_file_may_lie_anywhere(tmp_path: Path, tiny: Path) -> None:
     assert store.models() == ()
 
 
+def test_a_name_that_a_user_gave_is_one_more_of_a_file_that_is_found_anyway(tmp_path: Path, tiny: Path) -> None:
+    cached = put(tmp_path / "hub", "org/m-GGUF", A, "m-Q4_K_M.gguf", tiny)
+    (tmp_path / "models").mkdir()
+    own = Path(shutil.copy(tiny, tmp_path / "models" / "own.gguf"))
+    registered = RegisteredModels(tmp_path / "registered.json")
+    for name, path in (("first", cached), ("second", own), ("third", own), ("own", cached)):
+        registered.add(name, path)
+    store = store_of(tmp_path)
+    assert store.resolve("first").facts.ref == f"hf:org/m-GGUF@{A}::file=m-Q4_K_M.gguf"
+    assert store.resolve("second").facts == store.resolve(f"file:{own}").facts
+    assert store.resolve("second").facts.aliases == ("second", "third", "own"), "a file's own name goes before one that was given"
+    assert len(store.models()) == 2
+    cached.unlink()
+    own.unlink()
+    store.refresh()
+    assert (store.models(), store.problems()) == ((), {}), "what went away leaves no name behind"
+
+
 def test_bytes_with_two_names_stay_until_the_last_is_removed(tmp_path: Path, tiny: Path) -> None:
     put(tmp_path / "hub", "org/m", A, "m.gguf", tiny)
     second = put(tmp_path / "hub", "org/m", B, "m.gguf", tiny)
