@@ -11,7 +11,7 @@ from rbees.protocol.downloads import DownloadDone, DownloadEvent, DownloadFailed
 from rbees.protocol.errors import RbeesError
 from rbees.service.sse_parser import SseFrame
 
-EVENT_NAMES: Final = frozenset({"planned", "progress", "source_dropped", "done", "failed"})
+EVENT_NAMES: Final = frozenset({"chosen", "planned", "progress", "source_dropped", "done", "failed"})
 
 
 async def download_events(url: str, frames: AsyncIterator[SseFrame]) -> AsyncGenerator[DownloadEvent]:

@@ -109,6 +109,12 @@ class OrcdClient(DaemonClient):
             async for event in download_events(self.url, frames):
                 yield event
 
+    async def download_where_it_fits(self, request: DownloadRequest) -> AsyncGenerator[DownloadEvent]:
+        """Have orcd choose the pool that downloads a model; the first event names it."""
+        async with self._http.stream("POST", "/v2/models/download", request) as frames:
+            async for event in download_events(self.url, frames):
+                yield event
+
     async def spawn(self, pool_id: str, request: SpawnRequest) -> SpawnAnswer:
         """Have a pool start a worker."""
         return await self._http.call("POST", f"/v2/pools/{segment(pool_id)}/workers/spawn", request, SpawnAnswer)

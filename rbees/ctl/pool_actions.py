@@ -126,16 +126,13 @@ def _tell(pool_id: str, what: str, *, as_json: bool) -> None:
 
 
 async def download_model(target: Target, *, model: str, host: str | None, quantization: str | None, as_json: bool) -> None:
-    """Have a pool fetch a model, and show how it goes."""
+    """Have a pool fetch a model, the named one or the one that orcd chooses, and show how it goes."""
+    request = DownloadRequest(model_ref=model, quantization=quantization)
     async with target.client() as orcd:
-        pools = (await orcd.pools()).pools
-        if host is None and len(pools) != 1:
-            known = ", ".join(pool.pool_id for pool in pools) or "none yet"
-            raise RbeesError(
-                ErrorCode.INVALID_REQUEST, f"Say which pool fetches it with `--host`; orcd knows: {known}.", field="host"
-            )
-        pool = find_pool(host, pools) if host is not None else pools[0]
-        events = orcd.download(pool.pool_id, DownloadRequest(model_ref=model, quantization=quantization))
+        if host is None:
+            events = orcd.download_where_it_fits(request)
+        else:
+            events = orcd.download(find_pool(host, (await orcd.pools()).pools).pool_id, request)
         await show_download(events, model, as_json=as_json)
 
 

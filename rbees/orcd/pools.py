@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import urlsplit
 
 from rbees.clients.http import is_base_url
 from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
+from rbees.orcd.model_downloads import ModelDownloads
 from rbees.orcd.scheduler.core import PoolFacts, Scheduler
 from rbees.orcd.scheduler.events import Event, PoolDrainChanged, PoolForgotten, PoolReported, WorkerBecameReady, WorkerEnded
 from rbees.orcd.store.jobs import JobStore, NamedEndpoint
 from rbees.orcd.turnstile import Turnstile
 from rbees.protocol import ids
-from rbees.protocol.downloads import DownloadEvent, DownloadRequest
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.pools import (
     Heartbeat,
@@ -61,6 +61,7 @@ class Pools:
         self._post = post
         self._heartbeat_interval_ms = round(heartbeat_interval_s * 1000)
         self._turnstile = Turnstile(clock)
+        self.downloads = ModelDownloads(directory, self.views)
         self._log = logs.logger()
         self._calling: dict[str, asyncio.Task[None]] = {}
 
@@ -254,10 +255,6 @@ class Pools:
         if not named:
             self._directory.pool(pool_id)
         return named
-
-    def download(self, pool_id: str, request: DownloadRequest) -> AsyncGenerator[DownloadEvent]:
-        """Have a pool download a model, and pass on how it goes. Raises RbeesError POOL_NOT_FOUND, or what the pool answers."""
-        return self._directory.pool(pool_id).client.download(request)
 
     async def spawn(self, pool_id: str, request: SpawnRequest) -> SpawnAnswer:
         """Have a pool start a worker. Raises RbeesError POOL_NOT_FOUND, or what the pool answers."""

@@ -10,6 +10,7 @@ from tests.architecture.sources import ROOT, imported, modules
 
 PURE = (
     "rbees.orcd.scheduler",
+    "rbees.orcd.supply",
     "rbees.host.build_flags",
     "rbees.host.demand",
     "rbees.host.findings",

@@ -42,7 +42,10 @@ def routes(pools: Pools, own_url: OwnUrl) -> list[Route]:
 
     async def download(request: web.Request) -> web.StreamResponse:
         asked = await read(request, DownloadRequest)
-        return await stream_download(request, pools.download(request.match_info["pool_id"], asked))
+        return await stream_download(request, pools.downloads.to_pool(request.match_info["pool_id"], asked))
+
+    async def download_where_it_fits(request: web.Request) -> web.StreamResponse:
+        return await stream_download(request, pools.downloads.where_it_fits(await read(request, DownloadRequest)))
 
     async def list_workers(_request: web.Request) -> web.Response:
         return reply(WorkerList(workers=pools.workers()))
@@ -107,7 +110,17 @@ def routes(pools: Pools, own_url: OwnUrl) -> list[Route]:
             "POST",
             "/v2/pools/{pool_id}/models/download",
             download,
-            "Have a pool fetch a model; a second request for the same joins the first.",
+            "Have a pool fetch a model, from other pools where they hold it; a second request for the same joins the first.",
+            request=DownloadRequest,
+            response=DownloadEvent,
+            errors=(no_pool, ErrorCode.POOL_UNREACHABLE, *DOWNLOAD_ERRORS),
+            stream=True,
+        ),
+        Route(
+            "POST",
+            "/v2/models/download",
+            download_where_it_fits,
+            "The same on the pool where the model fits best; the first event, `chosen`, says which and why.",
             request=DownloadRequest,
             response=DownloadEvent,
             errors=(no_pool, ErrorCode.POOL_UNREACHABLE, *DOWNLOAD_ERRORS),
