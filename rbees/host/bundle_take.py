@@ -8,9 +8,7 @@ stays, and where it is something else the import is refused.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ import msgspec
 from rbees.host.bundle import Manifest
 from rbees.host.bundle_read import Bundle
 from rbees.host.bundle_write import Tell
-from rbees.host.fetch_place import Place, made, place_of, unwritable, write_ref
+from rbees.host.fetch_place import FULL, Place, check_space, disk_full, made, place_of, unwritable, write_ref
 from rbees.host.gguf import read_header
 from rbees.host.hub_cache import HubCache
 from rbees.host.model_facts import shape_of
@@ -31,9 +29,6 @@ from rbees.host.partial_file import PartialFile, TooLong, locked, sum_of
 from rbees.protocol.downloads import FetchOrder, HubFile
 from rbees.protocol.errors import ErrorCode, RbeesError
 
-SPARE_BYTES: Final = 64 << 20
-"""What an import leaves free on the disk, as a download does."""
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _YES: Final = frozenset({"1", "ON", "YES", "TRUE"})
 
 
@@ -103,16 +98,8 @@ class _Taking:
         missing = 0
         for file, place, is_here in zip(self._order.files, places, held, strict=True):
             if not is_here and not place.blob.exists():
-                kept = place.partial.stat().st_size if place.partial.exists() and self._bundle.can_go_back else 0
-                missing += max(0, file.size_bytes - kept)
-        folder = made(places[0].blob.parent)
-        free = shutil.disk_usage(folder).free
-        if missing and free < missing + SPARE_BYTES:
-            message = (
-                f"{missing >> 20} MiB are still to be copied and the disk of {folder} has {free >> 20} MiB free; free some, or "
-                "name another folder with `--local-dir` or `HF_HOME`."
-            )
-            raise RbeesError(ErrorCode.STORAGE_FULL, message, needed_bytes=missing + SPARE_BYTES, free_bytes=free)
+                missing += max(0, file.size_bytes - (place.kept_bytes() if self._bundle.can_go_back else 0))
+        check_space(made(places[0].blob.parent), missing)
 
     def _bring(self, number: int, file: HubFile, place: Place, *, is_here: bool) -> None:
         """Have the bytes of the file here, under the name of unfinished ones unless they are here already."""
@@ -132,6 +119,8 @@ class _Taking:
         self._count(file.size_bytes)
 
     def _copy(self, number: int, file: HubFile, place: Place) -> None:
+        if self._bundle.can_go_back:
+            place.join_draft()
         with place.partial.open("ab+") as sink:
             partial = PartialFile(sink, file, self._count)
             if self._bundle.can_go_back:
@@ -233,7 +222,6 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            message = "The disk ran full while the model was copied; what came is kept. Free some space and import it again."
-            raise RbeesError(ErrorCode.STORAGE_FULL, message) from None
+        if error.errno in FULL:
+            raise disk_full() from None
         raise unwritable(error.filename or "of the models", error) from None

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from rbees.host.bundle import MANIFEST, BundleFile, Manifest
+from rbees.host.fetch_place import FULL
 from rbees.host.partial_file import PIECE_BYTES, PartialFile, locked
 from rbees.protocol import codec
 from rbees.protocol.downloads import HubFile
@@ -28,7 +29,6 @@ TAR_SUFFIX: Final = ".tar"
 SPARE_BYTES: Final = 16 << 20
 """What an export leaves free on the disk."""
 _BLOCK: Final = tarfile.BLOCKSIZE
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 Tell = Callable[[int, bool], None]
 """Is told how many bytes are done, and whether another process is waited for."""
@@ -241,7 +241,7 @@ def _writing(target: Path) -> Iterator[None]:
 
 def unwritable_place(target: Path, error: OSError) -> RbeesError:
     """What the system said when it was written to."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         message = f"The disk of {target.parent} ran full; free some space, or name another place with `--to`."
         return RbeesError(ErrorCode.STORAGE_FULL, message)
     if error.errno == errno.EFBIG:

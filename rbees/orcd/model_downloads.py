@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from rbees.orcd.directory import Directory, PoolAddress
-from rbees.orcd.supply import destination, leaves_it_open, reference_for, supply
+from rbees.orcd.supply import destination, leaves_it_open, own_file, reference_for, supply
 from rbees.protocol import model_ref
 from rbees.protocol.downloads import (
     MAX_SOURCES,
@@ -55,6 +55,9 @@ class ModelDownloads:
         """
         address = self._directory.pool(pool_id)
         self._check_sources(request.sources)
+        there = own_file(self._views(), request.model_ref, request.quantization, pool_id)
+        if there is not None:
+            return _as_it_is(there)
         sent = request if request.sources else self._with_sources(pool_id, request)
         if sent.sources:
             self._log.info("download from pools", action="model_sources", pool_id=pool_id, sources=len(sent.sources))

@@ -71,6 +71,12 @@ def supply(pools: Sequence[PoolView], asked: str, quantization: str | None, rece
     return Supply(facts, tuple(dict.fromkeys(pool.pool_id for pool, _ in found))[:MAX_SOURCES])
 
 
+def own_file(pools: Sequence[PoolView], asked: str, quantization: str | None, receiver: str) -> ModelFacts | None:
+    """What the receiver has under the name, if it is of no repository: there can be no newer one to ask a hub for."""
+    held = (facts for pool in pools if pool.pool_id == receiver for facts in _held(pool, asked, quantization))
+    return next((facts for facts in held if facts.ref.startswith("file:")), None)
+
+
 def leaves_it_open(meant: str, quantization: str | None) -> bool:
     """Whether the host that fetches it takes the quantisation that fits it. Raises RbeesError INVALID_REQUEST: no reference."""
     reference = model_ref.parse(meant)

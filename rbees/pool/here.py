@@ -42,8 +42,6 @@ class Here:
         self.store = model_store(self._settings, self.state, os.environ)
         self.places = self.store.places
         self.registered = RegisteredModels(self.state / FILE_NAME)
-        self.own_models = self.state / "models"
-        """The folder that a pool serves without being told."""
         self.cache = HubCache(cache_folder(os.environ))
         self._clock = SystemClock()
 

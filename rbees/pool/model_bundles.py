@@ -153,7 +153,8 @@ def _take(here: Here, bundle: Bundle, local_dir: str | None, said: Notes, *, as_
         folder = wanted / _short_name(here, manifest)
     shown = _Progress("importing", manifest.name, manifest.total_bytes, said, as_json=as_json)
     shown.begin(manifest.hub or manifest.name, tuple(file.path for file in manifest.files))
-    order = order_of(manifest, folder, wanted or here.own_models)
+    assert here.places.own is not None, "this host's places have a folder of their own"
+    order = order_of(manifest, folder, wanted or here.places.own)
     taken = take(bundle, order, here.cache, shown.tell, os.environ)
     for path, sha256 in zip(taken.paths, taken.sha256, strict=True):
         here.store.checksums.remember(path, sha256)

@@ -24,8 +24,8 @@ async def show_download(events: AsyncGenerator[DownloadEvent], model: str, *, as
                     print_json(event)
                 elif isinstance(event, PoolChosen):
                     said.keep(f"on {event.pool_id}: {event.why}")
-                elif isinstance(event, DownloadPlanned) and event.why is not None:
-                    said.keep(f"taking {event.files[0]}: {event.why}")
+                elif isinstance(event, DownloadPlanned):
+                    _say_plan(said, event)
                 elif isinstance(event, SourceDropped):
                     said.keep(f"without {event.source}: {event.why}")
                 elif isinstance(event, DownloadProgress):
@@ -34,6 +34,13 @@ async def show_download(events: AsyncGenerator[DownloadEvent], model: str, *, as
                     said.clear()
                     said.keep(_summary(event))
                     click.echo(event.model_ref)
+
+
+def _say_plan(said: Notes, planned: DownloadPlanned) -> None:
+    if planned.why is not None:
+        said.keep(f"taking {planned.files[0]}: {planned.why}")
+    if planned.sources:
+        said.keep(f"from {', '.join(planned.sources)}")
 
 
 def _note(said: Notes, model: str, progress: DownloadProgress) -> None:

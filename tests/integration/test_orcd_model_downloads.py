@@ -11,52 +11,43 @@ from typing import Any
 
 import pytest
 
-from tests.support.home import Daemon, Finished, Home, free_port, wait_until
+from tests.support.home import Finished, Home, wait_until
 from tests.support.hub import Hub
-from tests.support.hub_user import refusal, sha256
+from tests.support.hub_user import refusal
+from tests.support.lan_hosts import LanHost, sha256
 from tests.support.raw_http import request
 from tests.support.tiny_gguf import write_tiny_gguf
 
 REPO = "org/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
-NOWHERE = "http://127.0.0.1:1"
 
 
 class Cluster:
     """An orchestrator and its pools, each on a host of its own."""
 
     def __init__(self, first: Home, second: Home) -> None:
-        self.homes = {"attic": first, "cellar": second}
-        self.pools: dict[str, Daemon] = {}
+        self.home = first
         self.orcd = first.serve_orcd()
         second.url = first.url
+        self.hosts = {name: LanHost(home, RBEES_POOLD_POOL_ID=name) for name, home in (("attic", first), ("cellar", second))}
 
-    def start(self, name: str, hub_url: str = NOWHERE) -> Daemon:
-        home = self.homes[name]
-        (home.folder / "models").mkdir(exist_ok=True)
-        environ = {
-            "RBEES_POOLD_POOL_ID": name,
-            "RBEES_POOLD_MODEL_DIRS": str(home.folder / "models"),
-            "HF_HOME": str(home.folder / "hf"),
-            "HF_ENDPOINT": hub_url,
-        }
-        daemon = self.pools[name] = home.serve_poold(free_port(), environ=environ)
-        self.wait(name, lambda pool: True)
-        return daemon
+    def serve(self, name: str, *models: str, **environ: str) -> LanHost:
+        """Start a pool; orcd knows it and what it holds then."""
+        host = self.hosts[name].serve(**environ)
+        self.wait(name, *models)
+        return host
 
-    def wait(self, name: str, check: Any) -> dict[str, Any]:
-        """Until orcd's picture of the pool is as wanted; that picture."""
+    def wait(self, name: str, *models: str) -> None:
+        """Until orcd knows of these models there, by reference or by name."""
 
-        def seen() -> dict[str, Any] | None:
-            pools = json.loads(self.llorch("pool", "list", "--json").stdout)["pools"]
-            return next((pool for pool in pools if pool["pool_id"] == name and check(pool)), None)
+        def holds(pool: dict[str, Any]) -> bool:
+            known = {known for model in pool["models"] for known in (model["ref"], *model["aliases"])}
+            return pool["pool_id"] == name and known.issuperset(models)
 
-        found: dict[str, Any] | None = wait_until(seen, self.orcd, f"see {name}")
-        assert found is not None
-        return found
+        wait_until(lambda: any(map(holds, self.llorch("pool", "list", "--json").json["pools"])), self.orcd, f"see {name}")
 
     def llorch(self, *words: str) -> Finished:
-        return self.homes["attic"].llorch(*words)
+        return self.home.llorch(*words)
 
     def download(self, *words: str) -> list[dict[str, Any]]:
         done = self.llorch("models", "download", *words, "--json")
@@ -81,7 +72,7 @@ def test_a_model_goes_to_the_pool_that_takes_work_and_stays_where_it_is(cluster:
     with Hub() as hub:
         hub.add(REPO, {FILE: tiny})
         for name in ("attic", "cellar"):
-            cluster.start(name, hub.url)
+            cluster.serve(name, HF_ENDPOINT=hub.url)
         assert cluster.llorch("pool", "drain", "attic").returncode == 0
         first = cluster.llorch("models", "download", f"hf:{REPO}")
         assert first.returncode == 0, first.said
@@ -89,7 +80,7 @@ def test_a_model_goes_to_the_pool_that_takes_work_and_stays_where_it_is(cluster:
         ref = first.stdout.strip()
         assert ref.startswith(f"hf:{REPO}@")
     assert cluster.llorch("pool", "resume", "attic").returncode == 0
-    cluster.wait("cellar", lambda pool: any(model["ref"] == ref for model in pool["models"]))
+    cluster.wait("cellar", ref)
     chosen, *_, done = cluster.download(f"hf:{REPO}")
     assert (chosen["type"], chosen["pool_id"], chosen["why"]) == ("chosen", "cellar", "it has the model already")
     assert (done["model_ref"], done["sha256"], done["fetched_bytes"]) == (ref, sha256(tiny), 0)
@@ -97,18 +88,57 @@ def test_a_model_goes_to_the_pool_that_takes_work_and_stays_where_it_is(cluster:
 
 
 def test_what_a_download_through_orcd_is_refused_with(cluster: Cluster) -> None:
-    pool = cluster.start("attic")
-    url = f"{cluster.homes['attic'].url}/v2/models/download"
+    pool = cluster.serve("attic").poold
+    assert pool is not None
+    url = f"{cluster.home.url}/v2/models/download"
     answer = request("POST", url, {"model_ref": "hf:a/../b"})
     assert (answer.status, answer.error["code"]) == (400, "INVALID_REQUEST")
     answer = request("POST", url, {"model_ref": "mine", "sources": ["http://169.254.169.254"]})
     assert "event: failed" in answer.body.decode() or answer.status == 400
     assert "INVALID_REQUEST" in answer.body.decode()
     assert "registered pools only" in answer.body.decode()
-    named = request(
-        "POST", f"{cluster.homes['attic'].url}/v2/pools/attic/models/download", {"model_ref": "x", "sources": ["http://a"]}
-    )
+    named = request("POST", f"{cluster.home.url}/v2/pools/attic/models/download", {"model_ref": "x", "sources": ["http://a"]})
     assert (named.status, named.error["details"]["field"]) == (400, "sources")
     assert "did you mean" in refusal(cluster.llorch("models", "download", "tinylama"), "MODEL_NOT_FOUND", 1)
     refusal(cluster.llorch("models", "download", f"hf:{REPO}"), "DOWNLOAD_FAILED", 69)
     assert "Traceback" not in pool.said + cluster.orcd.said
+
+
+def test_pools_give_each_other_what_no_hub_does(cluster: Cluster, tiny: bytes) -> None:
+    ref = cluster.hosts["attic"].cached(REPO, FILE, tiny)
+    own = write_tiny_gguf(cluster.hosts["attic"].models / "own.gguf", seed=7)
+    attic, cellar = cluster.serve("attic", ref, "own"), cluster.serve("cellar")
+    for name, content in ((f"hf:{REPO}", tiny), ("own", own.read_bytes())):
+        planned, *_, done = cluster.download(name, "--host", "cellar")
+        assert planned["sources"] == [attic.url]
+        assert (done["sha256"], done["by_source"]) == (sha256(content), {attic.url: len(content)})
+        cluster.wait("cellar", name)
+        assert cluster.download(name, "--host", "cellar")[-1]["fetched_bytes"] == 0
+    assert cellar.facts(f"hf:{REPO}")["ref"] == ref, "the same commit as there"
+    # The model is where it was, so a third host would have two sources.
+    models = json.loads(cluster.llorch("models", "list", "--json").stdout)["models"]
+    assert {tuple(model["pools"]) for model in models if model["facts"]["ref"] != "haiku"} == {("attic", "cellar")}
+
+
+def test_a_chosen_pool_gets_it_from_one_that_rests(cluster: Cluster, tiny: bytes) -> None:
+    ref = cluster.hosts["attic"].cached(REPO, FILE, tiny)
+    attic = cluster.serve("attic", ref)
+    cluster.serve("cellar")
+    assert cluster.llorch("pool", "drain", "attic").returncode == 0
+    told = cluster.llorch("models", "download", f"hf:{REPO}")
+    assert told.returncode == 0, told.said
+    assert "on cellar: it is the only one that takes work: cpu there has" in told.stderr
+    assert f"from {attic.url}" in told.stderr
+    assert told.stdout.strip() == ref
+
+
+def test_where_sources_fail_the_refusal_says_so(cluster: Cluster, tiny: bytes) -> None:
+    ref = cluster.hosts["attic"].cached(REPO, FILE, tiny)
+    attic = cluster.serve("attic", ref)
+    cluster.serve("cellar")
+    assert attic.poold is not None
+    attic.poold.kill()
+    # Orcd still counts on it, and the hub is nowhere.
+    gone = cluster.llorch("models", "download", ref, "--host", "cellar")
+    assert "without " + attic.url in gone.stderr
+    refusal(gone, "DOWNLOAD_FAILED", 69)

@@ -208,7 +208,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tiny: Path,
     export = Export(read_manifest(json.dumps(document).encode()), (tiny,), lambda _done, _waiting: None)
     assert "are to be written" in refused(ErrorCode.STORAGE_FULL, write_place, export, tmp_path / "x")
     source = tar_of(tmp_path / "x.tar", document, {tiny.name: (b"", 1 << 59)})
-    assert "still to be copied" in refused(ErrorCode.STORAGE_FULL, imported, source, tmp_path)
+    assert "still to be fetched" in refused(ErrorCode.STORAGE_FULL, imported, source, tmp_path)
     assert not list((tmp_path / "hub").rglob("*.incomplete"))
 
 

@@ -101,6 +101,13 @@ async def test_a_request_goes_on_as_it_is_where_nobody_holds_it(town: Town) -> N
     assert town.asked == [request(quantization="Q8_0")]
 
 
+async def test_a_file_of_no_repository_that_is_there_is_not_asked_for(town: Town) -> None:
+    town.settle("new", model("file:/srv/mine.gguf", aliases=("mine",), sha256="2" * 64))
+    done = (await all_of(town.downloads.to_pool("new", request())))[-1]
+    assert done == DownloadDone(model_ref="file:/srv/mine.gguf", sha256="2" * 64, paths=("m.gguf",), fetched_bytes=0)
+    assert not town.asked
+
+
 async def test_who_is_fetching_it_is_a_source_too(town: Town) -> None:
     for name in ("first", "second", "third"):
         town.settle(name)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from rbees.protocol.downloads import DownloadDone, DownloadEvent, DownloadPlanned, DownloadProgress
+from rbees.protocol.downloads import DownloadDone, DownloadEvent, DownloadPlanned, DownloadProgress, PoolChosen
 from rbees.terminal import downloads
 from rbees.terminal.downloads import show_download
 
@@ -38,6 +38,18 @@ async def test_a_log_gets_a_line_for_each_quarter(capsys: pytest.CaptureFixture[
 async def test_what_was_here_is_said_to_have_been(capsys: pytest.CaptureFixture[str]) -> None:
     await show_download(events(fetched_bytes=0), "mine", as_json=False)
     assert "was here already" in capsys.readouterr().err
+
+
+async def test_the_pool_that_was_chosen_and_those_that_give_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    async def told() -> AsyncGenerator[DownloadEvent]:
+        yield PoolChosen(pool_id="mac", why="metal:0 there has 20.0 GiB free")
+        yield DownloadPlanned(model_ref="x", files=("x.gguf",), total_bytes=4, sources=("http://a:9200", "http://b:9200"))
+        yield DownloadDone(model_ref="x", sha256="ab" * 32, paths=("/x.gguf",), fetched_bytes=4, by_source={"http://b:9200": 4})
+
+    await show_download(told(), "mine", as_json=False)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1:3] == ["on mac: metal:0 there has 20.0 GiB free", "from http://a:9200, http://b:9200"]
+    assert "4 B from http://b:9200" in lines[-1]
 
 
 async def test_programs_get_every_event(capsys: pytest.CaptureFixture[str]) -> None:
