@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from rbees.host.demand import Demand, demand, offloaded, spread
+from rbees.protocol.demand import Demand, demand, layers_on, offloaded, spread
 from rbees.protocol.device_options import (
     ACCELERATORS,
     DEFAULT_KV_TYPE,
@@ -26,6 +26,7 @@ from rbees.protocol.pools import Device, ModelFacts
 from rbees.protocol.workers import Backend
 
 _MIB: Final = 1 << 20
+_NOTHING: Final = Demand(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,15 @@ class Room:
         """What would be free at most if all workers were stopped."""
         taken_bytes = self.held_bytes - self.pending_bytes
         return max(0, min(self.device.total_bytes, self.device.free_bytes + taken_bytes) - self.reserve_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one place takes of a model: so many of its layers, and the bytes."""
+
+    room: Room
+    layers: int
+    needed: Demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +131,8 @@ def fit(
     cells = context(model, ctx, default_ctx)
     if isinstance(cells, Refusal):
         return cells
-    whole = demand(model, ctx=cells, slots=slots, backend=backend, options=options)
-    part, kept_bytes = offloaded(whole, model, options) if backend in ACCELERATORS else (whole, 0)
-    if len(rooms) > 1:
-        # The shares are said to the library, so that it does what was reckoned with here.
-        options = msgspec.structs.replace(options, tensor_split=options.tensor_split or _by_free_memory(rooms))
-    parts = spread(part, model, options.tensor_split) if len(rooms) > 1 else [part]
-    needs = list(zip(rooms, parts, strict=True))
-    if host is not None and kept_bytes:
-        needs.append((host, Demand(kept_bytes, 0, 0)))
-    refused = next((refusal for room, needed in needs if (refusal := _refused(needed, room)) is not None), None)
+    options, parts = lay_out(model, rooms, backend=backend, ctx=cells, slots=slots, options=options, host=host)
+    refused = next((refusal for part in parts if (refusal := _refused(part.needed, part.room)) is not None), None)
     if refused is not None:
         return refused
     return Fit(
@@ -138,10 +140,43 @@ def fit(
         backend=backend,
         slots=slots,
         ctx=cells,
-        demand=sum(parts, Demand(0, 0, 0)),
+        demand=sum((part.needed for part in parts[: len(rooms)]), Demand(0, 0, 0)),
         options=options,
-        reserved={room.device.device_id: needed.total_bytes for room, needed in needs},
+        reserved={part.room.device.device_id: part.needed.total_bytes for part in parts},
     )
+
+
+def lay_out(
+    model: ModelFacts,
+    rooms: Sequence[Room],
+    *,
+    backend: Backend,
+    ctx: int,
+    slots: int,
+    options: DeviceOptions = NOTHING_ASKED,
+    host: Room | None = None,
+) -> tuple[DeviceOptions, list[Part]]:
+    """What each place takes, whether it has it or not: the rooms in their order, then main memory where something stays there.
+
+    The options come back with the shares of several devices said to the library, so that it does what was reckoned with here.
+    """
+    whole = demand(model, ctx=ctx, slots=slots, backend=backend, options=options)
+    if backend not in ACCELERATORS:
+        return options, [Part(room, model.layers, whole) for room in rooms]
+    taken, kept = offloaded(whole, model, options)
+    layers = layers_on(model, options)
+    if len(rooms) == 1:
+        parts = [Part(rooms[0], layers, taken)]
+    elif options.split_mode == "none":
+        chosen = options.main_gpu or 0
+        parts = [Part(room, layers, taken) if i == chosen else Part(room, 0, _NOTHING) for i, room in enumerate(rooms)]
+    else:
+        options = msgspec.structs.replace(options, tensor_split=options.tensor_split or _by_free_memory(rooms))
+        dealt = spread(taken, model, options, options.tensor_split)
+        parts = [Part(room, count, needed) for room, (count, needed) in zip(rooms, dealt, strict=True)]
+    if host is not None and kept.total_bytes:
+        parts.append(Part(host, model.layers - layers, kept))
+    return options, parts
 
 
 def usable_for(model: ModelFacts, defaults: DeviceOptions) -> DeviceOptions:
@@ -204,10 +239,11 @@ def _busy(needed: Demand, room: Room) -> Refusal:
 
 def _too_large(needed: Demand, room: Room) -> Refusal:
     missing_bytes = needed.total_bytes - room.free_bytes
+    buffers_bytes = needed.compute_bytes + needed.runtime_bytes
     return Refusal(
         ErrorCode.INSUFFICIENT_VRAM,
         f"The model needs {_mib(needed.total_bytes)} (weights {_mib(needed.weights_bytes)}, KV cache {_mib(needed.kv_bytes)}, "
-        f"buffers {_mib(needed.compute_bytes)}) and {room.device.device_id} has {_mib(room.free_bytes)} to give: "
+        f"buffers {_mib(buffers_bytes)}) and {room.device.device_id} has {_mib(room.free_bytes)} to give: "
         f"{_mib(missing_bytes)} too few. Ask for a smaller context, fewer slots or a smaller quantisation.",
         _numbers(needed, room),
     )
@@ -220,7 +256,7 @@ def _numbers(needed: Demand, room: Room) -> dict[str, Any]:
         "needed_bytes": needed.total_bytes,
         "weights_bytes": needed.weights_bytes,
         "kv_bytes": needed.kv_bytes,
-        "compute_bytes": needed.compute_bytes,
+        "compute_bytes": needed.compute_bytes + needed.runtime_bytes,
         "available_bytes": room.free_bytes,
         "device_free_bytes": room.device.free_bytes,
         "device_total_bytes": room.device.total_bytes,

@@ -16,10 +16,11 @@ import msgspec
 
 from rbees.host.gguf import ArrayValue, Header, TextValue, refusal
 from rbees.host.gguf_types import FILE_TYPES
+from rbees.host.memory_facts import ENCODERS, MemoryReader
 from rbees.protocol import codec
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import RbeesError
-from rbees.protocol.pools import ModelFacts
+from rbees.protocol.pools import MemoryFacts, ModelFacts
 from rbees.protocol.vectors import Capability, Pooling
 
 SCRIPTED: Final = "scripted"
@@ -32,20 +33,6 @@ _MAX_DIMENSION: Final = 1 << 31
 _POOLINGS: Final[dict[int, Pooling]] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 """By llama.cpp's `llama_pooling_type`."""
 _CLASSIFIER: Final = frozenset({"cls.weight", "cls.output.weight"})
-_ENCODERS: Final = frozenset(
-    {
-        "bert",
-        "eurobert",
-        "gemma-embedding",
-        "jina-bert-v2",
-        "jina-bert-v3",
-        "modern-bert",
-        "neo-bert",
-        "nomic-bert",
-        "nomic-bert-moe",
-    }
-)
-"""Architectures that make vectors and no text, whether their headers say that attention is not causal or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +53,7 @@ class Shape:
     has_chat_template: bool
     pooling: Pooling | None
     generates: bool
+    memory: MemoryFacts | None = None
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
@@ -110,6 +98,7 @@ def facts(shape: Shape, *, ref: str, aliases: tuple[str, ...], sha256: str, file
         has_chat_template=shape.has_chat_template,
         pooling=shape.pooling,
         capabilities=shape.capabilities,
+        memory=shape.memory,
     )
 
 
@@ -191,7 +180,8 @@ class _ShapeReader:
             value_length=self._largest("attention.value_length", head_length),
             has_chat_template=bool(self._text("tokenizer.chat_template")),
             pooling=self._pooling(),
-            generates=self._architecture not in _ENCODERS and self._metadata("attention.causal") is not False,
+            generates=self._architecture not in ENCODERS and self._metadata("attention.causal") is not False,
+            memory=MemoryReader(self._architecture, self._header.metadata, self._tensors).read(),
         )
 
     def _pooling(self) -> Pooling | None:

@@ -76,7 +76,7 @@ def catalog(as_json: bool) -> None:
 @asks_poold_if_there
 async def info(pool: PooldClient | None, *, model: str, ctx: int | None, slots: int, metadata: bool, as_json: bool) -> None:
     """Show what a model's header says, how much memory a worker would need, and whether this host has it."""
-    from rbees.host.demand import demand
+    from rbees.protocol.demand import demand
 
     facts = find(await _models(pool), model)
     if as_json:

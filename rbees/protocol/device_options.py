@@ -27,6 +27,9 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 DEFAULT_KV_TYPE: Final[KvType] = "f16"
 MOST_COPIED_BYTES: Final = 128 << 20
 """Some tens of milliseconds of copying."""
+MAX_SLOTS: Final = 256
+"""llama.cpp's own limit of sequence ids."""
+_MOST_GUESSED: Final = 16
 MAX_DEVICES: Final = 16
 """As many devices as one llama.cpp library knows of one kind."""
 ACCELERATORS: Final = frozenset({"cuda", "metal"})
@@ -100,6 +103,11 @@ def layout_of(backend: str, options: DeviceOptions, slot_bytes: int) -> KvLayout
     if options.kv_layout is not None:
         return options.kv_layout
     return "per_slot" if backend not in ACCELERATORS and slot_bytes <= MOST_COPIED_BYTES else "unified"
+
+
+def outputs_for(running: int) -> int:
+    """Rows of logits for `running` sequences that each draw a token, and for rows that were guessed."""
+    return min(MAX_SLOTS, running + max(_MOST_GUESSED, running))
 
 
 def fits_heads(kv_type: KvType | None, head_length: int) -> bool:

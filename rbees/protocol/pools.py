@@ -83,6 +83,28 @@ class IdleAccelerator(Message, frozen=True, kw_only=True):
     """Why it lies idle, in one sentence."""
 
 
+class MemoryFacts(Message, frozen=True, kw_only=True):
+    """What of a model's header decides how much memory a worker takes beside the weights; `demand.py` reckons with it."""
+
+    key_elements: int
+    """Of one KV cell, in all layers together that keep keys."""
+    value_elements: int
+    state_bytes: int = 0
+    """Of the recurrent state of one sequence, in all layers together."""
+    row_elements: int
+    """Numbers alive at once for each token that is computed, in the step of a layer that needs most."""
+    masks: int = 1
+    """Attention masks alive at once: two where some layers look back a window only."""
+    divisible: bool = True
+    """Whether its memory can be cut anywhere, which is not so with a recurrent state or a sliding window."""
+    embedding_bytes: int = 0
+    """Weights that stay in main memory beside an accelerator: the embedding of the input."""
+    output_bytes: int = 0
+    """Weights of the output, which goes where the last layer goes; a copy of the embedding where the file has none of its own."""
+    is_tied: bool = False
+    """The output is such a copy."""
+
+
 class ModelFacts(Message, frozen=True, kw_only=True):
     """A model file that a pool holds: its identity (sha256) and what its GGUF header says."""
 
@@ -108,6 +130,8 @@ class ModelFacts(Message, frozen=True, kw_only=True):
     """How it makes vectors, where its header or its tensors say so."""
     capabilities: tuple[Capability, ...] = ()
     """What it can do by its header; empty where the pool does not say."""
+    memory: MemoryFacts | None = None
+    """Absent where the pool does not say: of a scripted model, or by a pool of an earlier version."""
 
 
 class WorkerFacts(Message, frozen=True, kw_only=True):

@@ -12,9 +12,9 @@ from typing import Any
 import gguf
 import pytest
 
-from rbees.host.demand import demand
 from rbees.host.gguf import read_header
 from rbees.host.model_facts import facts, shape_of
+from rbees.protocol.demand import demand
 from rbees.protocol.device_options import DeviceOptions, FlashAttention
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.adapters import read_adapters
@@ -112,7 +112,9 @@ def test_what_is_reckoned_is_what_a_load_takes(name: str, tmp_path: Path, monkey
     assert need.kv_cells == (0 if name.startswith("bert") else cells)
 
 
-@pytest.mark.parametrize(("ctx", "flash_attention"), [(512, "auto"), (4_096, "auto"), (16_384, "auto"), (8_192, "off")])
+@pytest.mark.parametrize(
+    ("ctx", "flash_attention"), [(512, "auto"), (1_000, "auto"), (4_096, "auto"), (16_384, "auto"), (8_192, "off")]
+)
 def test_a_preflight_knows_that_a_text_for_vectors_is_computed_in_one_call(
     tmp_path: Path, ctx: int, flash_attention: FlashAttention
 ) -> None:

@@ -72,7 +72,7 @@ def write_tiny_gguf(
 
 def add_tokenizer(writer: gguf.GGUFWriter, template: str | None, marks: tuple[str, ...] = ()) -> None:
     """A byte-level tokenizer with a few control tokens, of which `marks` are the first spare ones."""
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     spare = [f"<|spare{i}|>" for i in range(VOCABULARY_SIZE - 259)]
     controls = ["<|bos|>", "<|eos|>", "<|user|>", *marks, *spare[len(marks) :]]
     writer.add_tokenizer_model("gpt2")
@@ -109,7 +109,7 @@ def _add_weights(writer: gguf.GGUFWriter, rng: np.random.Generator, layers: int,
     matrix("output.weight", VOCABULARY_SIZE, width)
 
 
-def _byte_alphabet() -> dict[int, str]:
+def byte_alphabet() -> dict[int, str]:
     """GPT-2's printable stand-ins for bytes (openai/gpt-2 encoder.py, bytes_to_unicode)."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [b for b in range(256) if b not in plain]

@@ -1,35 +1,38 @@
 """PURE: how much memory a worker for a model will take, from its file's facts, corrected by what workers turned out to take.
 
-The first estimate adds up what can be read off the header: the weights, the KV cells that pools give by default, a lump for buffers
-and the process. What a worker of the same model on the same pool and backend took replaces it; what workers of other models there
-took, as a share of their estimates, corrects it. Sliding windows and odd cell types therefore matter once for each model.
+The first estimate is the one that pools make (`protocol/demand.py`), with the context and the slots that they give by default. What
+a worker of the same model on the same pool and backend took replaces it; what workers of other models there took, as a share of their
+estimates, corrects it. What a pool's settings change therefore matters once for each model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
+from rbees.protocol.demand import demand
 from rbees.protocol.pools import ModelFacts
 from rbees.protocol.workers import Backend
 
 USUAL_CTX: Final = 4_096
 USUAL_SLOTS: Final = 4
 OVERHEAD_BYTES: Final = 64 * 1024 * 1024
-"""Compute buffers and the process itself; a vocabulary of 152 000 was measured at 47 MiB."""
-KV_ELEMENT_BYTES: Final = 2
+"""Compute buffers and the process itself, of each device that a model is spread over."""
 WEIGHT: Final = 0.5
 """Of the newest report."""
 KEPT: Final = 256
+REMEMBERED: Final = 4_096
+"""Analytic estimates: a decision asks for the same ones again and again."""
 LEAST_SHARE, MOST_SHARE = 0.5, 3.0
 """What other models teach never changes an estimate by more than this: it may have been one odd model."""
 
 
-def analytic_bytes(facts: ModelFacts) -> int:
+@lru_cache(maxsize=REMEMBERED)
+def analytic_bytes(facts: ModelFacts, backend: Backend) -> int:
     """What the header says that a worker takes, with the context and the slots that pools give by default."""
-    cells = min(facts.context_length or USUAL_CTX, USUAL_CTX) * USUAL_SLOTS
-    per_cell = facts.layers * facts.head_count_kv * (facts.key_length + facts.value_length) * KV_ELEMENT_BYTES
-    return facts.size_bytes + cells * per_cell + OVERHEAD_BYTES
+    ctx = min(facts.context_length or USUAL_CTX, USUAL_CTX)
+    return demand(facts, ctx=ctx, slots=USUAL_SLOTS, backend=backend).total_bytes
 
 
 @dataclass(slots=True)
@@ -48,7 +51,7 @@ class Estimates:
         taken = self._taken.get((facts.sha256, pool_id, backend))
         if taken is not None:
             return round(taken)
-        return round(analytic_bytes(facts) * self._shares.get((pool_id, backend), 1.0))
+        return round(analytic_bytes(facts, backend) * self._shares.get((pool_id, backend), 1.0))
 
     def took(self, facts: ModelFacts, pool_id: str, backend: Backend, taken_bytes: int, expected_bytes: int) -> None:
         """A worker that was started with the pool's defaults is ready and takes so much."""
@@ -57,7 +60,7 @@ class Estimates:
         key = (facts.sha256, pool_id, backend)
         before = self._taken.get(key, float(taken_bytes))
         self._taken[key] = before + WEIGHT * (taken_bytes - before)
-        share = min(max(taken_bytes / analytic_bytes(facts), LEAST_SHARE), MOST_SHARE)
+        share = min(max(taken_bytes / analytic_bytes(facts, backend), LEAST_SHARE), MOST_SHARE)
         known = self._shares.get((pool_id, backend), share)
         self._shares[pool_id, backend] = known + WEIGHT * (share - known)
         self.ratios.append(expected_bytes / taken_bytes)

@@ -230,7 +230,7 @@ def _meet(turn: Turn, pool: Pool, facts: WorkerFacts) -> Worker:
         devices=facts.devices,
         size_bytes=held.size_bytes if held is not None else facts.memory_bytes,
         pinned=held is not None and turn.policy.pins(held),
-        memory_bytes=facts.memory_bytes or (analytic_bytes(held) if held is not None else 0),
+        memory_bytes=facts.memory_bytes or (analytic_bytes(held, facts.backend) if held is not None else 0),
         asked_at_s=turn.now_s,
         idle_since_s=turn.now_s,
     )

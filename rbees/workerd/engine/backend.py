@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions, KvLayout
+from rbees.protocol.device_options import MAX_SLOTS, NOTHING_ASKED, DeviceOptions, KvLayout
 from rbees.protocol.vectors import Pooling
 from rbees.protocol.workers import Backend as BackendName
 from rbees.protocol.workers import MemoryArchitecture
@@ -24,10 +24,7 @@ Logits: TypeAlias = NDArray[np.float32]
 Ids: TypeAlias = NDArray[np.int32]
 Vectors: TypeAlias = NDArray[np.float32]
 
-MAX_SLOTS: Final = 256
-"""llama.cpp's own limit of sequence ids."""
 _LEAST_KEPT: Final = 16
-_MOST_GUESSED: Final = 16
 
 ProgressCallback: TypeAlias = Callable[[float], bool]
 """Told the loaded share, 0 to 1; answering False gives the load up."""
@@ -70,11 +67,6 @@ def slots_for(running: int, layout: KvLayout) -> int:
     is needed to move the others about.
     """
     return min(MAX_SLOTS, running + (max(_LEAST_KEPT, running) if layout == "unified" else 1))
-
-
-def outputs_for(running: int) -> int:
-    """Rows of logits for `running` sequences that each draw a token, and for rows that were guessed."""
-    return min(MAX_SLOTS, running + max(_MOST_GUESSED, running))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 import numpy as np
 
-from rbees.protocol.device_options import KvLayout
+from rbees.protocol.device_options import KvLayout, outputs_for
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.vectors import MAX_DIMENSIONS, Pooling
 from rbees.workerd.engine.backend import (
@@ -30,7 +30,6 @@ from rbees.workerd.engine.backend import (
     Logits,
     ProgressCallback,
     Rows,
-    outputs_for,
     slots_for,
 )
 from rbees.workerd.engine.scripted_embedding import ScriptedEmbedder

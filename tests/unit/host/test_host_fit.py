@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from rbees.host.demand import demand
 from rbees.host.fit import Fit, Refusal, Room, fit, usable_for
 from rbees.host.preflight import Wish, preflight
+from rbees.protocol.demand import demand
 from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.pools import Device, ModelFacts
@@ -39,7 +39,7 @@ def test_the_kv_cache_is_counted_exactly() -> None:
     needed = demand(model(), ctx=CTX, slots=4)
     assert needed.kv_bytes == 4 * CTX * 32 * 8 * (128 + 128) * 2
     assert needed.weights_bytes == 4 * GIB
-    assert needed.total_bytes == needed.weights_bytes + needed.kv_bytes + needed.compute_bytes
+    assert needed.total_bytes == needed.weights_bytes + needed.kv_bytes + needed.compute_bytes + needed.runtime_bytes
 
 
 def test_more_slots_and_more_context_never_need_less() -> None:
@@ -161,7 +161,9 @@ def test_kv_types_change_what_the_cache_takes() -> None:
 def test_without_flash_attention_computing_takes_more() -> None:
     plain = demand(model(), ctx=CTX, slots=4)
     without = demand(model(), ctx=CTX, slots=4, options=DeviceOptions(flash_attention="off"))
-    assert without.compute_bytes - plain.compute_bytes == 512 * 4 * CTX * (32 * 4 + 2)
+    scores = 2 * 20 * 32_000 * 4 - 20 * 32_000 * 4
+    assert plain.compute_bytes == 512 * (2 * 4 * CTX + 4 * 16 * 4_096) + scores
+    assert without.compute_bytes == 512 * 4 * (4 * CTX + 4 * CTX * 32 + 6 * 4_096) + scores, "each head's scores of every cell"
 
 
 def test_a_model_that_is_too_large_fits_with_a_part_of_its_layers() -> None:

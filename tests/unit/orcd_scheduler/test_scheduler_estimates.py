@@ -17,7 +17,7 @@ DEVICE = facts.device("cpu", 32 * GIB, 30 * GIB)
 def test_what_a_worker_took_is_what_the_next_is_expected_to_take() -> None:
     estimates = Estimates()
     expected = estimates.need_bytes(NOVEL, "a", "cpu")
-    assert expected == analytic_bytes(NOVEL)
+    assert expected == analytic_bytes(NOVEL, "cpu")
     estimates.took(NOVEL, "a", "cpu", 9 * GIB, expected)
     assert estimates.need_bytes(NOVEL, "a", "cpu") == 9 * GIB
     estimates.took(NOVEL, "a", "cpu", 7 * GIB, 9 * GIB)
@@ -27,11 +27,11 @@ def test_what_a_worker_took_is_what_the_next_is_expected_to_take() -> None:
 
 def test_other_models_on_the_host_correct_it_within_bounds() -> None:
     estimates = Estimates()
-    analytic = analytic_bytes(OTHER)
-    estimates.took(NOVEL, "a", "cpu", round(1.5 * analytic_bytes(NOVEL)), analytic_bytes(NOVEL))
+    analytic = analytic_bytes(OTHER, "cpu")
+    estimates.took(NOVEL, "a", "cpu", round(1.5 * analytic_bytes(NOVEL, "cpu")), analytic_bytes(NOVEL, "cpu"))
     assert estimates.need_bytes(OTHER, "a", "cpu") == pytest.approx(1.5 * analytic, rel=0.001)
     for _ in range(20):
-        estimates.took(NOVEL, "a", "cpu", 100 * analytic_bytes(NOVEL), analytic_bytes(NOVEL))
+        estimates.took(NOVEL, "a", "cpu", 100 * analytic_bytes(NOVEL, "cpu"), analytic_bytes(NOVEL, "cpu"))
     assert estimates.need_bytes(OTHER, "a", "cpu") <= MOST_SHARE * analytic + 1
 
 
@@ -58,9 +58,9 @@ def test_a_model_that_takes_more_than_its_header_says_is_placed_by_what_it_takes
     assert candidate.worker_id == spawn.worker_id
     drive.report("b", models=(NOVEL,), devices=(DEVICE,))
     by_pool = {one.pool_id: one.needed_bytes for one in drive.plan(drive.spec("new", NOVEL)).candidates if one.worker_id is None}
-    assert by_pool == {"b": analytic_bytes(NOVEL)}
+    assert by_pool == {"b": analytic_bytes(NOVEL, "cpu")}
     drive.died("a", spawn.worker_id)
     report()
     by_pool = {one.pool_id: one.needed_bytes for one in drive.plan(drive.spec("new", NOVEL)).candidates if one.worker_id is None}
     assert by_pool["a"] == 20 * GIB
-    assert drive.scheduler.estimate_quantile(0.5) == pytest.approx(analytic_bytes(NOVEL) / (20 * GIB))
+    assert drive.scheduler.estimate_quantile(0.5) == pytest.approx(analytic_bytes(NOVEL, "cpu") / (20 * GIB))

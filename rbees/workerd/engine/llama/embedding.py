@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from rbees.protocol.demand import VECTOR_SEQUENCES, VECTOR_STATES, vector_rows
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.vectors import Pooling
 from rbees.service import logs
@@ -25,13 +26,6 @@ from rbees.workerd.engine.llama.log import LibraryLog
 from rbees.workerd.engine.llama.vocabulary import Vocabulary
 from rbees.workerd.engine.shortage import Shortage
 
-MAX_SEQUENCES: Final = 64
-MAX_STATES: Final = 8
-"""Most sequences at once where each takes memory for a recurrent state."""
-GOOD_ROWS: Final = 512
-LEAST_ROWS: Final = 64
-LOGITS: Final = 1 << 25
-"""Rows times vocabulary: the library keeps room for the logits of every row of a call, though nobody asks for them."""
 _WARM_UP_ROWS: Final = 32
 _EQUAL: Final = 1e-2
 _POOLINGS: Final[dict[Pooling, int]] = {
@@ -208,10 +202,12 @@ def _make_context(spec: LoadSpec, model: Any, flag: Flag, pooling: Pooling, *, w
     good = _good_rows(model)
     params = common_params(spec, model, flag)
     # All rows of a call go through the graph at once: the library pools within one pass.
-    params.n_batch = params.n_ubatch = max(ctx, good) if whole else good
+    # The library wants as many rows for each sequence; with others it ends the process.
+    rows = -(-max(ctx, good) // VECTOR_SEQUENCES) * VECTOR_SEQUENCES if whole else good
+    params.n_batch = params.n_ubatch = rows
     params.n_ctx = params.n_batch if whole else ctx + good
     recurrent = ll.llama_model_is_recurrent(model) or ll.llama_model_is_hybrid(model)
-    params.n_seq_max = MAX_STATES if recurrent else MAX_SEQUENCES
+    params.n_seq_max = VECTOR_STATES if recurrent else VECTOR_SEQUENCES
     params.embeddings = True
     params.pooling_type = _POOLINGS[pooling]
     context = ll.llama_init_from_model(model, params)
@@ -224,8 +220,7 @@ def _make_context(spec: LoadSpec, model: Any, flag: Flag, pooling: Pooling, *, w
 
 
 def _good_rows(model: Any) -> int:
-    size = int(ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(model)))
-    return max(LEAST_ROWS, min(GOOD_ROWS, LOGITS // size))
+    return vector_rows(int(ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(model))))
 
 
 def _read_facts(

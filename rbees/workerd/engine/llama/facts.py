@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Final
 
-from rbees.protocol.device_options import KvLayout, kv_bytes, layout_of
+from rbees.protocol.device_options import MAX_SLOTS, KvLayout, kv_bytes, layout_of, outputs_for
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.workers import MemoryArchitecture
-from rbees.workerd.engine.backend import MAX_SLOTS, BackendFacts, LoadSpec, outputs_for, slots_for
+from rbees.workerd.engine.backend import BackendFacts, LoadSpec, slots_for
 from rbees.workerd.engine.llama.library import ll
 from rbees.workerd.engine.llama.vocabulary import Vocabulary
 
