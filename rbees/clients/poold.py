@@ -10,6 +10,7 @@ from rbees.clients.downloads import download_events
 from rbees.clients.failures import not_understood
 from rbees.protocol.downloads import DownloadEvent, DownloadRequest, FilePieces, ModelOffer, ModelRemoved
 from rbees.protocol.errors import ErrorCode
+from rbees.protocol.fits import FitRequest, FitView
 from rbees.protocol.pools import (
     AnnounceRequest,
     PoolModels,
@@ -67,6 +68,10 @@ class PooldClient(DaemonClient):
         async with self._http.stream("POST", "/models/download", request) as frames:
             async for event in download_events(self.url, frames):
                 yield event
+
+    async def fit(self, request: FitRequest) -> FitView:
+        """How a model would sit on the host's devices."""
+        return await self._http.call("POST", "/models/fit", request, FitView)
 
     async def remove_model(self, name: str) -> ModelRemoved:
         """Have a model's files removed."""

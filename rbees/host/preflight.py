@@ -27,19 +27,46 @@ class Wish:
     options: DeviceOptions = NOTHING_ASKED
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One device, or several that were named together, with one backend, and what it answers."""
+
+    rooms: tuple[Room, ...]
+    backend: Backend
+    answer: Fit | Refusal
+
+
 def preflight(
     model: ModelFacts, wish: Wish, rooms: Sequence[Room], *, default_ctx: int, problems: Mapping[Backend, str | None]
 ) -> Fit | Refusal:
     """Where and how to start a worker for `model`; `problems` says why a backend cannot run in this installation."""
+    tries = attempts(model, wish, rooms, default_ctx=default_ctx, problems=problems)
+    if isinstance(tries, Refusal):
+        return tries
+    answers = [one.answer for one in tries]
+    return next((answer for answer in answers if isinstance(answer, Fit)), None) or most_telling(answers)
+
+
+def attempts(
+    model: ModelFacts, wish: Wish, rooms: Sequence[Room], *, default_ctx: int, problems: Mapping[Backend, str | None]
+) -> list[Attempt] | Refusal:
+    """What each device that may serve the model answers, the best first; a refusal where the wish itself cannot be met."""
     backend = _backend(model, wish)
     if isinstance(backend, Refusal):
         return backend
     candidates = _candidates(backend, wish, rooms)
     if isinstance(candidates, Refusal):
         return candidates
-    host = next((room for room in rooms if room.device.backend == "cpu"), None)
-    answers = [_try(model, wish, group, backend, host, default_ctx, problems) for group in candidates]
-    return next((answer for answer in answers if isinstance(answer, Fit)), None) or _most_telling(answers)
+    host = main_memory(rooms)
+    return [
+        Attempt(tuple(group), backend or group[0].device.backend, _try(model, wish, group, backend, host, default_ctx, problems))
+        for group in candidates
+    ]
+
+
+def main_memory(rooms: Sequence[Room]) -> Room | None:
+    """The room of what stays beside an accelerator."""
+    return next((room for room in rooms if room.device.backend == "cpu"), None)
 
 
 def runs_on(backend: Backend, device: Device) -> bool:
@@ -103,7 +130,7 @@ def _try(
     )
 
 
-def _most_telling(answers: Sequence[Fit | Refusal]) -> Refusal:
+def most_telling(answers: Sequence[Fit | Refusal]) -> Refusal:
     """Of several refusals, the one that is nearest to success."""
     order = [
         ErrorCode.DEVICE_BUSY,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from rbees.pool.dev import dev
+from rbees.pool.fit import fit
 from rbees.pool.forms import forms
 from rbees.pool.git import git
 from rbees.pool.models import models
@@ -19,6 +20,7 @@ def command() -> None:
 
 command.add_command(status)
 command.add_command(models)
+command.add_command(fit)
 command.add_command(worker)
 command.add_command(git)
 command.add_command(dev)

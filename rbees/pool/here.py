@@ -18,6 +18,7 @@ from rbees.host.registered_models import FILE_NAME, RegisteredModels
 from rbees.protocol import model_ref
 from rbees.protocol.downloads import DownloadEvent, DownloadRequest, ModelRemoved
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.fits import FitRequest, FitView
 from rbees.protocol.model_ref import AliasRef
 from rbees.protocol.pools import Device, ModelFacts, PoolModels
 from rbees.service import folders, settings
@@ -76,6 +77,30 @@ class Here:
         rooms = rooms_of(await self.devices(), self._settings.memory_reserve_bytes)
         return Capacity(rooms, Installation().problems, self._settings.default_ctx, self._settings.default_slots)
 
+    async def fit(self, request: FitRequest) -> FitView:
+        """How a model would sit on this host, started as these settings say. What workers hold shows in what is free.
+
+        Raises:
+            RbeesError: what the model store refuses; INVALID_REQUEST, MODEL_INCOMPATIBLE, BACKEND_UNAVAILABLE.
+        """
+        from rbees.host.backends import Installation
+        from rbees.host.fit import Refusal, usable_for
+        from rbees.host.fit_view import view
+        from rbees.host.preflight import Wish
+        from rbees.protocol.device_options import options_of, with_defaults
+
+        model = request.facts
+        if model is None:
+            model = await asyncio.to_thread(self._facts, request.model_ref)
+        settings = self._settings
+        options = with_defaults(options_of(request), usable_for(model, settings.default_options()))
+        wish = Wish(request.backend, request.devices, request.ctx, request.slots or settings.default_slots, options)
+        rooms = rooms_of(await self.devices(), settings.memory_reserve_bytes)
+        answer = view(model, wish, rooms, default_ctx=settings.default_ctx, problems=Installation().problems)
+        if isinstance(answer, Refusal):
+            raise answer.error()
+        return answer
+
     async def download(self, request: DownloadRequest, folder: Path | None) -> AsyncGenerator[DownloadEvent]:
         """Fetch a model into `folder`, else into `RBEES_MODELS_DIR`, else into the shared cache.
 
@@ -95,6 +120,17 @@ class Here:
         async with aclosing(lan_copy.bring(request, here, await self.capacity(), access, folder)) as following:
             async for event in following:
                 yield event
+
+    def _facts(self, name: str) -> ModelFacts:
+        """Of a model that is here, whether its checksum is known or not. Raises as `ModelStore.resolve`."""
+        self.store.refresh()
+        try:
+            return self.store.resolve(name).facts
+        except RbeesError as error:
+            if error.code is not ErrorCode.MODEL_LOADING:
+                raise
+        found = named(name, self.places)
+        return file_facts(found.path, found.ref, found.aliases)
 
     def check(self, model: Candidate) -> str | None:
         """Read the files and compare; what is wrong, or None. Blocks as long as the disk takes."""
@@ -164,6 +200,29 @@ class Here:
 def rooms_of(devices: Sequence[Device], reserve_bytes: int) -> list[Room]:
     """The room of devices whose workers nobody here knows of: what they hold shows in what is free."""
     return [Room(device, held_bytes=0, pending_bytes=0, reserve_bytes=reserve_bytes) for device in devices]
+
+
+def file_facts(path: Path, ref: str | None = None, aliases: tuple[str, ...] = ()) -> ModelFacts:
+    """What the header of a model file says, without reading the rest of it.
+
+    Raises:
+        RbeesError: MODEL_NOT_FOUND, MODEL_INCOMPATIBLE.
+    """
+    from rbees.host.gguf import read_header
+    from rbees.host.model_facts import facts, shape_of
+
+    if not is_file(path):
+        what = "is a folder" if path.is_dir() else "is no file that is there"
+        raise RbeesError(ErrorCode.MODEL_NOT_FOUND, f"{path} {what}; name a GGUF file.")
+    parts = parts_of(path)
+    try:
+        headers = [read_header(part) for part in parts]
+        size_bytes = sum(part.stat().st_size for part in parts)
+    except OSError as error:
+        message = f"The file {path} cannot be read ({error.strerror}); check who may."
+        raise RbeesError(ErrorCode.MODEL_NOT_FOUND, message) from None
+    shape = shape_of(*headers)
+    return facts(shape, ref=ref or f"file:{path}", aliases=aliases, sha256="", file_name=path.name, size_bytes=size_bytes)
 
 
 def local_folder(named: str | None) -> Path | None:

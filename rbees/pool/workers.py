@@ -77,7 +77,7 @@ async def spawn(
     request = SpawnCommand(
         model_ref=model_ref,
         backend=backend,
-        devices=_devices(backend, gpu, device),
+        devices=named_devices(backend, gpu, device),
         ctx=ctx,
         slots=slots,
         **msgspec.structs.asdict(take_device_options(flags)),
@@ -119,7 +119,8 @@ async def stop(pool: PooldClient, *, worker_id: str, as_json: bool) -> None:
         print_json(facts)
 
 
-def _devices(backend: Backend | None, gpu: int | None, device: str | None) -> tuple[str, ...]:
+def named_devices(backend: Backend | None, gpu: int | None, device: str | None) -> tuple[str, ...]:
+    """The ids that `--gpu` or `--device` name; none where neither is given."""
     if gpu is not None and device is not None:
         raise click.UsageError("--gpu and --device name the same thing; give one of them.")
     if gpu is None:

@@ -34,7 +34,6 @@ from rbees.poold.sharing import Sharing
 from rbees.poold.worker import Limits, Reporter, Surroundings
 from rbees.poold.workers import Policy, Supervisor
 from rbees.protocol import ids
-from rbees.protocol.device_options import DeviceOptions
 from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
 from rbees.service import auth, folders, logs
 from rbees.service.clock import Clock, SystemClock
@@ -217,12 +216,7 @@ class Daemon:
             port_last=settings.worker_port_last,
             runtime_dir=folders.runtime_folder(),
             own_url=self._callback_url,
-            default_options=DeviceOptions(
-                flash_attention=settings.default_flash_attention,
-                kv_type_k=settings.default_kv_type_k,
-                kv_type_v=settings.default_kv_type_v,
-                load_mode=settings.default_load_mode,
-            ),
+            default_options=settings.default_options(),
             insecure_lan=settings.insecure_lan,
             tls_cert_file=_absolute(settings.tls_cert_file),
             tls_key_file=_absolute(settings.tls_key_file),

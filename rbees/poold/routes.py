@@ -12,6 +12,7 @@ from rbees.poold.pool import Pool
 from rbees.poold.sharing import QUANTIZATION, RANGE
 from rbees.protocol.downloads import DOWNLOAD_ERRORS, DownloadEvent, DownloadRequest, FilePieces, ModelOffer, ModelRemoved
 from rbees.protocol.errors import ErrorCode
+from rbees.protocol.fits import FitRequest, FitView
 from rbees.protocol.pools import (
     AnnounceRequest,
     PoolModels,
@@ -41,6 +42,13 @@ _SPAWN_ERRORS: Final = (
 )
 
 _LENDING_ERRORS: Final = (ErrorCode.MODEL_NOT_FOUND, ErrorCode.MODEL_LOADING)
+_FIT_ERRORS: Final = (
+    ErrorCode.INVALID_REQUEST,
+    ErrorCode.MODEL_NOT_FOUND,
+    ErrorCode.MODEL_INCOMPATIBLE,
+    ErrorCode.MODEL_LOADING,
+    ErrorCode.BACKEND_UNAVAILABLE,
+)
 
 
 def routes(pool: Pool) -> list[Route]:
@@ -59,6 +67,15 @@ def routes(pool: Pool) -> list[Route]:
             response=DownloadEvent,
             errors=DOWNLOAD_ERRORS,
             stream=True,
+        ),
+        Route(
+            "POST",
+            "/models/fit",
+            handlers.fit,
+            "How a model would sit on this host's devices, beside the workers that run; starts nothing.",
+            request=FitRequest,
+            response=FitView,
+            errors=_FIT_ERRORS,
         ),
         Route(
             "DELETE",
@@ -177,6 +194,9 @@ class _Handlers:
 
     async def remove_model(self, request: web.Request) -> web.Response:
         return reply(await self._pool.downloads.remove(request.match_info["name"]))
+
+    async def fit(self, request: web.Request) -> web.Response:
+        return reply(await self._pool.supervisor.fit(await read(request, FitRequest)))
 
     async def spawn(self, request: web.Request) -> web.Response:
         worker_id = await self._pool.supervisor.spawn(await read(request, SpawnCommand))

@@ -28,7 +28,7 @@ from rbees.host.process_table import ProcessRecord, ProcessTable
 from rbees.host.worker_spec import WorkerSpec
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import WorkerFacts
-from rbees.protocol.workers import ControlInfo, WorkerReady
+from rbees.protocol.workers import ControlInfo, WorkerHealth, WorkerReady
 from rbees.service import logs
 from rbees.service.clock import Clock
 
@@ -159,6 +159,16 @@ class Worker:
             return
         self._uri, self._called_at, self._secret = self._reachable(info.uri), self._dialled(info.uri), info.secret
         await self._take(info)
+
+    async def health(self) -> WorkerHealth | None:
+        """What it says of itself; None of one that cannot take work or does not answer in time."""
+        if self.ready is None or self._called_at is None:
+            return None
+        try:
+            async with self._client() as client:
+                return await client.health(CONTROL_LIMIT_S)
+        except RbeesError:
+            return None
 
     async def is_proved(self, authorization: str | None) -> bool:
         """True where `authorization` brings this worker's secret."""

@@ -20,6 +20,7 @@ import msgspec
 from rbees.host import lifecycle, worker_log
 from rbees.host.backends import Installation
 from rbees.host.fit import Fit, Refusal, Room, usable_for
+from rbees.host.fit_view import Measured, view
 from rbees.host.model_store import ModelStore, StoredModel
 from rbees.host.ports import choose_port
 from rbees.host.preflight import Wish, preflight
@@ -29,8 +30,9 @@ from rbees.host.worker_spec import WorkerSpec
 from rbees.poold.worker import Surroundings, Worker, not_the_worker, start
 from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions, options_of, with_defaults
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.fits import FitRequest, FitView
 from rbees.protocol.ids import WORKER_ID_PATTERN
-from rbees.protocol.pools import Device, SpawnCommand, WorkerFacts
+from rbees.protocol.pools import Device, ModelFacts, SpawnCommand, WorkerFacts
 from rbees.protocol.workers import WorkerReady
 from rbees.service import logs
 from rbees.service.clock import Clock
@@ -152,6 +154,46 @@ class Supervisor:
         """
         # A caller that hangs up must not leave a process that nobody watches.
         return await asyncio.shield(asyncio.create_task(self._spawn(request)))
+
+    async def fit(self, request: FitRequest) -> FitView:
+        """How the model would sit on this host now, beside the workers that run.
+
+        Raises:
+            RbeesError: what the model store refuses; INVALID_REQUEST, MODEL_INCOMPATIBLE, BACKEND_UNAVAILABLE.
+        """
+        model = request.facts or (await asyncio.to_thread(self._store.resolve, request.model_ref)).facts
+        await asyncio.to_thread(self._installation.look)
+        measured = await self._measured()
+        answer = view(
+            model,
+            self._wish(request, model),
+            self.rooms(),
+            default_ctx=self._policy.default_ctx,
+            problems=self._installation.problems,
+            measured=measured,
+        )
+        if isinstance(answer, Refusal):
+            raise answer.error()
+        return answer
+
+    async def _measured(self) -> list[Measured]:
+        """What the workers that run have learned of their speed."""
+        workers = tuple(self._workers.values())
+        sizes = {facts.sha256: facts.size_bytes for facts in self._store.models()}
+        healths = await asyncio.gather(*(worker.health() for worker in workers))
+        return [
+            Measured(
+                worker_id=spec.worker_id,
+                model_ref=spec.model_ref,
+                model_sha256=spec.model_sha256,
+                size_bytes=sizes.get(spec.model_sha256, 0),
+                backend=spec.backend,
+                decode=health.decode_tokens_per_second,
+                prefill=health.prefill_tokens_per_second,
+            )
+            for spec, health in zip((worker.record.spec for worker in workers), healths, strict=True)
+            if health is not None and health.decode_tokens_per_second
+        ]
 
     def stop(self, worker_id: str) -> WorkerFacts:
         """Have a worker drained and ended; its state after that.
@@ -278,13 +320,16 @@ class Supervisor:
         )
 
     def _preflight(self, request: SpawnCommand, model: StoredModel) -> Fit:
-        options = with_defaults(options_of(request), usable_for(model.facts, self._policy.default_options))
-        wish = Wish(request.backend, request.devices, request.ctx, request.slots or self._policy.default_slots, options)
+        wish = self._wish(request, model.facts)
         problems = self._installation.problems
         answer = preflight(model.facts, wish, self.rooms(), default_ctx=self._policy.default_ctx, problems=problems)
         if isinstance(answer, Refusal):
             raise answer.error()
         return answer
+
+    def _wish(self, request: SpawnCommand | FitRequest, model: ModelFacts) -> Wish:
+        options = with_defaults(options_of(request), usable_for(model, self._policy.default_options))
+        return Wish(request.backend, request.devices, request.ctx, request.slots or self._policy.default_slots, options)
 
     def rooms(self) -> Sequence[Room]:
         """What each device has to give, and what workers hold of it."""

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from rbees.protocol.device_options import FlashAttention, KvType, LoadMode, needs_flash_attention
+from rbees.protocol.device_options import DeviceOptions, FlashAttention, KvType, LoadMode, needs_flash_attention
 
 
 def _about(text: str, *, gt: float | None = None, ge: float | None = None, le: float | None = None) -> msgspec.Meta:
@@ -118,6 +118,15 @@ class PooldSettings(DaemonSettings, frozen=True, kw_only=True):
             raise ValueError(
                 f"`default_kv_type_v` {self.default_kv_type_v} needs flash attention, which `default_flash_attention` forbids"
             )
+
+    def default_options(self) -> DeviceOptions:
+        """How models are laid on devices unless the spawn says."""
+        return DeviceOptions(
+            flash_attention=self.default_flash_attention,
+            kv_type_k=self.default_kv_type_k,
+            kv_type_v=self.default_kv_type_v,
+            load_mode=self.default_load_mode,
+        )
 
 
 class CtlSettings(msgspec.Struct, frozen=True, kw_only=True):
