@@ -130,10 +130,10 @@ def _rows(seat: FitSeat, *, chosen: bool) -> list[list[str]]:
     if not seat.places:
         return [[_way(seat), *["-"] * 6, "cannot be used"]]
     rows = [_row(place) for place in seat.places]
-    for i, row in enumerate(rows[1:], 1):
-        row[0] = f"+ {row[0]}" if i < len(seat.devices) else f"+ {row[0]} (beside)"
+    for row in rows[1:]:
+        row[0] = f"+ {row[0]}"
     if chosen:
-        rows[0][-1] = "fits: a spawn takes it"
+        rows[0][-1] = "fits; a spawn takes it"
     elif seat.fits and (told := _told(seat)):
         rows[0][-1] = f"fits with {told}"
     return rows

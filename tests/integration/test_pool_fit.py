@@ -53,7 +53,7 @@ def test_a_host_without_a_daemon_says_it_itself(home: Home) -> None:
     head, row = shown.stdout.splitlines()[-2:]
     assert head.split() == ["DEVICE", "LAYERS", "WEIGHTS", "KV", "BUFFERS", "NEEDED", "TO", "GIVE"]
     assert row.startswith("cpu")
-    assert row.endswith("fits: a spawn takes it")
+    assert row.endswith("fits; a spawn takes it")
     found = ask(home, "haiku", "--json").json
     (place,) = found["seats"][found["chosen"]]["places"]
     assert place["needed_bytes"] == place["weights_bytes"] + place["kv_bytes"] + place["buffers_bytes"]

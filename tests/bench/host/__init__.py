@@ -1,14 +1,15 @@
-"""The figures of a host: what its pool daemon costs the network and the machine, and how fast models come from other pools."""
+"""The figures of a host: what its pool daemon costs the network and the machine, how fast models come, and how far its estimates are off."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench.host import heartbeat, lan
+from tests.bench.host import fit, heartbeat, lan
 from tests.bench.rows import Row
 
 PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
+    "fit": fit.measure,
     "heartbeat": heartbeat.measure,
     "lan": lan.measure,
     "lan_sources": lan.measure_sources,
