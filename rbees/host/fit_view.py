@@ -19,6 +19,8 @@ from rbees.protocol.fits import FitPlace, FitRate, FitSeat, FitView
 from rbees.protocol.pools import ModelFacts
 from rbees.protocol.workers import Backend
 
+MOST_LAYERS = 512
+"""llama.cpp refuses models with more."""
 _RECKONED = frozenset({ErrorCode.INSUFFICIENT_VRAM, ErrorCode.DEVICE_BUSY})
 """Refusals of a device that could be used: its numbers mean something."""
 
@@ -109,16 +111,9 @@ def _fewer_layers(
     """The same for the most layers that the accelerator can take, the others in main memory; None where not even one fits."""
     if wish.options.gpu_layers is not None:
         return None
-    low, high = 0, model.layers + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _fits(model, _with_layers(wish, one, middle), rooms, default_ctx, problems):
-            low = middle
-        else:
-            high = middle
-    # With the output alone nothing is gained.
-    told = _with_layers(wish, one, low)
-    return told if low > 1 and _fits(model, told, rooms, default_ctx, problems) else None
+    # With the output alone nothing is gained. Fewer layers may not fit either: they take more of main memory.
+    tried = (_with_layers(wish, one, layers) for layers in range(min(model.layers, MOST_LAYERS), 1, -1))
+    return next((told for told in tried if _fits(model, told, rooms, default_ctx, problems)), None)
 
 
 def _with_layers(wish: Wish, one: Attempt, layers: int) -> Wish:

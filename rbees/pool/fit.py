@@ -91,6 +91,7 @@ def _of_file(pool: PooldClient | None, model: str) -> ModelFacts | None:
 
 
 def _is_here(url: str) -> bool:
+
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

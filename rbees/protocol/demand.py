@@ -32,6 +32,8 @@ _RUNTIME_BYTES: Final = 32 << 20
 """What the process and the library take beside the model."""
 _FLOAT_BYTES: Final = 4
 _MASK_BYTES: Final = 2
+_MOST_BYTES: Final = 1 << 60
+"""What no machine has: a header may multiply to more than a message can hold."""
 _OUTPUT_MARGIN: Final = 1.5
 """The output's weights are often stored with more bits than the average."""
 
@@ -81,7 +83,7 @@ def demand(model: ModelFacts, *, ctx: int, slots: int, backend: str = "cpu", opt
         # Vectors are made in a context of their own; one that also makes text has a second one, with cells of its own.
         more_kv, more_compute = _for_vectors(model, memory, ctx, options)
         kv, compute = kv + more_kv, compute + more_compute
-    return Demand(model.size_bytes, kv, compute, _RUNTIME_BYTES)
+    return Demand(model.size_bytes, min(kv, _MOST_BYTES), min(compute, _MOST_BYTES), _RUNTIME_BYTES)
 
 
 def memory_of(model: ModelFacts) -> MemoryFacts:

@@ -15,6 +15,7 @@ from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions
 from rbees.protocol.pools import ModelFacts
 from rbees.protocol.vectors import Pooling
 from rbees.workerd.engine.backend import LoadSpec
+from tests.support.sparse_gguf import SparseShape
 
 GOAL_SHARE: Final = 0.05
 GOAL_BYTES: Final = 100 << 20
@@ -44,6 +45,11 @@ SERVINGS: Final[dict[str, Serving]] = {
     "odd": Serving(1_000, 3),
     "vectors too": Serving(2_048, 4, pooling="mean"),
 }
+
+
+def ways_of(shape: SparseShape) -> list[str]:
+    """The names of those that llama.cpp can serve the shape in: compressed keys hold the values, so they have one type."""
+    return [name for name in SERVINGS if not shape.latent or name != "mixed types"]
 
 
 @dataclass(frozen=True)

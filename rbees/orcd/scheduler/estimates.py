@@ -1,8 +1,8 @@
 """PURE: how much memory a worker for a model will take, from its file's facts, corrected by what workers turned out to take.
 
-The first estimate is the one that pools make (`protocol/demand.py`), with the context and the slots that they give by default. What
-a worker of the same model on the same pool and backend took replaces it; what workers of other models there took, as a share of their
-estimates, corrects it. What a pool's settings change therefore matters once for each model.
+The first estimate is the one that pools make (`protocol/demand.py`), with the context and the slots that they give by default.
+What a worker of the same model on the same pool and backend took replaces it; what workers of other models there took, as a share
+of their estimates, corrects it. What a pool's settings change therefore matters once for each model.
 """
 
 from __future__ import annotations

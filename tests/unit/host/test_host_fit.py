@@ -204,6 +204,16 @@ def test_a_model_that_no_device_holds_is_spread_over_several() -> None:
     assert (lopsided.code, lopsided.details["device_id"]) == (ErrorCode.INSUFFICIENT_VRAM, "cuda:1")
 
 
+def test_the_one_of_several_devices_that_takes_all_is_the_one_to_have_room() -> None:
+    rooms = [room(device("cuda:0", free=GIB)), room(device("cuda:1"))]
+    answer = ask(*rooms, devices=("cuda:0", "cuda:1"), options=DeviceOptions(split_mode="none", main_gpu=1))
+    assert isinstance(answer, Fit)
+    assert answer.reserved == {"cuda:0": 0, "cuda:1": answer.demand.total_bytes}
+    assert answer.options.tensor_split == (), "there is nothing to share out"
+    first = ask(*rooms, devices=("cuda:0", "cuda:1"), options=DeviceOptions(split_mode="none", main_gpu=0))
+    assert isinstance(first, Refusal)
+
+
 def test_a_device_of_several_that_is_unhealthy_refuses_them_all() -> None:
     answer = ask(room(device("cuda:0")), room(device("cuda:1", healthy=False, problem="Gone.")), devices=("cuda:0", "cuda:1"))
     assert isinstance(answer, Refusal)

@@ -9,6 +9,7 @@ import pytest
 from rbees.host.fit import Fit, Refusal, Room
 from rbees.host.fit_view import Measured, view
 from rbees.host.preflight import Wish, preflight
+from rbees.protocol import codec
 from rbees.protocol.demand import demand
 from rbees.protocol.device_options import DeviceOptions
 from rbees.protocol.errors import ErrorCode
@@ -187,6 +188,14 @@ def test_a_rate_is_measured_estimated_or_left_out() -> None:
     rate = look(there, measured=(other, learned())).seats[0].rate
     assert rate is not None
     assert rate.worker_id == "worker-1"
+
+
+def test_a_header_that_multiplies_to_more_than_there_is_can_still_be_told() -> None:
+    huge = (1 << 31) - 1
+    facts = model(layers=huge, head_count=huge, head_count_kv=huge, key_length=huge, value_length=huge, embedding_length=huge)
+    found = look(room(device("cpu")), room(device("cuda:0")), of=facts)
+    assert codec.decode(codec.encode(found), FitView) == found
+    assert found.chosen is None
 
 
 def test_a_scripted_model_sits_on_the_cpu() -> None:
