@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 import psutil
@@ -29,13 +30,13 @@ def main() -> None:
             super().__init__()
             made.append(self)
 
-    load.LibraryLog = Recording  # type: ignore[misc]
     open_library(LibraryLog())
     serving = SERVINGS[how]
     # Weights that are mapped would be counted twice: where they lie in the file and where they are put in order.
     spec = replace(spec_of(path, serving), options=msgspec.structs.replace(serving.options, load_mode="none"))
     before_bytes = psutil.Process().memory_info().rss
-    backend = load_backend(spec, lambda _: True)
+    with patch.object(load, "LibraryLog", Recording):
+        backend = load_backend(spec, lambda _: True)
     grown_bytes = psutil.Process().memory_info().rss - before_bytes
     backend.close()
     print(json.dumps({"buffers": sum(made[0].footprint.buffers.values()), "grown": grown_bytes}))
