@@ -13,7 +13,7 @@ import msgspec
 
 from rbees.host.fit import Fit, Part, Refusal, Room, lay_out
 from rbees.host.preflight import Attempt, Wish, attempts, main_memory, most_telling
-from rbees.protocol.device_options import ACCELERATORS
+from rbees.protocol.device_options import ACCELERATORS, stands_alone
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.fits import FitPlace, FitRate, FitSeat, FitView
 from rbees.protocol.pools import ModelFacts
@@ -93,7 +93,8 @@ def _when_told(
     """Several accelerators together, then each with the most layers that fit it; only what fits."""
     usable = [one for one in tries if isinstance(one.answer, Refusal) and one.answer.code in _RECKONED]
     lone = [one for one in usable if one.backend in ACCELERATORS and len(one.rooms) == 1]
-    together = tuple(one.rooms[0].device.device_id for one in lone if one.backend == "cuda")
+    cuda = (one.rooms[0].device.device_id for one in lone if one.backend == "cuda")
+    together = tuple(device_id for device_id in cuda if not stands_alone(device_id))
     wishes = [Wish("cuda", together, wish.ctx, wish.slots, wish.options)] if len(together) > 1 else []
     wishes += [told for one in lone if (told := _fewer_layers(model, wish, one, rooms, default_ctx, problems)) is not None]
     seats = []

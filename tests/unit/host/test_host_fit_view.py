@@ -125,6 +125,12 @@ def test_several_accelerators_together_and_a_part_of_the_layers_are_offered() ->
     assert look(room(device("cpu")), room(device("cuda:0", free=5 * GIB)), wish=one_more).chosen is None, "no more would fit"
 
 
+def test_instances_of_a_divided_gpu_are_not_put_together() -> None:
+    uuids = [f"cuda:MIG-{number}{number}{number}{number}" for number in range(2)]
+    found = look(room(device("cpu")), *(room(device(uuid, free=4 * GIB)) for uuid in uuids))
+    assert {seat.devices for seat in found.seats} == {("cpu",), *((uuid,) for uuid in uuids)}
+
+
 def test_devices_that_were_named_are_looked_at_alone() -> None:
     rooms = [room(device("cpu")), room(device("cuda:0", free=GIB))]
     found = look(*rooms, wish=Wish(None, ("cuda:0",), None, 4))
