@@ -10,6 +10,7 @@ from tests.bench.rows import Row
 
 PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
     "fit": fit.measure,
+    "fit_loads": fit.measure_loads,
     "heartbeat": heartbeat.measure,
     "lan": lan.measure,
     "lan_sources": lan.measure_sources,
