@@ -37,7 +37,8 @@ def measure(short: bool) -> list[Row]:
     return [
         at_most(
             "host.fit_error", _p95(found, lambda one: 100 * one.off_share), "%", P95_GOAL_PERCENT,
-            f"error of the estimated memory of a worker beside what llama.cpp lays out, p95 of {len(found)}: {about}; {_spread(found)}",
+            f"error of the estimated memory of a worker beside what llama.cpp lays out, p95 of {len(found)}: {about}; "
+            f"{_spread(found)}",
         ),
         at_most(
             "host.fit_error_of_goal", 100 * max(one.of_goal for one in found), "%", OF_GOAL_PERCENT,
@@ -55,8 +56,8 @@ def measure_loads(short: bool) -> list[Row]:
     return [
         at_most(
             "host.fit_error_loaded", 100 * max(one.of_goal for one in found), "%", OF_GOAL_PERCENT,
-            f"the same beside the buffers of {len(found)} real loads of these shapes with few layers, the largest error as a share of what is "
-            f"allowed; {_spread(found)}",
+            f"the same beside the buffers of {len(found)} real loads of these shapes with few layers, the largest error as a share "
+            f"of what is allowed; {_spread(found)}",
         ),
         at_most(
             "host.fit_above_resident", _p95(grown, lambda one: one.off_bytes / _MIB), "MiB", None,
