@@ -1,4 +1,4 @@
-"""The figures of a host: what its pool daemon costs the network and the machine, how fast models come, and how far its estimates are off."""
+"""The figures of a host: what its pool daemon costs, how fast models come from other pools, and how far its estimates are off."""
 
 from __future__ import annotations
 
