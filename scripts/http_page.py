@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from rbees.orcd.api import database, internal, jobs, pools
+from rbees.orcd.api import database, internal, jobs, pools, status
 from rbees.poold import routes as poold_routes
 from rbees.service.routes import Route
 from rbees.workerd import routes as workerd_routes
@@ -32,7 +32,7 @@ Every daemon also answers `GET /livez` (without a token, without dependencies), 
 def page() -> str:
     """The text of docs/http.md."""
     nothing: Any = None  # Handlers are closures that are never called here.
-    orcd = [*jobs.routes(nothing, nothing), *pools.routes(nothing, nothing), *database.routes(nothing)]
+    orcd = [*jobs.routes(nothing, nothing), *pools.routes(nothing, nothing), *status.routes(nothing), *database.routes(nothing)]
     parts = [_NOTE, "", _HEAD]
     parts += _section("orcd, for clients (default 127.0.0.1:8080)", orcd)
     parts += _section("orcd, for pools", internal.routes(nothing))
@@ -61,7 +61,7 @@ def _answer(route: Route) -> str:
     if route.stream:
         return "events"
     if route.response is not None:
-        return f"`{_name(route.response)}`"
+        return f"`{_name(route.response)}`{', or events' if route.events is not None else ''}"
     return "" if route.content_type == "application/json" else route.content_type
 
 

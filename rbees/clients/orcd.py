@@ -7,11 +7,13 @@ from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from rbees.clients.cluster import cluster_rounds
 from rbees.clients.daemon import DaemonClient, segment
 from rbees.clients.downloads import download_events
 from rbees.clients.events import numbered_events
 from rbees.clients.failures import not_understood
-from rbees.clients.http import Packed
+from rbees.clients.http import STREAM_IDLE_S, Packed
+from rbees.protocol.cluster import ClusterStatus
 from rbees.protocol.database import DatabaseReport
 from rbees.protocol.decisions import Explanation, Plan
 from rbees.protocol.downloads import DownloadEvent, DownloadRequest
@@ -78,6 +80,17 @@ class OrcdClient(DaemonClient):
         headers = {"Last-Event-ID": str(after)} if after else None
         async with self._http.stream("GET", f"/v2/tasks/{segment(job_id)}/events", headers=headers) as frames:
             yield numbered_events(self.url, frames)
+
+    async def status(self) -> ClusterStatus:
+        """The cluster at a glance."""
+        return await self._http.call("GET", "/v2/status", response=ClusterStatus)
+
+    @asynccontextmanager
+    async def watch(self, every_s: float) -> AsyncIterator[AsyncIterator[ClusterStatus]]:
+        """The same now and then every so many seconds, until orcd ends: `async with …watch(1) as rounds: async for …`."""
+        idle_s = max(STREAM_IDLE_S, 3 * every_s)
+        async with self._http.stream("GET", "/v2/status", query={"watch": f"{every_s:g}"}, idle_timeout_s=idle_s) as frames:
+            yield cluster_rounds(self.url, frames)
 
     async def pools(self) -> PoolList:
         """Every pool that registered."""

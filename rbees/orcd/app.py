@@ -15,6 +15,7 @@ from rbees.orcd.api import database as database_routes
 from rbees.orcd.api import internal as internal_routes
 from rbees.orcd.api import jobs as job_routes
 from rbees.orcd.api import pools as pool_routes
+from rbees.orcd.api import status as status_routes
 from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
 from rbees.orcd.event_log import EventLog, open_log
@@ -41,6 +42,7 @@ from rbees.orcd.store import queries
 from rbees.orcd.store.jobs import JobStore
 from rbees.orcd.store.migrations import packaged
 from rbees.orcd.store.sqlite import Database, StorageBroken
+from rbees.orcd.watch import Watch
 from rbees.protocol.errors import ExitCode
 from rbees.service import auth, folders, logs, web
 from rbees.service.clock import Clock, SystemClock
@@ -143,6 +145,8 @@ class Orcd:
         self._loop = SchedulerLoop(scheduler, self._executor, clock, figures, stalls, event_log=event_log)
         self._pools = Pools(scheduler, self._directory, store, clock, crew, self._post, settings.heartbeat_interval_s)
         self._jobs = Jobs(self._journal, store, scheduler, self._relay, clock, crew, self._post, settings.queue_limit, plugin)
+        self._watch = Watch(scheduler, self._directory, self._journal, clock, __version__, self._problem)
+        figures.watch_watchers(lambda: self._watch.watchers)
         self._keeper = Keeper(scheduler, store, clock)
         self._retention = Retention(
             store, clock, retention_days=settings.retention_days, erase_content_after_s=settings.erase_content_after_s
@@ -153,6 +157,7 @@ class Orcd:
             routes=[
                 *job_routes.routes(self._jobs, self._relay),
                 *pool_routes.routes(self._pools, self._own_url),
+                *status_routes.routes(self._watch),
                 *internal_routes.routes(self._pools),
                 *database_routes.routes(store),
             ],
@@ -212,6 +217,7 @@ class Orcd:
     async def close(self) -> None:
         """End streams, answer the last requests, commit what is left to commit, and let go of everything."""
         self._relay.close()
+        self._watch.close()
         await self.server.stop()
         if not self._crew.failed.is_set():
             await self._commit_the_rest()
@@ -233,6 +239,9 @@ class Orcd:
 
     async def _own_url(self, endpoint: str) -> str:
         return await asyncio.to_thread(url_seen_from, endpoint, self.server.url, self._settings.bind)
+
+    def _problem(self) -> str | None:
+        return next((problem for problem in self._readiness().values() if problem is not None), None)
 
     def _readiness(self) -> dict[str, str | None]:
         return {

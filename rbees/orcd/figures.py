@@ -28,6 +28,7 @@ class Figures:
         )
         self.stalls = metrics.counter("loop_stall_seconds_total", "Time by which the event loop woke late.")
         self.watchers = metrics.gauge("job_watchers", "Open event streams.")
+        self._watchers = metrics.gauge("status_watchers", "Open streams of what changes in the cluster.")
         self._jobs = metrics.gauge("jobs", "Jobs that have not ended, by status.", ("status",))
         self._estimates = metrics.gauge(
             "memory_estimate_ratio",
@@ -41,6 +42,10 @@ class Figures:
         """Publish how well the memory of the latest workers was foretold, read whenever the figures are."""
         for share in ("0.05", "0.5", "0.95"):
             self._estimates.labels(share).set_function(partial(quantile, float(share)))
+
+    def watch_watchers(self, count: Callable[[], int]) -> None:
+        """Publish how many look on, read whenever the figures are."""
+        self._watchers.set_function(count)
 
     def watch_counts(self, counts: Counter[JobStatus]) -> None:
         """Publish how many live jobs have each status, read whenever the figures are."""

@@ -23,6 +23,7 @@ from rbees.orcd.group import Acceptance, Group, Run
 from rbees.orcd.live import LiveJob, Stream, Verdict, public_event
 from rbees.orcd.requests import Extent
 from rbees.orcd.store.jobs import JobStore, Statement
+from rbees.orcd.throughput import Lately
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import End, Error, Event, Metrics, Queued, Stage, Started, Token, event_name, is_terminal
@@ -82,6 +83,10 @@ class Journal:
         """How many live jobs have each status."""
         self.ended_at: deque[float] = deque(maxlen=64)
         """When the latest jobs ended, by the monotonic clock."""
+        self.tokens = Lately(clock.monotonic)
+        """That came lately, by worker."""
+        self.ends = Lately(clock.monotonic)
+        """Jobs that ended lately, by how."""
         self.full = False
         """The last write found no room on the disk."""
 
@@ -146,6 +151,8 @@ class Journal:
         verdict = job.stream.admit(epoch, worker_seq, event)
         if verdict is not Verdict.TAKE or isinstance(event, Error):
             return verdict
+        if isinstance(event, Token):
+            self.tokens.add(worker_id, len(event.token_ids))
         now_ms = self._clock.unix_ms()
         public = public_event(job, event, worker_id=worker_id, pool_id=pool_id, now_ms=now_ms)
         match event:
@@ -316,6 +323,7 @@ class Journal:
     def _ended(self, job: LiveJob, status: JobStatus) -> None:
         self._figures.ended.labels(status).inc()
         self.ended_at.append(self._clock.monotonic())
+        self.ends.add(status)
         self._drop(job)
 
     def _drop(self, job: LiveJob) -> None:

@@ -74,7 +74,7 @@ class Edge:
         except Exception as error:  # The one place that answers for defects; everything inside lets them pass.
             logs.logger().error("request failed", action="http_defect", route=self._label(request), exc_info=error)
             response = self._refuse(request, RbeesError(ErrorCode.INTERNAL, "A defect of rbees; the daemon's log has the details."))
-        self._record(request, response.status, time.perf_counter() - begun)
+        self._record(request, response, time.perf_counter() - begun)
         return response
 
     @web.middleware
@@ -150,11 +150,11 @@ class Edge:
             return self._refuse(request, RbeesError(ErrorCode.NOT_FOUND, "No route has this path; see /docs for those that exist."))
         return self._refuse(request, RbeesError(ErrorCode.INVALID_REQUEST, "The request's headers ask for something unknown here."))
 
-    def _record(self, request: web.Request, status: int, seconds: float) -> None:
-        label = self._label(request)
+    def _record(self, request: web.Request, response: web.StreamResponse, seconds: float) -> None:
+        label, status = self._label(request), response.status
         route = self._routes.get(request.match_info.route)
         self._requests.labels(request.method if route else "other", label, str(status)).inc()
-        if route is None or not route.stream:
+        if route is None or not (route.stream or response.content_type == "text/event-stream"):
             self._seconds.labels(label).observe(seconds)
         logs.logger().debug(
             "request answered",

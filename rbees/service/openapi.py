@@ -41,7 +41,7 @@ def _schemas(routes: Sequence[Route]) -> tuple[dict[int, dict[str, Any]], dict[s
     """The schema of each type by its identity, and the components they refer to."""
     types: list[Any] = [ErrorEnvelope]
     for route in routes:
-        types += [type_ for type_ in (route.request, route.response) if type_ is not None]
+        types += [type_ for type_ in (route.request, route.response, route.events) if type_ is not None]
         types += [parameter.type_ for parameter in route.parameters]
     made, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     return {id(type_): schema for type_, schema in zip(types, made, strict=True)}, components
@@ -84,6 +84,8 @@ def _success(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, Any]
     }
     if route.response is not None:
         answer["content"] = {kind: {"schema": schemas[id(route.response)]}}
+        if route.events is not None:
+            answer["content"]["text/event-stream"] = {"schema": schemas[id(route.events)]}
     elif route.content_type != "application/json":
         answer["content"] = {kind: {"schema": {"type": "string"}}}
     return answer

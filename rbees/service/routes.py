@@ -53,6 +53,8 @@ class Route:
     """Asks for another proof than the daemon's token; the handler checks it before it reads anything else."""
     stream: bool = False
     """Answers with server-sent events."""
+    events: Any = None
+    """Type of each event's data, where a parameter makes a stream of what is else one answer."""
     parameters: tuple[Parameter, ...] = ()
     content_type: str = "application/json"
     """Of the answer, where it is neither JSON nor a stream."""

@@ -9,11 +9,11 @@ The scheduler does no I/O, reads no clock and draws no random number; the same e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
-from rbees.orcd.scheduler import arrivals, explain, growth, leases, outcomes, passing, placement, prospects, reports, survey
+from rbees.orcd.scheduler import arrivals, explain, glance, growth, leases, outcomes, passing, placement, prospects, reports, survey
 from rbees.orcd.scheduler.effects import Effect
 from rbees.orcd.scheduler.events import (
     AttemptCancelled,
@@ -40,6 +40,7 @@ from rbees.orcd.scheduler.events import (
     WorkerEnded,
 )
 from rbees.orcd.scheduler.fleet import Worker
+from rbees.orcd.scheduler.glance import Address, RunningJob
 from rbees.orcd.scheduler.integrity import check_state
 from rbees.orcd.scheduler.job import Job, Phase
 from rbees.orcd.scheduler.judge import Judge
@@ -50,6 +51,7 @@ from rbees.orcd.scheduler.rehearsal import Rehearsal
 from rbees.orcd.scheduler.state import State
 from rbees.orcd.scheduler.survey import Told
 from rbees.orcd.scheduler.turn import Turn
+from rbees.protocol.cluster import PoolGlance, WaitingGlance
 from rbees.protocol.errors import ErrorBody
 from rbees.protocol.pools import Device, ModelFacts, PoolState, WorkerFacts
 
@@ -254,6 +256,20 @@ class Scheduler:
             )
             for pool in sorted(self._state.pools.values(), key=lambda pool: pool.pool_id)
         )
+
+    def pool_glances(
+        self, began_s: float, address_of: Callable[[str], Address | None], tokens_per_s: Callable[[str], float]
+    ) -> Iterator[PoolGlance]:
+        """Every pool as a live view shows it, by id; its address and the pace of its workers are known elsewhere."""
+        return glance.pools(self._state, began_s, address_of, tokens_per_s)
+
+    def waiting_glances(self, now_s: float) -> tuple[WaitingGlance, ...]:
+        """What waits, by model and priority."""
+        return glance.waiting(self._state, self._queue, now_s, self.waiting_for)
+
+    def running_jobs(self) -> list[RunningJob]:
+        """The jobs that workers have, as far as a live view shows them."""
+        return glance.running(self._state)
 
     def workers(self) -> tuple[WorkerFacts, ...]:
         """Every worker that a pool has reported and that has not ended, by id."""

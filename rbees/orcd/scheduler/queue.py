@@ -18,6 +18,7 @@ from itertools import islice
 
 from rbees.orcd.scheduler.job import Job
 from rbees.orcd.scheduler.lane import Entry, Key, Lane
+from rbees.protocol.jobs import Priority
 
 
 @dataclass(slots=True)
@@ -45,6 +46,8 @@ class Queue:
 
         self._changes: Counter[str] = Counter()
         """By model: how often a job has entered or left its lane."""
+        self.counts: Counter[tuple[str, Priority]] = Counter()
+        """How many jobs wait, by the model that they name and by priority."""
 
     def __len__(self) -> int:
         return len(self._all)
@@ -56,6 +59,7 @@ class Queue:
         """Add a job that may be placed from `due_s` on; one whose model is unknown only takes its place in the order."""
         key = (job.rank_s, job.spec.order, job.spec.job_id)
         insort(self._all, key)
+        self.counts[job.spec.model, job.spec.priority] += 1
         self._places[job.spec.job_id] = _Place(key, None, due_s, came_back=job.epoch > 0)
         if due_s > now_s:
             assert job.model_sha256 is not None, "a job that was never dispatched has nothing to pause for"
@@ -68,6 +72,7 @@ class Queue:
         """Take a job out: `served` if it goes to a worker."""
         place = self._places.pop(job.spec.job_id)
         _take(self._all, place.key)
+        self._uncount((job.spec.model, job.spec.priority))
         self._leave_lane(place, served=served)
         if place.due_s > 0.0:
             self._count_awake(job)
@@ -201,6 +206,7 @@ class Queue:
         """Assert that exactly the jobs of `waiting` are here, once each, in order and in the lane where they belong."""
         assert self._all == sorted(self._all)
         assert len(self._all) == len(self._places)
+        assert self.counts == Counter((job.spec.model, job.spec.priority) for job in waiting.values())
         sleepers = Counter(waiting[job_id].model_sha256 for job_id, place in self._places.items() if place.due_s > 0.0)
         assert self._sleepers == sleepers
         assert set(self._places) == set(waiting)
@@ -227,6 +233,11 @@ class Queue:
             insort(self._alone.setdefault(job.model_sha256, []), place.key)
             return
         self._lanes.setdefault(job.model_sha256, Lane()).put(_entry(job, came_back=place.came_back))
+
+    def _uncount(self, kind: tuple[str, Priority]) -> None:
+        self.counts[kind] -= 1
+        if not self.counts[kind]:
+            del self.counts[kind]
 
     def _count_awake(self, job: Job) -> None:
         assert job.model_sha256 is not None
