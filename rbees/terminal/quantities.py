@@ -16,6 +16,15 @@ def bytes_text(count: int) -> str:
     return f"{count} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
 
 
+def share_text(part: int, whole: int) -> str:
+    """`1536` of `25 << 30` as `0.0/25.0 GiB`: both in the unit of the whole."""
+    unit = 0
+    while whole >= 1024 ** (unit + 1) and unit < len(_UNITS) - 1:
+        unit += 1
+    size = 1024**unit
+    return f"{part}/{whole} B" if unit == 0 else f"{part / size:.1f}/{whole / size:.1f} {_UNITS[unit]}"
+
+
 def duration_text(seconds: float) -> str:
     """`0.25` as `250 ms`, `75` as `1.2 min`."""
     if seconds < 1:

@@ -1,4 +1,4 @@
-"""The only user of rich: tables and a line that shows what is being waited for."""
+"""The only user of rich: tables, a line that shows what is being waited for, and how many cells a text takes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from types import TracebackType
 from typing import Final, Self
 
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
+
+__all__ = ["LEAST_PROSE", "LiveBoard", "LiveNotes", "cell_len", "set_cell_size", "show_table"]
 
 LEAST_PROSE: Final = 24
 """Letters that a column of sentences needs to be read."""

@@ -11,7 +11,7 @@ from rbees.terminal.answer import AnswerWriter
 from rbees.terminal.errors import error_lines
 from rbees.terminal.notes import PlainNotes
 from rbees.terminal.output import aligned, print_table
-from rbees.terminal.quantities import bytes_text, count_text, duration_text
+from rbees.terminal.quantities import bytes_text, count_text, duration_text, share_text
 from rbees.terminal.text import printable, visible
 
 
@@ -87,6 +87,14 @@ def test_columns_are_aligned_and_an_empty_table_leaves_a_pipe_empty(capsys: pyte
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (25 << 30, "25.0 GiB")])
 def test_bytes(count: int, text: str) -> None:
     assert bytes_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [(0, 0, "0/0 B"), (1, 1023, "1/1023 B"), (1 << 29, 25 << 30, "0.5/25.0 GiB"), (1024, 1024, "1.0/1.0 KiB")],
+)
+def test_a_part_of_a_whole(part: int, whole: int, text: str) -> None:
+    assert share_text(part, whole) == text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""Tables that fit a width."""
+
+from __future__ import annotations
+
+import pytest
+from rich.cells import cell_len
+
+from rbees.terminal.columns import Column, Page, Sheet
+from rbees.terminal.layout import beside, cut, fitted
+from rbees.terminal.pages import page_lines, print_page
+
+COLUMNS = (Column("POOL", least=6), Column("NAME", rank=2, least=6), Column("FREE", right=True), Column("ABOUT", rank=1, least=8))
+ROWS = [("attic", "a graphics card with a long name", "7.5 GiB", ""), ("日本の家", "cpu", "112.0 GiB", "It does not answer.")]
+
+
+def test_with_room_everything_is_shown_and_figures_stand_at_the_right() -> None:
+    table = fitted(COLUMNS, ROWS, 100)
+    assert table.heading.split() == ["POOL", "NAME", "FREE", "ABOUT"]
+    assert table.left_out == ()
+    assert "a graphics card with a long name    7.5 GiB" in table.lines[0]
+    assert "112.0 GiB  It does not answer." in table.lines[1]
+
+
+def test_the_longest_is_shortened_first_and_then_columns_are_left_out() -> None:
+    shortened = fitted(COLUMNS, ROWS, 60)
+    assert "a graphics card w…" in shortened.lines[0]
+    assert shortened.left_out == ()
+    few = fitted(COLUMNS, ROWS, 26)
+    assert few.left_out == ("ABOUT", "NAME")
+    assert few.heading.split() == ["POOL", "FREE"]
+    assert "112.0 GiB" in few.lines[1]
+
+
+@pytest.mark.parametrize("width", [1, 5, 10, 20, 40, 80, 200])
+def test_no_line_is_wider_than_it_may_be(width: int) -> None:
+    table = fitted(COLUMNS, ROWS, width)
+    assert all(cell_len(line) <= width for line in (table.heading, *table.lines))
+
+
+def test_of_an_id_the_end_stays() -> None:
+    columns = (Column("WORKER", least=8, tail=True),)
+    assert fitted(columns, [("worker-01m8ktn04ef49",), ("日本の🐝日本の🐝",), ("short",)], 9).lines == (
+        "…tn04ef49",
+        "…日本の🐝",
+        "short",
+    )
+
+
+def test_columns_without_a_word_are_not_shown() -> None:
+    assert fitted(COLUMNS, [("attic", "", "1 B", "")], 80).heading.split() == ["POOL", "FREE"]
+
+
+def test_a_sign_that_takes_two_cells_is_not_halved() -> None:
+    assert cut("日本語", 6) == "日本語"
+    assert [cell_len(cut("日本語", width)) <= width for width in range(7)] == [True] * 7
+    assert cut("日本語", 4) == "日 …"
+
+
+def test_two_texts_on_one_line() -> None:
+    assert beside("left", "right", 12) == "left   right"
+    assert beside("left", "a long reason", 12) == "left  a lon…"
+    assert beside("left and more", "right", 8) == "left an…"
+
+
+PAGE = Page(
+    pairs=(("pool", "attic"), ("reports to", "nobody\x1b[31m")),
+    sheets=(Sheet(COLUMNS, ROWS, "nothing"), Sheet(COLUMNS, (), "No worker runs.")),
+)
+
+
+def test_a_page_in_a_pipe_is_whole_and_one_for_columns_fits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_page(PAGE)
+    said = capsys.readouterr()
+    assert "a graphics card with a long name" in said.out
+    assert "\x1b" not in said.out
+    assert said.err == "No worker runs.\n"
+    monkeypatch.setenv("COLUMNS", "30")
+    print_page(PAGE)
+    narrow = capsys.readouterr()
+    assert all(cell_len(line) <= 30 for line in narrow.out.splitlines())
+    assert "no room for:" in narrow.err
+
+
+def test_a_page_says_what_it_has_no_room_for() -> None:
+    lines = page_lines(PAGE, 30)
+    assert all(cell_len(line.text) <= 30 for line in lines)
+    assert lines[0].text == "pool        attic"
+    assert "\x1b" not in "".join(line.text for line in lines)
+    assert [line.text for line in lines if line.style == "quiet"] == ["no room for: NAME", "No worker runs."]
