@@ -17,15 +17,54 @@ from rbees.protocol.downloads import DownloadRequest
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import ModelFacts, ModelView, PoolList, PoolView
 from rbees.service import settings
+from rbees.service.clock import SystemClock
 from rbees.service.role_settings import CtlSettings
 from rbees.service.settings import host_url
+from rbees.terminal.columns import Column, Page, Sheet
 from rbees.terminal.downloads import show_download
-from rbees.terminal.output import print_json, print_table
+from rbees.terminal.output import print_json
+from rbees.terminal.pages import print_page, show_again
 
-POOL_HEADERS: Final = ("pool", "state", "endpoint", "devices", "models", "workers", "heard")
-DEVICE_HEADERS: Final = ("pool", "device", "name", "memory", "free", "total", "health")
-WORKER_HEADERS: Final = ("pool", "worker", "state", "model", "backend", "slots", "context", "memory")
-MODEL_HEADERS: Final = ("model", "can", "architecture", "parameters", "quantised", "context", "size", "pools", "ready")
+POOL_COLUMNS: Final = (
+    Column("pool", least=12),
+    Column("state"),
+    Column("endpoint", rank=1, least=24),
+    Column("devices", least=8),
+    Column("models", right=True),
+    Column("workers", right=True),
+    Column("heard", right=True),
+)
+DEVICE_COLUMNS: Final = (
+    Column("pool", least=12),
+    Column("device"),
+    Column("name", rank=1, least=12),
+    Column("memory", rank=2),
+    Column("free", right=True),
+    Column("total", right=True),
+    Column("health", least=12),
+)
+WORKER_COLUMNS: Final = (
+    Column("pool", least=12),
+    Column("worker"),
+    Column("state"),
+    Column("model", least=12),
+    Column("backend", rank=2),
+    Column("slots", right=True),
+    Column("context", rank=1, right=True),
+    Column("memory", rank=3, right=True),
+)
+MODEL_COLUMNS: Final = (
+    Column("model", least=16),
+    Column("can", rank=3, least=8),
+    Column("architecture", rank=4, least=6),
+    Column("parameters", rank=1, right=True),
+    Column("quantised"),
+    Column("context", rank=2, right=True),
+    Column("size", right=True),
+    Column("pools", least=12),
+    Column("ready", right=True),
+)
+MODEL_HEADERS: Final = tuple(column.title for column in MODEL_COLUMNS)
 DEFAULT_POOL_PORT: Final = 9200
 _ENDPOINT: Final = re.compile(r"https?://[^/\s?#@]+")
 """What orcd takes; said here in words."""
@@ -39,35 +78,50 @@ async def list_pools(target: Target, *, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    print_table(POOL_HEADERS, [pool_row(pool) for pool in answer.pools], empty=_NO_POOLS)
+    print_page(Page(sheets=(Sheet(POOL_COLUMNS, [pool_row(pool) for pool in answer.pools], _NO_POOLS),)))
 
 
-async def show_status(target: Target, *, hosts: tuple[str, ...], every: bool, via: Via | None, as_json: bool) -> int | None:
+async def show_status(
+    target: Target, *, hosts: tuple[str, ...], every: bool, via: Via | None, watch_s: float | None, as_json: bool
+) -> int | None:
     """Devices, models and workers of some pools or of all. Returns the exit code where hosts were asked themselves."""
     if every or via is not None:
-        return await _ask_hosts(hosts, every, via, as_json=as_json)
-    try:
-        async with target.client() as orcd:
-            pools = (await orcd.pools()).pools
-        names = chosen_names(hosts, every=False)
-        chosen = tuple(find_pool(name, pools) for name in names) if names else pools
-    except RbeesError as error:
-        if not hosts or error.code not in {ErrorCode.POOL_NOT_FOUND, ErrorCode.ORCD_UNREACHABLE}:
-            raise
-        return await _ask_hosts(hosts, every, via, as_json=as_json, instead_of=error)
+        return await _ask_hosts(hosts, every, via, watch_s, as_json=as_json)
+    names = chosen_names(hosts, every=False)
+
+    async def look() -> PoolList:
+        pools = (await orcd.pools()).pools
+        return PoolList(pools=tuple(find_pool(name, pools) for name in names) if names else pools)
+
+    async with target.client() as orcd:
+        try:
+            found = await look()
+        except RbeesError as error:
+            if not hosts or error.code not in {ErrorCode.POOL_NOT_FOUND, ErrorCode.ORCD_UNREACHABLE}:
+                raise
+            return await _ask_hosts(hosts, every, via, watch_s, as_json=as_json, instead_of=error)
+        if watch_s is not None:
+            return await show_again(look, _page, SystemClock(), watch_s, as_json=as_json)
     if as_json:
-        print_json(PoolList(pools=chosen))
+        print_json(found)
     else:
-        _show_pools(chosen)
+        print_page(_page(found))
     return None
 
 
 async def _ask_hosts(
-    hosts: tuple[str, ...], every: bool, via: Via | None, *, as_json: bool, instead_of: RbeesError | None = None
+    hosts: tuple[str, ...],
+    every: bool,
+    via: Via | None,
+    watch_s: float | None,
+    *,
+    as_json: bool,
+    instead_of: RbeesError | None = None,
 ) -> int:
     """`rbees-pool status` on each. Where orcd did not know a host and it cannot be reached either, what orcd said is told."""
+    words = ("status", *((f"--watch={watch_s:g}",) if watch_s is not None else ()), *(("--json",) if as_json else ()))
     try:
-        return await reach_hosts(hosts, every, via, ("status", *(("--json",) if as_json else ())))
+        return await reach_hosts(hosts, every, via, words)
     except RbeesError as error:
         if instead_of is not None and error.code is ErrorCode.HOST_UNREACHABLE:
             raise instead_of from None
@@ -136,19 +190,20 @@ async def download_model(target: Target, *, model: str, host: str | None, quanti
         await show_download(events, model, as_json=as_json)
 
 
-def _show_pools(pools: tuple[PoolView, ...]) -> None:
-    print_table(POOL_HEADERS, [pool_row(pool) for pool in pools], empty=_NO_POOLS)
+def _page(found: PoolList) -> Page:
+    pools = found.pools
+    summary = Sheet(POOL_COLUMNS, [pool_row(pool) for pool in pools], _NO_POOLS)
     if not pools:
-        return
+        return Page(sheets=(summary,))
     devices = [device_row(pool.pool_id, device) for pool in pools for device in pool.devices]
     models = [model_row(_model(pool, facts)) for pool in pools for facts in pool.models]
     workers = [worker_row(pool.pool_id, worker) for pool in pools for worker in pool.workers]
-    click.echo()
-    print_table(DEVICE_HEADERS, devices, empty="no devices")
-    click.echo()
-    print_table(MODEL_HEADERS, models, empty="no models")
-    click.echo()
-    print_table(WORKER_HEADERS, workers, empty="no workers")
+    further = (
+        Sheet(DEVICE_COLUMNS, devices, "no devices"),
+        Sheet(MODEL_COLUMNS, models, "no models"),
+        Sheet(WORKER_COLUMNS, workers, "no workers"),
+    )
+    return Page(sheets=(summary, *further))
 
 
 def find_pool(host: str, pools: tuple[PoolView, ...]) -> PoolView:

@@ -8,6 +8,7 @@ import click
 
 from rbees.ctl.forward import PoolCommands, with_host_options
 from rbees.ctl.target import Target, asks_orcd
+from rbees.terminal.pages import watch_option
 
 
 @click.group(cls=PoolCommands, no_args_is_help=True)
@@ -30,6 +31,7 @@ async def list_(target: Target, **given: Any) -> None:
 
 @pool.command()
 @with_host_options
+@watch_option
 @asks_orcd
 async def status(target: Target, **given: Any) -> int | None:
     """Show devices, models and workers, as orcd sees them: of the pools with these ids or on these hosts, or of all.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from rbees.protocol.events import FinishReason
@@ -54,11 +56,18 @@ def pool_row(pool: PoolView) -> tuple[str, ...]:
         pool.pool_id,
         f"{pool.state}, drained" if pool.drains else pool.state,
         pool.endpoint,
-        ", ".join(device.device_id for device in pool.devices),
+        devices_text(pool.devices),
         str(len(pool.models)),
         str(len(pool.workers)),
         duration_text(pool.last_heartbeat_age_ms / 1000),
     )
+
+
+def devices_text(devices: Sequence[Device]) -> str:
+    """Which devices there are; several of one kind are counted."""
+    kinds = Counter(device.backend for device in devices)
+    names = {device.backend: device.device_id for device in devices}
+    return ", ".join(names[kind] if count == 1 else f"{count} {kind}" for kind, count in kinds.items())
 
 
 def device_row(pool_id: str, device: Device) -> tuple[str, ...]:
