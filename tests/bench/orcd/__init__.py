@@ -1,11 +1,11 @@
-"""The figures of the orchestrator: relayed events, durable jobs, restarts, decisions, waits, and jobs in mixed fleets."""
+"""The figures of the orchestrator: relayed events, durable jobs, restarts, decisions, waits, mixed fleets, and onlookers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench.orcd import decisions, durable, fleet, real_fleet, relay, restart, waits
+from tests.bench.orcd import decisions, durable, fleet, onlookers, real_fleet, relay, restart, waits
 from tests.bench.rows import Row
 
 PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
@@ -16,5 +16,6 @@ PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
     "fleet": fleet.measure,
     "real_fleet": real_fleet.measure,
     "waits": waits.measure,
+    "onlookers": onlookers.measure,
 }
 """Each takes True for a short look, which has fewer samples."""
