@@ -101,11 +101,11 @@ async def show_status(
                 raise
             return await _ask_hosts(hosts, every, via, watch_s, as_json=as_json, instead_of=error)
         if watch_s is not None:
-            return await show_again(look, _page, SystemClock(), watch_s, as_json=as_json)
+            return await show_again(look, pools_page, SystemClock(), watch_s, as_json=as_json)
     if as_json:
         print_json(found)
     else:
-        print_page(_page(found))
+        print_page(pools_page(found))
     return None
 
 
@@ -190,7 +190,8 @@ async def download_model(target: Target, *, model: str, host: str | None, quanti
         await show_download(events, model, as_json=as_json)
 
 
-def _page(found: PoolList) -> Page:
+def pools_page(found: PoolList) -> Page:
+    """Pools, their devices, models and workers as tables."""
     pools = found.pools
     summary = Sheet(POOL_COLUMNS, [pool_row(pool) for pool in pools], _NO_POOLS)
     if not pools:

@@ -89,5 +89,5 @@ class PageScreen(Generic[T]):
             return Line(cut(self._trouble, width), "trouble")
         keys = "q quit" if self._screen.has_keys else "Ctrl-C quits"
         if hidden > 0:
-            keys += f"{'  up/down scroll' if self._screen.has_keys else ''}  {hidden} more lines"
+            keys += f"{'  up/down scroll' if self._screen.has_keys else ''}  {hidden} more line{'' if hidden == 1 else 's'}"
         return Line(cut(f"{keys}  every {self._every_s:g} s", width), "quiet")
