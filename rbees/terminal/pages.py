@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -13,7 +14,7 @@ import click
 from rbees.protocol.errors import RbeesError
 from rbees.service.clock import Clock
 from rbees.terminal.columns import Line, Page, Sheet
-from rbees.terminal.output import is_live, print_json, print_pairs, print_table
+from rbees.terminal.output import GAP, is_live, print_json, print_pairs, print_table
 from rbees.terminal.text import printable
 
 SHORTEST_S: Final = 0.5
@@ -51,9 +52,16 @@ def print_page(page: Page) -> None:
 def page_lines(page: Page, width: int) -> list[Line]:
     """The page in lines no wider than `width`."""
     from rbees.terminal.layout import cut
+    from rbees.terminal.rich_views import LEAST_PROSE
 
     names = max((len(name) for name, _ in page.pairs), default=0)
-    lines = [Line(cut(f"{name:<{names}}  {printable(value)}", width)) for name, value in page.pairs]
+    lines = []
+    for name, value in page.pairs:
+        # Values are sentences as well, which are read to their end.
+        folded = textwrap.wrap(printable(value), max(LEAST_PROSE, width - names - len(GAP))) or [""]
+        lines += [
+            Line(cut(f"{one:<{names}}{GAP}{part}", width)) for one, part in zip((name, *[""] * len(folded)), folded, strict=False)
+        ]
     for sheet in page.sheets:
         lines += [*([Line("")] if lines else []), *_sheet_lines(sheet, width)]
     return lines

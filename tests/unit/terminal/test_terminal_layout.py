@@ -84,9 +84,16 @@ def test_a_page_in_a_pipe_is_whole_and_one_for_columns_fits(
     assert "no room for:" in narrow.err
 
 
+def test_a_sentence_beside_a_name_is_folded() -> None:
+    page = Page(pairs=(("ill", "cuda:0: It does not answer, and nobody knows why it should."), ("idle", "")))
+    lines = [line.text for line in page_lines(page, 40)]
+    assert lines == ["ill   cuda:0: It does not answer, and", "      nobody knows why it should.", "idle  "]
+
+
 def test_a_page_says_what_it_has_no_room_for() -> None:
     lines = page_lines(PAGE, 30)
     assert all(cell_len(line.text) <= 30 for line in lines)
     assert lines[0].text == "pool        attic"
     assert "\x1b" not in "".join(line.text for line in lines)
+    assert lines[1].text == "reports to  nobody␛[31m"
     assert [line.text for line in lines if line.style == "quiet"] == ["no room for: NAME", "No worker runs."]
