@@ -7,15 +7,17 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from rbees.protocol.errors import RbeesError
-from rbees.service.clock import Clock
 from rbees.terminal.columns import Line, Page, Sheet
 from rbees.terminal.output import GAP, is_live, print_json, print_pairs, print_table
 from rbees.terminal.text import printable
+
+if TYPE_CHECKING:
+    from rbees.service.clock import Clock
 
 SHORTEST_S: Final = 0.5
 LONGEST_S: Final = 3_600.0

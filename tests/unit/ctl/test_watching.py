@@ -8,8 +8,9 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
+from rbees.ctl import top
 from rbees.ctl.watching import LONGEST_DELAY_S, watch_cluster
-from rbees.protocol.cluster import ClusterStatus
+from rbees.protocol.cluster import LONGEST_WATCH_S, SHORTEST_WATCH_S, ClusterStatus
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service.clock import ManualClock
 from tests.support.glances import cluster
@@ -55,6 +56,10 @@ async def test_a_restart_is_told_and_got_over() -> None:
         assert 60.0 / LONGEST_DELAY_S <= len(breaks) <= 60.0 / LONGEST_DELAY_S + 10, "it goes on trying, and not too often"
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+
+
+def test_what_can_be_typed_is_what_orcd_takes() -> None:
+    assert (top.SHORTEST_S, top.LONGEST_S) == (SHORTEST_WATCH_S, LONGEST_WATCH_S)
 
 
 @pytest.mark.parametrize("heard", [False, True])
