@@ -104,9 +104,9 @@ def destination(pools: Sequence[PoolView], asked: str, quantization: str | None,
         if held:
             return Destination(pool.pool_id, "it has the model already", held[0])
     known = next((facts for pool in pools for facts in _held(pool, asked, quantization)), None)
-    need = analytic_bytes(known) if known is not None else expected_bytes(meant, quantization)
-    best = min(open_, key=lambda pool: (*_fit(pool, need, known), pool.pool_id))
-    return Destination(best.pool_id, _why(best, need, known, alone=len(open_) == 1))
+    by_name = expected_bytes(meant, quantization)
+    best = min(open_, key=lambda pool: (*_fit(pool, by_name, known)[:2], pool.pool_id))
+    return Destination(best.pool_id, _why(best, by_name, known, alone=len(open_) == 1))
 
 
 def expected_bytes(name: str, quantization: str | None) -> int | None:
@@ -143,10 +143,17 @@ def _room(pool: PoolView) -> int:
     return max((device.free_bytes for device in pool.devices if device.healthy), default=0)
 
 
-def _fit(pool: PoolView, need: int | None, facts: ModelFacts | None) -> tuple[int, int]:
-    """Low where the model fits well: an accelerator before main memory, then what is left beside it."""
-    ranks = [(_rank(device, need), -device.free_bytes) for device in _usable(pool, facts)]
-    return min(ranks, default=(3, 0))
+def _fit(pool: PoolView, by_name: int | None, facts: ModelFacts | None) -> tuple[int, int, int | None]:
+    """Low where the model fits well: an accelerator before main memory, then what is left beside it; with what it needs there."""
+    needs = ((device, _need(device, by_name, facts)) for device in _usable(pool, facts))
+    ranks = [(_rank(device, need), -device.free_bytes, need) for device, need in needs]
+    return min(ranks, key=lambda rank: rank[:2], default=(3, 0, None))
+
+
+def _need(device: Device, by_name: int | None, facts: ModelFacts | None) -> int | None:
+    """What a worker should take there, by the model's header where a pool has read it."""
+    backend = None if facts is None else backend_for(facts, device)
+    return by_name if facts is None or backend is None else analytic_bytes(facts, backend)
 
 
 def _rank(device: Device, need: int | None) -> int:
@@ -164,8 +171,8 @@ def _usable(pool: PoolView, facts: ModelFacts | None) -> Iterator[Device]:
             yield device
 
 
-def _why(pool: PoolView, need: int | None, facts: ModelFacts | None, *, alone: bool) -> str:
-    rank, free = _fit(pool, need, facts)
+def _why(pool: PoolView, by_name: int | None, facts: ModelFacts | None, *, alone: bool) -> str:
+    rank, free, need = _fit(pool, by_name, facts)
     device = next((one.device_id for one in _usable(pool, facts) if one.free_bytes == -free), None)
     if device is None:
         return "no pool that takes work has a device that could run it"

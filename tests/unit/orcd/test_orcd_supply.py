@@ -96,7 +96,7 @@ def test_a_model_goes_to_an_accelerator_that_can_take_it_else_where_most_is_free
     sick = pool("sick", devices=(device("cuda:0", free=80 * GIB, total=80 * GIB, healthy=False),))
     best = chosen(tight, roomy, memory, sick)
     assert best.pool_id == "roomy"
-    assert best.why == "metal:0 there has 12.0 GiB free and the model needs about 6.1 GiB"
+    assert best.why == "metal:0 there has 12.0 GiB free and the model needs about 6.2 GiB"
     assert chosen(tight, memory, sick).pool_id == "memory"
     assert "the most there is" in chosen(tight).why
     assert "the only one" in chosen(memory).why
