@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,9 @@ TAIL_BYTES: Final = 8 << 10
 _CHUNK_BYTES: Final = 64 << 10
 _MAX_FOLLOWED_BYTES: Final = 1 << 20
 """How much of the past is shown before the log is followed."""
+_REMEMBERED_BYTES: Final = 4 << 10
+"""By so many bytes a follower knows its place again."""
+_TRIES: Final = 2
 _FOLLOW_POLL_S: Final = 0.25
 MAX_LOG_BYTES: Final = 32 << 20
 """A log that grows beyond this loses all but its last MiB."""
@@ -47,16 +50,34 @@ def last_error(lines: tuple[str, ...]) -> ErrorBody | None:
     return None
 
 
+def last_written_ms(log: Path) -> int | None:
+    """When something was last added, in milliseconds since 1970; None where there is no log. Blocks."""
+    try:
+        return log.stat().st_mtime_ns // 1_000_000
+    except OSError:
+        return None
+
+
 async def follow(log: Path, is_over: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """The log from (at most 1 MiB before) its end, then what is added, until `is_over` and all was read."""
-    start = await asyncio.to_thread(_start_of_view, log)
+    """The log from (at most 1 MiB before) its end, then what is added, until `is_over` and all was read.
+
+    A log that is cut down meanwhile, or replaced by a new file, is gone on with behind what was shown of it last.
+    """
+    place = await asyncio.to_thread(_start_of_view, log)
+    lost = 0
     while True:
         over = is_over()
-        # A log that was shortened meanwhile is shown from its new beginning.
-        start = await asyncio.to_thread(_within, log, start)
-        chunk = await asyncio.to_thread(_read_at, log, start)
+        now = await asyncio.to_thread(_place_now, log, place)
+        if now is None and lost < _TRIES:
+            # It may be read at the very moment in which it is cut down.
+            lost += 1
+            await asyncio.sleep(_FOLLOW_POLL_S)
+            continue
+        place = now if now is not None else await asyncio.to_thread(_start_of_view, log)
+        lost = 0
+        chunk = await asyncio.to_thread(_read_at, log, place.offset)
         if chunk:
-            start += len(chunk)
+            place = Place(place.inode, place.offset + len(chunk), (place.shown + chunk)[-_REMEMBERED_BYTES:])
             yield chunk
         elif over:
             return
@@ -64,9 +85,20 @@ async def follow(log: Path, is_over: Callable[[], bool]) -> AsyncIterator[bytes]
             await asyncio.sleep(_FOLLOW_POLL_S)
 
 
+async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """The lines of a log that comes in pieces; the last one also where it has no end."""
+    rest = b""
+    async for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8", errors="replace")
+    if rest:
+        yield rest.decode("utf-8", errors="replace")
+
+
 def read_all(log: Path) -> bytes:
     """The log's last MiB, from the beginning of a line; no more, however fast it grows. Blocks."""
-    return _read_at(log, _start_of_view(log), _MAX_FOLLOWED_BYTES)
+    return _read_at(log, _start_of_view(log).offset, _MAX_FOLLOWED_BYTES)
 
 
 def shorten(log: Path, limit_bytes: int = MAX_LOG_BYTES) -> bool:
@@ -86,24 +118,43 @@ def shorten(log: Path, limit_bytes: int = MAX_LOG_BYTES) -> bool:
     return True
 
 
-def _start_of_view(log: Path) -> int:
+class Place(NamedTuple):
+    """Where a follower is in a log: behind these bytes."""
+
+    inode: int
+    offset: int
+    shown: bytes = b""
+
+
+def _start_of_view(log: Path) -> Place:
     try:
-        size = log.stat().st_size
-        if size <= _MAX_FOLLOWED_BYTES:
-            return 0
         with log.open("rb") as file:
-            file.seek(size - _MAX_FOLLOWED_BYTES)
+            status = os.fstat(file.fileno())
+            if status.st_size <= _MAX_FOLLOWED_BYTES:
+                return Place(status.st_ino, 0)
+            file.seek(status.st_size - _MAX_FOLLOWED_BYTES)
             file.readline()
-            return file.tell()
+            return Place(status.st_ino, file.tell())
     except OSError:
-        return 0
+        return Place(0, 0)
 
 
-def _within(log: Path, start: int) -> int:
+def _place_now(log: Path, place: Place) -> Place | None:
+    """The same place, or where it is now that the file was cut down or is another one; None where that has nothing of it."""
     try:
-        return start if start <= log.stat().st_size else 0
+        with log.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            file.seek(place.offset - len(place.shown))
+            if inode == place.inode and file.read(len(place.shown)) == place.shown:
+                return place
+            if not place.shown:
+                return _start_of_view(log)
+            file.seek(0)
+            # One that was cut is short, and one that has grown beyond the bound since then is shown from its last MiB on.
+            found = file.read(MAX_LOG_BYTES).rfind(place.shown)
     except OSError:
-        return start
+        return place
+    return Place(inode, found + len(place.shown), place.shown) if found >= 0 else None
 
 
 def _read_at(log: Path, start: int, limit_bytes: int = _CHUNK_BYTES) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,12 +31,10 @@ class ProcessLock:
         assert self._descriptor is None, "the lock is held already"
         # Python opens descriptors close-on-exec, so no child keeps the lock alive.
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 400).decode(errors="replace").strip()
+        if not _take(descriptor):
+            holder = _said(descriptor)
             os.close(descriptor)
-            raise _already_running(self._path, holder) from None
+            raise _already_running(self._path, holder)
         self._descriptor = descriptor
         self.describe(about)
 
@@ -57,6 +56,38 @@ class ProcessLock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.release()
+
+
+def holder_of(path: Path) -> str | None:
+    """What the process says that holds the lock of this file now, perhaps nothing yet; None where nobody holds it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _said(descriptor)
+    finally:
+        # Closing also gives back the shared lock that only a file without a holder lets us have.
+        os.close(descriptor)
+    return None
+
+
+def _take(descriptor: int) -> bool:
+    """Take the lock. Who only looks has a lock of its own for microseconds, hence the further tries."""
+    for patience_s in (0.05, 0.2, 0.0):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(patience_s)
+        else:
+            return True
+    return False
+
+
+def _said(descriptor: int) -> str:
+    return os.pread(descriptor, 400, 0).decode(errors="replace").strip()
 
 
 def _already_running(path: Path, holder: str) -> RbeesError:
