@@ -7,12 +7,14 @@ taken for the worker and never signalled.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +26,7 @@ from rbees.host.worker_spec import WorkerSpec, arguments, environment, owner_of,
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 POLL_S: Final = 0.2
 """How often the end of a process is looked for where the system cannot announce it."""
+_STRAY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +97,51 @@ def resident_bytes(pid: int) -> int | None:
         return None
 
 
-def find_workers(owner: str) -> Iterator[tuple[Identity, WorkerSpec]]:
-    """This user's running workers that carry the owner's mark on their command line."""
-    for process in psutil.process_iter():
-        try:
-            spec = read_arguments(process.cmdline()) if process.uids().real == os.getuid() else None
-        except psutil.Error:
-            continue
-        identity = identify(process.pid) if spec is not None else None
-        if spec is not None and identity is not None and owner_of(spec.nonce) == owner:
-            yield identity, spec
+class WorkerFinder:
+    """Finds this user's running workers that carry the owner's mark on their command line. Blocks on the process list."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._young: frozenset[int] = frozenset()
+        """Ids of others that the last look saw for the first time."""
+        self._strangers: frozenset[int] = frozenset()
+
+    def look(self) -> list[tuple[Identity, WorkerSpec]]:
+        """Those that run now. A later look asks only the processes that are new since, so that it can be had often."""
+        pids = frozenset(psutil.pids())
+        found, others = [], []
+        for pid in pids - self._strangers:
+            spec = _spec_of(pid)
+            identity = identify(pid) if spec is not None else None
+            if spec is not None and identity is not None and owner_of(spec.nonce) == self._owner:
+                found.append((identity, spec))
+            else:
+                others.append(pid)
+        # Between its fork and its exec a worker looks like its parent, so nobody is a stranger at first sight.
+        self._strangers = (self._strangers & pids) | (self._young & frozenset(others))
+        self._young = frozenset(others)
+        return found
+
+
+class StrayReaper:
+    """Takes the status of children that have ended and that nobody waits for.
+
+    A daemon that is the first process of a container inherits what its workers leave behind, and the workers that commands
+    without it started. Everybody else who starts a child here takes its status within moments, so what still has one at a
+    second look, `_STRAY_S` later, is a stray.
+    """
+
+    def __init__(self) -> None:
+        self._since_s: dict[int, float] = {}
+
+    def look(self) -> None:
+        """Reap those that were seen before."""
+        now_s, ended = time.monotonic(), _ended_children()
+        self._since_s = {pid: self._since_s.get(pid, now_s) for pid in ended}
+        for pid, since_s in self._since_s.items():
+            if now_s - since_s >= _STRAY_S:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
 
 
 class WorkerProcess:
@@ -192,6 +230,32 @@ def _start(spec: WorkerSpec, secret_fd: int, log: Path, environ: Mapping[str, st
         )
     finally:
         os.close(output)
+
+
+def _spec_of(pid: int) -> WorkerSpec | None:
+    try:
+        process = psutil.Process(pid)
+        return read_arguments(process.cmdline()) if process.uids().real == os.getuid() else None
+    except psutil.Error:
+        return None
+
+
+def _ended_children() -> frozenset[int]:
+    """This process's children of which only the status is left."""
+    if sys.platform == "linux":
+        try:
+            if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return frozenset()
+        except ChildProcessError:
+            return frozenset()
+    return frozenset(child.pid for child in psutil.Process().children() if _is_zombie(child))
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _identify_by_proc(pid: int) -> Identity | None:

@@ -1,23 +1,35 @@
 """The durable records of worker processes: one small file for each, written before and after the start.
 
-A record without a process id means that the start was under way when this host's pool daemon ended.
+A pool daemon and commands that work without one share them. A record without a process id means that the start was under way
+when whoever began it ended. Of a worker that ended another file tells how, for as long as its log is kept.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
+from collections.abc import Collection
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
+from rbees.host.table_lock import TableLock
 from rbees.host.worker_spec import WorkerSpec
 from rbees.protocol.codec import Message
+from rbees.protocol.pools import WorkerFacts
 
 _SUFFIX: Final = ".json"
+_ENDED_SUFFIX: Final = ".ended"
+_LOG_SUFFIX: Final = ".log"
+_DRAFT_SUFFIX: Final = ".new"
+_OLD_DRAFT_S: Final = 60.0
+"""No write takes so long; what wrote an older draft was killed."""
 KEPT_LOGS: Final = 50
 """Logs of ended workers that are kept; older ones are deleted whenever a worker ends, and when the pool starts."""
+
+M = TypeVar("M", bound=Message)
 
 
 class ProcessRecord(Message, frozen=True, kw_only=True):
@@ -33,6 +45,20 @@ class ProcessRecord(Message, frozen=True, kw_only=True):
     started: str | None = None
     """Tells this process from a later one with the same id; see `process.identify`."""
     was_ready: bool = False
+    measured_bytes: int | None = None
+    """What it said that it takes on its devices together, once its model was loaded."""
+    stop_asked: bool = False
+    """Somebody wanted it ended: whoever finds it goes on with that, and its end is no failure."""
+
+    def held_on(self, device_id: str) -> int:
+        """Bytes that it holds on a device: those that are set aside for it, until it has measured what it takes."""
+        if not self.measured_bytes or device_id not in self.spec.devices:
+            return self.reserved_on(device_id)
+        # It measures all its devices together; the shares are as they were reckoned.
+        whole = sum(self.reserved_on(device) for device in self.spec.devices)
+        if whole == 0:
+            return self.measured_bytes // len(self.spec.devices)
+        return self.measured_bytes * self.reserved_on(device_id) // whole
 
     def reserved_on(self, device_id: str) -> int:
         """Bytes that are set aside for it on a device."""
@@ -41,15 +67,25 @@ class ProcessRecord(Message, frozen=True, kw_only=True):
         return self.reserved_bytes // len(self.spec.devices) if device_id in self.spec.devices else 0
 
 
+class EndedWorker(Message, frozen=True, kw_only=True):
+    """How a worker ended."""
+
+    facts: WorkerFacts
+    while_loading: bool
+    told: bool
+    """Whether a pool daemon has passed it on. A command without one cannot, so the next daemon does."""
+
+
 class ProcessTable:
     """The records in one folder. All methods block on the disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.lock = TableLock(folder / "lock")
 
     def log_path(self, worker_id: str) -> Path:
         """Where the worker's output goes."""
-        return self._folder / f"{worker_id}.log"
+        return self._folder / f"{worker_id}{_LOG_SUFFIX}"
 
     def write(self, record: ProcessRecord) -> None:
         """Make the record durable: when this returns, a crash of the machine does not lose it.
@@ -57,11 +93,65 @@ class ProcessTable:
         Raises:
             OSError: the disk is full or fails.
         """
-        path = self._path(record.spec.worker_id)
-        draft = path.with_suffix(".new")
+        self._replace(self._path(record.spec.worker_id), msgspec.json.encode(record))
+
+    def remove(self, worker_id: str) -> None:
+        """Delete the record; harmless if there is none."""
+        self._path(worker_id).unlink(missing_ok=True)
+
+    def load(self) -> tuple[ProcessRecord, ...]:
+        """All records that can be read; damaged ones are deleted, their processes are found by their command line."""
+        return self._load(_SUFFIX, ProcessRecord)
+
+    def write_ended(self, ended: EndedWorker) -> None:
+        """Remember how a worker ended.
+
+        Raises:
+            OSError: the disk is full or fails.
+        """
+        self._replace(self._folder / f"{ended.facts.worker_id}{_ENDED_SUFFIX}", msgspec.json.encode(ended))
+
+    def load_ended(self, known: Collection[str] = ()) -> tuple[EndedWorker, ...]:
+        """The workers that ended and are still remembered, without those that are known; what is damaged is deleted."""
+        return self._load(_ENDED_SUFFIX, EndedWorker, known)
+
+    def has_ended(self, worker_id: str) -> bool:
+        """Whether the end of this worker was written down."""
+        return (self._folder / f"{worker_id}{_ENDED_SUFFIX}").exists()
+
+    def drop_old_logs(self) -> None:
+        """Delete the oldest logs of workers that have no record any more, with what is remembered of these, and stale drafts."""
+        left: dict[str, float] = {}
+        for path in (*self._folder.glob(f"*{_LOG_SUFFIX}"), *self._folder.glob(f"*{_ENDED_SUFFIX}")):
+            if not self._path(path.stem).exists():
+                left[path.stem] = max(left.get(path.stem, 0.0), _modified_s(path))
+        for worker_id in sorted(left, key=left.__getitem__, reverse=True)[KEPT_LOGS:]:
+            for suffix in (_LOG_SUFFIX, _ENDED_SUFFIX):
+                (self._folder / f"{worker_id}{suffix}").unlink(missing_ok=True)
+        for draft in self._folder.glob(f"*{_DRAFT_SUFFIX}"):
+            if time.time() - _modified_s(draft) > _OLD_DRAFT_S:
+                draft.unlink(missing_ok=True)
+
+    def _path(self, worker_id: str) -> Path:
+        return self._folder / f"{worker_id}{_SUFFIX}"
+
+    def _load(self, suffix: str, kind: type[M], known: Collection[str] = ()) -> tuple[M, ...]:
+        found = []
+        for path in sorted(path for path in self._folder.glob(f"*{suffix}") if path.stem not in known):
+            try:
+                found.append(msgspec.json.decode(path.read_bytes(), type=kind))
+            except OSError:
+                continue
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                path.unlink(missing_ok=True)
+        return tuple(found)
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        # A daemon and a command may write of the same worker at once, each by a draft of its own.
+        draft = path.with_name(f"{path.name}.{os.getpid()}{_DRAFT_SUFFIX}")
         try:
             with open(draft, "wb", opener=_private) as file:
-                file.write(msgspec.json.encode(record))
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, path)
@@ -70,31 +160,6 @@ class ProcessTable:
                 draft.unlink(missing_ok=True)
             raise
         self._sync_folder()
-
-    def remove(self, worker_id: str) -> None:
-        """Delete the record; harmless if there is none."""
-        self._path(worker_id).unlink(missing_ok=True)
-
-    def load(self) -> tuple[ProcessRecord, ...]:
-        """All records that can be read; damaged ones are deleted, their processes are found by their command line."""
-        records = []
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
-            try:
-                records.append(msgspec.json.decode(path.read_bytes(), type=ProcessRecord))
-            except OSError:
-                continue
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                path.unlink(missing_ok=True)
-        return tuple(records)
-
-    def drop_old_logs(self) -> None:
-        """Delete the oldest logs of workers that have no record any more."""
-        logs = [path for path in self._folder.glob("*.log") if not self._path(path.stem).exists()]
-        for path in sorted(logs, key=_modified_s, reverse=True)[KEPT_LOGS:]:
-            path.unlink(missing_ok=True)
-
-    def _path(self, worker_id: str) -> Path:
-        return self._folder / f"{worker_id}{_SUFFIX}"
 
     def _sync_folder(self) -> None:
         descriptor = os.open(self._folder, os.O_RDONLY)

@@ -6,7 +6,8 @@ import asyncio
 import functools
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -17,9 +18,13 @@ from rbees.terminal.output import json_option
 
 if TYPE_CHECKING:
     from rbees.clients.poold import PooldClient
+    from rbees.pool.state import OwnState
 
 Action = Callable[..., Awaitable[int | None]]
 LISTEN_S: Final = 2.0
+SETTLE_LOOK_S: Final = 0.1
+SETTLE_LOOKS: Final = 150
+"""How often a daemon that has just started is looked for before it listens."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Address:
     url: str
     token: str | None = field(default=None, repr=False)
     tls_ca_file: str | None = None
+    is_home: bool = False
+    """True of the one that `rbees up` keeps here: while it runs, nobody else works on its folder."""
 
     def client(self) -> PooldClient:
         """A client of it, to be used as a context manager. Raises as `find_pool`."""
@@ -67,7 +74,7 @@ def find_pool(poold_url: str | None, token_file: str | None) -> Address:
             )
             raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="token_file")
         # A configured token belongs to the configured daemon; home mode asks for none.
-        return Address(home.poold_url)
+        return Address(home.poold_url, is_home=True)
     return Address(poold_url or own_url(own), _secret(own.token_file), own.tls_ca_file)
 
 
@@ -93,7 +100,7 @@ def own_url(own: Any) -> str:
 def asks_poold(action: Action) -> Callable[..., int | None]:
     """Make a click callback of `async def action(pool, *, as_json, …)`, with the options that name the daemon."""
 
-    async def act(address: Address, _named: bool, **rest: Any) -> int | None:
+    async def act(address: Address, _named: bool, /, **rest: Any) -> int | None:
         async with address.client() as pool:
             return await action(pool, **rest)
 
@@ -103,13 +110,52 @@ def asks_poold(action: Action) -> Callable[..., int | None]:
 def asks_poold_if_there(action: Action) -> Callable[..., int | None]:
     """The same of `async def action(pool | None, *, as_json, …)`: None where no daemon runs here and none was named."""
 
-    async def act(address: Address, named: bool, **rest: Any) -> int | None:
+    async def act(address: Address, named: bool, /, **rest: Any) -> int | None:
         if not named and not address.is_listening():
             return await action(None, **rest)
         async with address.client() as pool:
             return await action(pool, **rest)
 
     return _callback(action, act)
+
+
+def asks_keeper(action: Action) -> Callable[..., int | None]:
+    """The same of `async def action(keeper, *, as_json, …)`: the daemon, or where none runs this host's own workers.
+
+    A daemon that starts meanwhile is asked in their place, before anything was started.
+    """
+
+    async def act(address: Address, named: bool, /, **rest: Any) -> int | None:
+        if named or address.is_home or address.is_listening():
+            async with address.client() as pool:
+                return await action(pool, **rest)
+        from rbees.pool.local_workers import DaemonRuns, LocalWorkers
+        from rbees.pool.state import own_state
+        from rbees.service import logs
+        from rbees.terminal.notes import notes
+
+        # Most of what a daemon would log is said by the command itself.
+        logs.configure("pool", "error")
+        own = own_state()
+        with notes(silent=bool(rest.get("as_json"))) as said, suppress(DaemonRuns):
+            if not own.daemon_runs():
+                async with LocalWorkers(own, said.keep) as keeper:
+                    return await action(keeper, **rest)
+        async with (await _settled(address, own)).client() as pool:
+            return await action(pool, **rest)
+
+    return _callback(action, act)
+
+
+async def _settled(address: Address, own: OwnState) -> Address:
+    """Where the daemon that holds the state folder listens, once it does; its flags may name another port than the settings."""
+    for _ in range(SETTLE_LOOKS):
+        if address.is_listening() or not own.daemon_runs():
+            break
+        if (url := own.daemon_url()) is not None:
+            return replace(address, url=url)
+        await asyncio.sleep(SETTLE_LOOK_S)
+    return address
 
 
 def _callback(action: Action, act: Action) -> Callable[..., int | None]:

@@ -1,26 +1,31 @@
-"""`rbees pool worker list|spawn|logs|stop`: the worker processes of this host."""
+"""`rbees pool worker …`: the worker processes of this host, through its daemon if one runs here, else directly."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 import msgspec
 
-from rbees.pool.target import asks_poold
+from rbees.pool.target import asks_keeper
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.workers import Backend
 from rbees.service.device_flags import device_flags, take_device_options
 from rbees.terminal.notes import notes
-from rbees.terminal.output import print_json, print_table
+from rbees.terminal.output import print_json, print_pairs, print_table
 from rbees.terminal.quantities import bytes_text
+from rbees.terminal.text import printable
 
 if TYPE_CHECKING:
     from rbees.clients.poold import PooldClient
-    from rbees.protocol.pools import WorkerFacts
+    from rbees.pool.local_workers import LocalWorkers
+    from rbees.protocol.pools import WorkerEnd, WorkerFacts
 
-POLL_S: Final = 0.2
+    Keeper = PooldClient | LocalWorkers
+
+POLL_S: Final = 0.1
 
 
 @click.group()
@@ -29,10 +34,10 @@ def worker() -> None:
 
 
 @worker.command("list")
-@asks_poold
-async def list_(pool: PooldClient, *, as_json: bool) -> None:
+@asks_keeper
+async def list_(keeper: Keeper, *, as_json: bool) -> None:
     """List the workers, with those that ended lately."""
-    found = await pool.workers()
+    found = await keeper.workers()
     if as_json:
         print_json(found)
         return
@@ -41,6 +46,36 @@ async def list_(pool: PooldClient, *, as_json: bool) -> None:
         [_row(facts) for facts in found.workers],
         empty="No worker is here; start one with `rbees-pool worker spawn --model NAME`.",
     )
+
+
+@worker.command()
+@click.argument("worker_id")
+@asks_keeper
+async def show(keeper: Keeper, *, worker_id: str, as_json: bool) -> None:
+    """Show one worker; of one that ended, when, why, and what it wrote last."""
+    facts = await keeper.worker(worker_id)
+    if as_json:
+        print_json(facts)
+        return
+    print_pairs(
+        [
+            ("worker", facts.worker_id),
+            ("state", _state(facts)),
+            ("model", facts.model_ref),
+            ("sha256", facts.model_sha256),
+            ("runs on", f"{','.join(facts.devices)} ({facts.backend})"),
+            ("shape", f"{facts.slots} slots of {facts.ctx} tokens"),
+            ("memory", _memory(facts)),
+            ("address", facts.uri or "-"),
+            ("process", str(facts.pid or "-")),
+            ("started", _moment(facts.started_at_ms)),
+            *(_ending(facts.end) if facts.end is not None else ()),
+        ]
+    )
+    if facts.end is not None and facts.end.log_tail:
+        click.echo("\nIts last lines:")
+        for line in facts.end.log_tail:
+            click.echo(printable(line))
 
 
 @worker.command()
@@ -53,9 +88,9 @@ async def list_(pool: PooldClient, *, as_json: bool) -> None:
 @click.option("--slots", type=click.IntRange(1, 256), help="Sequences served at once.")
 @device_flags
 @click.option("--wait/--no-wait", default=True, help="Wait until the model is loaded.  [default: wait]")
-@asks_poold
+@asks_keeper
 async def spawn(
-    pool: PooldClient,
+    keeper: Keeper,
     *,
     backend: Backend | None,
     named: Backend | None,
@@ -82,9 +117,9 @@ async def spawn(
         slots=slots,
         **msgspec.structs.asdict(take_device_options(flags)),
     )
-    answer = await pool.spawn(request)
+    answer = await keeper.spawn(request)
     if wait:
-        await _wait_ready(pool, answer.worker_id, silent=as_json)
+        await _wait_ready(keeper, answer.worker_id, silent=as_json)
     if as_json:
         print_json(answer)
     else:
@@ -94,10 +129,10 @@ async def spawn(
 @worker.command()
 @click.argument("worker_id")
 @click.option("--follow", "-f", is_flag=True, help="Go on while the log grows.")
-@asks_poold
-async def logs(pool: PooldClient, *, worker_id: str, follow: bool, as_json: bool) -> None:
+@asks_keeper
+async def logs(keeper: Keeper, *, worker_id: str, follow: bool, as_json: bool) -> None:
     """Show what a worker wrote."""
-    async with pool.logs(worker_id, follow) as lines:
+    async with keeper.logs(worker_id, follow) as lines:
         async for line in lines:
             if as_json:
                 print_json({"line": line})
@@ -107,12 +142,12 @@ async def logs(pool: PooldClient, *, worker_id: str, follow: bool, as_json: bool
 
 @worker.command()
 @click.argument("worker_id")
-@asks_poold
-async def stop(pool: PooldClient, *, worker_id: str, as_json: bool) -> None:
+@asks_keeper
+async def stop(keeper: Keeper, *, worker_id: str, as_json: bool) -> None:
     """Let a worker finish what it does, then end it."""
-    await pool.stop_worker(worker_id)
+    await keeper.stop_worker(worker_id)
     with notes(silent=as_json) as said:
-        while (facts := await pool.worker(worker_id)).state not in ("stopped", "failed"):
+        while (facts := await keeper.worker(worker_id)).state not in ("stopped", "failed"):
             said.note(f"{worker_id} is {facts.state}")
             await asyncio.sleep(POLL_S)
     if as_json:
@@ -130,23 +165,54 @@ def named_devices(backend: Backend | None, gpu: int | None, device: str | None) 
     return (f"{backend}:{gpu}",)
 
 
-async def _wait_ready(pool: PooldClient, worker_id: str, *, silent: bool) -> None:
+async def _wait_ready(keeper: Keeper, worker_id: str, *, silent: bool) -> None:
     with notes(silent=silent) as said:
-        while (facts := await pool.worker(worker_id)).state in ("starting", "loading"):
+        while (facts := await keeper.worker(worker_id)).state in ("starting", "loading"):
             said.note(f"{worker_id} is {facts.state}", facts.load_progress if facts.state == "loading" else None)
             await asyncio.sleep(POLL_S)
-    if facts.state != "ready":
-        raise RbeesError(ErrorCode.WORKER_CRASHED, f"The worker is {facts.state}; see `rbees-pool worker logs {worker_id}`.")
+    if facts.state == "ready":
+        return
+    code = facts.end.code if facts.end is not None else None
+    reason = facts.end.message if facts.end is not None else f"The worker is {facts.state}."
+    hint = f"See `rbees-pool worker show {worker_id}`."
+    raise RbeesError(code or ErrorCode.WORKER_CRASHED, f"{reason} {hint}", worker_id=worker_id)
 
 
 def _row(facts: WorkerFacts) -> list[str]:
     return [
         facts.worker_id,
-        facts.state + (" (safe mode)" if facts.safe_mode else ""),
+        _state(facts),
         facts.model_ref,
         ",".join(facts.devices),
         str(facts.slots),
         str(facts.ctx),
-        bytes_text(facts.memory_bytes),
+        _memory(facts),
         str(facts.pid or "-"),
     ]
+
+
+def _state(facts: WorkerFacts) -> str:
+    about = []
+    if facts.safe_mode:
+        about.append("safe mode")
+    if facts.end is not None and facts.state == "failed":
+        about.append(facts.end.signal or facts.end.code or "unknown")
+    return f"{facts.state} ({', '.join(about)})" if about else facts.state
+
+
+def _memory(facts: WorkerFacts) -> str:
+    """What it holds by its own measurement, or what is set aside for it until then."""
+    if facts.end is not None:
+        return "-"
+    return bytes_text(facts.memory_bytes) + ("" if facts.load_progress >= 1.0 else " set aside")
+
+
+def _ending(end: WorkerEnd) -> list[tuple[str, str]]:
+    seen = _moment(end.ended_at_ms)
+    when = seen if end.last_sign_at_ms is None else f"between {_moment(end.last_sign_at_ms)} and {seen}; nobody watched"
+    status = end.signal or (f"exit code {end.exit_code}" if end.exit_code is not None else "nobody took it")
+    return [("ended", when), ("exit status", status), ("reason", f"{end.message}{f' [{end.code}]' if end.code else ''}")]
+
+
+def _moment(at_ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000))

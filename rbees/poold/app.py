@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import re
 import socket
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 from rbees import __version__
 from rbees.clients.orcd import OrcdClient
+from rbees.host import workers_here
 from rbees.host.backends import Installation
 from rbees.host.devices import DeviceMonitor, sources_of_this_host
 from rbees.host.lan_copy import Access
@@ -25,14 +25,13 @@ from rbees.host.lending import Lending
 from rbees.host.model_download import Capacity
 from rbees.host.models_here import model_store
 from rbees.host.piece_sums import FOLDER, PieceSums
-from rbees.host.process_table import ProcessTable
+from rbees.host.workers import Supervisor
+from rbees.host.workers_here import public_host
 from rbees.poold.downloads import Downloads
 from rbees.poold.heartbeat import Member, OrcdLink, PoolFacts
 from rbees.poold.pool import ORCD_URL_FILE, Pool
 from rbees.poold.routes import routes
 from rbees.poold.sharing import Sharing
-from rbees.poold.worker import Limits, Reporter, Surroundings
-from rbees.poold.workers import Policy, Supervisor
 from rbees.protocol import ids
 from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
 from rbees.service import auth, folders, logs
@@ -45,9 +44,6 @@ from rbees.service.notify import Notifier
 from rbees.service.role_settings import PooldSettings
 from rbees.service.web import BearerAuth, NoAuth, Server, build_app
 
-DRAIN_MARGIN_S: Final = 3.0
-"""So that a worker's own end of draining comes before the signal that would cut it short."""
-_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  (compared with, not listened on)
 _NOT_IN_POOL_ID: Final = re.compile(r"[^A-Za-z0-9.-]+")
 
 
@@ -113,6 +109,7 @@ class Daemon:
             await self._take_stock()
             background.append(asyncio.create_task(self._pool.keep_searching(self._clock)))
             background.append(asyncio.create_task(self._pool.supervisor.keep_logs_short(self._clock)))
+            background.append(asyncio.create_task(self._pool.supervisor.keep_clean(self._clock)))
             background.append(asyncio.create_task(self._pool.link.run()))
             logs.logger().info("serving", action="daemon_ready", url=self._server.url, pool_id=self._member.pool_id)
             notifier.ready()
@@ -142,7 +139,7 @@ class Daemon:
         tls = auth.tls_server_context(settings.tls_cert_file, settings.tls_key_file)
         token = auth.Token(self._token) if self._token else None
         auth.check_bind(settings.bind, token, tls, settings.insecure_lan)
-        public = _public_host(settings)
+        public = public_host(settings)
         app = build_app(
             role="poold",
             version=__version__,
@@ -184,12 +181,12 @@ class Daemon:
 
     def _make_supervisor(self, pool: Pool) -> Supervisor:
         return Supervisor(
-            self._policy(),
+            workers_here.policy(self._settings, self._state, self._callback_url),
             self._store,
             pool.devices,
             self._installation,
             self._identities.worker_id,
-            self._surroundings(pool),
+            workers_here.surroundings(self._settings, self._state, pool, self._identities, self._clock),
         )
 
     def _make_downloads(self, pool: Pool) -> Downloads:
@@ -204,44 +201,11 @@ class Daemon:
         settings = self._settings
         return Access(self._token, settings.tls_ca_file, settings.insecure_lan, self._endpoint().rstrip("/"))
 
-    def _policy(self) -> Policy:
-        settings = self._settings
-        return Policy(
-            owner=_owner(self._state),
-            default_slots=settings.default_slots,
-            default_ctx=settings.default_ctx,
-            reserve_bytes=settings.memory_reserve_bytes,
-            bind=settings.bind,
-            port_first=settings.worker_port_first,
-            port_last=settings.worker_port_last,
-            runtime_dir=folders.runtime_folder(),
-            own_url=self._callback_url,
-            default_options=settings.default_options(),
-            insecure_lan=settings.insecure_lan,
-            tls_cert_file=_absolute(settings.tls_cert_file),
-            tls_key_file=_absolute(settings.tls_key_file),
-            tls_ca_file=_absolute(settings.tls_ca_file),
-        )
-
-    def _surroundings(self, reporter: Reporter) -> Surroundings:
-        settings, owner = self._settings, _owner(self._state)
-        return Surroundings(
-            table=ProcessTable(folders.make_private_folder(self._state / "workers")),
-            reporter=reporter,
-            clock=self._clock,
-            limits=Limits(load_s=settings.load_timeout_s, drain_s=settings.drain_timeout_s + DRAIN_MARGIN_S),
-            environ=os.environ,
-            new_nonce=lambda: f"{owner}-{self._identities.correlation_id()}",
-            new_secret=self._identities.secret,
-            public_host=_public_host(settings),
-            tls=self._client_tls,
-        )
-
     def _endpoint(self) -> str:
         """Where the orchestrator reaches this daemon."""
         if self._settings.endpoint is not None:
             return self._settings.endpoint
-        host = _public_host(self._settings)
+        host = public_host(self._settings)
         if host is None:
             return self._server.url
         scheme = urlsplit(self._server.url).scheme
@@ -296,27 +260,9 @@ def _pool_id(settings: PooldSettings) -> str:
     return made or "pool"
 
 
-def _public_host(settings: PooldSettings) -> str | None:
-    """The name under which other hosts reach this one; None where only this host can."""
-    if settings.endpoint is not None:
-        return urlsplit(settings.endpoint).hostname
-    if auth.is_loopback(settings.bind):
-        return None
-    return socket.gethostname() if settings.bind in _WILDCARDS else settings.bind
-
-
-def _owner(state: Path) -> str:
-    """The mark of this pool's workers: the same after its state was deleted, another for every other pool of the host."""
-    return hashlib.sha256(os.fsencode(os.path.realpath(state))).hexdigest()[:12]
-
-
 def _unusable(state: Path, error: OSError) -> RbeesError:
     reason = os.strerror(error.errno or 0)
     return RbeesError(
         ErrorCode.CONFIGURATION,
         f"The state folder {state} cannot be written: {reason}; mend it or name another with `--state-dir`.",
     )
-
-
-def _absolute(path: str | None) -> str | None:
-    return str(folders.absolute(path)) if path is not None else None

@@ -13,13 +13,11 @@ import msgspec
 from rbees import __version__
 from rbees.host.backends import Installation, with_backend_problems
 from rbees.host.devices import DeviceMonitor
-from rbees.host.lifecycle import ReportFailed
 from rbees.host.model_store import ModelStore
-from rbees.host.worker_spec import WorkerSpec
+from rbees.host.workers import Supervisor
 from rbees.poold.downloads import Downloads
 from rbees.poold.heartbeat import Member, OrcdLink, PoolFacts
 from rbees.poold.sharing import Sharing
-from rbees.poold.workers import Supervisor
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import (
     Device,
@@ -43,6 +41,8 @@ ORCD_URL_FILE: Final = "orcd_url"
 
 class Pool:
     """Implements `PoolFacts` for the link and `Reporter` for the workers; the routes and the daemon use its parts."""
+
+    tells = True
 
     def __init__(
         self,
@@ -100,28 +100,31 @@ class Pool:
         self._log.info("worker ready", action="worker_ready", worker_id=facts.worker_id, load_ms=ready.load_ms)
         self.link.report(WorkerReadyReport(pool_id=self._member.pool_id, facts=facts, ready=ready))
 
-    def has_failed(self, spec: WorkerSpec, failure: ReportFailed, log_tail: tuple[str, ...]) -> None:
+    def has_failed(self, facts: WorkerFacts, *, while_loading: bool) -> None:
         """Tell the orchestrator at once."""
+        end = facts.end
+        assert end is not None, "a worker that failed has ended"
+        code = end.code or ErrorCode.WORKER_CRASHED
         self._log.warning(
             "worker failed",
             action="worker_failed",
-            worker_id=spec.worker_id,
-            code=failure.code,
-            signal=failure.signal,
-            exit_code=failure.exit_code,
+            worker_id=facts.worker_id,
+            code=code,
+            signal=end.signal,
+            exit_code=end.exit_code,
         )
         self.link.report(
             WorkerFailedReport(
                 pool_id=self._member.pool_id,
-                worker_id=spec.worker_id,
-                model_ref=spec.model_ref,
-                model_sha256=spec.model_sha256,
-                while_loading=failure.while_loading,
-                code=failure.code,
-                message=failure.message,
-                exit_code=failure.exit_code,
-                signal=failure.signal,
-                log_tail=log_tail,
+                worker_id=facts.worker_id,
+                model_ref=facts.model_ref,
+                model_sha256=facts.model_sha256,
+                while_loading=while_loading,
+                code=code,
+                message=end.message,
+                exit_code=end.exit_code,
+                signal=end.signal,
+                log_tail=end.log_tail,
             )
         )
 

@@ -134,6 +134,22 @@ class ModelFacts(Message, frozen=True, kw_only=True):
     """Absent where the pool does not say: of a scripted model, or by a pool of an earlier version."""
 
 
+class WorkerEnd(Message, frozen=True, kw_only=True):
+    """How a worker ended, as far as it can be known."""
+
+    code: ErrorCode | None = None
+    """None where it was stopped as somebody asked."""
+    message: str
+    exit_code: int | None = None
+    signal: str | None = None
+    """Name such as `SIGKILL`; absent together with `exit_code` where nobody was there to take its status."""
+    ended_at_ms: int
+    """When its end was seen."""
+    last_sign_at_ms: int | None = None
+    """Where nobody watched: when it last wrote to its log. It ended between the two."""
+    log_tail: tuple[str, ...] = ()
+
+
 class WorkerFacts(Message, frozen=True, kw_only=True):
     """A worker process as its pool sees it."""
 
@@ -148,12 +164,15 @@ class WorkerFacts(Message, frozen=True, kw_only=True):
     pid: int | None = None
     uri: str | None = None
     memory_bytes: int = 0
+    """What it holds, as it measured that; until its model is loaded, what is set aside for it."""
     load_progress: float = 0.0
     safe_mode: bool = False
     adopted: bool = False
     held_bytes: dict[str, int] = {}
     """What its process was seen to hold, by device id. Mapped weights count in main memory, also where workers share them."""
     started_at_ms: int
+    end: WorkerEnd | None = None
+    """Of one that has ended."""
 
 
 class UnusableModel(Message, frozen=True, kw_only=True):

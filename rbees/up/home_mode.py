@@ -234,5 +234,5 @@ def _workers_of(home: Path) -> list[process.Identity]:
     process it had started."""
     records = ProcessTable(home / "poold" / "workers").load()
     noted = {process.Identity(one.pid, one.started) for one in records if one.pid is not None and one.started is not None}
-    marked = {who for owner in {owner_of(one.spec.nonce) for one in records} for who, _ in process.find_workers(owner)}
+    marked = {who for owner in {owner_of(one.spec.nonce) for one in records} for who, _ in process.WorkerFinder(owner).look()}
     return list(noted | marked)

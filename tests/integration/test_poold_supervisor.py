@@ -16,14 +16,13 @@ import pytest
 
 from rbees.host.backends import Installation, library_folder
 from rbees.host.checksums import Checksums
-from rbees.host.lifecycle import ReportFailed
 from rbees.host.model_candidates import Places
 from rbees.host.model_files import ModelFolders
 from rbees.host.model_store import ModelStore, StoredModel
 from rbees.host.process_table import ProcessRecord, ProcessTable
-from rbees.host.worker_spec import WorkerSpec
-from rbees.poold.worker import Limits, Surroundings
-from rbees.poold.workers import Policy, Supervisor
+from rbees.host.worker import Limits, Surroundings
+from rbees.host.worker_plan import Policy
+from rbees.host.workers import Supervisor
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import SpawnCommand, WorkerFacts
 from rbees.protocol.workers import WorkerReady
@@ -79,9 +78,11 @@ class SlowTable(ProcessTable):
 class Nobody:
     """A reporter that nobody listens to."""
 
+    tells = True
+
     def became_ready(self, facts: WorkerFacts, ready: WorkerReady) -> None: ...
 
-    def has_failed(self, spec: WorkerSpec, failure: ReportFailed, log_tail: tuple[str, ...]) -> None: ...
+    def has_failed(self, facts: WorkerFacts, *, while_loading: bool) -> None: ...
 
 
 @contextlib.asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import signal
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import psutil
 
 from tests.support.fake_orcd import FakeOrcd
-from tests.support.home import Daemon, Home, free_port, wait_until
+from tests.support.home import Daemon, Finished, Home, free_port, wait_until
 from tests.support.raw_http import Answer, request
 from tests.support.scripted_models import write_script
 
@@ -45,6 +46,22 @@ class PoolHost:
         daemon.url = f"http://127.0.0.1:{self.port}"
         wait_until(lambda: "daemon_ready" in daemon.said, daemon, "become ready")
         return daemon
+
+    def configure(self, **settings: object) -> None:
+        """Write what `serve` says by flags into the settings file, which commands without a daemon go by, and more."""
+        own = {"port": self.port, "model_dirs": [str(self.models)], **settings}
+        lines = [f"{name} = {json.dumps(value)}" for name, value in own.items()]
+        (self.home.folder / "config.toml").write_text("\n".join(["[poold]", *lines, ""]))
+
+    def tool(self, *words: str, timeout_s: float = 60.0) -> Finished:
+        """Run `rbees-pool worker …` as a user of this host."""
+        return self.home.run("worker", *words, program="rbees-pool", timeout_s=timeout_s)
+
+    def listed(self) -> dict[str, dict[str, Any]]:
+        """What `worker list` says, by id."""
+        done = self.tool("list", "--json")
+        assert done.returncode == 0, done.said
+        return {facts["worker_id"]: facts for facts in done.json["workers"]}
 
     def script(self, name: str = "bees", **fields: object) -> str:
         """Write a scripted model; its reference."""

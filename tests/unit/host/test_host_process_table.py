@@ -6,15 +6,31 @@ import asyncio
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from rbees.host import process, process_table, worker_log
-from rbees.host.process import Exit, Identity, WorkerProcess, as_exit, identify, is_running, send_signal
-from rbees.host.process_table import KEPT_LOGS, ProcessRecord, ProcessTable
-from rbees.protocol.errors import ErrorCode
+from rbees.host.lifecycle import Life
+from rbees.host.process import (
+    Exit,
+    Identity,
+    StrayReaper,
+    WorkerFinder,
+    WorkerProcess,
+    as_exit,
+    identify,
+    is_running,
+    send_signal,
+)
+from rbees.host.process_table import KEPT_LOGS, EndedWorker, ProcessRecord, ProcessTable
+from rbees.host.table_lock import TableLock
+from rbees.host.worker import facts_of
+from rbees.host.worker_spec import WorkerSpec
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.pools import WorkerEnd
 from tests.unit.host.test_host_worker_spec import SPEC
 
 RECORD = ProcessRecord(spec=SPEC, reserved_bytes=1, started_at_ms=2)
@@ -176,3 +192,128 @@ def test_a_record_says_what_is_set_aside_on_each_device() -> None:
     assert [spread.reserved_on(device) for device in ("cuda:0", "cuda:1", "cpu")] == [3, 2, 0]
     earlier = msgspec.structs.replace(RECORD, reserved_bytes=6)
     assert [earlier.reserved_on(device) for device in ("cpu", "cuda:0")] == [6, 0]
+
+
+def test_what_it_measured_counts_once_it_has_measured() -> None:
+    spec = msgspec.structs.replace(SPEC, device="cuda:0,cuda:1")
+    loading = ProcessRecord(spec=spec, reserved_bytes=110, reserved={"cuda:0": 75, "cuda:1": 25, "cpu": 10}, started_at_ms=1)
+    assert [loading.held_on(device) for device in ("cuda:0", "cuda:1", "cpu", "cuda:2")] == [75, 25, 10, 0]
+    loaded = msgspec.structs.replace(loading, measured_bytes=80)
+    # Of what stays in main memory beside them it says nothing, so that is held as it was reckoned.
+    assert [loaded.held_on(device) for device in ("cuda:0", "cuda:1", "cpu", "cuda:2")] == [60, 20, 10, 0]
+    silent = msgspec.structs.replace(loading, measured_bytes=0)
+    assert silent.held_on("cuda:0") == 75
+    unreckoned = msgspec.structs.replace(loaded, reserved_bytes=0, reserved={})
+    assert unreckoned.held_on("cuda:1") == 40
+
+
+def ended(worker_id: str) -> EndedWorker:
+    end = WorkerEnd(message="It was stopped.", ended_at_ms=5)
+    facts = facts_of(RECORD, Life("stopped"), end=end)
+    return EndedWorker(facts=msgspec.structs.replace(facts, worker_id=worker_id), while_loading=False, told=True)
+
+
+def test_how_a_worker_ended_is_kept_as_long_as_its_log(tmp_path: Path) -> None:
+    table = ProcessTable(tmp_path)
+    for age in range(KEPT_LOGS + 2):
+        table.write_ended(ended(f"worker-{age}"))
+        table.log_path(f"worker-{age}").touch()
+        for path in tmp_path.glob(f"worker-{age}.*"):
+            os.utime(path, (1000 + age, 1000 + age))
+    (tmp_path / "worker-x.ended").write_bytes(b"\xff")
+    (tmp_path / "worker-y.json.7.new").touch()
+    os.utime(tmp_path / "worker-y.json.7.new", (1, 1))
+    assert len(table.load_ended()) == KEPT_LOGS + 2
+    assert not (tmp_path / "worker-x.ended").exists()
+    table.drop_old_logs()
+    assert not table.has_ended("worker-1")
+    assert not table.log_path("worker-1").exists()
+    assert table.has_ended("worker-2")
+    assert not list(tmp_path.glob("*.new"))
+    assert [one.facts.worker_id for one in table.load_ended([f"worker-{age}" for age in range(KEPT_LOGS + 1)])] == ["worker-51"]
+
+
+async def test_the_table_has_one_holder(tmp_path: Path) -> None:
+    mine, theirs = TableLock(tmp_path / "lock"), TableLock(tmp_path / "lock")
+    await mine.acquire()
+    assert not await mine.try_acquire()
+    assert not await theirs.try_acquire()
+    with pytest.raises(RbeesError, match=f"pid {os.getpid()}") as caught:
+        await theirs.acquire(patience_s=0.01)
+    assert caught.value.code is ErrorCode.ALREADY_RUNNING
+    waiting = asyncio.create_task(theirs.acquire())
+    await asyncio.sleep(0)
+    mine.release()
+    await waiting
+    assert not await mine.try_acquire()
+    theirs.release()
+    assert await mine.try_acquire()
+    mine.release()
+
+
+def test_workers_are_found_by_their_mark_and_others_asked_no_more_than_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = msgspec.structs.replace(SPEC, nonce="mark-1")
+    specs = {1: None, 2: ours, 3: msgspec.structs.replace(SPEC, nonce="other-1"), 4: None}
+    asked: list[int] = []
+
+    def spec_of(pid: int) -> WorkerSpec | None:
+        asked.append(pid)
+        return specs[pid]
+
+    monkeypatch.setattr(process, "_spec_of", spec_of)
+    monkeypatch.setattr(process, "identify", lambda pid: Identity(pid, "now"))
+    monkeypatch.setattr("psutil.pids", lambda: list(specs))
+    finder = WorkerFinder("mark")
+    assert finder.look() == [(Identity(2, "now"), ours)]
+    specs[4] = ours  # It was seen between its fork and its exec.
+    assert {identity.pid for identity, _ in finder.look()} == {2, 4}
+    asked.clear()
+    specs[5] = None
+    assert {identity.pid for identity, _ in finder.look()} == {2, 4}
+    assert sorted(asked) == [2, 4, 5]
+
+
+def test_a_child_that_nobody_waits_for_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_STRAY_S", 0.01)
+    child = subprocess.Popen(["/bin/true"])
+    reaper = StrayReaper()
+    until_s = time.monotonic() + 20
+    while Path(f"/proc/{child.pid}").exists():
+        assert time.monotonic() < until_s
+        reaper.look()
+        time.sleep(0.02)
+    child.returncode = 0  # Its object would look for a status that is taken.
+
+
+async def test_a_follower_knows_its_place_in_a_log_that_was_cut_or_replaced(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    lines = [f"line {number:07d}" for number in range(150_000)]
+    log.write_text("\n".join(lines[:100_000]) + "\n")
+    over = False
+    seen: list[str] = []
+
+    async def read() -> None:
+        seen.extend([line async for line in worker_log.lines_of(worker_log.follow(log, lambda: over))])
+
+    reading = asyncio.create_task(read())
+    chunks = worker_log.follow(log, lambda: over)
+    shown = b""
+    while not shown.endswith(b"line 0099999\n"):
+        shown += await anext(chunks)
+    assert worker_log.shorten(log, limit_bytes=1000)
+    with log.open("a") as file:
+        file.write("\n".join(lines[100_000:120_000]) + "\n")
+    while not shown.endswith(b"line 0119999\n"):
+        shown += await anext(chunks)
+    replacement = tmp_path / "new.log"
+    replacement.write_text("\n".join(lines[110_000:]) + "\nno end")
+    replacement.replace(log)
+    while not shown.endswith(b"no end"):
+        shown += await anext(chunks)
+    over = True
+    assert [chunk async for chunk in chunks] == []
+    found = shown.decode().splitlines()
+    first = int(found[0].removeprefix("line "))
+    assert found == [*lines[first:], "no end"]
+    await reading
+    assert seen[-1] == "no end"

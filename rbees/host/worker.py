@@ -1,7 +1,7 @@
 """One worker process under supervision: its life in the table of `host/lifecycle.py`, carried out.
 
-Owns the process from its start or adoption to its end. Knows no other worker and no orchestrator: what is to be reported
-goes to the `Reporter`.
+Owns the process from its start or adoption to its end, for a pool daemon or for a command that works without one. Knows no
+other worker and no orchestrator: what is to be reported goes to the `Reporter`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import contextlib
 import hmac
 import signal
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,16 +24,15 @@ from rbees.clients.workerd import WorkerClient
 from rbees.host import lifecycle, worker_log
 from rbees.host.lifecycle import Life
 from rbees.host.process import Exit, WorkerProcess, launch
-from rbees.host.process_table import ProcessRecord, ProcessTable
-from rbees.host.worker_spec import WorkerSpec
+from rbees.host.process_table import EndedWorker, ProcessRecord, ProcessTable
+from rbees.host.table_lock import PATIENCE_S, SHORT_PATIENCE_S
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.pools import WorkerFacts
+from rbees.protocol.pools import WorkerEnd, WorkerFacts
 from rbees.protocol.workers import ControlInfo, WorkerHealth, WorkerReady
 from rbees.service import logs
 from rbees.service.clock import Clock
 
 LOOK_EVERY_S: Final = 0.25
-"""How often a worker that loads is asked how far it is."""
 CONTROL_LIMIT_S: Final = 2.0
 TERM_GRACE_S: Final = 5.0
 """Between SIGTERM and SIGKILL."""
@@ -42,12 +41,15 @@ TERM_GRACE_S: Final = 5.0
 class Reporter(Protocol):
     """Who is told about the two facts that cannot wait for a heartbeat."""
 
+    tells: bool
+    """Whether what it is told reaches an orchestrator, now or later."""
+
     def became_ready(self, facts: WorkerFacts, ready: WorkerReady) -> None:
         """The worker can take work."""
         ...
 
-    def has_failed(self, spec: WorkerSpec, failure: lifecycle.ReportFailed, log_tail: tuple[str, ...]) -> None:
-        """The worker ended without being asked to."""
+    def has_failed(self, facts: WorkerFacts, *, while_loading: bool) -> None:
+        """The worker ended without being asked to; `facts.end` says how."""
         ...
 
 
@@ -57,11 +59,17 @@ class Limits:
 
     load_s: float
     drain_s: float
+    look_every_s: float = LOOK_EVERY_S
+    """How often a worker that loads is asked how far it is. One that calls back says by itself when it is done."""
+
+
+async def nobody_else() -> None:
+    """The answer of `Surroundings.before_start` where nobody else could start workers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What every worker of a pool needs."""
+    """What every worker of a host needs."""
 
     table: ProcessTable
     reporter: Reporter
@@ -74,6 +82,31 @@ class Surroundings:
     """Name under which other hosts reach the workers; None where they listen on loopback."""
     tls: ssl.SSLContext | None = None
     """Trust for workers that serve with the pool's certificate."""
+    before_start: Callable[[], Awaitable[None]] = nobody_else
+    """Called with the table locked before a process is started. Raises `RbeesError` where that is somebody else's business."""
+    owns_folder: bool = True
+    """True of a daemon. Commands leave starting to it, so it need not wait for one that holds the table and stands still."""
+
+    @contextlib.asynccontextmanager
+    async def alone(self, *, must_be: bool) -> AsyncIterator[bool]:
+        """With the table locked; without, and False, where that cannot be had and need not be.
+
+        Raises:
+            RbeesError: ALREADY_RUNNING. OSError: the disk fails.
+        """
+        try:
+            await self.table.lock.acquire(PATIENCE_S if must_be else SHORT_PATIENCE_S)
+        except (OSError, RbeesError) as error:
+            if must_be:
+                raise
+            # Whoever holds it may stand still for ever. What it has begun is found by a later look.
+            logs.logger().warning("the table of workers is not to be had", action="table_held", reason=str(error))
+            yield False
+        else:
+            try:
+                yield True
+            finally:
+                self.table.lock.release()
 
 
 class Worker:
@@ -86,10 +119,13 @@ class Worker:
         self._around = around
         self._adopted = process.adopted
         self._life = Life(safe_mode=record.spec.safe_mode, was_ready=record.was_ready)
+        self._end: WorkerEnd | None = None
+        self._writing = asyncio.Lock()
         self._ready: WorkerReady | None = None
         self._uri: str | None = None
         self._called_at: str | None = None
         self._progress = 0.0
+        self._while_loading = False
         self._gone = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._log = logs.logger().bind(worker_id=record.spec.worker_id)
@@ -111,27 +147,18 @@ class Worker:
 
     def pending_on(self, device_id: str) -> int:
         """Bytes that are reserved on a device and not yet visible in its free memory."""
-        return self._record.reserved_on(device_id) if self._life.is_loading else 0
+        return self._record.held_on(device_id) if self._life.is_loading else 0
 
     def facts(self) -> WorkerFacts:
         """The worker as it is reported."""
-        spec = self._record.spec
-        return WorkerFacts(
-            worker_id=spec.worker_id,
-            state=self._life.state,
-            model_ref=spec.model_ref,
-            model_sha256=spec.model_sha256,
-            backend=spec.backend,
-            devices=spec.devices,
-            slots=spec.slots,
-            ctx=spec.ctx,
-            pid=None if self._gone.is_set() else self._process.identity.pid,
+        return facts_of(
+            self._record,
+            self._life,
+            pid=None if self._end is not None else self._process.identity.pid,
             uri=self._uri,
-            memory_bytes=self._ready.memory_bytes if self._ready else self._record.reserved_bytes,
             load_progress=self._progress,
-            safe_mode=spec.safe_mode,
             adopted=self._adopted,
-            started_at_ms=self._record.started_at_ms,
+            end=self._end,
         )
 
     async def run(self) -> None:
@@ -145,14 +172,14 @@ class Worker:
                 await asyncio.gather(watch, return_exceptions=True)
             tail = await asyncio.to_thread(worker_log.tail, self._log_path)
             with contextlib.suppress(OSError):
-                await asyncio.to_thread(self._socket.unlink, missing_ok=True)
-            if not await self._end(exit_, tail):
+                await asyncio.to_thread(socket_of(self._record).unlink, missing_ok=True)
+            if not await self._account_for(exit_, tail):
                 return
 
     async def look(self) -> None:
         """Ask the process by its control socket where it is and what its secret is; silence changes nothing."""
         try:
-            info = await read_control(self._socket, CONTROL_LIMIT_S)
+            info = await read_control(socket_of(self._record), CONTROL_LIMIT_S)
         except RbeesError:
             return
         if info.nonce != self._record.spec.nonce or info.pid != self._process.identity.pid:
@@ -192,6 +219,11 @@ class Worker:
         """Have it drained and ended; harmless if that is under way."""
         self._advance(lifecycle.StopAsked())
 
+    async def write_again(self) -> None:
+        """Its record was lost or damaged."""
+        if self._end is None:
+            await self._remember()
+
     async def wait_gone(self) -> None:
         """Until `run` has finished with the process."""
         await self._gone.wait()
@@ -201,10 +233,6 @@ class Worker:
         if self._ending is not None:
             self._ending.cancel()
             await asyncio.gather(self._ending, return_exceptions=True)
-
-    @property
-    def _socket(self) -> Path:
-        return Path(self._record.spec.runtime_dir, "workers", f"{self._record.spec.worker_id}.sock")
 
     @property
     def _log_path(self) -> Path:
@@ -219,7 +247,7 @@ class Worker:
                 return
             if self._around.clock.monotonic() > deadline_s:
                 self._advance(lifecycle.LoadTimedOut(self._around.limits.load_s))
-            await self._around.clock.sleep(LOOK_EVERY_S)
+            await self._around.clock.sleep(self._around.limits.look_every_s)
 
     async def _take(self, info: ControlInfo) -> None:
         if info.ready is not None:
@@ -242,17 +270,13 @@ class Worker:
         if self._ready is None:
             self._ready = msgspec.structs.replace(ready, uri=self._reachable(ready.uri))
             self._uri, self._called_at, self._progress = self._ready.uri, self._dialled(ready.uri), 1.0
-            await self._remember(msgspec.structs.replace(self._record, was_ready=True))
+            await self._remember(was_ready=True, measured_bytes=ready.memory_bytes)
         self._advance(lifecycle.BecameReady())
 
-    async def _end(self, exit_: Exit, tail: tuple[str, ...]) -> bool:
-        """Account for the end of the process; True if it was started again."""
-        named = worker_log.last_error(tail) if exit_.signal is None else None
-        ended = lifecycle.Ended(
-            exit_.exit_code, exit_.signal, code=named.code if named else None, message=named.message if named else None
-        )
+    async def _account_for(self, exit_: Exit, tail: tuple[str, ...]) -> bool:
+        """Draw the consequence of the end of the process; True if it was started again."""
         self._log.info("worker process ended", action="worker_end", exit_code=exit_.exit_code, signal=exit_.signal)
-        actions = self._advance(ended, tail)
+        actions = self._advance(ended_as(exit_, tail), tail)
         if any(isinstance(action, lifecycle.StartInSafeMode) for action in actions) and await self._start_again(tail):
             return True
         await self._forget()
@@ -260,13 +284,22 @@ class Worker:
         return False
 
     async def _forget(self) -> None:
-        """Delete the record, and logs of ended workers beyond those that are kept."""
+        """Write down how it ended, delete the record, and logs of ended workers beyond those that are kept."""
         try:
+            await asyncio.to_thread(self._write_end)
             await asyncio.to_thread(self._around.table.remove, self._record.spec.worker_id)
             await asyncio.to_thread(self._around.table.drop_old_logs)
         except OSError as error:
-            # The next daemon finds that the process is gone and tries again.
+            # The next look at the table finds that the process is gone and tries again.
             self._log.error("cannot remove the worker's record", action="record_remove_failed", reason=error.strerror)
+
+    def _write_end(self) -> None:
+        assert self._end is not None, "only what has ended is forgotten"
+        knows_less = self._adopted and self._end.exit_code is None and self._end.signal is None
+        if knows_less and self._around.table.has_ended(self._record.spec.worker_id):
+            return  # Whoever started it watched as well, and has its status.
+        told = self._around.reporter.tells or self._life.state == "stopped"
+        self._around.table.write_ended(EndedWorker(facts=self.facts(), while_loading=self._while_loading, told=told))
 
     async def _start_again(self, tail: tuple[str, ...]) -> bool:
         spec = msgspec.structs.replace(self._record.spec, safe_mode=True, nonce=self._around.new_nonce())
@@ -275,8 +308,10 @@ class Worker:
         self._secret, self._uri, self._called_at, self._progress, self._adopted = secret, None, None, 0.0, False
         try:
             record = msgspec.structs.replace(self._record, spec=spec, pid=None, started=None)
-            self._record, self._process = await asyncio.to_thread(start, record, secret, self._around)
-        except OSError:
+            async with self._around.alone(must_be=not self._around.owns_folder):
+                await self._around.before_start()
+                self._record, self._process = await asyncio.to_thread(start, record, secret, self._around)
+        except (OSError, RbeesError):
             self._advance(lifecycle.Ended(message="The worker could not be started again in safe mode."), tail)
             return False
         if self._life.state == "draining":
@@ -284,10 +319,11 @@ class Worker:
             self._ending = asyncio.create_task(self._end_process())
         return True
 
-    async def _remember(self, record: ProcessRecord) -> None:
-        self._record = record
+    async def _remember(self, **changes: Any) -> None:
+        self._record = msgspec.structs.replace(self._record, **changes)
         try:
-            await asyncio.to_thread(self._around.table.write, record)
+            async with self._writing:
+                await asyncio.to_thread(self._around.table.write, self._record)
         except OSError as error:
             # The record on disk is older but true enough to adopt the process.
             self._log.error("cannot write the worker's record", action="record_write_failed", reason=error.strerror)
@@ -297,21 +333,25 @@ class Worker:
     def _advance(self, event: lifecycle.Event, tail: tuple[str, ...] = ()) -> tuple[lifecycle.Action, ...]:
         self._life, actions = lifecycle.advance(self._life, event)
         for action in actions:
+            self._end = self._end or end_of(action, event, tail, self._around.clock)
             match action:
                 case lifecycle.ReportReady():
                     assert self._ready is not None
                     self._around.reporter.became_ready(self.facts(), self._ready)
                 case lifecycle.ReportFailed():
-                    self._around.reporter.has_failed(self._record.spec, action, tail)
+                    self._while_loading = action.while_loading
+                    self._around.reporter.has_failed(self.facts(), while_loading=action.while_loading)
                 case lifecycle.StopProcess():
                     if self._ending is None or self._ending.done():
                         self._ending = asyncio.create_task(self._end_process())
                 case lifecycle.StartInSafeMode() | lifecycle.Forget():
-                    pass  # Done in `_end`, which knows that the process is gone.
+                    pass  # Done in `_account_for`, which knows that the process is gone.
         return actions
 
     async def _end_process(self) -> None:
-        """Ask, then SIGTERM, then SIGKILL."""
+        """Ask, then SIGTERM, then SIGKILL. That it was wanted is written down first: whoever finds it later goes on with it."""
+        if self._life.state == "draining" and not self._record.stop_asked:
+            await self._remember(stop_asked=True)
         if await self._ask_to_shut_down() and await self._gone_within(self._around.limits.drain_s):
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -355,6 +395,74 @@ class Worker:
 def not_the_worker() -> RbeesError:
     """The refusal of a call whose proof is not that of the worker it speaks for."""
     return RbeesError(ErrorCode.UNAUTHENTICATED, "This is not the worker's secret.")
+
+
+def facts_of(
+    record: ProcessRecord,
+    life: Life,
+    *,
+    pid: int | None = None,
+    uri: str | None = None,
+    load_progress: float = 0.0,
+    adopted: bool = False,
+    end: WorkerEnd | None = None,
+) -> WorkerFacts:
+    """The worker of a record as it is reported."""
+    spec = record.spec
+    return WorkerFacts(
+        worker_id=spec.worker_id,
+        state=life.state,
+        model_ref=spec.model_ref,
+        model_sha256=spec.model_sha256,
+        backend=spec.backend,
+        devices=spec.devices,
+        slots=spec.slots,
+        ctx=spec.ctx,
+        pid=pid,
+        uri=uri,
+        memory_bytes=record.reserved_bytes if record.measured_bytes is None else record.measured_bytes,
+        load_progress=load_progress,
+        safe_mode=spec.safe_mode,
+        adopted=adopted,
+        started_at_ms=record.started_at_ms,
+        end=end,
+    )
+
+
+def ended_as(exit_: Exit, tail: tuple[str, ...]) -> lifecycle.Ended:
+    """The end of a process as the table of states takes it: its status, and the error that it named itself."""
+    named = worker_log.last_error(tail) if exit_.signal is None else None
+    return lifecycle.Ended(
+        exit_.exit_code, exit_.signal, code=named.code if named else None, message=named.message if named else None
+    )
+
+
+def end_of(action: lifecycle.Action, event: lifecycle.Event, tail: tuple[str, ...], clock: Clock) -> WorkerEnd | None:
+    """What is to be remembered where the action says that the worker is over."""
+    if not isinstance(event, lifecycle.Ended):
+        return None
+    match action:
+        case lifecycle.ReportFailed():
+            code: ErrorCode | None = action.code
+            message = action.message
+        case lifecycle.Forget():
+            code = None
+            message = "It was stopped." if event.signal is None else f"It was stopped, in the end by {event.signal}."
+        case _:
+            return None
+    return WorkerEnd(
+        code=code,
+        message=message,
+        exit_code=event.exit_code,
+        signal=event.signal,
+        ended_at_ms=clock.unix_ms(),
+        log_tail=tail,
+    )
+
+
+def socket_of(record: ProcessRecord) -> Path:
+    """Where the worker tells this machine's user who it is."""
+    return Path(record.spec.runtime_dir, "workers", f"{record.spec.worker_id}.sock")
 
 
 def start(record: ProcessRecord, secret: str, around: Surroundings) -> tuple[ProcessRecord, WorkerProcess]:

@@ -1,77 +1,55 @@
-"""All workers of this host: start them after preflight, adopt those of an earlier daemon, stop them.
+"""All workers of this host: start them after preflight, adopt those of an earlier keeper, stop them, clean up behind them.
 
-The one place that knows which worker ids exist. A command that comes twice starts nothing twice.
+The one place that knows which worker ids exist. A command that comes twice starts nothing twice. A pool daemon keeps one for
+as long as it runs; a command without a daemon keeps one for its own moment, over the same table and under the same rules.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
+import signal
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
 from rbees.host import lifecycle, worker_log
 from rbees.host.backends import Installation
-from rbees.host.fit import Fit, Refusal, Room, usable_for
+from rbees.host.fit import Refusal, Room
 from rbees.host.fit_view import Measured, view
-from rbees.host.model_store import ModelStore, StoredModel
-from rbees.host.ports import choose_port
-from rbees.host.preflight import Wish, preflight
-from rbees.host.process import Identity, WorkerProcess, find_workers, is_running
-from rbees.host.process_table import ProcessRecord
+from rbees.host.model_store import ModelStore
+from rbees.host.process import Exit, Identity, StrayReaper, WorkerFinder, WorkerProcess, is_running, send_signal
+from rbees.host.process_table import EndedWorker, ProcessRecord
+from rbees.host.worker import Surroundings, Worker, end_of, ended_as, facts_of, not_the_worker, socket_of, start
+from rbees.host.worker_plan import Policy
 from rbees.host.worker_spec import WorkerSpec
-from rbees.poold.worker import Surroundings, Worker, not_the_worker, start
-from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions, options_of, with_defaults
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.fits import FitRequest, FitView
 from rbees.protocol.ids import WORKER_ID_PATTERN
-from rbees.protocol.pools import Device, ModelFacts, SpawnCommand, WorkerFacts
+from rbees.protocol.pools import Device, SpawnCommand, WorkerFacts
 from rbees.protocol.workers import WorkerReady
 from rbees.service import logs
 from rbees.service.clock import Clock
 
 REMEMBERED: Final = 100
 """Ended workers that can still be asked about."""
+SHOWN_MS: Final = 24 * 3_600_000
+"""So long one that ended is listed beside those that live."""
 FIRST_LOOK_S: Final = 2.0
-MAX_THREADS: Final = 1024
-"""The most that a worker takes for `--threads`."""
+CLEAN_UP_EVERY_S: Final = 2.0
 SHORTEN_LOGS_EVERY_S: Final = 10.0
 _WORKER_ID = re.compile(WORKER_ID_PATTERN)
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How this pool starts workers; `owner` marks them as its own."""
-
-    owner: str
-    default_slots: int
-    default_ctx: int
-    reserve_bytes: int
-    bind: str
-    port_first: int
-    port_last: int
-    runtime_dir: Path
-    own_url: Callable[[], str]
-    """Where workers call back."""
-    default_options: DeviceOptions = NOTHING_ASKED
-    insecure_lan: bool = False
-    tls_cert_file: str | None = None
-    tls_key_file: str | None = None
-    tls_ca_file: str | None = None
-
 
 class Supervisor:
-    """The workers of one pool."""
+    """The workers of one host."""
 
     def __init__(
         self,
@@ -88,6 +66,7 @@ class Supervisor:
         self._installation = installation
         self._new_worker_id = new_worker_id
         self._around = around
+        self._finder = WorkerFinder(policy.owner)
         self._workers: dict[str, Worker] = {}
         self._ended: OrderedDict[str, WorkerFacts] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,8 +90,10 @@ class Supervisor:
         return tuple(worker.facts() for worker in self._workers.values())
 
     def known(self) -> tuple[WorkerFacts, ...]:
-        """Those and the ones that ended lately, by id."""
-        return tuple(sorted((*self.living(), *self._ended.values()), key=lambda facts: facts.worker_id))
+        """Those and the ones that ended in the last day, by id."""
+        since_ms = self._around.clock.unix_ms() - SHOWN_MS
+        ended = (facts for facts in self._ended.values() if facts.end is None or facts.end.ended_at_ms >= since_ms)
+        return tuple(sorted((*self.living(), *ended), key=lambda facts: facts.worker_id))
 
     def ready(self) -> tuple[WorkerReady, ...]:
         """What each worker that can take work said of itself."""
@@ -166,7 +147,7 @@ class Supervisor:
         measured = await self._measured()
         answer = view(
             model,
-            self._wish(request, model),
+            self._policy.wish(request, model),
             self.rooms(),
             default_ctx=self._policy.default_ctx,
             problems=self._installation.problems,
@@ -223,34 +204,66 @@ class Supervisor:
         return worker
 
     async def adopt(self) -> None:
-        """Take over the workers of an earlier daemon on this state folder, and report those that died meanwhile."""
-        table = self._around.table
-        records = await asyncio.to_thread(table.load)
-        running = dict(await asyncio.to_thread(lambda: [(spec.worker_id, (who, spec)) for who, spec in self._find()]))
-        for record in records:
-            self._adopt_recorded(record, running.pop(record.spec.worker_id, None))
-        for identity, spec in running.values():
-            self._adopt_found(identity, spec)
-        # Who was ready before must be so again in the first registration.
-        looks = [asyncio.create_task(worker.look()) for worker in self._workers.values()]
-        if looks:
-            await asyncio.wait(looks, timeout=FIRST_LOOK_S)
+        """Take over the workers of an earlier keeper of this state folder, and report those that died meanwhile."""
+        async with self._around.alone(must_be=False) as is_alone:
+            await self.take_stock(is_alone=is_alone)
         for worker_id, worker in self._workers.items():
             if worker.is_silent:
                 self._log.warning("an adopted worker does not answer", action="worker_silent", worker_id=worker_id)
-        await asyncio.to_thread(table.drop_old_logs)
+        await asyncio.to_thread(self._around.table.drop_old_logs)
         self._adopted.set()
+
+    async def take_stock(self, *, is_alone: bool = True) -> None:
+        """Know every worker that the table or a command line tells of. With `is_alone` nobody is starting one just now."""
+        table = self._around.table
+        for ended in await asyncio.to_thread(table.load_ended, frozenset(self._ended)):
+            await self._recall(ended)
+        records = await asyncio.to_thread(table.load)
+        running = dict(await asyncio.to_thread(lambda: [(spec.worker_id, (who, spec)) for who, spec in self._finder.look()]))
+        known = frozenset(self._workers)
+        for record in records:
+            if record.spec.worker_id not in known and record.spec.worker_id not in self._starting:
+                await self._adopt_recorded(record, running.pop(record.spec.worker_id, None), is_alone=is_alone)
+        for identity, spec in running.values():
+            if spec.worker_id not in self._workers and spec.worker_id not in self._starting:
+                await self._adopt_found(identity, spec)
+        await self._meet([worker for worker_id, worker in self._workers.items() if worker_id not in known])
+        for worker_id in known - {record.spec.worker_id for record in records}:
+            if worker_id in self._workers:
+                self._log.warning("a worker's record was lost", action="record_lost", worker_id=worker_id)
+                await self._workers[worker_id].write_again()
+
+    async def keep_clean(self, clock: Clock) -> None:
+        """Every two seconds bring table and processes together and reap what nobody waits for, until cancelled."""
+        strays = StrayReaper()
+        await self._adopted.wait()
+        while True:
+            await clock.sleep(CLEAN_UP_EVERY_S)
+            strays.look()
+            try:
+                if not await self._around.table.lock.try_acquire():
+                    continue
+                try:
+                    await self.take_stock()
+                finally:
+                    self._around.table.lock.release()
+            except OSError as error:
+                self._log.error("cannot look through the table of workers", action="clean_up_failed", reason=error.strerror)
 
     async def keep_logs_short(self, clock: Clock) -> None:
         """Bound the log of every living worker, so that one that complains without end does not fill the disk, until cancelled."""
         while True:
             await clock.sleep(SHORTEN_LOGS_EVERY_S)
-            for worker_id in tuple(self._workers):
-                try:
-                    if await asyncio.to_thread(worker_log.shorten, self._around.table.log_path(worker_id)):
-                        self._log.warning("shortened a worker's log", action="worker_log_shortened", worker_id=worker_id)
-                except OSError as error:
-                    self._log.error("cannot shorten a worker's log", action="log_shorten_failed", reason=error.strerror)
+            await self.shorten_logs()
+
+    async def shorten_logs(self) -> None:
+        """Cut the logs of living workers that are too long."""
+        for worker_id in tuple(self._workers):
+            try:
+                if await asyncio.to_thread(worker_log.shorten, self._around.table.log_path(worker_id)):
+                    self._log.warning("shortened a worker's log", action="worker_log_shortened", worker_id=worker_id)
+            except OSError as error:
+                self._log.error("cannot shorten a worker's log", action="log_shorten_failed", reason=error.strerror)
 
     async def stop_all(self) -> None:
         """Refuse new workers, drain and end all there are."""
@@ -291,21 +304,26 @@ class Supervisor:
                 raise RbeesError(ErrorCode.DRAINING, "This pool is shutting down and starts no worker.")
             model = await asyncio.to_thread(self._store.resolve, request.model_ref, request.model_sha256)
             await asyncio.to_thread(self._installation.look)
-            fit = self._preflight(request, model)
-            record = ProcessRecord(
-                spec=self._spec(worker_id, model, fit),
-                reserved_bytes=fit.demand.total_bytes,
-                reserved=fit.reserved,
-                started_at_ms=self._around.clock.unix_ms(),
-            )
-            await self._start(record)
+            async with _disk_errors(), self._around.alone(must_be=not self._around.owns_folder):
+                await self._around.before_start()
+                fit = self._policy.fit(request, model.facts, self.rooms(), self._installation.problems)
+                record = self._policy.record(
+                    worker_id,
+                    model,
+                    fit,
+                    devices=self._devices(),
+                    taken_ports={worker.record.spec.port for worker in self._workers.values()},
+                    nonce=self._around.new_nonce(),
+                    now_ms=self._around.clock.unix_ms(),
+                )
+                await self._start(record)
         return worker_id
 
     async def _start(self, record: ProcessRecord) -> None:
         worker_id, secret = record.spec.worker_id, self._around.new_secret()
         started = self._starting[worker_id] = asyncio.Event()
         try:
-            record, process = await _disk(asyncio.to_thread(start, record, secret, self._around))
+            record, process = await asyncio.to_thread(start, record, secret, self._around)
             self._supervise(Worker(record, process, secret, self._around))
         finally:
             del self._starting[worker_id]
@@ -319,18 +337,6 @@ class Supervisor:
             pid=record.pid,
         )
 
-    def _preflight(self, request: SpawnCommand, model: StoredModel) -> Fit:
-        wish = self._wish(request, model.facts)
-        problems = self._installation.problems
-        answer = preflight(model.facts, wish, self.rooms(), default_ctx=self._policy.default_ctx, problems=problems)
-        if isinstance(answer, Refusal):
-            raise answer.error()
-        return answer
-
-    def _wish(self, request: SpawnCommand | FitRequest, model: ModelFacts) -> Wish:
-        options = with_defaults(options_of(request), usable_for(model, self._policy.default_options))
-        return Wish(request.backend, request.devices, request.ctx, request.slots or self._policy.default_slots, options)
-
     def rooms(self) -> Sequence[Room]:
         """What each device has to give, and what workers hold of it."""
         return [self._room(device) for device in self._devices()]
@@ -339,42 +345,10 @@ class Supervisor:
         workers = self._workers.values()
         return Room(
             device,
-            held_bytes=sum(worker.record.reserved_on(device.device_id) for worker in workers),
+            held_bytes=sum(worker.record.held_on(device.device_id) for worker in workers),
             pending_bytes=sum(worker.pending_on(device.device_id) for worker in workers),
             reserve_bytes=self._policy.reserve_bytes,
         )
-
-    def _spec(self, worker_id: str, model: StoredModel, fit: Fit) -> WorkerSpec:
-        policy = self._policy
-        taken = {worker.record.spec.port for worker in self._workers.values()}
-        return WorkerSpec(
-            worker_id=worker_id,
-            nonce=self._around.new_nonce(),
-            model_path=_path_to_open(model),
-            model_ref=model.facts.ref,
-            model_sha256=model.facts.sha256,
-            backend=fit.backend,
-            device=",".join(device.device_id for device in fit.devices),
-            slots=fit.slots,
-            ctx=fit.ctx,
-            threads=self._threads(fit.device),
-            pooling=model.facts.pooling,
-            bind=policy.bind,
-            port=choose_port(policy.bind, policy.port_first, policy.port_last, taken),
-            callback_url=f"{policy.own_url()}/internal/workers/{worker_id}/ready",
-            runtime_dir=str(policy.runtime_dir),
-            insecure_lan=policy.insecure_lan,
-            allowed_host=self._around.public_host,
-            tls_cert_file=policy.tls_cert_file,
-            tls_key_file=policy.tls_key_file,
-            tls_ca_file=policy.tls_ca_file,
-            **msgspec.structs.asdict(fit.options),
-        )
-
-    def _threads(self, device: Device) -> int | None:
-        """The cores that a worker may use; an accelerator has none of its own and leaves part of the work to the host's."""
-        cores = [found.physical_cores for found in (device, *self._devices()) if found.physical_cores]
-        return min(cores[0], MAX_THREADS) if cores else None
 
     def _supervise(self, worker: Worker) -> None:
         worker_id = worker.record.spec.worker_id
@@ -390,34 +364,47 @@ class Supervisor:
 
     async def _run(self, worker_id: str, worker: Worker) -> None:
         await worker.run()
-        self._ended[worker_id] = self._workers.pop(worker_id).facts()
+        self._remember_ended(self._workers.pop(worker_id).facts())
+
+    def _remember_ended(self, facts: WorkerFacts) -> None:
+        self._ended[facts.worker_id] = facts
         while len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
 
-    def _find(self) -> Sequence[tuple[Identity, WorkerSpec]]:
-        return list(find_workers(self._policy.owner))
+    async def _recall(self, ended: EndedWorker) -> None:
+        """One that ended under an earlier keeper. What nobody could pass on then is passed on now."""
+        facts = ended.facts
+        if facts.worker_id not in self._ended and facts.worker_id not in self._workers:
+            self._remember_ended(facts)
+        if not ended.told and self._around.reporter.tells:
+            self._around.reporter.has_failed(facts, while_loading=ended.while_loading)
+            await self._note_end(msgspec.structs.replace(ended, told=True))
 
-    def _adopt_recorded(self, record: ProcessRecord, found: tuple[Identity, WorkerSpec] | None) -> None:
+    async def _adopt_recorded(self, record: ProcessRecord, found: tuple[Identity, WorkerSpec] | None, *, is_alone: bool) -> None:
         if record.pid is not None and record.started is not None:
             identity = Identity(record.pid, record.started)
             if is_running(identity):
                 self._take_over(record, identity)
                 return
         if found is not None:
-            # Started just before the earlier daemon died, or in safe mode since: the command line is newer than the record.
-            self._adopt_found(*found)
-            return
-        self._bury(record)
+            # Started just before the earlier keeper died, or in safe mode since: the command line is newer than the record.
+            await self._adopt_found(*found)
+        elif is_alone or record.pid is not None:
+            await self._bury(record)
 
-    def _adopt_found(self, identity: Identity, spec: WorkerSpec) -> None:
+    async def _adopt_found(self, identity: Identity, spec: WorkerSpec) -> None:
         """A process that is marked as ours and has no record: the state folder was lost, or never written."""
-        reserved_bytes = Path(spec.model_path).stat().st_size if Path(spec.model_path).is_file() else 0
+        if spec.worker_id in self._ended:
+            if await asyncio.to_thread(send_signal, identity, signal.SIGTERM):
+                self._log.warning("a process of an ended worker is told to end", action="stray_worker", pid=identity.pid)
+            return
+        reserved_bytes = await asyncio.to_thread(_size_of, Path(spec.model_path))
         now_ms = self._around.clock.unix_ms()
         record = ProcessRecord(
             spec=spec, reserved_bytes=reserved_bytes, started_at_ms=now_ms, pid=identity.pid, started=identity.started
         )
         try:
-            self._around.table.write(record)
+            await asyncio.to_thread(self._around.table.write, record)
         except OSError as error:
             self._log.error("cannot write the worker's record", action="record_write_failed", reason=error.strerror)
         self._take_over(record, identity)
@@ -426,28 +413,51 @@ class Supervisor:
         self._log.info("adopted worker", action="worker_adopt", worker_id=record.spec.worker_id, pid=identity.pid)
         self._supervise(Worker(record, WorkerProcess(identity), None, self._around))
 
-    def _bury(self, record: ProcessRecord) -> None:
-        """The process died while no daemon ran: nobody knows how."""
-        tail = worker_log.tail(self._around.table.log_path(record.spec.worker_id))
-        named = worker_log.last_error(tail)
-        state = lifecycle.Life("loading", safe_mode=record.spec.safe_mode, was_ready=record.was_ready)
-        ended = lifecycle.Ended(code=named.code if named else None, message=named.message if named else None)
-        _, actions = lifecycle.advance(state, ended)
-        for action in actions:
-            if isinstance(action, lifecycle.ReportFailed):
-                self._around.reporter.has_failed(record.spec, action, tail)
+    async def _meet(self, adopted: Sequence[Worker]) -> None:
+        """Ask those that were taken over how they are: who was ready before must be so again in the first registration."""
+        looks = [asyncio.create_task(worker.look()) for worker in adopted]
+        if looks:
+            await asyncio.wait(looks, timeout=FIRST_LOOK_S)
+        for worker in adopted:
+            if worker.record.stop_asked:
+                worker.stop()
+
+    async def _bury(self, record: ProcessRecord) -> None:
+        """The process died while nobody watched: what its log says of the reason is all that can be known."""
+        worker_id, log = record.spec.worker_id, self._around.table.log_path(record.spec.worker_id)
+        if worker_id not in self._ended:
+            tail = await asyncio.to_thread(worker_log.tail, log)
+            life = lifecycle.Life(
+                "draining" if record.stop_asked else "loading", safe_mode=record.spec.safe_mode, was_ready=record.was_ready
+            )
+            event = ended_as(Exit(), tail)
+            life, actions = lifecycle.advance(life, event)
+            end = end_of(actions[0], event, tail, self._around.clock)
+            assert end is not None, "whatever ends from these states is over"
+            last_sign_at_ms = await asyncio.to_thread(worker_log.last_written_ms, log)
+            facts = facts_of(record, life, adopted=True, end=msgspec.structs.replace(end, last_sign_at_ms=last_sign_at_ms))
+            failure = next((action for action in actions if isinstance(action, lifecycle.ReportFailed)), None)
+            tells = self._around.reporter.tells
+            if failure is not None:
+                self._around.reporter.has_failed(facts, while_loading=failure.while_loading)
+            while_loading = failure is not None and failure.while_loading
+            self._remember_ended(facts)
+            await self._note_end(EndedWorker(facts=facts, while_loading=while_loading, told=tells or failure is None))
         try:
-            self._around.table.remove(record.spec.worker_id)
-            Path(record.spec.runtime_dir, "workers", f"{record.spec.worker_id}.sock").unlink(missing_ok=True)
+            await asyncio.to_thread(self._around.table.remove, worker_id)
+            await asyncio.to_thread(socket_of(record).unlink, missing_ok=True)
         except OSError as error:
             self._log.error("cannot remove the worker's record", action="record_remove_failed", reason=error.strerror)
 
+    async def _note_end(self, ended: EndedWorker) -> None:
+        try:
+            await asyncio.to_thread(self._around.table.write_ended, ended)
+        except OSError as error:
+            self._log.error("cannot write down how a worker ended", action="end_write_failed", reason=error.strerror)
 
-def _path_to_open(model: StoredModel) -> str:
-    """Where the file really is. The further parts of a model are found by the first one's name, which a link gives it."""
-    if len(model.paths) == 1:
-        return os.path.realpath(model.path)
-    return str(Path(os.path.realpath(model.path.parent), model.path.name))
+
+def _size_of(model: Path) -> int:
+    return model.stat().st_size if model.is_file() else 0
 
 
 def _checked_id(worker_id: str | None) -> str | None:
@@ -458,9 +468,11 @@ def _checked_id(worker_id: str | None) -> str | None:
     return worker_id
 
 
-async def _disk(work: Awaitable[T]) -> T:
+@contextlib.asynccontextmanager
+async def _disk_errors() -> AsyncIterator[None]:
+    """What the disk or the system refuses, as errors of ours."""
     try:
-        return await work
+        yield
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise RbeesError(ErrorCode.STORAGE_FULL, "The disk under the pool's state folder is full; free some space.") from None
