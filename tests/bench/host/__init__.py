@@ -1,14 +1,16 @@
-"""The figures of a host: what its pool daemon costs, how fast models come from other pools, and how far its estimates are off."""
+"""The figures of a host: what its operator waits for, what its daemon costs, how far its estimates are off, how fast models come."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench.host import fit, heartbeat, lan
+from tests.bench.host import commands, fit, heartbeat, lan, spawning
 from tests.bench.rows import Row
 
 PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
+    "commands": commands.measure,
+    "spawning": spawning.measure,
     "fit": fit.measure,
     "fit_loads": fit.measure_loads,
     "heartbeat": heartbeat.measure,
