@@ -14,13 +14,12 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
 from rbees.clients.control import read_control
-from rbees.clients.workerd import WorkerClient
 from rbees.host import lifecycle, worker_log
 from rbees.host.lifecycle import Life
 from rbees.host.process import Exit, WorkerProcess, launch
@@ -31,6 +30,9 @@ from rbees.protocol.pools import WorkerEnd, WorkerFacts
 from rbees.protocol.workers import ControlInfo, WorkerHealth, WorkerReady
 from rbees.service import logs
 from rbees.service.clock import Clock
+
+if TYPE_CHECKING:
+    from rbees.clients.workerd import WorkerClient
 
 LOOK_EVERY_S: Final = 0.25
 CONTROL_LIMIT_S: Final = 2.0
@@ -171,6 +173,8 @@ class Worker:
                 watch.cancel()
                 await asyncio.gather(watch, return_exceptions=True)
             tail = await asyncio.to_thread(worker_log.tail, self._log_path)
+            if exit_ == Exit():
+                exit_ = Exit(signal=await asyncio.to_thread(worker_log.last_signal, self._log_path))
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(socket_of(self._record).unlink, missing_ok=True)
             if not await self._account_for(exit_, tail):
@@ -376,6 +380,9 @@ class Worker:
         return True
 
     def _client(self) -> WorkerClient:
+        # A command that only lists workers calls none, and must not pay for this import.
+        from rbees.clients.workerd import WorkerClient
+
         assert self._called_at is not None
         return WorkerClient(self._called_at, token=self._secret, ssl=self._around.tls)
 

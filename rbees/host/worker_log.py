@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -20,6 +21,18 @@ _MAX_FOLLOWED_BYTES: Final = 1 << 20
 """How much of the past is shown before the log is followed."""
 _REMEMBERED_BYTES: Final = 4 << 10
 """By so many bytes a follower knows its place again."""
+_FAULT: Final = re.compile(r"Fatal Python error: (.+)")
+"""As the interpreter's fault handler writes it, before the frames of the thread and the names of its modules."""
+_FAULTS: Final = {
+    "Segmentation fault": "SIGSEGV",
+    "Illegal instruction": "SIGILL",
+    "Bus error": "SIGBUS",
+    "Aborted": "SIGABRT",
+    "Floating-point exception": "SIGFPE",
+    "Floating point exception": "SIGFPE",
+}
+_FAULT_LINES: Final = 200
+_FAULT_BYTES: Final = 32 << 10
 _TRIES: Final = 2
 _FOLLOW_POLL_S: Final = 0.25
 MAX_LOG_BYTES: Final = 32 << 20
@@ -47,6 +60,17 @@ def last_error(lines: tuple[str, ...]) -> ErrorBody | None:
                 return msgspec.json.decode(line, type=ErrorEnvelope).error
             except msgspec.MsgspecError:
                 continue
+    return None
+
+
+def last_signal(log: Path) -> str | None:
+    """The signal that the worker itself named as it died, such as `SIGSEGV`; None where it named none. Blocks."""
+    for line in reversed(tail(log, _FAULT_LINES, _FAULT_BYTES)):
+        found = _FAULT.match(line)
+        if found is not None:
+            return _FAULTS.get(found[1])
+        if line.startswith("{"):
+            return None  # It has gone on to log since.
     return None
 
 

@@ -430,8 +430,14 @@ class Supervisor:
             life = lifecycle.Life(
                 "draining" if record.stop_asked else "loading", safe_mode=record.spec.safe_mode, was_ready=record.was_ready
             )
-            event = ended_as(Exit(), tail)
+            event = ended_as(Exit(signal=await asyncio.to_thread(worker_log.last_signal, log)), tail)
             life, actions = lifecycle.advance(life, event)
+            if life.state not in lifecycle.ENDED:
+                # It deserved a second try, in safe mode, when it ended; now nobody waits for it any more.
+                event = lifecycle.Ended(
+                    signal=event.signal, message=f"The worker was killed by {event.signal} while it loaded its model."
+                )
+                life, actions = lifecycle.advance(life, event)
             end = end_of(actions[0], event, tail, self._around.clock)
             assert end is not None, "whatever ends from these states is over"
             last_sign_at_ms = await asyncio.to_thread(worker_log.last_written_ms, log)

@@ -25,7 +25,7 @@ from rbees.protocol.workers import WorkerReady
 from rbees.service.clock import SystemClock
 from rbees.service.identity import Identities
 
-LOOK_EVERY_S: Final = 0.05
+LOOK_EVERY_S: Final = 0.1
 """A worker that was started here calls nobody back when its model is loaded."""
 
 

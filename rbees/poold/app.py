@@ -231,9 +231,12 @@ async def _first_of(stopping: asyncio.Event, background: list[asyncio.Task[None]
 
 
 def _tell_who_stays(workers: int) -> None:
-    """Workers outlive the daemon, and without it nobody answers who asks for them or would have them end."""
+    """Workers outlive the daemon. Commands look after them meanwhile, if the settings and not flags said where their folder is."""
     if workers:
-        advice = "to end them, run `rbees poold serve --stop-workers-on-exit` with the same settings and stop it"
+        advice = (
+            "to end them, use `rbees-pool worker list` and `rbees-pool worker stop`, "
+            "or run `rbees poold serve --stop-workers-on-exit` with the same settings and stop it"
+        )
         logs.logger().info(f"workers stay for the next pool daemon; {advice}", action="workers_stay", workers=workers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import re
 import secrets
@@ -126,6 +127,8 @@ def serve(log_level: str, log_format: str, secret_fd: int | None, **flags: Any) 
     """Load a model and serve it until told to stop."""
     # ggml's assertions would otherwise try to attach a debugger to this process.
     os.environ["GGML_NO_BACKTRACE"] = "1"
+    # A fault is named in the log: where nobody is there to take the status, that is all that tells of it.
+    faulthandler.enable(all_threads=False)
     limit_spinning(os.environ)
     logs.configure("workerd", log_level, log_format)
     try:

@@ -68,6 +68,30 @@ def test_a_killed_worker_is_listed_with_what_can_be_known(host: PoolHost) -> Non
     assert len(host.orcd.of("/workers/failed")) == 1, "it is told once"
 
 
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT"])
+def test_a_fault_that_nobody_saw_is_told_by_the_log(host: PoolHost, name: str) -> None:
+    host.script()
+    worker_id = spawned(host)
+    psutil.Process(host.listed()[worker_id]["pid"]).send_signal(getattr(signal, name))
+    wait_until(lambda: host.listed()[worker_id]["state"] == "failed", what="be seen")
+    end = host.listed()[worker_id]["end"]
+    assert (end["signal"], end["code"]) == (name, "WORKER_CRASHED")
+    assert f"killed by {name} while it was serving" in end["message"]
+
+
+def test_a_fault_at_load_that_nobody_saw_is_no_reason_to_start_again(host: PoolHost) -> None:
+    host.script(load_seconds=3)
+    command = host.home.start("worker", "spawn", "--model", "bees", program="rbees-pool")
+    wait_until(lambda: "is loading" in command.said, command, "start it")
+    command.kill()
+    (process,) = host.home.workers()
+    process.send_signal(signal.SIGILL)
+    wait_until(lambda: is_gone(process.pid))
+    ((_, facts),) = host.listed().items()
+    assert (facts["state"], facts["end"]["signal"]) == ("failed", "SIGILL")
+    assert host.home.workers() == []
+
+
 @pytest.mark.parametrize("name", ["SIGABRT", "SIGKILL"])
 def test_a_death_that_the_command_sees_is_told_with_its_signal(host: PoolHost, name: str) -> None:
     host.script(crash_at_load=name)
@@ -178,7 +202,7 @@ def test_a_running_daemon_takes_in_what_it_does_not_know(host: PoolHost) -> None
     (folder / f"{dead}.json").write_bytes(records[dead])
     report = host.orcd.wait("/workers/failed", timeout_s=30)
     assert report["worker_id"] == dead
-    assert not (folder / f"{dead}.json").exists()
+    wait_until(lambda: not (folder / f"{dead}.json").exists(), daemon, "be cleared away")
     assert host.worker(living)["pid"] == pids[living]
 
 

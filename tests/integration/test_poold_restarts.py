@@ -55,7 +55,8 @@ def test_sigterm_leaves_the_workers_running(host: PoolHost) -> None:
     facts = host.ready()
     assert daemon.stop() == 0
     assert "workers_stay" in daemon.said
-    assert "rbees poold serve --stop-workers-on-exit" in daemon.said, "nothing that asks a daemon works now"
+    assert "rbees-pool worker stop" in daemon.said
+    assert "rbees poold serve --stop-workers-on-exit" in daemon.said, "where flags said what commands cannot know"
     assert not is_gone(facts["pid"])
     host.serve()
     assert host.worker(facts["worker_id"])["pid"] == facts["pid"]

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -106,6 +107,22 @@ def test_the_tail_of_a_log_and_the_error_in_it(tmp_path: Path) -> None:
     assert found is not None
     assert (found.code, found.message) == (ErrorCode.MODEL_INCOMPATIBLE, "No.")
     assert worker_log.last_error(("nothing",)) is None
+
+
+def test_the_fault_that_a_worker_named_as_it_died(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    assert worker_log.last_signal(log) is None
+    faulty = (
+        "import faulthandler, os, signal, sys; faulthandler.enable(all_threads=False); print('{}', file=sys.stderr, flush=True); "
+        "os.kill(os.getpid(), getattr(signal, sys.argv[1]))"
+    )
+    for name in ("SIGSEGV", "SIGILL", "SIGBUS", "SIGABRT", "SIGFPE"):
+        with log.open("wb") as output:
+            done = subprocess.run([sys.executable, "-c", faulty, name], stderr=output, check=False)
+        assert as_exit(done.returncode) == Exit(signal=name)
+        assert worker_log.last_signal(log) == name, log.read_text()
+    log.write_text("Fatal Python error: Aborted\n{}\nlibrary: words\n")
+    assert worker_log.last_signal(log) is None
 
 
 async def test_following_a_log_until_it_is_over(tmp_path: Path) -> None:
