@@ -195,6 +195,40 @@ async def test_a_worker_computes_with_the_cores_that_its_pool_measured(folder: P
         assert "--threads=3" in psutil.Process(record.pid).cmdline()
 
 
+async def test_what_another_keeper_has_started_counts_as_held(folder: Path) -> None:
+    """Two commands without a daemon: the second had looked around before the first one started its worker."""
+    made = records(folder)
+    async with supervised(folder, ProcessTable(made)) as (first, store):
+        store.go_on.set()
+        size = 1 << 40
+
+        async def look_again() -> None:
+            await second.take_stock()
+
+        around = Surroundings(
+            ProcessTable(made),
+            Nobody(),
+            SystemClock(),
+            Limits(load_s=60, drain_s=1),
+            os.environ,
+            lambda: NONCE,
+            lambda: SECRET,
+            before_start=look_again,
+            owns_folder=False,
+        )
+        policy = Policy("owner", 1, 64, 0, "127.0.0.1", 0, 0, folder / "run", None)
+        second = Supervisor(policy, store, lambda: (device(total=size, free=size),), Installation(), lambda: SECOND, around)
+        await second.adopt()
+        await first.spawn(SpawnCommand(model_ref="bees"))
+        (held,) = ProcessTable(made).load()
+        size = held.reserved_bytes * 3 // 2
+        with pytest.raises(RbeesError) as caught:
+            await second.spawn(SpawnCommand(model_ref="bees"))
+        assert (caught.value.code, caught.value.details["held_by_workers_bytes"]) == (ErrorCode.DEVICE_BUSY, held.reserved_bytes)
+        assert len(ProcessTable(made).load()) == 1
+        await second.detach()
+
+
 async def test_what_was_installed_after_a_refusal_counts_at_the_next_spawn(folder: Path) -> None:
     write_tiny_gguf(folder / "tiny.gguf", context_length=2_048)
     installed: list[Path] = []
