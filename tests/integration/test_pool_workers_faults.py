@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.support.fake_orcd import FakeOrcd
-from tests.support.home import Home, wait_until
+from tests.support.home import Home, entry_point, wait_until
 from tests.support.pool_host import PoolHost, is_gone, kill
 
 
@@ -204,6 +204,27 @@ def test_a_running_daemon_takes_in_what_it_does_not_know(host: PoolHost) -> None
     assert report["worker_id"] == dead
     wait_until(lambda: not (folder / f"{dead}.json").exists(), daemon, "be cleared away")
     assert host.worker(living)["pid"] == pids[living]
+
+
+def test_nothing_of_a_dead_worker_is_left_in_the_process_list(host: PoolHost) -> None:
+    host.script()
+    host.serve()
+    facts = host.ready()
+    kill(facts["pid"])
+    wait_until(lambda: not psutil.pid_exists(facts["pid"]), host.daemon, "be reaped")
+
+
+def test_the_first_process_of_a_container_reaps_workers_that_it_did_not_start(host: PoolHost) -> None:
+    """A command started the worker and ended, so that its child became that of process 1, which is the daemon."""
+    host.script()
+    script = f'{entry_point("rbees-pool")[0]} worker spawn --model bees; exec "$@"'
+    container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script, "sh"]
+    daemon = host.home.start_in(container, "poold", "serve")
+    wait_until(lambda: "worker_adopt" in daemon.said and "daemon_ready" in daemon.said, daemon, "adopt it")
+    (worker,) = host.home.workers()
+    kill(worker.pid)
+    wait_until(lambda: not psutil.pid_exists(worker.pid), daemon, "reap it")
+    assert [facts["state"] for facts in host.call("GET", "/workers").json["workers"]] == ["failed"]
 
 
 def test_a_daemon_does_not_wait_for_a_command_that_stands_still(host: PoolHost) -> None:

@@ -20,7 +20,7 @@ def measure(short: bool) -> list[Row]:
     taken: dict[str, list[float]] = {"with": [], "without": []}
     with Home(served) as with_daemon, Home(alone) as without:
         with_daemon.serve_poold(int(port))
-        for turn in range(1 + (3 if short else 15)):
+        for turn in range(1 + (3 if short else 7)):
             for name, home in (("with", with_daemon), ("without", without)):
                 took_s = _spawn(home)
                 if turn:
