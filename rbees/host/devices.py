@@ -23,7 +23,7 @@ from rbees.host.metal import MetalSource
 from rbees.host.nvml import NvmlSource
 from rbees.host.process import resident_bytes
 from rbees.protocol.errors import RbeesError
-from rbees.protocol.pools import Device, IdleAccelerator
+from rbees.protocol.pools import Device, IdleAccelerator, WorkerFacts
 from rbees.service import logs
 from rbees.service.clock import Clock
 
@@ -87,6 +87,11 @@ class DeviceMonitor:
         held = {device_id: by_pid[pid] for by_device in told for device_id, by_pid in by_device.items() if pid in by_pid}
         resident = resident_bytes(pid)
         return held if resident is None else {DEVICE_ID: resident, **held}
+
+    def seen(self, worker: WorkerFacts) -> WorkerFacts:
+        """The worker, with what its process was seen to hold."""
+        held = {} if worker.pid is None else self.held_bytes(worker.pid)
+        return msgspec.structs.replace(worker, held_bytes=held) if held else worker
 
     def problems(self) -> tuple[str, ...]:
         """Of each source that fails or has not answered yet, why, in a sentence; also where it never had a device to report."""

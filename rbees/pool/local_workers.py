@@ -19,6 +19,7 @@ from rbees.host.models_here import model_store, named
 from rbees.host.workers import Supervisor
 from rbees.pool.state import OwnState
 from rbees.protocol import model_ref
+from rbees.protocol.device_options import ACCELERATORS
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import Device, SpawnAnswer, SpawnCommand, WorkerFacts, WorkerList
 from rbees.protocol.workers import WorkerReady
@@ -49,6 +50,8 @@ class LocalWorkers:
         self._store = model_store(own.settings, own.folder, os.environ)
         self._installation = Installation()
         self._devices: tuple[Device, ...] = ()
+        # Without sources it knows of main memory only, which takes no time to ask.
+        self._monitor = DeviceMonitor((), self._clock)
         identities = Identities(self._clock)
         around = workers_here.surroundings(
             own.settings,
@@ -87,11 +90,14 @@ class LocalWorkers:
 
     async def workers(self) -> WorkerList:
         """The workers, with those that ended lately."""
-        return WorkerList(workers=self._supervisor.known())
+        known = self._supervisor.known()
+        if any(facts.pid is not None and facts.backend in ACCELERATORS for facts in known):
+            await self._measure()
+        return WorkerList(workers=tuple(map(self._monitor.seen, known)))
 
     async def worker(self, worker_id: str) -> WorkerFacts:
         """One worker. Raises RbeesError WORKER_NOT_FOUND."""
-        return self._supervisor.get(worker_id)
+        return self._monitor.seen(self._supervisor.get(worker_id))
 
     async def stop_worker(self, worker_id: str) -> None:
         """Begin to drain and end a worker; it has ended once `worker` says so. Raises RbeesError WORKER_NOT_FOUND."""
@@ -120,11 +126,14 @@ class LocalWorkers:
         if self._own.daemon_runs():
             raise DaemonRuns()
         await self._supervisor.take_stock()
-        monitor = DeviceMonitor(sources_of_this_host(), self._clock)
-        monitor.start()
-        await monitor.wait_first()
-        monitor.stop()
-        self._devices = with_backend_problems(monitor.devices(), self._installation.problems)
+        await self._measure()
+        self._devices = with_backend_problems(self._monitor.devices(), self._installation.problems, self._installation.of_vendors)
+
+    async def _measure(self) -> None:
+        self._monitor = DeviceMonitor(sources_of_this_host(), self._clock)
+        self._monitor.start()
+        await self._monitor.wait_first()
+        self._monitor.stop()
 
     async def _sum(self, reference: str) -> None:
         candidate = named(str(model_ref.parse(reference)), self._store.places)

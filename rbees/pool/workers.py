@@ -66,6 +66,7 @@ async def show(keeper: Keeper, *, worker_id: str, as_json: bool) -> None:
             ("runs on", f"{','.join(facts.devices)} ({facts.backend})"),
             ("shape", f"{facts.slots} slots of {facts.ctx} tokens"),
             ("memory", _memory(facts)),
+            ("seen to hold", ", ".join(f"{bytes_text(held)} of {device}" for device, held in facts.held_bytes.items()) or "-"),
             ("address", facts.uri or "-"),
             ("process", str(facts.pid or "-")),
             ("started", _moment(facts.started_at_ms)),

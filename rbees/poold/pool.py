@@ -8,8 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from rbees import __version__
 from rbees.host.backends import Installation, with_backend_problems
 from rbees.host.devices import DeviceMonitor
@@ -88,8 +86,7 @@ class Pool:
 
     def measured(self, worker: WorkerFacts) -> WorkerFacts:
         """The worker, with what its process was seen to hold."""
-        held = {} if worker.pid is None else self._monitor.held_bytes(worker.pid)
-        return msgspec.structs.replace(worker, held_bytes=held) if held else worker
+        return self._monitor.seen(worker)
 
     def ready(self) -> tuple[WorkerReady, ...]:
         """One for each worker that can take work."""

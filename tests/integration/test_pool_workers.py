@@ -37,6 +37,7 @@ def test_a_worker_lives_and_ends_without_a_daemon(host: PoolHost) -> None:
     worker_id = spawned.stdout.strip()
     facts = host.listed()[worker_id]
     assert (facts["state"], facts["slots"], facts["ctx"], facts["end"]) == ("ready", 2, 512, None)
+    assert facts["held_bytes"]["cpu"] > 0
     process = psutil.Process(facts["pid"])
     assert os.getsid(process.pid) == process.pid, "it must outlive the login in which it was started"
     assert [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in (0, 1, 2)] == [
