@@ -1,4 +1,4 @@
-"""`rbees pool` (also `rbees-pool`): this host's models and workers, through its running pool daemon."""
+"""`rbees pool` (also `rbees-pool`): this host's models and workers, through its pool daemon, or directly where none runs."""
 
 from __future__ import annotations
 

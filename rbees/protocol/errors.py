@@ -250,7 +250,10 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         500, ExitCode.BUSY, Fault.CALLER, "Another program listens on this port; stop it or choose another with `--port`."
     ),
     ErrorCode.ALREADY_RUNNING: ErrorKind(
-        500, ExitCode.BUSY, Fault.CALLER, "The same daemon already runs on this state folder; the message says where."
+        500,
+        ExitCode.BUSY,
+        Fault.CALLER,
+        "Another process already works on this folder, such as the same daemon; the message says which.",
     ),
     ErrorCode.BACKEND_UNAVAILABLE: ErrorKind(
         422,
