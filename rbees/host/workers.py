@@ -26,7 +26,8 @@ from rbees.host.fit_view import Measured, view
 from rbees.host.model_store import ModelStore
 from rbees.host.process import Exit, Identity, StrayReaper, WorkerFinder, WorkerProcess, is_running, send_signal
 from rbees.host.process_table import EndedWorker, ProcessRecord
-from rbees.host.worker import Surroundings, Worker, end_of, ended_as, facts_of, not_the_worker, socket_of, start
+from rbees.host.worker import Surroundings, Worker, not_the_worker, start
+from rbees.host.worker_facts import end_of, ended_as, facts_of, socket_of
 from rbees.host.worker_plan import Policy
 from rbees.host.worker_spec import WorkerSpec
 from rbees.protocol.errors import ErrorCode, RbeesError

@@ -28,7 +28,7 @@ from rbees.host.process import (
 )
 from rbees.host.process_table import KEPT_LOGS, EndedWorker, ProcessRecord, ProcessTable
 from rbees.host.table_lock import TableLock
-from rbees.host.worker import facts_of
+from rbees.host.worker_facts import facts_of
 from rbees.host.worker_spec import WorkerSpec
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import WorkerEnd
