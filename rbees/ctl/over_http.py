@@ -20,6 +20,7 @@ from rbees.ctl.sinks import CHUNK_BYTES, Sink
 from rbees.protocol import codec
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import PoolStatus
+from rbees.service.role_settings import MODELS_DIR
 
 CONNECT_S: Final = 2.0
 ANSWER_S: Final = 5.0
@@ -77,7 +78,10 @@ async def run_over_http(host: Host, words: Sequence[str], token_file: str | None
     end = list(words).index("--") if "--" in words else len(words)
     # An empty name is no token: the one of this machine's own pool is not for strangers.
     peer = ("--poold-url", host.url, "--token-file", token_file or "")
-    environ = {**os.environ, **({"RBEES_POOLD_TLS_CA_FILE": host.tls_ca_file} if host.tls_ca_file else {})}
+    # What is set here for models, such as a hub's token, is for this machine: with it a download would come here, not go there.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and name != MODELS_DIR}
+    if host.tls_ca_file:
+        environ["RBEES_POOLD_TLS_CA_FILE"] = host.tls_ca_file
     stream = None if sink.inherits else PIPE
     leash, held = os.pipe()
     try:

@@ -119,6 +119,15 @@ def test_orcd_passes_a_download_on_and_knows_the_model_then(home: Home, tiny: by
         assert (answer.status, answer.error["code"]) == (404, "POOL_NOT_FOUND")
 
 
+def test_another_host_fetches_whatever_is_set_here(host: Host, tmp_path: Path) -> None:
+    (host.home.folder / "config.toml").write_text(f'[hosts.attic]\nurl = "{host.poold.url}"\n')
+    here = {"HF_TOKEN": TOKEN, "HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path), "RBEES_MODELS_DIR": str(tmp_path)}
+    done = host.home.run("pool", "models", "download", "mine", "--host", "attic", program="llorch", environ=here)
+    assert done.returncode == 0, done.said
+    assert host.blobs
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_pool_and_a_terminal_share_one_transfer(host: Host, tiny: bytes) -> None:
     host.hub.faults[FILE].bytes_per_s = SLOW
     first = host.begin("mine")
