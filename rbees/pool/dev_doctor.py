@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import msgspec
+
 from rbees import __version__
 from rbees.clients.orcd import OrcdClient
 from rbees.clients.poold import PooldClient
@@ -204,18 +206,20 @@ async def _own_pool(versions: dict[str, str]) -> list[Finding]:
 
 async def _named_hosts(versions: dict[str, str]) -> list[Finding]:
     """The hosts of the settings' own table, all asked at once."""
-    ctl = settings.load("ctl", CtlSettings).values
-    urls = {name: host.values.url for name, host in settings.load_hosts().items() if host.values.url is not None}
+    ca_file = settings.load("ctl", CtlSettings).values.tls_ca_file
+    hosts = {name: host.values for name, host in settings.load_hosts().items()}
 
     async def ask(name: str, url: str) -> Finding:
+        # As commands do that go there: a token is sent to no host whose own table names none.
+        table = msgspec.structs.replace(hosts[name], tls_ca_file=hosts[name].tls_ca_file or ca_file)
         try:
-            async with _client(PooldClient, url, ctl) as pool:
+            async with _client(PooldClient, url, table) as pool:
                 versions[f"host {name}"] = (await pool.introduction()).version
         except RbeesError as error:
             return findings.warning("hosts", f"{name}: {error.message}", host=name, url=url)
         return findings.ok("hosts", f"{name} answers at {url}.", host=name, url=url)
 
-    return list(await asyncio.gather(*(ask(name, url) for name, url in urls.items())))
+    return list(await asyncio.gather(*(ask(name, url) for name, host in hosts.items() if (url := host.url) is not None)))
 
 
 async def _orchestrator(orcd: OrcdClient, versions: dict[str, str]) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.test_ctl_reach_hosts import listening
 from tests.support.home import Home, free_port, taken_port
 
 POOL = {"endpoint": "http://127.0.0.1:1", "last_heartbeat_age_ms": 1, "devices": [], "models": [], "workers": []}
@@ -116,6 +118,19 @@ def test_peers_of_other_versions_silent_pools_and_another_time(home: Home) -> No
     assert verdicts(found, "hosts") == ["ok", "warning"]
     assert "silent: cellar;" in found["pools"][0]["message"]
     assert "behind" in found["clock"][0]["message"]
+
+
+def test_a_token_is_sent_only_to_hosts_that_are_to_have_one(home: Home) -> None:
+    token = home.folder / "token"
+    token.write_text(f"rbk_{secrets.token_urlsafe(32)}")
+    token.chmod(0o600)
+    with listening() as (stranger, to_stranger), listening() as (known, to_known):
+        (home.folder / "config.toml").write_text(
+            f'[ctl]\ntoken_file = "{token}"\n[hosts.stranger]\nurl = "{stranger}"\n'
+            f'[hosts.known]\nurl = "{known}"\ntoken_file = "{token}"\n'
+        )
+        examine(home)
+    assert (to_stranger, to_known) == ([None], [f"Bearer {token.read_text()}"])
 
 
 def test_a_stranger_where_the_orchestrator_should_be(home: Home) -> None:
