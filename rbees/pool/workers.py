@@ -82,7 +82,7 @@ async def show(keeper: Keeper, *, worker_id: str, as_json: bool) -> None:
 @worker.command()
 @click.argument("backend", required=False, type=click.Choice(get_args(Backend)))
 @click.option("--backend", "named", type=click.Choice(get_args(Backend)), help="The same as a word of its own.")
-@click.option("--model", "model_ref", required=True, help="Alias, `hf:` or `file:` reference.")
+@click.option("--model", "model_ref", help="Alias, `hf:` or `file:` reference.  [default: the only one that came to the host]")
 @click.option("--gpu", type=click.IntRange(0), help="Index of the accelerator.")
 @click.option("--device", help="Device by its id, such as cuda:1, or several as cuda:0,cuda:1.")
 @click.option("--ctx", type=click.IntRange(64), help="Most tokens of one sequence.")
@@ -95,7 +95,7 @@ async def spawn(
     *,
     backend: Backend | None,
     named: Backend | None,
-    model_ref: str,
+    model_ref: str | None,
     gpu: int | None,
     device: str | None,
     ctx: int | None,
@@ -111,7 +111,7 @@ async def spawn(
         raise click.UsageError(f"The backend is either {backend} or {named}; name one.")
     backend = backend or named
     request = SpawnCommand(
-        model_ref=model_ref,
+        model_ref=model_ref if model_ref is not None else await _model(keeper, backend),
         backend=backend,
         devices=named_devices(backend, gpu, device),
         ctx=ctx,
@@ -125,6 +125,13 @@ async def spawn(
         print_json(answer)
     else:
         click.echo(answer.worker_id)
+
+
+async def _model(keeper: Keeper, backend: Backend | None) -> str:
+    from rbees.clients.poold import PooldClient
+    from rbees.pool.model_to_serve import model_to_serve
+
+    return await model_to_serve(keeper if isinstance(keeper, PooldClient) else None, backend)
 
 
 @worker.command()
