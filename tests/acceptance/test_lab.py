@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.home import Home, free_port, wait_until
+from tests.support.pages import block
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "lab.md"
+PAGE = "lab.md"
 ORCHESTRATOR, POOL = "127.0.0.2", "127.0.0.3"
-
-
-def block(name: str) -> str:
-    """The block of the page behind the comment that names it."""
-    found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None, f"docs/lab.md has no block `{name}`"
-    return found[1]
 
 
 def placed(folder: Path, orcd_port: int, poold_port: int) -> Callable[[str], str]:
@@ -42,17 +35,18 @@ def test_the_worked_example_works() -> None:
     with Home() as home:
         ports = free_port(), free_port()
         here = placed(home.folder, *ports)
-        made = subprocess.run(["sh", "-euc", here(block("make"))], cwd=home.folder, capture_output=True, text=True, check=False)
+        make = here(block(PAGE, "make"))
+        made = subprocess.run(["sh", "-euc", make], cwd=home.folder, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr
         config = home.folder / "config.toml"
-        config.write_text("".join(here(block(name)) for name in ("orcd", "poold", "ctl")))
+        config.write_text("".join(here(block(PAGE, name)) for name in ("orcd", "poold", "ctl")))
 
         orcd = home.start("orcd", "serve", environ={"RBEES_ORCD_PORT": str(ports[0])})
         wait_until(lambda: f"https://{ORCHESTRATOR}:{ports[0]}" in orcd.said, orcd, "listen")
         poold = home.start("poold", "serve", environ={"RBEES_POOLD_PORT": str(ports[1])})
         wait_until(lambda: '"pool_register"' in orcd.said, poold, "register")
 
-        listing, status, submit = [line.removeprefix("llorch ") for line in here(block("use")).splitlines()]
+        listing, status, submit = [line.removeprefix("llorch ") for line in here(block(PAGE, "use")).splitlines()]
         assert f"https://{POOL}:{ports[1]}" in home.llorch(*listing.split()).stdout
         shown = home.llorch(*status.split())
         assert (shown.returncode, "haiku" in shown.stdout) == (0, True), shown.said

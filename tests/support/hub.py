@@ -21,6 +21,8 @@ from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 PIECE = 64 * 1024
+HELD_S = 120.0
+"""Longer than a test waits for what it wants to see meanwhile."""
 
 
 @dataclass
@@ -51,6 +53,9 @@ class Faults:
     """In so many answers one byte is another one."""
     bytes_per_s: float | None = None
     ignores_ranges: bool = False
+    hold_at: int | None = None
+    """Send nothing behind so many bytes of an answer until `go_on` is set."""
+    go_on: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Asked:
 class Hub:
     """Use it as a context manager; `url` is for HF_ENDPOINT."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
         self.repositories: dict[str, Repository] = {}
         self.faults: dict[str, Faults] = defaultdict(Faults)
         """By file path."""
@@ -84,8 +89,8 @@ class Hub:
         """Answers to the next questions what a repository holds."""
         self.asked: list[Asked] = []
         self.asked_for_bytes: list[Asked] = []
-        self._servers = [_server(self, _HubHandler), _server(self, _BytesHandler)]
-        self.url, self.bytes_url = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
+        self._servers = [_server(self, address, _HubHandler), _server(self, address, _BytesHandler)]
+        self.url, self.bytes_url = (f"http://{address}:{server.server_address[1]}" for server in self._servers)
 
     def add(self, name: str, files: dict[str, bytes], **more: Any) -> Repository:
         """Offer a repository."""
@@ -109,8 +114,8 @@ class Hub:
             server.server_close()
 
 
-def _server(hub: Hub, handler: type[_Handler]) -> ThreadingHTTPServer:
-    made = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (handler,), {"hub": hub}))
+def _server(hub: Hub, address: str, handler: type[_Handler]) -> ThreadingHTTPServer:
+    made = ThreadingHTTPServer((address, 0), type("Bound", (handler,), {"hub": hub}))
     made.daemon_threads = True
     return made
 
@@ -176,6 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
                 return
+            if faults.hold_at is not None and position >= faults.hold_at:
+                faults.go_on.wait(HELD_S)
             try:
                 self.wfile.write(part[position : position + PIECE])
                 self.wfile.flush()

@@ -29,6 +29,8 @@ class Host:
     number: int
     holder: subprocess.Popen[bytes]
     """A process that does nothing but keep it in being."""
+    spaces: tuple[str, ...] = ("--net",)
+    """What it has of its own, as `unshare` and `nsenter` name it."""
 
     @property
     def address(self) -> str:
@@ -38,7 +40,7 @@ class Host:
     @property
     def inside(self) -> list[str]:
         """What goes before a command that is to run there."""
-        return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", "--"]
+        return ["nsenter", f"--target={self.holder.pid}", *self.spaces, "--"]
 
     @property
     def port(self) -> str:
@@ -60,12 +62,13 @@ class Network:
 
     hosts: list[Host] = field(default_factory=list)
 
-    def add_host(self) -> Host:
-        """A further host, joined to the others."""
+    def add_host(self, *more: str) -> Host:
+        """A further host, joined to the others; `more` is what it has of its own beside its network, such as `--mount`."""
+        spaces = ("--net", *more)
         # It says when it is in its namespace: only then may an interface be moved there.
-        words = ["unshare", "--net", "sh", "-c", "echo in; exec sleep infinity"]
+        words = ["unshare", *spaces, "sh", "-c", "echo in; exec sleep infinity"]
         holder = subprocess.Popen(words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-        host = Host(len(self.hosts) + 1, holder)
+        host = Host(len(self.hosts) + 1, holder, spaces)
         self.hosts.append(host)
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"in\n", "no further network namespace could be made"

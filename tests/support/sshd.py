@@ -1,4 +1,4 @@
-"""A real OpenSSH server on a loopback port of its own, with keys of its own; whoever runs the tests logs in to it."""
+"""A real OpenSSH server with keys of its own, on a loopback port or in a namespace; whoever runs the tests logs in to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import getpass
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,13 +16,23 @@ PROGRAM: Final = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/s
 
 
 class Sshd:
-    """Runs until the context ends. `environ` is what logins find there."""
+    """Runs until the context ends. `environ` is what logins find there; `inside` are words that enter the namespace to run in."""
 
-    def __init__(self, folder: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environ: Mapping[str, str] | None = None,
+        *,
+        inside: Sequence[str] = (),
+        address: str = "127.0.0.1",
+        port: int | None = None,
+    ) -> None:
         self.folder = folder
         folder.mkdir(mode=0o700)
         self.environ = dict(environ or {})
-        self.port = free_port()
+        self.inside = inside
+        self.address = address
+        self.port = port or free_port()
         self.host_key = make_key(folder / "host_key")
         self.user_key = make_key(folder / "user_key")
         self.log = folder / "log.txt"
@@ -31,12 +41,12 @@ class Sshd:
     @property
     def known_line(self) -> str:
         """As a file of known keys has it."""
-        return f"[127.0.0.1]:{self.port} {self.host_key.with_suffix('.pub').read_text()}"
+        return f"[{self.address}]:{self.port} {self.host_key.with_suffix('.pub').read_text()}"
 
     @property
     def target(self) -> str:
         """As the settings have it."""
-        return f"{getpass.getuser()}@127.0.0.1:{self.port}"
+        return f"{getpass.getuser()}@{self.address}:{self.port}"
 
     def start(self) -> None:
         """Serve; wait until it takes connections."""
@@ -48,12 +58,14 @@ class Sshd:
         environ = " ".join(f'"{name}={value}"' for name, value in self.environ.items())
         config = self.folder / "sshd_config"
         config.write_text(
-            f"ListenAddress 127.0.0.1:{self.port}\nHostKey {self.host_key}\nAuthorizedKeysFile {self.folder}/authorized_keys\n"
+            f"ListenAddress {self.address}:{self.port}\nHostKey {self.host_key}\nAuthorizedKeysFile {self.folder}/authorized_keys\n"
             "PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\nLogLevel VERBOSE\n"
             + (f"SetEnv {environ}\n" if environ else "")
         )
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([PROGRAM, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=log)
+            self.process = subprocess.Popen(
+                [*self.inside, PROGRAM, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=log
+            )
         wait_until(lambda: b"Server listening" in self.log.read_bytes() or self.process_has_ended(), what="listen")
         assert not self.process_has_ended(), self.log.read_text()
 
