@@ -1,4 +1,4 @@
-"""The figures of a host: what its operator waits for, what its daemon costs, how far its estimates are off, how fast models come."""
+"""The figures of a host: what its operator waits for, what its daemon costs, how well it estimates, how fast models come."""
 
 from __future__ import annotations
 
