@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -110,7 +111,7 @@ class Transfer:
         table = PieceTable(believed.size_bytes, believed.piece_bytes, believed.pieces)
         self._on_begun(believed)
         await self._take_in(table)
-        whole: list[str] = []
+        whole = _Whole()
         summing = asyncio.create_task(self._sum_whole(table, whole))
         begun: set[Source] = set()
         self._working = set()
@@ -119,7 +120,7 @@ class Transfer:
                 for source in self._said.keys() - begun:
                     begun.add(source)
                     if self._said[source].pieces == believed.pieces and not source.is_dropped:
-                        self._working.add(asyncio.create_task(self._work(source, table)))
+                        self._working.add(asyncio.create_task(self._work(source, table, whole)))
                 busy = {task for task in self._working | self._asking | {summing} if not task.done()}
                 if busy == {summing}:
                     return False
@@ -129,7 +130,7 @@ class Transfer:
             await summing
         finally:
             await _end(self._working | {summing})
-        right = whole == [self._file.sha256]
+        right = whole.sha256 == self._file.sha256
         if not right:
             for source, said in self._said.items():
                 if said.pieces == believed.pieces:
@@ -165,7 +166,7 @@ class Transfer:
         self._pulse.set()
         self._pulse.clear()
 
-    async def _work(self, source: Source, table: PieceTable) -> None:
+    async def _work(self, source: Source, table: PieceTable, whole: _Whole) -> None:
         """Have a source give what it can, until all is here or it is dropped."""
         clock = source.clock.monotonic
         new_at = clock()
@@ -179,7 +180,7 @@ class Transfer:
                     source.drop(f"It fetches the file itself and has had nothing new for {NOTHING_NEW_S:g} s.")
                 continue
             try:
-                await self._fetch(source, table, run)
+                await self._fetch(source, table, run, whole)
             except WrongPiece:
                 source.drop("It gave bytes that are not the file's.")
             except RbeesError as error:
@@ -208,7 +209,7 @@ class Transfer:
         await source.pieces(self._file)
         return source.held != before
 
-    async def _fetch(self, source: Source, table: PieceTable, run: range) -> None:
+    async def _fetch(self, source: Source, table: PieceTable, run: range, whole: _Whole) -> None:
         """Fetch a run; each piece is checked and written while the next one comes."""
         first, length = table.extent_of(run)
         checking: asyncio.Task[None] | None = None
@@ -225,7 +226,7 @@ class Transfer:
                             continue
                         if checking is not None:
                             await checking
-                        checking = asyncio.create_task(self._check(source, table, number, buffer))
+                        checking = asyncio.create_task(self._check(source, table, number, buffer, whole))
                         number += 1
                         if all(table.holds(ahead) for ahead in range(number, run.stop)):
                             return  # Others were faster.
@@ -235,7 +236,7 @@ class Transfer:
             if checking is not None:
                 await checking
 
-    async def _check(self, source: Source, table: PieceTable, number: int, content: bytearray) -> None:
+    async def _check(self, source: Source, table: PieceTable, number: int, content: bytearray, whole: _Whole) -> None:
         """Keep a piece if it is right.
 
         Raises:
@@ -245,36 +246,64 @@ class Transfer:
         first, length = table.extent(number)
         if table.holds(number):
             return
-        if not await _in_thread(partial(self._write, content, first, table.sums[number])):
+        if not await _in_thread(partial(self._keep, content, first, number, table.sums[number], whole)):
             raise WrongPiece
         if self._hold(table, number):
             source.has_brought(length)
             self._fetched_bytes += length
 
-    def _write(self, content: bytearray, first: int, sha256: str) -> bool:
+    def _keep(self, content: bytearray, first: int, number: int, sha256: str, whole: _Whole) -> bool:
         if hashlib.sha256(content).hexdigest() != sha256:
             return False
         view = memoryview(content)
         while view:
             written = os.pwrite(self._descriptor, view, first)
             first, view = first + written, view[written:]
+        whole.add(number, content)
         return True
 
     # ---- the whole -------------------------------------------------------------------------------------------------------
 
-    async def _sum_whole(self, table: PieceTable, whole: list[str]) -> None:
-        """Put the sha256 of the whole into `whole`, taken behind the pieces as they come."""
-        digest = hashlib.sha256()
-        number = 0
-        while number < len(table.sums):
-            end = table.held_from(number, SUM_AT_ONCE_BYTES)
-            if end == number:
+    async def _sum_whole(self, table: PieceTable, whole: _Whole) -> None:
+        """Take into the sum of the whole what did not come in order."""
+        while whole.number < len(table.sums):
+            end = table.held_from(whole.number, SUM_AT_ONCE_BYTES)
+            if end <= whole.number:
                 await self._pulse.wait()
-                continue
-            first, length = table.extent_of(range(number, end))
-            await _in_thread(partial(add_extent, digest, self._descriptor, first, length))
-            number = end
-        whole.append(digest.hexdigest())
+            else:
+                await _in_thread(partial(whole.catch_up, self._descriptor, table, end))
+
+
+class _Whole:
+    """The sum of the whole, taken in order: a piece that comes as the next one is summed while it is still in memory."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """Of the next piece."""
+        self._digest = hashlib.sha256()
+        self._lock = threading.Lock()
+
+    @property
+    def sha256(self) -> str:
+        """Of all that was taken in."""
+        return self._digest.hexdigest()
+
+    def add(self, number: int, content: bytearray) -> None:
+        """Take in a piece if it is the next one."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if number == self.number:
+                    self._digest.update(content)
+                    self.number += 1
+            finally:
+                self._lock.release()
+
+    def catch_up(self, descriptor: int, table: PieceTable, end: int) -> None:
+        """Take in the pieces before `end` from the file."""
+        with self._lock:
+            while self.number < end:
+                add_extent(self._digest, descriptor, *table.extent(self.number))
+                self.number += 1
 
 
 def _buffer(table: PieceTable, number: int) -> bytearray:
