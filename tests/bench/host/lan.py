@@ -66,7 +66,7 @@ def measure_sources(short: bool) -> list[Row]:
             unit="MB/s",
             peer=peer,
             ratio=rate / peer,
-            goal=RATE_GOAL / peer,
+            goal=round(RATE_GOAL / peer, 2),
             least=True,
             holds=rate >= RATE_GOAL,
             about=about,
@@ -87,7 +87,7 @@ def _copies(name: str, where: str, parent: str, size: int, rounds: int) -> Itera
                 taken.append(size / copy_s / 1e6)
                 peers.append(size / peer_s / 1e6)
     about = (
-        f"a model of {size >> 20} MiB {where} copied from pool to pool, beside `curl … | sha256sum` of the same file; "
+        f"a model of {size >> 20} MiB {where} copied from pool to pool, beside `curl` into `sha256sum` of the same file; "
         f"to sum its pieces once took {sums:.1f} s before"
     )
     copies = Samples(tuple(taken))
