@@ -208,21 +208,25 @@ def pools_page(found: PoolList) -> Page:
 
 
 def find_pool(host: str, pools: tuple[PoolView, ...]) -> PoolView:
-    """The pool with this id, else the one whose endpoint has this host name, in full or its first label.
+    """The pool with this id, else the one at the url that the settings give the host, else the one whose endpoint has this host
+    name, in full or its first label.
 
     Raises:
         RbeesError: POOL_NOT_FOUND, naming those that exist; INVALID_REQUEST where two fit.
     """
-    host = urlsplit(host_url(host) or "").hostname or host
-    fitting = [pool for pool in pools if pool.pool_id == host] or [pool for pool in pools if host in _host_names(pool)]
+    fitting = [pool for pool in pools if pool.pool_id == host]
+    url = None if fitting else host_url(host)
+    if url is not None:
+        fitting = [pool for pool in pools if _is_at(pool, url)]
+    elif not fitting:
+        fitting = [pool for pool in pools if host in _host_names(pool)]
     if len(fitting) > 1:
         ids = ", ".join(pool.pool_id for pool in fitting)
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"`{host}` fits several pools ({ids}); name one by its id.")
     if not fitting:
         known = ", ".join(pool.pool_id for pool in pools) or "none"
-        raise RbeesError(
-            ErrorCode.POOL_NOT_FOUND, f"No pool is called `{host}`; orcd knows: {known}. Add one with `llorch pool register`."
-        )
+        what = f"is called `{host}`" if url is None else f"is at {url}, where the settings have `{host}`"
+        raise RbeesError(ErrorCode.POOL_NOT_FOUND, f"No pool {what}; orcd knows: {known}. Add one with `llorch pool register`.")
     return fitting[0]
 
 
@@ -256,6 +260,16 @@ def complete_endpoint(text: str) -> str:
     if not has_port and "://" not in text:
         url = f"http://{parts.netloc}:{DEFAULT_POOL_PORT}"
     return url
+
+
+def _is_at(pool: PoolView, url: str) -> bool:
+    """True where the url leads to the pool; several pools may share an address, so the port counts."""
+    return (urlsplit(url).hostname or "") in _host_names(pool) and _port(url) == _port(pool.endpoint)
+
+
+def _port(url: str) -> int:
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _host_names(pool: PoolView) -> set[str]:

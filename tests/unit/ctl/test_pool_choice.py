@@ -45,6 +45,23 @@ def test_a_name_from_the_settings_stands_for_its_url(own_home: Path) -> None:
     assert find_pool("small", POOLS).pool_id == "cellar"
 
 
+def test_an_id_counts_before_the_settings(own_home: Path) -> None:
+    (own_home / "config.toml").write_text('[hosts.mac]\nurl = "http://10.0.0.7:9200"\n')
+    assert find_pool("mac", POOLS).pool_id == "mac"
+
+
+def test_of_pools_that_share_an_address_the_port_tells_which_is_meant(own_home: Path) -> None:
+    pools = (pool("one", "http://127.0.0.1:9200"), pool("two", "http://127.0.0.1:9201"))
+    hosts = '[hosts.second]\nurl = "http://127.0.0.1:9201"\n[hosts.gone]\nurl = "http://127.0.0.1:9202"\n'
+    (own_home / "config.toml").write_text(hosts)
+    assert find_pool("second", pools).pool_id == "two"
+    with pytest.raises(
+        RbeesError, match=r"is at http://127\.0\.0\.1:9202, where the settings have `gone`; orcd knows: one, two"
+    ) as raised:
+        find_pool("gone", pools)
+    assert raised.value.code is ErrorCode.POOL_NOT_FOUND
+
+
 async def test_a_bare_name_is_registered_where_it_is_found(own_home: Path) -> None:
     asked: list[str] = []
 
