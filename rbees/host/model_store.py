@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -93,6 +93,8 @@ class ModelStore:
         self._failed_to_sum: set[Path] = set()
         self._index = _Index()
         self._writing = threading.Lock()
+        self.on_change: Callable[[], object] = lambda: None
+        """Called in whichever thread found that there are other models than before."""
 
     @property
     def catalog(self) -> Catalog:
@@ -121,8 +123,10 @@ class ModelStore:
             candidates = tuple(self.places.candidates())
             known = {candidate.path for candidate in candidates}
             self._examined = {path: seen for path, seen in self._examined.items() if path in known}
-            self._index = self._build(candidates)
+            before, self._index = self._index, self._build(candidates)
             self.checksums.save()
+        if (before.facts, before.refused.keys()) != (self._index.facts, self._index.refused.keys()):
+            self.on_change()
 
     def sum_next(self) -> bool:
         """Compute one checksum that `refresh` left; False when none is left. May take minutes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import socket
@@ -100,7 +101,8 @@ class Daemon:
 
     async def run(self, stopping: asyncio.Event, stop_workers_on_exit: bool) -> int:
         """Serve until `stopping`; then leave the workers running, or drain and end them all."""
-        notifier = Notifier()
+        notifier, loop = Notifier(), asyncio.get_running_loop()
+        self._store.on_change = functools.partial(loop.call_soon_threadsafe, self._pool.link.hurry)
         await self._server.start()
         self._lock.describe(self._server.url)
         self._monitor.start()
@@ -194,7 +196,10 @@ class Daemon:
             settings = self._settings
             return Capacity(pool.supervisor.rooms(), self._installation.problems, settings.default_ctx, settings.default_slots)
 
-        return Downloads(self._store, self._lending, capacity, self._access, pool.workers, self._clock)
+        async def tell() -> None:
+            await pool.link.told()
+
+        return Downloads(self._store, self._lending, capacity, self._access, pool.workers, tell, self._clock)
 
     def _access(self) -> Access:
         """How this pool calls others."""

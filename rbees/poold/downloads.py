@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -38,13 +38,16 @@ class Downloads:
         capacity: Callable[[], Capacity],
         access: Callable[[], Access],
         workers: Callable[[], Sequence[WorkerFacts]],
+        tell: Callable[[], Awaitable[None]],
         clock: Clock,
     ) -> None:
+        """`tell` returns when the orchestrator knows which models are here, or will not for now."""
         self._store = store
         self._lending = lending
         self._capacity = capacity
         self._access = access
         self._workers = workers
+        self._tell = tell
         self._clock = clock
         self._free = asyncio.Semaphore(AT_ONCE)
         self._leaving = asyncio.Event()
@@ -62,6 +65,9 @@ class Downloads:
             async with aclosing(self._until_leaving(events)) as following:
                 async for event in following:
                     self._note(request.model_ref, event)
+                    if isinstance(event, DownloadDone):
+                        # Whoever sees the end may name the model to the orchestrator next.
+                        await self._tell()
                     yield event
 
     async def remove(self, name: str) -> ModelRemoved:
@@ -77,6 +83,7 @@ class Downloads:
             raise RbeesError(ErrorCode.DEVICE_BUSY, message, worker_id=serving.worker_id)
         removed = await asyncio.to_thread(remove, found, HubCache(cache_folder(os.environ)))
         await asyncio.to_thread(self._store.refresh)
+        await self._tell()
         self._log.info("model removed", action="model_remove", model_ref=found.ref, freed_bytes=removed.freed_bytes)
         return ModelRemoved(model_ref=found.ref, freed_bytes=removed.freed_bytes)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -35,6 +35,8 @@ from rbees.service.clock import Clock
 DEFAULT_INTERVAL_S: Final = 2.0
 CALL_LIMIT_S: Final = 3.0
 """A heartbeat that takes longer is given up, so that the next one is not late as well."""
+TOLD_WITHIN_S: Final = 2.0
+"""So long somebody waits at most for the orchestrator to know what has changed."""
 FIRST_DELAY_S: Final = 0.25
 LONGEST_DELAY_S: Final = 5.0
 LONGEST_TURN_S: Final = 60.0
@@ -142,6 +144,10 @@ class OrcdLink:
         self._wake = asyncio.Event()
         self._called = asyncio.Event()
         """An orchestrator called and the loop that beats has not seen it yet."""
+        self._news = asyncio.Event()
+        """What the last beat told is no longer so."""
+        self._listeners: list[asyncio.Event] = []
+        """Of those who wait until the next beat has been heard, or not."""
         self._registered = asyncio.Event()
         self._problem: str | None = None
         self._turn_in_s: float | None = None
@@ -208,6 +214,19 @@ class OrcdLink:
         self._reports.append(report)
         self._wake.set()
 
+    def hurry(self) -> None:
+        """What a beat tells has changed: do not wait for the next one's time."""
+        self._news.set()
+
+    async def told(self) -> None:
+        """Beat at once and return when that was heard: at once where no orchestrator answers, and within `TOLD_WITHIN_S` anyway."""
+        if self._url is None or self._problem is not None:
+            return
+        heard = asyncio.Event()
+        self._listeners.append(heard)
+        self._news.set()
+        await _first(self._clock.sleep(TOLD_WITHIN_S), heard.wait())
+
     async def run(self) -> None:
         """Register, beat and report until cancelled."""
         try:
@@ -222,24 +241,30 @@ class OrcdLink:
         while True:
             begun_s = self._clock.monotonic()
             self._called.clear()
+            self._news.clear()
             if self._url is None:
                 await self._called.wait()
-            elif not self.registered and not await self._try(self._register):
+            elif not self.registered and not await self._tell(self._register):
                 await self._pause(delays.next() if self._turn_in_s is None else self._turn_in_s)
-            elif await self._try(self._beat):
+            elif await self._tell(self._beat):
                 delays.reset()
-                await self._pause(begun_s + self._interval_s - self._clock.monotonic())
+                await self._pause(begun_s + self._interval_s - self._clock.monotonic(), self._news)
             else:
+                # One that does not answer is not asked more often because there is more to tell.
                 await self._pause(min(delays.next(), self._interval_s))
 
-    async def _pause(self, duration_s: float) -> None:
-        """Sleep, but no longer than until an orchestrator calls that is still to be told everything."""
-        waits = [asyncio.create_task(self._clock.sleep(duration_s)), asyncio.create_task(self._called.wait())]
+    async def _tell(self, call: Callable[[Orchestrator], object]) -> bool:
+        """Tell the whole state as it is now. Whoever waits for that waits no longer, heard or not."""
+        listeners, self._listeners = self._listeners, []
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return await self._try(call)
         finally:
-            for wait in waits:
-                wait.cancel()
+            for listener in listeners:
+                listener.set()
+
+    async def _pause(self, duration_s: float, *events: asyncio.Event) -> None:
+        """Sleep, but no longer than until one of `events`, or an orchestrator calls that is still to be told everything."""
+        await _first(self._clock.sleep(duration_s), *(event.wait() for event in (self._called, *events)))
 
     async def _keep_reporting(self) -> None:
         delays = Backoff(self._jitter)
@@ -321,6 +346,16 @@ class OrcdLink:
         self._registered.clear()
         if orcd is not None:
             await orcd.close()
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    """Until one of them has come."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 class Backoff:

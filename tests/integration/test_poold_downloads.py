@@ -105,18 +105,25 @@ def test_what_refuses_a_download_has_its_own_status(host: Host) -> None:
 
 
 def test_orcd_passes_a_download_on_and_knows_the_model_then(home: Home, tiny: bytes) -> None:
-    home.serve_orcd()
+    # No heartbeat is due before the test ends.
+    rare = {"HEARTBEAT_INTERVAL_S": "600", "SUSPECT_AFTER_S": "1200", "LOST_AFTER_S": "1800"}
+    home.serve_orcd(environ={f"RBEES_ORCD_{name}": value for name, value in rare.items()})
     with Hub() as hub:
         host = Host(home, hub, tiny)
         wait_until(lambda: "bench" in home.llorch("pool", "list").stdout, host.poold, "register")
         done = home.llorch("models", "download", "mine", "--host", "bench")
         assert done.returncode == 0, done.said
         assert done.stdout.startswith(f"hf:{REPO}@")
-        wait_until(lambda: "mine" in home.llorch("models", "list", "--json").stdout, host.poold, "be known")
+        assert "mine" in home.llorch("models", "list", "--json").stdout, "known when the download ends, not a heartbeat later"
         assert "did you mean mine" in refusal(home.llorch("models", "download", "minne"), "MODEL_NOT_FOUND", 1)
         refusal(home.llorch("models", "download", "mine", "--host", "nobody"), "POOL_NOT_FOUND", 1)
         answer = request("POST", f"{home.url}/v2/pools/nobody/models/download", {"model_ref": "mine"})
         assert (answer.status, answer.error["code"]) == (404, "POOL_NOT_FOUND")
+        assert host.ask("delete", "mine", "--yes").returncode == 0
+        assert "mine" not in home.llorch("models", "list", "--json").stdout
+        # What the pool finds by itself is not left to the next heartbeat either.
+        write_script(home.folder / "models", "bees")
+        wait_until(lambda: "bees" in home.llorch("models", "list", "--json").stdout, host.poold, "tell what it found")
 
 
 def test_another_host_fetches_whatever_is_set_here(host: Host, tmp_path: Path) -> None:

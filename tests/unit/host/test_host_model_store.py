@@ -47,6 +47,20 @@ def refusal(store: ModelStore, ref: str, sha256: str | None = None) -> RbeesErro
     return caught.value
 
 
+def test_it_tells_when_there_are_other_models_than_before(models: Path) -> None:
+    store, told = store_of(models), []
+    store.on_change = lambda: told.append([facts.aliases for facts in store.models()])
+    store.refresh()
+    assert told == []
+    script = write_script(models, "bees")
+    store.resolve("bees")
+    store.refresh()
+    assert told == [[("bees",)]]
+    Path(script).unlink()
+    store.refresh()
+    assert told == [[("bees",)], []]
+
+
 def test_files_in_folders_are_found_by_reference_and_by_name(models: Path, tiny: Path) -> None:
     path = models / "org" / "Some-Model.Q4.gguf"
     path.parent.mkdir()

@@ -211,6 +211,53 @@ async def test_one_lost_beat_changes_nothing() -> None:
         assert orcd.kinds() == [Heartbeat]
 
 
+async def test_news_are_told_before_the_next_beat_is_due() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    async with linked(orcd, clock) as link:
+        await clock.advance(0.1)
+        orcd.kinds()
+        link.hurry()
+        await clock.advance(0)
+        assert orcd.kinds() == [Heartbeat]
+        await clock.advance(1.9)
+        assert orcd.kinds() == []
+        telling = asyncio.create_task(link.told())
+        await clock.advance(0)
+        assert (telling.done(), orcd.kinds()) == (True, [Heartbeat])
+
+
+async def test_nobody_waits_for_an_orchestrator_that_does_not_answer() -> None:
+    orcd, clock = Orcd(), ManualClock()
+    async with linked(orcd, clock) as link:
+        await clock.advance(0.1)
+        orcd.refusals[Heartbeat] = ErrorCode.ORCD_UNREACHABLE
+        telling = asyncio.create_task(link.told())
+        await clock.advance(0)
+        assert telling.done(), "it has just been seen not to answer"
+        orcd.kinds()
+        link.hurry()
+        await asyncio.wait_for(link.told(), 10)
+        await clock.advance(0)
+        assert orcd.kinds() == []
+    async with linked(orcd, clock, url=None) as link:
+        await asyncio.wait_for(link.told(), 10)
+
+
+async def test_who_waits_for_a_silent_orchestrator_waits_two_seconds() -> None:
+    class Silent(Orcd):
+        async def heartbeat(self, pool_id: str, heartbeat: Heartbeat) -> None:
+            await asyncio.Event().wait()
+
+    clock = ManualClock()
+    async with linked(Silent(), clock) as link:
+        await clock.advance(0.1)
+        telling = asyncio.create_task(link.told())
+        await clock.advance(1.9)
+        assert not telling.done()
+        await clock.advance(0.2)
+        assert telling.done()
+
+
 async def test_reports_go_out_at_once() -> None:
     orcd, clock = Orcd(), ManualClock()
     async with linked(orcd, clock) as link:
