@@ -6,14 +6,17 @@ taken, accelerators before the CPU; everything else about placement is the orche
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, get_args
 
 from rbees.host.fit import Fit, Refusal, Room, fit
 from rbees.protocol.device_options import NOTHING_ASKED, DeviceOptions
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.pools import Device, ModelFacts
 from rbees.protocol.workers import Backend
+
+_BACKENDS: Final[tuple[Backend, ...]] = get_args(Backend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +90,11 @@ def _backend(model: ModelFacts, wish: Wish) -> Backend | Refusal | None:
 
 def _candidates(backend: Backend | None, wish: Wish, rooms: Sequence[Room]) -> Sequence[Sequence[Room]] | Refusal:
     """Rooms that may serve the model, the best first; those of one group together, because they were named together."""
+    fitting = [room for room in rooms if backend is None or runs_on(backend, room.device)]
+    if backend is not None and not fitting:
+        return no_device_for(backend, (room.device for room in rooms))
     if wish.devices:
         return _named(backend, wish, rooms)
-    fitting = [room for room in rooms if backend is None or runs_on(backend, room.device)]
-    if not fitting:
-        return _unavailable(f"This pool has no device for the backend {backend}.")
     return [[room] for room in sorted(fitting, key=lambda r: (not r.device.healthy, r.device.backend == "cpu", -r.free_bytes))]
 
 
@@ -99,10 +102,18 @@ def _named(backend: Backend | None, wish: Wish, rooms: Sequence[Room]) -> Sequen
     known = {room.device.device_id: room for room in rooms}
     for name in wish.devices:
         if name not in known:
-            return _invalid(f"This pool has no device {name!r}.", rooms)
+            return _unknown(name, rooms)
         if backend is not None and not runs_on(backend, known[name].device):
             return _invalid(f"The backend {backend} does not run on {name}.", rooms)
     return [[known[name] for name in wish.devices]]
+
+
+def _unknown(name: str, rooms: Sequence[Room]) -> Refusal:
+    """A device that is not here: a wrong name only where others of its backend are."""
+    meant = next((backend for backend in _BACKENDS if name.startswith(f"{backend}:")), None)
+    if meant is not None and not any(runs_on(meant, room.device) for room in rooms):
+        return no_device_for(meant, (room.device for room in rooms))
+    return _invalid(f"This pool has no device {name!r}.", rooms)
 
 
 def _try(
@@ -141,6 +152,16 @@ def most_telling(answers: Sequence[Fit | Refusal]) -> Refusal:
     ]
     refusals = [answer for answer in answers if isinstance(answer, Refusal)]
     return min(refusals, key=lambda refusal: (order.index(refusal.code), refusal.details.get("missing_bytes", 0)))
+
+
+def no_device_for(backend: Backend, devices: Iterable[Device]) -> Refusal:
+    """None of this host's devices runs workers of `backend`."""
+    known = [device.device_id for device in devices]
+    message = (
+        f"This pool has no device for the backend {backend}. It has: {', '.join(known)}. Name one of these; if there should be "
+        "another, `rbees-pool dev doctor` tells what is wrong with it."
+    )
+    return Refusal(ErrorCode.BACKEND_UNAVAILABLE, message, {"devices": known})
 
 
 def _incompatible(message: str, model: ModelFacts) -> Refusal:

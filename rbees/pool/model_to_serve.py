@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Final
 
-from rbees.host.preflight import runs_on
+from rbees.host.preflight import no_device_for, runs_on
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import Device, ModelFacts
 from rbees.protocol.workers import Backend
@@ -41,7 +41,7 @@ def only_model(models: Sequence[ModelFacts], packaged: Container[str], devices: 
             where several came to this host: with their names.
     """
     if backend is not None and not any(runs_on(backend, device) for device in devices):
-        raise RbeesError(ErrorCode.BACKEND_UNAVAILABLE, f"This pool has no device for the backend {backend}.")
+        raise no_device_for(backend, devices).error()
     came = [model for model in models if model.ref not in packaged]
     candidates = came or models[:1]
     if len(candidates) == 1:

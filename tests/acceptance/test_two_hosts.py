@@ -293,15 +293,14 @@ def test_the_models_of_a_host_on_the_host_itself(lab: Lab) -> None:
 # ---- workers -------------------------------------------------------------------------------------------------------------
 
 
-NO_METAL: Final = "This pool has no device for the backend metal."
+NO_METAL: Final = "This pool has no device for the backend metal. It has: cpu."
 
 
 def test_workers_of_a_host_with_a_daemon(lab: Lab) -> None:
     blep, mac, before = lab.blep, lab.mac, lab.ssh_logins
     have_tinyllama(mac)
     refused(blep.sh("llorch pool worker spawn --backend metal --host mac"), 69, "BACKEND_UNAVAILABLE", NO_METAL)
-    no_such_gpu = "This pool has no device 'metal:0'. It has: cpu."
-    refused(mac.sh("rbees-pool worker spawn metal --model tinyllama --gpu 0"), 2, "INVALID_REQUEST", no_such_gpu)
+    refused(mac.sh("rbees-pool worker spawn metal --model tinyllama --gpu 0"), 69, "BACKEND_UNAVAILABLE", NO_METAL)
     worker_id = blep.done("llorch pool worker spawn --backend cpu --model tinyllama --host mac").strip()
     assert worker_id in blep.done("llorch pool worker list --host mac")
     assert worker_id in mac.done("rbees-pool worker list")
@@ -317,6 +316,7 @@ def test_workers_of_a_host_without_a_daemon(lab: Lab) -> None:
     have_tinyllama(mac)
     with lab.without_poold():
         refused(blep.sh("llorch pool worker spawn --backend metal --host mac"), 69, "BACKEND_UNAVAILABLE", NO_METAL)
+        refused(mac.sh("rbees-pool worker spawn metal --model tinyllama --gpu 0"), 69, "BACKEND_UNAVAILABLE", NO_METAL)
         worker_id = blep.done("llorch pool worker spawn --backend cpu --model tinyllama --host mac").strip()
         assert worker_id in blep.done("llorch pool worker list --host mac")
         assert "model_loaded" in blep.done(f"llorch pool worker logs {worker_id} --host mac")

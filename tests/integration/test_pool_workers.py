@@ -173,8 +173,9 @@ def test_both_ways_refuse_the_same_in_the_same_words(host: PoolHost) -> None:
     refused = (
         (("--model", "beees"), 1, "MODEL_NOT_FOUND"),
         (("metal", "--model", "tiny"), 69, "BACKEND_UNAVAILABLE"),
-        (("cuda", "--gpu", "7", "--model", "tiny"), 2, "INVALID_REQUEST"),
-        (("--device", "cuda:99", "--model", "tiny"), 2, "INVALID_REQUEST"),
+        (("metal", "--gpu", "0", "--model", "tiny"), 69, "BACKEND_UNAVAILABLE"),
+        (("--device", "metal:0", "--model", "tiny"), 69, "BACKEND_UNAVAILABLE"),
+        (("--device", "cpu:99", "--model", "tiny"), 2, "INVALID_REQUEST"),
         (("--model", "tiny", "--ctx", "1000000"), 1, "MODEL_INCOMPATIBLE"),
     )
     with taken_port() as port:

@@ -118,12 +118,15 @@ def test_unhealthy_devices_are_passed_over_and_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("keywords", "code"),
     [
-        ({"devices": ("cuda:7",)}, ErrorCode.INVALID_REQUEST),
+        ({"devices": ("cuda:7",)}, ErrorCode.BACKEND_UNAVAILABLE),
+        ({"devices": ("metal:0",), "backend": "metal"}, ErrorCode.BACKEND_UNAVAILABLE),
+        ({"devices": ("cpu:1",)}, ErrorCode.INVALID_REQUEST),
+        ({"devices": ("gpu0",)}, ErrorCode.INVALID_REQUEST),
         ({"devices": ("cpu", "cpu")}, ErrorCode.INVALID_REQUEST),
         ({"options": DeviceOptions(gpu_layers=3)}, ErrorCode.INVALID_REQUEST),
         ({"options": DeviceOptions(kv_type_v="q8_0", flash_attention="off")}, ErrorCode.INVALID_REQUEST),
         ({"of": model(key_length=80), "options": DeviceOptions(kv_type_k="q8_0")}, ErrorCode.MODEL_INCOMPATIBLE),
-        ({"devices": ("cpu",), "backend": "cuda"}, ErrorCode.INVALID_REQUEST),
+        ({"devices": ("cpu",), "backend": "cuda"}, ErrorCode.BACKEND_UNAVAILABLE),
         ({"backend": "metal"}, ErrorCode.BACKEND_UNAVAILABLE),
         ({"backend": "scripted"}, ErrorCode.MODEL_INCOMPATIBLE),
         ({"of": scripted(), "backend": "cuda"}, ErrorCode.MODEL_INCOMPATIBLE),
@@ -134,6 +137,22 @@ def test_wishes_that_cannot_be_met(keywords: dict[str, Any], code: ErrorCode) ->
     answer = ask(room(device("cpu")), **keywords)
     assert isinstance(answer, Refusal)
     assert answer.code is code
+
+
+@pytest.mark.parametrize(
+    ("devices", "backend", "code"),
+    [
+        (("cuda:1",), "cuda", ErrorCode.INVALID_REQUEST),
+        (("cuda:1",), None, ErrorCode.INVALID_REQUEST),
+        (("cpu",), "cuda", ErrorCode.INVALID_REQUEST),
+        (("metal:0",), "metal", ErrorCode.BACKEND_UNAVAILABLE),
+        (("metal:0",), "cuda", ErrorCode.BACKEND_UNAVAILABLE),
+    ],
+)
+def test_a_wrong_index_is_one_of_a_backend_that_is_here(devices: tuple[str, ...], backend: Backend | None, code: ErrorCode) -> None:
+    answer = ask(room(device("cpu")), room(device("cuda:0")), devices=devices, backend=backend)
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.details["devices"]) == (code, ["cpu", "cuda:0"])
 
 
 @pytest.mark.parametrize("backend", [None, "cpu", "scripted"])

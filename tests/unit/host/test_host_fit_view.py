@@ -148,7 +148,8 @@ def test_more_context_than_trained_is_said_and_cut() -> None:
 @pytest.mark.parametrize(
     ("wish", "code"),
     [
-        (Wish(None, ("cuda:7",), None, 4), ErrorCode.INVALID_REQUEST),
+        (Wish(None, ("cuda:7",), None, 4), ErrorCode.BACKEND_UNAVAILABLE),
+        (Wish(None, ("cpu:7",), None, 4), ErrorCode.INVALID_REQUEST),
         (Wish("metal", (), None, 4), ErrorCode.BACKEND_UNAVAILABLE),
         (Wish("scripted", (), None, 4), ErrorCode.MODEL_INCOMPATIBLE),
         (Wish("cpu", (), None, 4, DeviceOptions(gpu_layers=3)), ErrorCode.INVALID_REQUEST),
