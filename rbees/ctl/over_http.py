@@ -20,15 +20,14 @@ from rbees.ctl.sinks import CHUNK_BYTES, Sink
 from rbees.protocol import codec
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import PoolStatus
-from rbees.service.role_settings import MODELS_DIR
 
 CONNECT_S: Final = 2.0
 ANSWER_S: Final = 5.0
 OWN_PROGRAM: Final = (sys.executable, "-P", "-m", "rbees")
 OWN_POOL: Final = (*OWN_PROGRAM, "pool")
 
-Forms = dict[str, bool]
-"""Commands of `rbees pool` by their words; true where a daemon can serve it from afar."""
+Forms = dict[str, tuple[str, ...] | None]
+"""Commands of `rbees pool` by their words: the options with which no daemon can serve one from afar; None where none ever can."""
 
 
 async def read_forms() -> Forms:
@@ -46,6 +45,15 @@ def form_of(words: Sequence[str], forms: Forms) -> str | None:
         if (name := " ".join(words[:count])) in forms:
             return name
     return None
+
+
+def needs_host(words: Sequence[str], form: str | None, forms: Forms) -> str | None:
+    """Which of the words only the host itself can follow: the command's own, or one of its options; None where a daemon can."""
+    of_host = forms[form] if form is not None else None
+    if of_host is None:
+        return f"rbees-pool {form or words[0]}"
+    options = words[: words.index("--")] if "--" in words else words
+    return next((name for name in of_host for word in options if word == name or word.startswith(f"{name}=")), None)
 
 
 async def ask_version(host: Host, url: str, token: str | None) -> str:
@@ -78,8 +86,7 @@ async def run_over_http(host: Host, words: Sequence[str], token_file: str | None
     end = list(words).index("--") if "--" in words else len(words)
     # An empty name is no token: the one of this machine's own pool is not for strangers.
     peer = ("--poold-url", host.url, "--token-file", token_file or "")
-    # What is set here for models, such as a hub's token, is for this machine: with it a download would come here, not go there.
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and name != MODELS_DIR}
+    environ = dict(os.environ)
     if host.tls_ca_file:
         environ["RBEES_POOLD_TLS_CA_FILE"] = host.tls_ca_file
     stream = None if sink.inherits else PIPE

@@ -135,11 +135,13 @@ class _Trip:
             return "ssh"
         known = await forms
         form = over_http.form_of(self.errand.words, known)
-        has_form = form is not None and known[form] and "--poold-url" not in self.errand.words
-        if self.errand.via is None and not (has_form and host.url):
+        lacks = over_http.needs_host(self.errand.words, form, known)
+        if lacks is None and "--poold-url" in self.errand.words:
+            lacks = "--poold-url"
+        if self.errand.via is None and (lacks or not host.url):
             return "ssh"
-        if not has_form:
-            message = f"`rbees-pool {form or self.errand.words[0]}` needs the host itself; leave `--via http` out."
+        if lacks is not None:
+            message = f"`{lacks}` needs the host itself; leave `--via http` out."
             raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="via")
         if host.url is None:
             message = (

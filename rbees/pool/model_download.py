@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from rbees.pool.forms import HostOption, check_host_option, is_peer_named
 from rbees.pool.target import asks_poold_if_there
 from rbees.service.role_settings import MODELS_DIR
 
@@ -15,13 +16,18 @@ if TYPE_CHECKING:
     from rbees.protocol.downloads import DownloadRequest
 
 _OF_THIS_PROCESS: Final = (MODELS_DIR, "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_CACHE")
-"""Variables that say where from and where to: whoever sets them for this command means this command, not a daemon."""
+"""Variables that say where from and where to: whoever sets them for this command means this command, not this host's daemon."""
 
 
 @click.command("download")
 @click.argument("model")
 @click.option("--quant", "quantization", metavar="NAME", help="Such as Q4_K_M.  [default: what fits this host]")
-@click.option("--local-dir", type=click.Path(), help="Folder to put the files into.  [default: the shared Hugging Face cache]")
+@click.option(
+    "--local-dir",
+    cls=HostOption,
+    type=click.Path(),
+    help="Folder of this host to put the files into.  [default: the shared Hugging Face cache]",
+)
 @click.option(
     "--from",
     "sources",
@@ -45,14 +51,20 @@ async def download(
     """
     from rbees.terminal.downloads import show_download
 
+    check_host_option("--local-dir", local_dir)
     request = _request(model, quantization, sources)
-    if pool is not None and local_dir is None and not any(os.environ.get(name) for name in _OF_THIS_PROCESS):
+    if pool is not None and (is_peer_named() or not _is_own(local_dir)):
         events = pool.download(request)
     else:
         from rbees.pool.here import Here, local_folder
 
         events = Here().download(request, local_folder(local_dir))
     await show_download(events, model, as_json=as_json)
+
+
+def _is_own(local_dir: str | None) -> bool:
+    """Whether the command fetches by itself, because it was told what this host's daemon was not."""
+    return local_dir is not None or any(os.environ.get(name) for name in _OF_THIS_PROCESS)
 
 
 def _request(model: str, quantization: str | None, sources: tuple[str, ...]) -> DownloadRequest:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rbees.pool.forms import is_peer_named
 from rbees.pool.target import asks_poold_if_there
 from rbees.protocol.downloads import ModelRemoved
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -65,7 +66,7 @@ async def delete(pool: PooldClient | None, *, model: str, yes: bool, as_json: bo
         sentence = f"removed {removed.model_ref}, {bytes_text(removed.freed_bytes)} freed"
     except RbeesError as error:
         # A name that somebody on this host gave, somebody on this host may take.
-        if not error.details.get("registered") or not Here().forget(model):
+        if not error.details.get("registered") or is_peer_named() or not Here().forget(model):
             raise
         removed, sentence = ModelRemoved(model_ref=model, freed_bytes=0), f"{model} is forgotten; the file stays."
     if as_json:

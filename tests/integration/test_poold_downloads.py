@@ -12,11 +12,13 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from tests.support.home import Daemon, Finished, Home, wait_until
+from tests.integration.test_ctl_reach_ssh import configure, pool, trust
+from tests.support.home import Daemon, Finished, Home, entry_point, wait_until
 from tests.support.hub import Hub
 from tests.support.hub_user import TOKEN, User, refusal, sha256
 from tests.support.raw_http import request
 from tests.support.scripted_models import write_script
+from tests.support.sshd import Sshd
 from tests.support.tiny_gguf import write_tiny_gguf
 
 REPO = "org/tiny-GGUF"
@@ -133,6 +135,49 @@ def test_another_host_fetches_whatever_is_set_here(host: Host, tmp_path: Path) -
     assert done.returncode == 0, done.said
     assert host.blobs
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_one_of_the_host(host: Host, tiny: bytes) -> None:
+    home = host.home
+    with Sshd(home.folder / "attic", {**host.environ, "RBEES_HOME": str(home.folder)}) as sshd:
+        configure(home, sshd)
+        trust(home, sshd)
+        settings = home.folder / "config.toml"
+        text = settings.read_text().replace(f"{sshd.folder}/rbees-pool", entry_point("rbees-pool")[0])
+        settings.write_text(f'{text}url = "{host.poold.url}"\n')
+        words = ["models", "download", "mine", "--local-dir", f"{home.folder}/there", "--host", "attic"]
+        # Only the daemon and the sessions of the SSH server know the hub.
+        done = pool(home, *words)
+        assert done.returncode == 0, done.stderr
+        assert (home.folder / "there" / FILE).read_bytes() == tiny
+        forced = pool(home, *words, "--via", "http")
+        assert (forced.returncode, "`--local-dir` needs the host itself" in forced.stderr) == (2, True), forced.stderr
+        assert (
+            pool(home, "models", "download", "mine", f"--local-dir={home.folder}/x", "--host", "attic", "--via", "http").returncode
+            == 2
+        )
+    assert "no daemon takes it" in refusal(
+        host.ask("download", "mine", "--local-dir", str(home.folder / "x")), "INVALID_REQUEST", 2
+    )
+    assert not (home.folder / "x").exists()
+
+
+def test_sources_are_asked_by_the_host_that_is_named(host: Host) -> None:
+    (host.home.folder / "config.toml").write_text(f'[hosts.attic]\nurl = "{host.poold.url}"\n')
+    done = pool(host.home, "models", "download", "mine", "--from", "http://127.0.0.1:1", "--host", "attic")
+    assert done.returncode == 0, done.stderr
+    assert "without http://127.0.0.1:1" in done.stderr
+    assert "model_source_dropped" in host.poold.said
+    assert host.blobs
+
+
+def test_a_name_is_never_taken_from_this_host_in_place_of_another(host: Host, tiny: bytes) -> None:
+    file = host.home.folder / "own.gguf"
+    file.write_bytes(tiny)
+    assert host.run("register", str(file)).returncode == 0
+    wait_until(lambda: "own" in host.ask("list").stdout, host.poold, "find it")
+    assert "only on its host" in refusal(host.ask("delete", "own", "--yes"), "FORBIDDEN", 77)
+    assert "the file stays" in host.run("delete", "own", "--yes").stderr
 
 
 def test_a_pool_and_a_terminal_share_one_transfer(host: Host, tiny: bytes) -> None:
