@@ -243,14 +243,11 @@ def have_tinyllama(mac: Machine) -> None:
 def fetched(lab: Lab) -> str:
     """tinyllama, fetched from blep: seen on its way while the hub holds back the second half; its reference."""
     faults = lab.hub.faults[TINYLLAMA]
-    # So slow that a fifth of a second passes before half of it is there: nothing is told more often.
-    faults.bytes_per_s, faults.hold_at = 2e6, HELD_AT
-    faults.go_on.clear()
+    faults.hold(HELD_AT)
     running = lab.blep.start("llorch pool models download tinyllama --host mac", HF_TOKEN="hf_of_somebody_on_blep")
     wait_until(lambda: "downloading tinyllama 4" in running.said, running, "show how far it is")
-    faults.go_on.set()
+    faults.let_go()
     assert running.wait() == 0, running.said
-    faults.bytes_per_s = None
     assert list(lab.mac.home.glob(f".cache/huggingface/hub/models--*/snapshots/*/{TINYLLAMA}")), running.said
     return running.stdout.strip()
 

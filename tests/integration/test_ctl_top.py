@@ -18,7 +18,7 @@ from tests.support.screens import OnScreen
 
 @pytest.fixture
 def site() -> Iterator[Cluster]:
-    with cluster(tokens_per_second=30.0, answer_tokens=1000) as site:
+    with cluster(tokens_per_second=30.0, answer_tokens=1900) as site:
         yield site
 
 
@@ -53,7 +53,7 @@ def test_a_watch_that_is_no_interval_is_refused(home: Home, watch: str) -> None:
 
 
 def test_a_stream_tells_of_a_drain_and_ends_with_orcd(site: Cluster) -> None:
-    site.submit(max_tokens=90)
+    site.submit(max_tokens=180)
     with stream("GET", f"{site.url}/v2/status?watch=0.5") as frames:
         first = [next(frames).event, next(frames).event]
         next(frame for frame in frames if frame.event == "overview" and frame.data["jobs"]["running"])
@@ -70,7 +70,7 @@ def test_a_stream_tells_of_a_drain_and_ends_with_orcd(site: Cluster) -> None:
 
 
 def test_top_shows_what_runs_and_keys_do_what_they_say(site: Cluster) -> None:
-    site.submit(max_tokens=900)
+    site.submit(max_tokens=1800)
     with llorch(site.home, "top", "--every", "0.5") as top:
         shown = top.wait_for("1 running", "bench", "cpu", "ready", "1/4", "steady.scripted.json", "q quit", "live")
         assert "tokens/s" in shown

@@ -25,7 +25,9 @@ REPO = "org/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
 REF = f"hf:{REPO}@{COMMIT}::file={FILE}"
 SLOW = 2_000_000
-"""So slow that a busy machine starts what it has to meanwhile; what need not be seen then goes at full speed."""
+"""So slow that it is seen to come; what need not be seen goes at full speed."""
+PART = 5_000_000
+"""A quarter of the model; behind it a link is so slow that a busy machine starts what it has to meanwhile."""
 
 NewHost = Callable[..., LanHost]
 
@@ -178,7 +180,7 @@ def test_a_source_that_dies_half_way_is_done_without(source: LanHost, new_host: 
     other.cached(REPO, FILE, model)
     other.serve().facts(REF)
     host = new_host().serve()
-    with Link(source.url, bytes_per_s=SLOW) as first, Link(other.url, bytes_per_s=SLOW) as second:
+    with Link(source.url, SLOW, slow_after=PART) as first, Link(other.url, SLOW, slow_after=PART) as second:
         download = host.start(REF, first.url, second.url)
         wait_until(lambda: first.carried_bytes > 2_000_000 and second.carried_bytes > 2_000_000, download, "fetch from both")
         assert source.poold is not None
@@ -196,7 +198,7 @@ def test_a_source_that_stands_still_keeps_nobody_waiting(source: LanHost, new_ho
     other.cached(REPO, FILE, model)
     other.serve().facts(REF)
     host = new_host().serve()
-    with Link(source.url, bytes_per_s=SLOW) as first, Link(other.url, bytes_per_s=SLOW) as second:
+    with Link(source.url, SLOW, slow_after=PART) as first, Link(other.url, SLOW, slow_after=PART) as second:
         download = host.start(REF, first.url, second.url)
         wait_until(lambda: first.carried_bytes > 2_000_000 and second.carried_bytes > 2_000_000, download, "fetch from both")
         assert source.poold is not None
@@ -211,9 +213,9 @@ def test_a_source_that_stands_still_keeps_nobody_waiting(source: LanHost, new_ho
 
 def test_a_killed_pool_goes_on_from_what_it_has(source: LanHost, new_host: NewHost, model: bytes) -> None:
     host = new_host().serve()
-    with Link(source.url, bytes_per_s=SLOW) as link:
+    with Link(source.url, SLOW, slow_after=PART) as link:
         download = host.start(REF, link.url)
-        wait_until(lambda: link.carried_bytes > 5_000_000, download, "fetch a part")
+        wait_until(lambda: link.carried_bytes > PART, download, "fetch a part")
         assert host.poold is not None
         children = psutil.Process(host.poold.pid).children(recursive=True)
         host.poold.kill()
@@ -231,7 +233,7 @@ def test_a_killed_pool_goes_on_from_what_it_has(source: LanHost, new_host: NewHo
 
 def test_a_pool_gives_what_it_has_of_what_it_still_fetches(source: LanHost, new_host: NewHost, model: bytes) -> None:
     middle, last = new_host().serve(), new_host().serve()
-    with Link(source.url, bytes_per_s=SLOW) as link:
+    with Link(source.url, SLOW, slow_after=PART) as link:
         first = middle.start(REF, link.url)
         held = middle.call("GET", f"/models/{sha256(model)}/pieces").json["held"]
         assert held is not None
@@ -247,7 +249,7 @@ def test_a_pool_gives_what_it_has_of_what_it_still_fetches(source: LanHost, new_
 
 
 def test_the_hub_goes_on_where_the_pools_end(source: LanHost, new_host: NewHost, model: bytes) -> None:
-    with Hub() as hub, Link(source.url, bytes_per_s=SLOW) as link:
+    with Hub() as hub, Link(source.url, SLOW, slow_after=PART) as link:
         repository = hub.add(REPO, {FILE: model})
         host = new_host(HF_ENDPOINT=hub.url)
         source.cached(REPO, FILE, model, repository.commit)
@@ -255,7 +257,7 @@ def test_the_hub_goes_on_where_the_pools_end(source: LanHost, new_host: NewHost,
         source.facts(ref)
         host.serve()
         download = host.start(ref, link.url)
-        wait_until(lambda: link.carried_bytes > 5_000_000, download, "fetch a part")
+        wait_until(lambda: link.carried_bytes > PART, download, "fetch a part")
         assert source.poold is not None
         source.poold.kill()
         assert download.wait(120) == 0, download.said
@@ -268,7 +270,7 @@ def test_the_hub_goes_on_where_the_pools_end(source: LanHost, new_host: NewHost,
 
 def test_a_second_request_joins_the_first(source: LanHost, new_host: NewHost, model: bytes) -> None:
     host = new_host().serve()
-    with Link(source.url, bytes_per_s=SLOW) as link:
+    with Link(source.url, SLOW, slow_after=PART) as link:
         first, second = host.start(REF, link.url), host.begin(REF, link.url)
         wait_until(lambda: '"waiting":true' in second.stdout, second, "wait")
         link.bytes_per_s = None

@@ -108,21 +108,21 @@ def test_trouble_of_the_hub_passes(user: User, hub: Hub, tiny: bytes) -> None:
 
 def test_a_killed_download_is_resumed(user: User, hub: Hub, tiny: bytes) -> None:
     hub.add(REPO, {FILE: tiny})
-    hub.faults[FILE].bytes_per_s = 3_000_000
+    hub.faults[FILE].hold()
     first = user.start(f"hf:{REPO}")
     partial = user.cache / "models--org--tiny-GGUF" / "blobs" / f"{sha256(tiny)}.incomplete"
     wait_until(lambda: partial.exists() and partial.stat().st_size >= 1 << 20, first, "fetch a part")
     children = psutil.Process(first.pid).children(recursive=True)
     assert children
     first.kill()
-    psutil.wait_procs(children, timeout=10)
+    psutil.wait_procs(children, timeout=30)
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     kept = partial.stat().st_size
     assert 0 < kept < len(tiny)
     assert user.run("list", "--json").json["models"] == [
         m for m in user.run("list", "--json").json["models"] if REPO not in m["ref"]
     ]
-    hub.faults[FILE].bytes_per_s = None
+    hub.faults[FILE].let_go()
     events = user.fetched(f"hf:{REPO}")
     assert events[-1]["fetched_bytes"] == len(tiny) - kept
     assert hub.sent_bytes(FILE)[-1].first_byte == kept
@@ -131,7 +131,7 @@ def test_a_killed_download_is_resumed(user: User, hub: Hub, tiny: bytes) -> None
 
 def test_the_downloading_process_itself_may_be_killed(user: User, hub: Hub, tiny: bytes) -> None:
     hub.add(REPO, {FILE: tiny})
-    hub.faults[FILE].bytes_per_s = 2_000_000
+    hub.faults[FILE].hold()
     first = user.start(f"hf:{REPO}")
     wait_until(lambda: '"progress"' in first.stdout, first, "begin")
     (child,) = psutil.Process(first.pid).children()
@@ -142,7 +142,7 @@ def test_the_downloading_process_itself_may_be_killed(user: User, hub: Hub, tiny
 
 def test_ctrl_c_ends_both_and_keeps_what_came(user: User, hub: Hub, tiny: bytes) -> None:
     hub.add(REPO, {FILE: tiny})
-    hub.faults[FILE].bytes_per_s = 2_000_000
+    hub.faults[FILE].hold()
     first = user.start(f"hf:{REPO}")
     wait_until(lambda: '"progress"' in first.stdout, first, "begin")
     (child,) = psutil.Process(first.pid).children()
@@ -153,14 +153,14 @@ def test_ctrl_c_ends_both_and_keeps_what_came(user: User, hub: Hub, tiny: bytes)
 
 def test_a_second_request_joins_the_first_and_takes_over_where_it_dies(user: User, hub: Hub, tiny: bytes) -> None:
     hub.add(REPO, {FILE: tiny})
-    hub.faults[FILE].bytes_per_s = 500_000
+    hub.faults[FILE].hold()
     first = user.start(f"hf:{REPO}")
     wait_until(lambda: '"progress"' in first.stdout, first, "begin")
     second, third = user.start(f"hf:{REPO}"), user.start(f"hf:{REPO}")
     wait_until(lambda: '"waiting":true' in second.stdout and '"waiting":true' in third.stdout, second, "wait")
     assert len(hub.sent_bytes(FILE)) == 1
-    hub.faults[FILE].bytes_per_s = None
     first.kill()
+    hub.faults[FILE].let_go()
     assert [second.wait(), third.wait()] == [0, 0], second.said + third.said
     ends = [json.loads(daemon.stdout.splitlines()[-1]) for daemon in (second, third)]
     assert [end["sha256"] for end in ends] == [sha256(tiny)] * 2

@@ -224,7 +224,7 @@ def test_a_log_is_followed_over_its_rotation_to_the_end_of_the_worker(host: Pool
 
 
 def test_a_worker_outlives_the_terminal_in_which_it_was_started(host: PoolHost) -> None:
-    host.script(load_seconds=1)
+    host.script(load_seconds=6)
     command = host.home.start("worker", "spawn", "--model", "bees", program="rbees-pool")
     wait_until(lambda: "is loading" in command.said, command, "start it")
     os.killpg(command.pid, signal.SIGHUP)  # What the end of a terminal sends to all that was started in it.

@@ -30,7 +30,7 @@ def spawned(host: PoolHost) -> str:
 
 
 def test_the_command_is_killed_while_the_model_loads(host: PoolHost) -> None:
-    host.script(load_seconds=2)
+    host.script(load_seconds=12)  # Longer than it takes to look at it and to start a daemon.
     command = host.home.start("worker", "spawn", "--model", "bees", program="rbees-pool")
     wait_until(lambda: "is loading" in command.said, command, "start it")
     command.kill()
@@ -80,7 +80,7 @@ def test_a_fault_that_nobody_saw_is_told_by_the_log(host: PoolHost, name: str) -
 
 
 def test_a_fault_at_load_that_nobody_saw_is_no_reason_to_start_again(host: PoolHost) -> None:
-    host.script(load_seconds=3)
+    host.script(load_seconds=30)
     command = host.home.start("worker", "spawn", "--model", "bees", program="rbees-pool")
     wait_until(lambda: "is loading" in command.said, command, "start it")
     command.kill()

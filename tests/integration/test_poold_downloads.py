@@ -23,7 +23,6 @@ from tests.support.tiny_gguf import write_tiny_gguf
 
 REPO = "org/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
-SLOW = 2_000_000
 
 
 @pytest.fixture(scope="module")
@@ -181,23 +180,25 @@ def test_a_name_is_never_taken_from_this_host_in_place_of_another(host: Host, ti
 
 
 def test_a_pool_and_a_terminal_share_one_transfer(host: Host, tiny: bytes) -> None:
-    host.hub.faults[FILE].bytes_per_s = SLOW
+    host.hub.faults[FILE].hold()
     first = host.begin("mine")
+    # The first one is not done before the second one, which takes a while to start, waits for it.
     second = host.start("mine")
     wait_until(lambda: '"waiting":true' in second.stdout, second, "wait")
+    host.hub.faults[FILE].let_go()
     assert (first.wait(), second.wait()) == (0, 0), first.said + second.said
     assert len(host.hub.sent_bytes(FILE)) == 1
     assert host.blobs == [sha256(tiny)]
 
 
 def test_a_caller_that_leaves_ends_the_transfer_and_keeps_what_came(host: Host, tiny: bytes) -> None:
-    host.hub.faults[FILE].bytes_per_s = SLOW
+    host.hub.faults[FILE].hold()
     first = host.begin("mine")
     assert len(host.fetching()) == 1
     first.kill()
     wait_until(lambda: not host.fetching(), host.poold, "end the transfer")
     assert host.blobs == [f"{sha256(tiny)}.incomplete"]
-    host.hub.faults[FILE].bytes_per_s = None
+    host.hub.faults[FILE].let_go()
     assert host.ask("download", "mine").returncode == 0
     assert host.hub.sent_bytes(FILE)[-1].first_byte > 0
 
@@ -216,7 +217,7 @@ def test_a_caller_may_leave_before_anything_is_known(host: Host) -> None:
 
 
 def test_a_pool_that_ends_says_so(host: Host) -> None:
-    host.hub.faults[FILE].bytes_per_s = SLOW
+    host.hub.faults[FILE].hold()
     first = host.begin("mine")
     (child,) = host.fetching()
     assert host.poold.stop() == 0

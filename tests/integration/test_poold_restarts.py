@@ -83,7 +83,7 @@ def test_an_adopted_worker_that_dies_is_reported_without_a_status(host: PoolHost
     host.daemon.kill()
     host.serve()
     kill(facts["pid"])
-    report = host.orcd.wait("/workers/failed", timeout_s=5)
+    report = host.orcd.wait("/workers/failed")
     assert (report["worker_id"], report["signal"], report["exit_code"]) == (facts["worker_id"], None, None)
     assert not report["while_loading"]
 
@@ -103,7 +103,7 @@ def test_a_worker_that_died_meanwhile_is_reported_and_forgotten(host: PoolHost) 
 
 
 def test_a_worker_that_loads_during_a_restart_becomes_ready(host: PoolHost) -> None:
-    host.script(load_seconds=3)
+    host.script(load_seconds=12)  # Longer than a daemon takes to start.
     daemon = host.serve()
     worker_id = host.spawn()
     pid = host.worker(worker_id)["pid"]

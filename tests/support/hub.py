@@ -23,6 +23,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 PIECE = 64 * 1024
 HELD_S = 120.0
 """Longer than a test waits for what it wants to see meanwhile."""
+SIGN_OF_LIFE_S = 0.5
+"""What is held back comes byte by byte, or a client would give the connection up."""
+SEEN_BYTES_PER_S = 2e6
+"""So slow that progress, which is told five times a second, is told before what is held back begins."""
+HOLD_AT = 2 << 20
 
 
 @dataclass
@@ -54,8 +59,18 @@ class Faults:
     bytes_per_s: float | None = None
     ignores_ranges: bool = False
     hold_at: int | None = None
-    """Send nothing behind so many bytes of an answer until `go_on` is set."""
+    """Send hardly anything behind so many bytes of an answer until `go_on` is set."""
     go_on: threading.Event = field(default_factory=threading.Event)
+
+    def hold(self, at: int = HOLD_AT) -> None:
+        """Let a part be seen to come, and no more than that until `let_go`, however long what a test wants to see takes."""
+        self.bytes_per_s, self.hold_at = SEEN_BYTES_PER_S, at
+        self.go_on.clear()
+
+    def let_go(self) -> None:
+        """Send what was held back, and all else, at full speed."""
+        self.bytes_per_s = self.hold_at = None
+        self.go_on.set()
 
 
 @dataclass(frozen=True)
@@ -175,21 +190,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, part: bytes, faults: Faults) -> None:
         cut = faults.cut_after.pop(0) if faults.cut_after else None
-        for position in range(0, len(part), PIECE):
+        position, held_until = 0, time.monotonic() + HELD_S
+        while position < len(part):
             if cut is not None and position >= cut:
                 # What was sent arrives; after a reset it would not.
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
                 return
-            if faults.hold_at is not None and position >= faults.hold_at:
-                faults.go_on.wait(HELD_S)
+            is_held = faults.hold_at is not None and position >= faults.hold_at and time.monotonic() < held_until
+            count = 1 if is_held and not faults.go_on.wait(SIGN_OF_LIFE_S) else PIECE
             try:
-                self.wfile.write(part[position : position + PIECE])
+                self.wfile.write(part[position : position + count])
                 self.wfile.flush()
             except OSError:
                 self.close_connection = True
                 return
-            if faults.bytes_per_s:
+            position += count
+            if faults.bytes_per_s and count == PIECE:
                 time.sleep(PIECE / faults.bytes_per_s)
 
 

@@ -22,6 +22,8 @@ class Link:
     target: str
     bytes_per_s: float | None = None
     """Of all connections together."""
+    slow_after: int | None = None
+    """Once so many bytes were carried, a tenth of that speed is left: what has to be seen meanwhile may take its time."""
     cut_after: list[int] = field(default_factory=list)
     """Connections are reset after so many bytes each; each is used up once."""
     url: str = ""
@@ -80,13 +82,16 @@ class Link:
         _end(daemon)
 
     def _wait(self, count: int) -> None:
-        if self.bytes_per_s is None:
+        speed = self.bytes_per_s
+        if speed is None:
             return
+        if self.slow_after is not None and self.carried_bytes > self.slow_after:
+            speed /= 10
         with self._lock:
             now = time.monotonic()
             # What a busy machine held up is made good, but no more than a moment's worth.
             begin = max(self._free_at, now - BURST_S)
-            self._free_at = begin + count / self.bytes_per_s
+            self._free_at = begin + count / speed
         time.sleep(max(0.0, begin - now))
 
 
