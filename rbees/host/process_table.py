@@ -99,6 +99,10 @@ class ProcessTable:
         """Delete the record; harmless if there is none."""
         self._path(worker_id).unlink(missing_ok=True)
 
+    def record_of(self, worker_id: str) -> ProcessRecord | None:
+        """The worker's record; None where there is none that can be read."""
+        return _read(self._path(worker_id), ProcessRecord)
+
     def load(self) -> tuple[ProcessRecord, ...]:
         """All records that can be read; damaged ones are deleted, their processes are found by their command line."""
         return self._load(_SUFFIX, ProcessRecord)
@@ -109,15 +113,19 @@ class ProcessTable:
         Raises:
             OSError: the disk is full or fails.
         """
-        self._replace(self._folder / f"{ended.facts.worker_id}{_ENDED_SUFFIX}", msgspec.json.encode(ended))
+        self._replace(self._ended_path(ended.facts.worker_id), msgspec.json.encode(ended))
 
     def load_ended(self, known: Collection[str] = ()) -> tuple[EndedWorker, ...]:
         """The workers that ended and are still remembered, without those that are known; what is damaged is deleted."""
         return self._load(_ENDED_SUFFIX, EndedWorker, known)
 
-    def has_ended(self, worker_id: str) -> bool:
-        """Whether the end of this worker was written down."""
-        return (self._folder / f"{worker_id}{_ENDED_SUFFIX}").exists()
+    def ended_of(self, worker_id: str) -> EndedWorker | None:
+        """How this worker ended; None where nothing was written down of that."""
+        return _read(self._ended_path(worker_id), EndedWorker)
+
+    def remove_ended(self, worker_id: str) -> None:
+        """Delete what was written down of an end that was none: the worker was started again. Harmless if there is nothing."""
+        self._ended_path(worker_id).unlink(missing_ok=True)
 
     def drop_old_logs(self) -> None:
         """Delete the oldest logs of workers that have no record any more, with what is remembered of these, and stale drafts."""
@@ -134,6 +142,9 @@ class ProcessTable:
 
     def _path(self, worker_id: str) -> Path:
         return self._folder / f"{worker_id}{_SUFFIX}"
+
+    def _ended_path(self, worker_id: str) -> Path:
+        return self._folder / f"{worker_id}{_ENDED_SUFFIX}"
 
     def _load(self, suffix: str, kind: type[M], known: Collection[str] = ()) -> tuple[M, ...]:
         found = []
@@ -167,6 +178,13 @@ class ProcessTable:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _read(path: Path, kind: type[M]) -> M | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def _modified_s(path: Path) -> float:

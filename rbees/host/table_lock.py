@@ -22,6 +22,10 @@ SHORT_PATIENCE_S: Final = 5.0
 _LOOK_S: Final = 0.02
 
 
+class FolderTaken(RbeesError):
+    """Somebody else has taken the state folder over: starting workers, and starting one again, is theirs now."""
+
+
 class TableLock:
     """`flock` on a file, and one turn after the other within this process. A process that ends lets go, however it ends."""
 

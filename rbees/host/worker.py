@@ -10,11 +10,9 @@ import asyncio
 import contextlib
 import hmac
 import signal
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,94 +20,22 @@ import msgspec
 from rbees.clients.control import read_control
 from rbees.host import lifecycle, worker_log
 from rbees.host.lifecycle import Life
-from rbees.host.process import Exit, WorkerProcess, launch
-from rbees.host.process_table import EndedWorker, ProcessRecord, ProcessTable
-from rbees.host.table_lock import PATIENCE_S, SHORT_PATIENCE_S
+from rbees.host.process import Exit, Identity, WorkerProcess, is_running, launch
+from rbees.host.process_table import EndedWorker, ProcessRecord
+from rbees.host.table_lock import FolderTaken
+from rbees.host.worker_around import Surroundings
 from rbees.host.worker_facts import end_of, ended_as, facts_of, socket_of
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import WorkerEnd, WorkerFacts
 from rbees.protocol.workers import ControlInfo, WorkerHealth, WorkerReady
 from rbees.service import logs
-from rbees.service.clock import Clock
 
 if TYPE_CHECKING:
     from rbees.clients.workerd import WorkerClient
 
-LOOK_EVERY_S: Final = 0.25
 CONTROL_LIMIT_S: Final = 2.0
 TERM_GRACE_S: Final = 5.0
 """Between SIGTERM and SIGKILL."""
-
-
-class Reporter(Protocol):
-    """Who is told about the two facts that cannot wait for a heartbeat."""
-
-    tells: bool
-    """Whether what it is told reaches an orchestrator, now or later."""
-
-    def became_ready(self, facts: WorkerFacts, ready: WorkerReady) -> None:
-        """The worker can take work."""
-        ...
-
-    def has_failed(self, facts: WorkerFacts, *, while_loading: bool) -> None:
-        """The worker ended without being asked to; `facts.end` says how."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long things may take, in seconds."""
-
-    load_s: float
-    drain_s: float
-    look_every_s: float = LOOK_EVERY_S
-    """How often a worker that loads is asked how far it is. One that calls back says by itself when it is done."""
-
-
-async def nobody_else() -> None:
-    """The answer of `Surroundings.before_start` where nobody else could start workers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What every worker of a host needs."""
-
-    table: ProcessTable
-    reporter: Reporter
-    clock: Clock
-    limits: Limits
-    environ: Mapping[str, str]
-    new_nonce: Callable[[], str]
-    new_secret: Callable[[], str]
-    public_host: str | None = None
-    """Name under which other hosts reach the workers; None where they listen on loopback."""
-    tls: ssl.SSLContext | None = None
-    """Trust for workers that serve with the pool's certificate."""
-    before_start: Callable[[], Awaitable[None]] = nobody_else
-    """Called with the table locked before a process is started. Raises `RbeesError` where that is somebody else's business."""
-    owns_folder: bool = True
-    """True of a daemon. Commands leave starting to it, so it need not wait for one that holds the table and stands still."""
-
-    @contextlib.asynccontextmanager
-    async def alone(self, *, must_be: bool) -> AsyncIterator[bool]:
-        """With the table locked; without, and False, where that cannot be had and need not be.
-
-        Raises:
-            RbeesError: ALREADY_RUNNING. OSError: the disk fails.
-        """
-        try:
-            await self.table.lock.acquire(PATIENCE_S if must_be else SHORT_PATIENCE_S)
-        except (OSError, RbeesError) as error:
-            if must_be:
-                raise
-            # Whoever holds it may stand still for ever. What it has begun is found by a later look.
-            logs.logger().warning("the table of workers is not to be had", action="table_held", reason=str(error))
-            yield False
-        else:
-            try:
-                yield True
-            finally:
-                self.table.lock.release()
 
 
 class Worker:
@@ -123,6 +49,11 @@ class Worker:
         self._adopted = process.adopted
         self._life = Life(safe_mode=record.spec.safe_mode, was_ready=record.was_ready)
         self._end: WorkerEnd | None = None
+        self._told: WorkerFacts | None = None
+        """What another keeper has written down of its end."""
+        self._settled = asyncio.Event()
+        """Not set while one process has ended and the next, in safe mode, is not known yet."""
+        self._settled.set()
         self._writing = asyncio.Lock()
         self._ready: WorkerReady | None = None
         self._uri: str | None = None
@@ -148,13 +79,18 @@ class Worker:
         """True of an adopted process that was ready and has not answered yet: it lives, but nobody can call it."""
         return self._life.was_ready and self._life.state in lifecycle.LOADING
 
+    @property
+    def is_running(self) -> bool:
+        """True while its process lives; of one that has ended the consequence may still have to be drawn."""
+        return is_running(self._process.identity)
+
     def pending_on(self, device_id: str) -> int:
         """Bytes that are reserved on a device and not yet visible in its free memory."""
         return self._record.held_on(device_id) if self._life.is_loading else 0
 
     def facts(self) -> WorkerFacts:
         """The worker as it is reported."""
-        return facts_of(
+        return self._told or facts_of(
             self._record,
             self._life,
             pid=None if self._end is not None else self._process.identity.pid,
@@ -176,8 +112,6 @@ class Worker:
             tail = await asyncio.to_thread(worker_log.tail, self._log_path)
             if exit_ == Exit():
                 exit_ = Exit(signal=await asyncio.to_thread(worker_log.last_signal, self._log_path))
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(socket_of(self._record).unlink, missing_ok=True)
             if not await self._account_for(exit_, tail):
                 return
 
@@ -204,6 +138,8 @@ class Worker:
 
     async def is_proved(self, authorization: str | None) -> bool:
         """True where `authorization` brings this worker's secret."""
+        # A process that was just started again may call before its start was written down.
+        await self._settled.wait()
         if self._secret is None:
             await self.look()
         proof = f"Bearer {self._secret}".encode()
@@ -226,7 +162,7 @@ class Worker:
 
     async def write_again(self) -> None:
         """Its record was lost or damaged."""
-        if self._end is None:
+        if self._end is None and self._settled.is_set():
             await self._remember()
 
     async def wait_gone(self) -> None:
@@ -281,15 +217,23 @@ class Worker:
     async def _account_for(self, exit_: Exit, tail: tuple[str, ...]) -> bool:
         """Draw the consequence of the end of the process; True if it was started again."""
         self._log.info("worker process ended", action="worker_end", exit_code=exit_.exit_code, signal=exit_.signal)
-        actions = self._advance(ended_as(exit_, tail), tail)
-        if any(isinstance(action, lifecycle.StartInSafeMode) for action in actions) and await self._start_again(tail):
-            return True
-        await self._forget()
-        self._gone.set()
-        return False
+        if not await self._follows_another():
+            actions = self._advance(ended_as(exit_, tail), tail)
+            if not any(isinstance(action, lifecycle.StartInSafeMode) for action in actions) or not await self._start_again(tail):
+                await self._forget()
+                self._gone.set()
+                return False
+        if self._life.state == "draining":
+            # A stop that came in between found no process to end.
+            self._ending = asyncio.create_task(self._end_process())
+        return True
 
     async def _forget(self) -> None:
         """Write down how it ended, delete the record, and logs of ended workers beyond those that are kept."""
+        if self._told is not None or await asyncio.to_thread(self._of_another) is not None:
+            return  # Another keeper has written down what holds now.
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(socket_of(self._record).unlink, missing_ok=True)
         try:
             await asyncio.to_thread(self._write_end)
             await asyncio.to_thread(self._around.table.remove, self._record.spec.worker_id)
@@ -300,29 +244,88 @@ class Worker:
 
     def _write_end(self) -> None:
         assert self._end is not None, "only what has ended is forgotten"
-        knows_less = self._adopted and self._end.exit_code is None and self._end.signal is None
-        if knows_less and self._around.table.has_ended(self._record.spec.worker_id):
-            return  # Whoever started it watched as well, and has its status.
-        told = self._around.reporter.tells or self._life.state == "stopped"
-        self._around.table.write_ended(EndedWorker(facts=self.facts(), while_loading=self._while_loading, told=told))
+        known = self._around.table.ended_of(self._record.spec.worker_id)
+        told = self._around.reporter.tells or self._life.state == "stopped" or (known is not None and known.told)
+        ended = EndedWorker(facts=self.facts(), while_loading=self._while_loading, told=told)
+        if known is not None and self._adopted and self._end.exit_code is None and self._end.signal is None:
+            # Whoever started it watched as well, and has its status.
+            ended = msgspec.structs.replace(known, told=told)
+        self._around.table.write_ended(ended)
 
     async def _start_again(self, tail: tuple[str, ...]) -> bool:
-        spec = msgspec.structs.replace(self._record.spec, safe_mode=True, nonce=self._around.new_nonce())
+        """Have it started in safe mode, by us or by whoever has taken the folder; False where it is over."""
         self._log.warning("starting once more in safe mode", action="worker_safe_mode")
-        secret = self._around.new_secret()
-        self._secret, self._uri, self._called_at, self._progress, self._adopted = secret, None, None, 0.0, False
+        self._settled.clear()
+        is_taken = False
         try:
-            record = msgspec.structs.replace(self._record, spec=spec, pid=None, started=None)
-            async with self._around.alone(must_be=not self._around.owns_folder):
-                await self._around.before_start()
-                self._record, self._process = await asyncio.to_thread(start, record, secret, self._around)
+            while (told := await asyncio.to_thread(self._told_over, is_taken)) is None:
+                if await self._start_alone():
+                    return True
+                # The daemon that has come draws the consequence: a process in safe mode or an end, and either is to be seen.
+                is_taken = True
+                await self._around.clock.sleep(self._around.limits.look_every_s)
         except (OSError, RbeesError):
             self._advance(lifecycle.Ended(message="The worker could not be started again in safe mode."), tail)
+        else:
+            self._life, self._end, self._told = replace(self._life, state=told.state), told.end, told
+        finally:
+            self._settled.set()
+        return False
+
+    async def _start_alone(self) -> bool:
+        """Start it in safe mode unless another keeper has done so; False where that is another's business."""
+        spec = msgspec.structs.replace(self._record.spec, safe_mode=True, nonce=self._around.new_nonce())
+        record, secret = msgspec.structs.replace(self._record, spec=spec, pid=None, started=None), self._around.new_secret()
+        try:
+            async with self._around.alone(must_be=not self._around.owns_folder):
+                if await self._follows_another():
+                    return True
+                await self._around.before_start()
+                if await asyncio.to_thread(self._told_over, False) is not None:
+                    return False
+                if await asyncio.to_thread(self._of_another) is not None:
+                    raise RbeesError(ErrorCode.WORKER_CRASHED, "Another keeper's try in safe mode has ended too.")
+                await asyncio.to_thread(self._around.table.remove_ended, spec.worker_id)
+                started = await asyncio.to_thread(start, record, secret, self._around)
+        except FolderTaken:
             return False
-        if self._life.state == "draining":
-            # A stop that came in between found no process to end.
-            self._ending = asyncio.create_task(self._end_process())
+        self._go_on_with(*started, secret)
         return True
+
+    async def _follows_another(self) -> bool:
+        """Go on with the process that another keeper has started in its place, if one has and it runs."""
+        record = await asyncio.to_thread(self._of_another)
+        if record is None or record.pid is None or record.started is None:
+            return False
+        identity = Identity(record.pid, record.started)
+        try:
+            runs = is_running(identity)
+        except OSError:
+            runs = True  # What cannot be seen is not gone.
+        if runs:
+            self._go_on_with(record, WorkerProcess(identity), None)
+        return runs
+
+    def _go_on_with(self, record: ProcessRecord, process: WorkerProcess, secret: str | None) -> None:
+        self._record, self._process, self._secret, self._adopted = record, process, secret, process.adopted
+        self._ready, self._uri, self._called_at, self._progress = None, None, None, 0.0
+        if self._life.state != "draining":
+            self._life = Life(safe_mode=record.spec.safe_mode, was_ready=record.was_ready)
+
+    def _of_another(self) -> ProcessRecord | None:
+        """The record of a later process of this worker, which another keeper has started. Blocks."""
+        record = self._around.table.record_of(self._record.spec.worker_id)
+        return record if record is not None and record.spec.nonce != self._record.spec.nonce else None
+
+    def _told_over(self, is_taken: bool) -> WorkerFacts | None:
+        """The account of another keeper who has drawn the consequence that it is over; then that holds. Blocks.
+
+        One that no daemon has passed on counts only where the folder is taken: who wrote it may have known less than we do.
+        """
+        worker_id = self._record.spec.worker_id
+        ended = self._around.table.ended_of(worker_id)
+        is_over = ended is not None and (ended.told or is_taken) and self._around.table.record_of(worker_id) is None
+        return ended.facts if ended is not None and is_over else None
 
     async def _remember(self, **changes: Any) -> None:
         self._record = msgspec.structs.replace(self._record, **changes)
@@ -355,6 +358,8 @@ class Worker:
 
     async def _end_process(self) -> None:
         """Ask, then SIGTERM, then SIGKILL. That it was wanted is written down first: whoever finds it later goes on with it."""
+        if not self._settled.is_set():
+            return
         if self._life.state == "draining" and not self._record.stop_asked:
             await self._remember(stop_asked=True)
         if await self._ask_to_shut_down() and await self._gone_within(self._around.limits.drain_s):

@@ -13,7 +13,7 @@ import os
 import re
 import signal
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +26,8 @@ from rbees.host.fit_view import Measured, view
 from rbees.host.model_store import ModelStore
 from rbees.host.process import Exit, Identity, StrayReaper, WorkerFinder, WorkerProcess, is_running, send_signal
 from rbees.host.process_table import EndedWorker, ProcessRecord
-from rbees.host.worker import Surroundings, Worker, not_the_worker, start
+from rbees.host.worker import Worker, not_the_worker, start
+from rbees.host.worker_around import Surroundings
 from rbees.host.worker_facts import end_of, ended_as, facts_of, socket_of
 from rbees.host.worker_plan import Policy
 from rbees.host.worker_spec import WorkerSpec
@@ -217,10 +218,12 @@ class Supervisor:
     async def take_stock(self, *, is_alone: bool = True) -> None:
         """Know every worker that the table or a command line tells of. With `is_alone` nobody is starting one just now."""
         table = self._around.table
-        for ended in await asyncio.to_thread(table.load_ended, frozenset(self._ended)):
-            await self._recall(ended)
+        # Read before those that run: an end that was written down before the worker was seen to live was none.
+        ends = await asyncio.to_thread(table.load_ended, frozenset(self._ended))
         records = await asyncio.to_thread(table.load)
         running = dict(await asyncio.to_thread(lambda: [(spec.worker_id, (who, spec)) for who, spec in self._finder.look()]))
+        for ended in ends:
+            await self._recall(ended, records, running)
         known = frozenset(self._workers)
         for record in records:
             if record.spec.worker_id not in known and record.spec.worker_id not in self._starting:
@@ -354,6 +357,7 @@ class Supervisor:
     def _supervise(self, worker: Worker) -> None:
         worker_id = worker.record.spec.worker_id
         self._workers[worker_id] = worker
+        self._ended.pop(worker_id, None)
         task = asyncio.create_task(self._run(worker_id, worker))
         self._tasks.add(task)
         task.add_done_callback(self._supervised)
@@ -372,14 +376,31 @@ class Supervisor:
         while len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
 
-    async def _recall(self, ended: EndedWorker) -> None:
+    async def _recall(
+        self, ended: EndedWorker, records: Sequence[ProcessRecord], running: Mapping[str, tuple[Identity, WorkerSpec]]
+    ) -> None:
         """One that ended under an earlier keeper. What nobody could pass on then is passed on now."""
         facts = ended.facts
-        if facts.worker_id not in self._ended and facts.worker_id not in self._workers:
-            self._remember_ended(facts)
+        if worker := self._workers.get(facts.worker_id):
+            if worker.is_running:
+                await self._forget_end(facts.worker_id)
+            return  # If it has just ended, the consequence is drawn where it is watched.
+        record = next((record for record in records if record.spec.worker_id == facts.worker_id), None)
+        if record is not None and _lives(record, running.get(facts.worker_id)):
+            await self._forget_end(facts.worker_id)
+            return
+        self._remember_ended(facts)
         if not ended.told and self._around.reporter.tells:
             self._around.reporter.has_failed(facts, while_loading=ended.while_loading)
             await self._note_end(msgspec.structs.replace(ended, told=True))
+
+    async def _forget_end(self, worker_id: str) -> None:
+        """Somebody took it for ended who did not know that it was started again."""
+        self._log.warning("an end was noted of a worker that lives", action="end_taken_back", worker_id=worker_id)
+        try:
+            await asyncio.to_thread(self._around.table.remove_ended, worker_id)
+        except OSError as error:
+            self._log.error("cannot delete the note of an end", action="end_remove_failed", reason=error.strerror)
 
     async def _adopt_recorded(self, record: ProcessRecord, found: tuple[Identity, WorkerSpec] | None, *, is_alone: bool) -> None:
         if record.pid is not None and record.started is not None:
@@ -461,6 +482,13 @@ class Supervisor:
             await asyncio.to_thread(self._around.table.write_ended, ended)
         except OSError as error:
             self._log.error("cannot write down how a worker ended", action="end_write_failed", reason=error.strerror)
+
+
+def _lives(record: ProcessRecord, found: tuple[Identity, WorkerSpec] | None) -> bool:
+    """Whether the process of a record runs: the one that it names, or one with its mark where it names none yet."""
+    if found is not None and found[1].nonce == record.spec.nonce:
+        return is_running(found[0])
+    return record.pid is not None and record.started is not None and is_running(Identity(record.pid, record.started))
 
 
 def _size_of(model: Path) -> int:

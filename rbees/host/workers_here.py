@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from rbees.host.process_table import ProcessTable
-from rbees.host.worker import LOOK_EVERY_S, Limits, Reporter, Surroundings, nobody_else
+from rbees.host.worker_around import LOOK_EVERY_S, Limits, Reporter, Surroundings, nobody_else
 from rbees.host.worker_plan import Policy
 from rbees.service import auth, folders
 from rbees.service.clock import Clock

@@ -16,6 +16,7 @@ from rbees.host import worker_log, workers_here
 from rbees.host.backends import Installation, with_backend_problems
 from rbees.host.devices import DeviceMonitor, sources_of_this_host
 from rbees.host.models_here import model_store, named
+from rbees.host.table_lock import FolderTaken
 from rbees.host.workers import Supervisor
 from rbees.pool.state import OwnState
 from rbees.protocol import model_ref
@@ -30,7 +31,7 @@ LOOK_EVERY_S: Final = 0.1
 """A worker that was started here calls nobody back when its model is loaded."""
 
 
-class DaemonRuns(RbeesError):
+class DaemonRuns(FolderTaken):
     """A pool daemon has taken over the state folder: it alone starts workers now."""
 
     def __init__(self) -> None:

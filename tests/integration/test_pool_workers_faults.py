@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.support.fake_orcd import FakeOrcd
-from tests.support.home import Home, entry_point, wait_until
+from tests.support.home import Daemon, Home, entry_point, wait_until
 from tests.support.pool_host import PoolHost, is_gone, kill
 
 
@@ -116,6 +116,60 @@ def test_a_processor_fault_is_tried_once_more_in_safe_mode(host: PoolHost) -> No
     facts = host.listed()[worker_id]
     assert (facts["state"], facts["safe_mode"]) == ("ready", True)
     assert host.log_of(worker_id).count("worker_listen") == 2
+
+
+def loading(host: PoolHost) -> tuple[Daemon, psutil.Process]:
+    """A command that waits for its worker, and the worker, which stands still; what is started of it later loads at once."""
+    host.script(load_seconds=600)
+    command = host.home.start("worker", "spawn", "--model", "bees", program="rbees-pool")
+    wait_until(lambda: "is loading" in command.said, command, "start it")
+    (process,) = host.home.workers()
+    process.send_signal(signal.SIGSTOP)
+    host.script()
+    return command, process
+
+
+def crash(process: psutil.Process) -> None:
+    """A fault of a process that stands still. It takes the signal, and names it in its log, as soon as it goes on."""
+    process.send_signal(signal.SIGSEGV)
+    process.send_signal(signal.SIGCONT)
+
+
+def test_a_worker_that_a_daemon_adopted_meanwhile_is_started_again_once(host: PoolHost) -> None:
+    command, process = loading(host)
+    daemon = host.serve()
+    assert "worker_adopt" in daemon.said
+    crash(process)
+    assert command.wait(120) == 0, command.said
+    (worker_id,) = command.stdout.split()
+    facts = host.until(worker_id, "ready")
+    assert (facts["safe_mode"], [worker.pid for worker in host.home.workers()]) == (True, [facts["pid"]])
+    assert host.log_of(worker_id).count("worker_listen") == 2
+    assert not list((host.state / "workers").glob("*.ended")), "it lives"
+
+    # What is noted of its end would be told by the next daemon, and the process be ended where its record is lost.
+    daemon.kill()
+    (host.state / "workers" / f"{worker_id}.json").unlink()
+    host.serve()
+    assert host.until(worker_id, "ready")["pid"] == facts["pid"]
+    assert list(host.listed()) == [worker_id]
+    assert not host.orcd.of("/workers/failed")
+
+
+def test_a_worker_that_another_command_follows_is_started_again_once(host: PoolHost) -> None:
+    command, process = loading(host)
+    (worker_id,) = host.listed()
+    follower = host.home.start("worker", "logs", "-f", worker_id, program="rbees-pool")
+    wait_until(lambda: "worker_listen" in follower.stdout, follower, "follow it")
+    crash(process)
+    assert command.wait(120) == 0, command.said
+    facts = host.listed()[worker_id]
+    assert (facts["state"], facts["safe_mode"], [worker.pid for worker in host.home.workers()]) == ("ready", True, [facts["pid"]])
+    wait_until(lambda: "model_loaded" in follower.stdout, follower, "go on with the second try")
+    assert host.log_of(worker_id).count("worker_listen") == 2
+    assert host.tool("stop", worker_id).returncode == 0
+    assert follower.wait(60) == 0
+    assert is_gone(facts["pid"])
 
 
 def test_a_stop_goes_on_when_its_command_was_killed(host: PoolHost) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -19,12 +20,12 @@ from rbees.host.checksums import Checksums
 from rbees.host.model_candidates import Places
 from rbees.host.model_files import ModelFolders
 from rbees.host.model_store import ModelStore, StoredModel
-from rbees.host.process_table import ProcessRecord, ProcessTable
-from rbees.host.worker import Limits, Surroundings
+from rbees.host.process_table import EndedWorker, ProcessRecord, ProcessTable
+from rbees.host.worker_around import Limits, Surroundings
 from rbees.host.worker_plan import Policy
 from rbees.host.workers import Supervisor
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.pools import SpawnCommand, WorkerFacts
+from rbees.protocol.pools import SpawnCommand, WorkerEnd, WorkerFacts
 from rbees.protocol.workers import WorkerReady
 from rbees.service.clock import SystemClock
 from tests.support.host_facts import device
@@ -80,9 +81,13 @@ class Nobody:
 
     tells = True
 
+    def __init__(self) -> None:
+        self.failures: list[WorkerFacts] = []
+
     def became_ready(self, facts: WorkerFacts, ready: WorkerReady) -> None: ...
 
-    def has_failed(self, facts: WorkerFacts, *, while_loading: bool) -> None: ...
+    def has_failed(self, facts: WorkerFacts, *, while_loading: bool) -> None:
+        self.failures.append(facts)
 
 
 @contextlib.asynccontextmanager
@@ -226,6 +231,35 @@ async def test_what_another_keeper_has_started_counts_as_held(folder: Path) -> N
             await second.spawn(SpawnCommand(model_ref="bees"))
         assert (caught.value.code, caught.value.details["held_by_workers_bytes"]) == (ErrorCode.DEVICE_BUSY, held.reserved_bytes)
         assert len(ProcessTable(made).load()) == 1
+        await second.detach()
+
+
+@pytest.mark.parametrize("knows_it", [True, False])
+async def test_an_end_that_is_noted_of_a_living_worker_is_taken_back(folder: Path, knows_it: bool) -> None:
+    """By the keeper that watches it, and by one that comes later and finds both the note and the record."""
+    table = ProcessTable(records(folder))
+    async with supervised(folder, table) as (first, store):
+        await first.spawn(SpawnCommand(model_ref="bees", worker_id=FIRST))
+        end = WorkerEnd(code=ErrorCode.WORKER_CRASHED, message="A keeper erred.", ended_at_ms=SystemClock().unix_ms())
+        facts = msgspec.structs.replace(first.get(FIRST), state="failed", pid=None, end=end)
+        table.write_ended(EndedWorker(facts=facts, while_loading=True, told=False))
+        reporter = Nobody()
+        around = Surroundings(
+            ProcessTable(folder / "workers"),
+            reporter,
+            SystemClock(),
+            Limits(load_s=60, drain_s=1),
+            os.environ,
+            lambda: NONCE,
+            lambda: SECRET,
+        )
+        policy = Policy("owner", 1, 64, 0, "127.0.0.1", 0, 0, folder / "run", None)
+        second = Supervisor(policy, store, lambda: (), Installation(), lambda: SECOND, around)
+        keeper = first if knows_it else second
+        await (first.take_stock() if knows_it else second.adopt())
+        assert [(known.worker_id, known.end) for known in keeper.known()] == [(FIRST, None)]
+        assert (table.ended_of(FIRST), reporter.failures) == (None, [])
+        assert keeper.get(FIRST).pid is not None
         await second.detach()
 
 

@@ -243,9 +243,9 @@ def test_how_a_worker_ended_is_kept_as_long_as_its_log(tmp_path: Path) -> None:
     assert len(table.load_ended()) == KEPT_LOGS + 2
     assert not (tmp_path / "worker-x.ended").exists()
     table.drop_old_logs()
-    assert not table.has_ended("worker-1")
+    assert table.ended_of("worker-1") is None
     assert not table.log_path("worker-1").exists()
-    assert table.has_ended("worker-2")
+    assert table.ended_of("worker-2") == ended("worker-2")
     assert not list(tmp_path.glob("*.new"))
     assert [one.facts.worker_id for one in table.load_ended([f"worker-{age}" for age in range(KEPT_LOGS + 1)])] == ["worker-51"]
 
