@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Keeper = PooldClient | LocalWorkers
 
 POLL_S: Final = 0.1
+ENDED: Final = frozenset({"stopped", "failed"})
 
 
 @click.group()
@@ -153,13 +154,18 @@ async def logs(keeper: Keeper, *, worker_id: str, follow: bool, as_json: bool) -
 @asks_keeper
 async def stop(keeper: Keeper, *, worker_id: str, as_json: bool) -> None:
     """Let a worker finish what it does, then end it."""
+    had_ended = (await keeper.worker(worker_id)).state in ENDED
     await keeper.stop_worker(worker_id)
     with notes(silent=as_json) as said:
-        while (facts := await keeper.worker(worker_id)).state not in ("stopped", "failed"):
+        while (facts := await keeper.worker(worker_id)).state not in ENDED:
             said.note(f"{worker_id} is {facts.state}")
             await asyncio.sleep(POLL_S)
     if as_json:
         print_json(facts)
+    elif had_ended:
+        code = f" [{facts.end.code}]" if facts.end is not None and facts.end.code is not None else ""
+        reason = f": {facts.end.message}" if facts.end is not None else "."
+        click.echo(f"{worker_id} had ended already{reason}{code}")
 
 
 def named_devices(backend: Backend | None, gpu: int | None, device: str | None) -> tuple[str, ...]:

@@ -172,6 +172,21 @@ def test_a_worker_that_another_command_follows_is_started_again_once(host: PoolH
     assert is_gone(facts["pid"])
 
 
+def test_a_stop_of_what_has_ended_says_so(host: PoolHost) -> None:
+    host.script()
+    failed, stopped = spawned(host), spawned(host)
+    kill(host.listed()[failed]["pid"])
+    assert host.tool("stop", stopped).stdout == ""
+    for _ in range(2):
+        again = [host.tool("stop", worker_id) for worker_id in (failed, stopped)]
+        assert [done.returncode for done in again] == [0, 0]
+        assert again[0].stdout.startswith(f"{failed} had ended already: The worker ended while it was serving")
+        assert again[0].stdout.endswith("[WORKER_CRASHED]\n")
+        assert again[1].stdout == f"{stopped} had ended already: It was stopped.\n"
+        if host.daemon is None:
+            host.serve()
+
+
 def test_a_stop_goes_on_when_its_command_was_killed(host: PoolHost) -> None:
     host.script()
     worker_id = spawned(host)
