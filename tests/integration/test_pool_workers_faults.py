@@ -33,10 +33,13 @@ def test_the_command_is_killed_while_the_model_loads(host: PoolHost) -> None:
     host.script(load_seconds=12)  # Longer than it takes to look at it and to start a daemon.
     command = host.home.start("worker", "spawn", "--model", "bees", program="rbees-pool")
     wait_until(lambda: "is loading" in command.said, command, "start it")
+    (process,) = host.home.workers()
+    process.send_signal(signal.SIGSTOP)  # So that it has not loaded when it is looked at, however busy this machine is.
     command.kill()
     ((worker_id, facts),) = host.listed().items()
     assert facts["state"] in ("starting", "loading")
     pid = facts["pid"]
+    process.send_signal(signal.SIGCONT)
     host.serve()
     assert host.until(worker_id, "ready")["pid"] == pid
     assert host.orcd.wait("/workers/ready")["facts"]["adopted"]
