@@ -18,6 +18,9 @@ from tests.architecture.sources import ROOT
 
 DOCS = ROOT / "docs"
 MADE = {**docs_pages.PAGES, cli_page.PAGE: cli_page.page, http_page.PAGE: http_page.page}
+UNSEEN = re.compile(r"^(?:```.*?^```|<!--.*?-->)$", re.MULTILINE | re.DOTALL)
+"""Code, which may draw tables of its own, and comments."""
+TABLE_RULE = re.compile(r"\|(?: *:?-+:? *\|)+")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s#]+)(?:#[^)]*)?\)")
 
 
@@ -60,6 +63,18 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://", "mailto:")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", [*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md"))], ids=lambda page: page.name)
+def test_the_rows_of_a_table_stand_together_under_its_header(page: Path) -> None:
+    text = UNSEEN.sub(lambda part: "\n" * part[0].count("\n"), page.read_text(encoding="utf-8"))
+    lines = ["", *text.splitlines(), ""]
+    for number, line in enumerate(lines):
+        if line.startswith("|") and not lines[number - 1].startswith("|"):
+            assert TABLE_RULE.fullmatch(lines[number + 1]), f"{page.name}, line {number}: a table begins without a header"
+            assert not lines[number - 1].strip(), f"{page.name}, line {number}: a table begins within a paragraph"
+        if line.strip() and not line.startswith("|"):
+            assert not lines[number - 1].startswith("|"), f"{page.name}, line {number}: text stands within a table"
 
 
 def test_every_target_that_the_docs_name_can_be_made() -> None:
