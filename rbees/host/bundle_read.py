@@ -20,6 +20,8 @@ from rbees.host.partial_file import PIECE_BYTES
 from rbees.protocol.errors import ErrorCode, RbeesError
 
 _BLOCK: Final = tarfile.BLOCKSIZE
+_BEGINNING: Final = f"{MANIFEST}\0".encode()
+"""Of every tar that is a bundle: the name of its first entry."""
 
 
 class Bundle(Protocol):
@@ -130,20 +132,29 @@ class _TarBundle:
 
     def _enter(self, name: str, size_bytes: int | None) -> int:
         """Read the header of the next entry, which must be this file; its size."""
-        block = self._exactly(_BLOCK)
+        block = self._first_block() if name == MANIFEST else self._exactly(_BLOCK)
         try:
             entry = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
         except (tarfile.HeaderError, UnicodeDecodeError, ValueError):
             if name == MANIFEST:
-                raise _refusal(self._place, "is no bundle of a model: `rbees-pool models export` makes one") from None
+                raise self._no_bundle() from None
             raise _refusal(self._place, f"has something else where {name} should begin") from None
         if name == MANIFEST and entry.name != MANIFEST:
-            raise _refusal(self._place, "is no bundle of a model: `rbees-pool models export` makes one")
+            raise self._no_bundle()
         if entry.name != name or entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
             raise _refusal(self._place, f"has something else where the file {name} should be")
         if entry.size < 0 or size_bytes not in (None, entry.size):
             raise _refusal(self._place, f"has a {name} of another size than its {MANIFEST} says")
         return entry.size
+
+    def _first_block(self) -> bytes:
+        """The header that every bundle begins with; what is too short for one may still be the beginning of it."""
+        found = b""
+        while len(found) < _BLOCK and (piece := self._source.read(_BLOCK - len(found))):
+            found += piece
+        if len(found) < _BLOCK:
+            raise self._too_early() if found[: len(_BEGINNING)] == _BEGINNING[: len(found)] else self._no_bundle()
+        return found
 
     def _skip(self, count: int) -> None:
         if self.can_go_back:
@@ -155,8 +166,7 @@ class _TarBundle:
     def _some(self, most: int) -> bytes:
         piece = self._source.read(most)
         if not piece:
-            message = f"{self._place} ends too early; export the model once more."
-            raise RbeesError(ErrorCode.CHECKSUM_MISMATCH, message)
+            raise self._too_early()
         return piece
 
     def _exactly(self, count: int) -> bytes:
@@ -164,6 +174,12 @@ class _TarBundle:
         while len(found) < count:
             found += self._some(count - len(found))
         return found
+
+    def _no_bundle(self) -> RbeesError:
+        return _refusal(self._place, "is no bundle of a model: `rbees-pool models export` makes one")
+
+    def _too_early(self) -> RbeesError:
+        return RbeesError(ErrorCode.CHECKSUM_MISMATCH, f"{self._place} ends too early; export the model once more.")
 
 
 @contextlib.contextmanager

@@ -436,3 +436,12 @@ def test_what_is_no_bundle_is_told_apart(tiny: Path, tmp_path: Path) -> None:
     assert "export` makes one" in refused(ErrorCode.INVALID_REQUEST, imported, tiny, tmp_path)
     assert "those inside: stick" in refused(ErrorCode.INVALID_REQUEST, imported, tmp_path, tmp_path / "home")
     assert "There is no" in refused(ErrorCode.MODEL_NOT_FOUND, imported, tmp_path / "none", tmp_path)
+
+
+def test_what_is_too_short_for_a_bundle_is_none_unless_it_begins_as_one(tiny: Path, tmp_path: Path) -> None:
+    script = written(tmp_path / "script.sh", b"#!/bin/sh\n" * 30)
+    assert "export` makes one" in refused(ErrorCode.INVALID_REQUEST, imported, script, tmp_path)
+    whole = exported(hub_model([tiny]), tmp_path / "x.tar").read_bytes()
+    for count in (0, 5, 300, 512, 4000):
+        cut = written(tmp_path / "cut.tar", whole[:count])
+        assert "ends too early" in refused(ErrorCode.CHECKSUM_MISMATCH, imported, cut, tmp_path / "home"), count
