@@ -66,14 +66,21 @@ def view(
     )
 
 
-def _within_context(model: ModelFacts, wish: Wish) -> tuple[Wish, list[str]]:
-    """A spawn refuses more than the model was trained for; here the most that makes sense is reckoned with."""
-    if wish.ctx is None or wish.ctx <= model.context_length:
-        return wish, []
-    said = (
-        f"The model was trained for {model.context_length} tokens of context and {wish.ctx} were asked for, which a spawn "
+def beyond_context(model: ModelFacts, ctx: int | None) -> str | None:
+    """What is said where more context is asked for than makes sense; the numbers are then for what the model was trained for."""
+    if ctx is None or ctx <= model.context_length:
+        return None
+    return (
+        f"The model was trained for {model.context_length} tokens of context and {ctx} were asked for, which a spawn "
         f"refuses. The numbers are for {model.context_length}."
     )
+
+
+def _within_context(model: ModelFacts, wish: Wish) -> tuple[Wish, list[str]]:
+    """A spawn refuses more than the model was trained for; here the most that makes sense is reckoned with."""
+    said = beyond_context(model, wish.ctx)
+    if said is None:
+        return wish, []
     return Wish(wish.backend, wish.devices, model.context_length, wish.slots, wish.options), [said]
 
 

@@ -76,6 +76,7 @@ def catalog(as_json: bool) -> None:
 @asks_poold_if_there
 async def info(pool: PooldClient | None, *, model: str, ctx: int | None, slots: int, metadata: bool, as_json: bool) -> None:
     """Show what a model's header says, how much memory a worker would need, and whether this host has it."""
+    from rbees.host.fit_view import beyond_context
     from rbees.protocol.demand import demand
 
     facts = find(await _models(pool), model)
@@ -104,6 +105,8 @@ async def info(pool: PooldClient | None, *, model: str, ctx: int | None, slots: 
             ("on this host", _verdict(facts, cells, slots, await _devices(pool))),
         ]
     )
+    if warning := beyond_context(facts, ctx):
+        click.echo(warning, err=True)
     if metadata:
         _print_metadata(path, facts.file_name)
 
