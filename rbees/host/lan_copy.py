@@ -22,7 +22,7 @@ from rbees.host.fetch_process import broken_off, reports
 from rbees.host.hub_cache import HubCache
 from rbees.host.landing import Landing, check, land
 from rbees.host.lending import Copy, Lending
-from rbees.host.model_download import Capacity, Download, Pace, download, hub_reference, take_in
+from rbees.host.model_download import Capacity, Download, Pace, as_it_is, download, here_already, hub_reference, take_in
 from rbees.host.model_store import ModelStore, StoredModel
 from rbees.host.models_here import download_folder
 from rbees.host.variants import label_of
@@ -97,11 +97,16 @@ async def bring(
 ) -> AsyncGenerator[DownloadEvent]:
     """Fetch a model from the request's sources, else from the hub, and tell how it goes. The last event is `DownloadDone`.
 
+    What is here already, and could be no other one anywhere, is asked of nobody.
     `folder`: where it goes, instead of all other places. Closing the iterator ends the transfer; what was fetched is kept.
 
     Raises:
         RbeesError: what went wrong, in the sources' place or on this host.
     """
+    if folder is None and (held := await asyncio.to_thread(here_already, request, here.store)) is not None:
+        for event in as_it_is(held):
+            yield event
+        return
     wish = _hub_wish(request, here, folder)
     if not request.sources:
         assert wish is not None, "without sources a name that is no hub's is refused"

@@ -29,6 +29,7 @@ from rbees.protocol.downloads import (
     DownloadEvent,
     DownloadPlanned,
     DownloadProgress,
+    DownloadRequest,
     Fetched,
     FetchOrder,
     HubListing,
@@ -90,6 +91,38 @@ def hub_reference(text: str, catalog: Catalog) -> tuple[HubRef, str]:
     return entry.hub, entry.name
 
 
+def here_already(request: DownloadRequest, store: ModelStore) -> StoredModel | None:
+    """What this host has under the name, if it is the very model that is asked for, or of no hub and asked of no pool.
+
+    Looks at the files, so it blocks on the disk.
+
+    Raises:
+        RbeesError: INVALID_REQUEST (no reference), MODEL_LOADING (it is here, and its checksum is not known yet).
+    """
+    name = str(model_ref.parse(request.model_ref))
+    if request.sha256 is None and (request.sources or _is_of_a_hub(name, store)):
+        return None
+    try:
+        held = store.resolve(name)
+    except RbeesError as error:
+        if error.code is ErrorCode.MODEL_LOADING:
+            raise
+        return None
+    if request.sha256 is not None:
+        return held if request.sha256 == held.facts.sha256 else None
+    is_meant = request.quantization is None or request.quantization.casefold() == held.facts.quantization.casefold()
+    # That a model ships with rbees is a refusal of its own.
+    return held if is_meant and held.origin != "package" else None
+
+
+def _is_of_a_hub(name: str, store: ModelStore) -> bool:
+    try:
+        hub_reference(name, store.catalog)
+    except RbeesError:
+        return False
+    return True
+
+
 async def download(
     wish: Download, store: ModelStore, cache: HubCache, capacity: Capacity, environ: Mapping[str, str], clock: Clock
 ) -> AsyncGenerator[DownloadEvent]:
@@ -106,7 +139,7 @@ async def download(
         held = await asyncio.to_thread(_held, wish, store) if error.code is ErrorCode.DOWNLOAD_FAILED else None
         if held is None:
             raise
-        for event in _as_it_is(held):
+        for event in as_it_is(held, "the hub cannot be asked whether there is a newer one, and this one is here"):
             yield event
         return
     variant, why = _choose(wish, listing, capacity)
@@ -158,9 +191,9 @@ def _held(wish: Download, store: ModelStore) -> StoredModel | None:
         return None
 
 
-def _as_it_is(held: StoredModel) -> tuple[DownloadEvent, ...]:
+def as_it_is(held: StoredModel, why: str | None = None) -> tuple[DownloadEvent, ...]:
+    """The events of a download for which nothing is to be done."""
     facts, paths = held.facts, tuple(map(str, held.paths))
-    why = "the hub cannot be asked whether there is a newer one, and this one is here"
     planned = DownloadPlanned(model_ref=facts.ref, files=(facts.file_name,), total_bytes=facts.size_bytes, why=why)
     return planned, DownloadDone(model_ref=facts.ref, sha256=facts.sha256, paths=paths, fetched_bytes=0)
 

@@ -15,7 +15,6 @@ from rbees.orcd.supply import destination, leaves_it_open, own_file, reference_f
 from rbees.protocol import model_ref
 from rbees.protocol.downloads import (
     MAX_SOURCES,
-    DownloadDone,
     DownloadEvent,
     DownloadPlanned,
     DownloadRequest,
@@ -55,9 +54,6 @@ class ModelDownloads:
         """
         address = self._directory.pool(pool_id)
         self._check_sources(request.sources)
-        there = own_file(self._views(), request.model_ref, request.quantization, pool_id)
-        if there is not None:
-            return _as_it_is(there)
         sent = request if request.sources else self._with_sources(pool_id, request)
         if sent.sources:
             self._log.info("download from pools", action="model_sources", pool_id=pool_id, sources=len(sent.sources))
@@ -66,10 +62,10 @@ class ModelDownloads:
     async def where_it_fits(self, request: DownloadRequest) -> AsyncGenerator[DownloadEvent]:
         """The same with the pool where the model fits best; the first event says which and why.
 
-        A pool that has the model is not asked: the answer is that it is there. Raises as `to_pool`.
+        A pool that has the model is asked for that very one: it looks whether the file is still there. Raises as `to_pool`.
         """
         chosen = destination(self._views(), request.model_ref, request.quantization, self._meant(request.model_ref))
-        events = _as_it_is(chosen.held) if chosen.held is not None else self.to_pool(chosen.pool_id, request)
+        events = self.to_pool(chosen.pool_id, request if chosen.held is None else _the_very(chosen.held, request))
         self._log.info("pool chosen for a model", action="model_pool_chosen", pool_id=chosen.pool_id)
         async with aclosing(events):
             yield PoolChosen(pool_id=chosen.pool_id, why=chosen.why)
@@ -83,9 +79,14 @@ class ModelDownloads:
     def _with_sources(self, pool_id: str, request: DownloadRequest) -> DownloadRequest:
         asked, quantization = str(model_ref.parse(request.model_ref)), request.quantization
         meant = self._meant(asked)
-        found = supply(self._views(), asked, quantization, pool_id, meant)
+        own = own_file(self._views(), asked, quantization, pool_id)
+        if own is not None and request.sha256 is None:
+            # Only the pool can see whether it is still there; if not, nothing else is meant.
+            request = replace(request, sha256=own.sha256)
+        found = supply(self._views(), asked, quantization, pool_id, meant, request.sha256)
         if found is not None:
-            reference = reference_for(found, asked)
+            # Under another name than this one, the pool would not find its own file.
+            reference = reference_for(found, asked) if own is None else asked
             pinned = reference.startswith("hf:")
             fetching = [one.pool_id for one in self._fetching if one.model_ref == reference]
             return replace(
@@ -153,6 +154,8 @@ def _url_for_pools(address: PoolAddress) -> str:
     return address.endpoint if auth.is_loopback(urlsplit(dialled).hostname or "") else dialled
 
 
-async def _as_it_is(held: ModelFacts) -> AsyncGenerator[DownloadEvent]:
-    yield DownloadPlanned(model_ref=held.ref, files=(held.file_name,), total_bytes=held.size_bytes)
-    yield DownloadDone(model_ref=held.ref, sha256=held.sha256, paths=(held.file_name,), fetched_bytes=0)
+def _the_very(held: ModelFacts, request: DownloadRequest) -> DownloadRequest:
+    """The same request for what the pool has: no newer one, whatever the name means by now."""
+    if not held.ref.startswith("hf:"):
+        return replace(request, sha256=held.sha256)
+    return replace(request, model_ref=held.ref, quantization=None, sha256=held.sha256)

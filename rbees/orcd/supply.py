@@ -44,20 +44,25 @@ class Destination:
     why: str
     """One sentence for people, without the pool's name."""
     held: ModelFacts | None = None
-    """What the pool has already of the name."""
+    """What the pool has already of the name, as far as it has reported."""
 
 
-def supply(pools: Sequence[PoolView], asked: str, quantization: str | None, receiver: str, meant: str) -> Supply | None:
+def supply(
+    pools: Sequence[PoolView], asked: str, quantization: str | None, receiver: str, meant: str, sha256: str | None = None
+) -> Supply | None:
     """What other pools than `receiver` hold under the name; None where the receiver has it, or the hub has to be asked.
 
-    `meant` is the repository that the catalogue knows for a short name, or `asked` once more.
+    `meant` is the repository that the catalogue knows for a short name, or `asked` once more. With `sha256` it is that very model,
+    of which there can be no newer one, so the receiver's own report is not asked: the file may be gone since.
     """
-    if any(_held(pool, asked, quantization) for pool in pools if pool.pool_id == receiver):
+    if sha256 is None and any(_held(pool, asked, quantization) for pool in pools if pool.pool_id == receiver):
         return None
     givers: dict[str, list[tuple[PoolView, ModelFacts]]] = {}
     for pool in sorted(pools, key=_worth):
         for facts in _held(pool, asked, quantization):
-            if pool.state != "lost" and pool.pool_id != receiver and not _is_packaged(facts):
+            if pool.state == "lost" or pool.pool_id == receiver or _is_packaged(facts):
+                continue
+            if sha256 in (None, facts.sha256):
                 givers.setdefault(facts.sha256, []).append((pool, facts))
     if not givers:
         return None
@@ -72,7 +77,7 @@ def supply(pools: Sequence[PoolView], asked: str, quantization: str | None, rece
 
 
 def own_file(pools: Sequence[PoolView], asked: str, quantization: str | None, receiver: str) -> ModelFacts | None:
-    """What the receiver has under the name, if it is of no repository: there can be no newer one to ask a hub for."""
+    """What the receiver last reported under the name, if it is of no repository: there can be no newer one to ask a hub for."""
     held = (facts for pool in pools if pool.pool_id == receiver for facts in _held(pool, asked, quantization))
     return next((facts for facts in held if facts.ref.startswith("file:")), None)
 

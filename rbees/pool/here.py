@@ -50,9 +50,7 @@ class Here:
         """What can be served, and why the rest cannot. Blocks on the disk, for what is small enough to be summed at once."""
         self.store.refresh()
         unusable = {
-            ref: f"Its checksum is not known yet; run `rbees-pool models verify {ref}`."
-            if error.code is ErrorCode.MODEL_LOADING
-            else error.message
+            ref: _unsummed(ref) if error.code is ErrorCode.MODEL_LOADING else error.message
             for ref, error in self.store.refused().items()
         }
         return PoolModels(models=self.store.models(), unusable=unusable)
@@ -107,6 +105,17 @@ class Here:
         Raises:
             RbeesError: as `lan_copy.bring`.
         """
+        try:
+            async with aclosing(self._bring(request, folder)) as following:
+                async for event in following:
+                    yield event
+        except RbeesError as error:
+            if error.code is not ErrorCode.MODEL_LOADING:
+                raise
+            # Without a daemon nobody is computing it.
+            raise RbeesError(error.code, _unsummed(request.model_ref)) from None
+
+    async def _bring(self, request: DownloadRequest, folder: Path | None) -> AsyncGenerator[DownloadEvent]:
         from rbees.host import lan_copy
         from rbees.host.lending import Lending
         from rbees.host.piece_sums import FOLDER, PieceSums
@@ -195,6 +204,10 @@ class Here:
         except RbeesError:
             self.registered.remove(path)
             raise
+
+
+def _unsummed(name: str) -> str:
+    return f"Its checksum is not known yet; run `rbees-pool models verify {name}`."
 
 
 def rooms_of(devices: Sequence[Device], reserve_bytes: int) -> list[Room]:

@@ -17,6 +17,7 @@ DOWNLOAD_ERRORS: Final = (
     ErrorCode.MODEL_NOT_FOUND,
     ErrorCode.MODEL_FORBIDDEN,
     ErrorCode.MODEL_INCOMPATIBLE,
+    ErrorCode.MODEL_LOADING,
     ErrorCode.INSUFFICIENT_VRAM,
     ErrorCode.DOWNLOAD_FAILED,
     ErrorCode.CHECKSUM_MISMATCH,
@@ -60,7 +61,7 @@ class DownloadRequest(Request, frozen=True, kw_only=True):
     sources: Annotated[tuple[SourceUrl, ...], msgspec.Meta(max_length=MAX_SOURCES)] = ()
     """URLs of pool daemons that hold the model or are fetching it. It comes from them, and from the hub only where none is left."""
     sha256: Sha256 | None = None
-    """Of the model, where the caller knows it: nothing else is taken, whoever offers it under the name."""
+    """Of the model, where the caller knows it: nothing else is taken, whoever offers it. If the pool has it, that is enough."""
 
 
 class PoolChosen(Message, frozen=True, kw_only=True, tag_field="type", tag="chosen"):

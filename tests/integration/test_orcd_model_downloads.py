@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +119,35 @@ def test_pools_give_each_other_what_no_hub_does(cluster: Cluster, tiny: bytes) -
     # The model is where it was, so a third host would have two sources.
     models = json.loads(cluster.llorch("models", "list", "--json").stdout)["models"]
     assert {tuple(model["pools"]) for model in models if model["facts"]["ref"] != "haiku"} == {("attic", "cellar")}
+
+
+def test_only_the_pool_says_that_a_file_is_there(cluster: Cluster, tiny: bytes) -> None:
+    """What was deleted a moment ago, which orcd does not know yet, is fetched again."""
+    ref = cluster.hosts["attic"].cached(REPO, FILE, tiny)
+    own = write_tiny_gguf(cluster.hosts["attic"].models / "own.gguf", seed=7)
+    attic, cellar = cluster.serve("attic", ref, "own"), cluster.serve("cellar")
+    paths = {}
+    for name in (f"hf:{REPO}", "own"):
+        done = cluster.download(name, "--host", "cellar")[-1]
+        paths[name] = Path(done["paths"][0])
+        cluster.wait("cellar", name)
+    again = cluster.download("own", "--host", "cellar")[-1]
+    assert (again["fetched_bytes"], again["paths"]) == (0, [str(paths["own"])])
+    paths["own"].unlink()
+    done = cluster.download("own", "--host", "cellar")[-1]
+    assert (done["sha256"], done["by_source"]) == (sha256(own.read_bytes()), {attic.url: own.stat().st_size})
+    assert paths["own"].exists()
+    # The same where orcd chooses the pool, because it has the model already.
+    assert cluster.llorch("pool", "drain", "attic").returncode == 0
+    for name, path in paths.items():
+        assert cluster.download(name)[-1]["fetched_bytes"] == 0
+        path.resolve().unlink()
+        chosen, *_, done = cluster.download(name)
+        assert (chosen["pool_id"], chosen["why"]) == ("cellar", "it has the model already")
+        assert list(done["by_source"]) == [attic.url]
+        assert path.exists()
+    assert cellar.poold is not None
+    assert "Traceback" not in cellar.poold.said + cluster.orcd.said
 
 
 def test_a_chosen_pool_gets_it_from_one_that_rests(cluster: Cluster, tiny: bytes) -> None:

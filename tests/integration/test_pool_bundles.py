@@ -91,6 +91,17 @@ def test_a_download_finds_what_was_imported(user: User, other: User, tiny: Path,
     assert (held["sha256"], held["fetched_bytes"]) == (sha256(tiny.read_bytes()), 0)
 
 
+def test_a_name_that_came_with_an_import_is_here_already(user: User, other: User, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "alone.gguf").write_bytes(tiny.read_bytes())
+    assert user.run("register", str(tmp_path / "alone.gguf"), "--name", "alone").returncode == 0
+    assert user.run("export", "alone", "--to", str(tmp_path / "x")).returncode == 0
+    ref = other.run("import", str(tmp_path / "x")).stdout.strip()
+    here = other.download("alone")
+    assert (here.stdout.strip(), "was here already" in here.stderr) == (ref, True), here.said
+    Path(ref.removeprefix("file:")).unlink()
+    refusal(other.download("alone"), "MODEL_NOT_FOUND", 1)
+
+
 def test_down_a_pipe(user: User, other: User) -> None:
     (tool,) = entry_point("rbees-pool")
     sending = subprocess.Popen(

@@ -49,8 +49,11 @@ def test_what_is_known_of_a_model_that_was_fetched(user: User, tiny: Path) -> No
         assert words in shown, words
     assert "llama.context_length" in shown
     assert "tokenizer.ggml.tokens" in shown
-    too_much = user.run("info", "mine", "--slots", "256", "--ctx", "2048").stdout
-    assert "on this host" in too_much
+    too_much = user.run("info", "mine", "--slots", "256", "--ctx", "2048")
+    assert ("on this host" in too_much.stdout, too_much.stderr) == (True, "")
+    beyond = user.run("info", "mine", "--ctx", "4096")
+    assert "memory for 1 × 2048 tokens" in beyond.stdout
+    assert "trained for 2048 tokens of context and 4096 were asked for" in beyond.stderr
 
 
 def test_verify_tells_right_from_wrong(user: User, tiny: Path) -> None:
@@ -100,6 +103,11 @@ def test_a_file_that_is_already_there_is_registered_and_forgotten(user: User, ti
     assert user.run("register", str(path), "--name", "own").stdout.strip() == "own"
     listed = user.run("list", "--json").json["models"]
     assert [model["aliases"] for model in listed if model["ref"] == f"file:{path}"] == [["own"]]
+    here = user.download("own")
+    assert (here.returncode, here.stdout.strip()) == (0, f"file:{path}")
+    assert f"was here already; sha256 {sha256(tiny.read_bytes())[:16]}… is right; {path}" in here.stderr
+    assert user.download("own", "--quant", "Q2_K").returncode == 1
+    assert "ships with rbees" in refusal(user.download("haiku"), "INVALID_REQUEST", 2)
     assert "haiku's already" in refusal(user.run("register", str(path), "--name", "haiku"), "INVALID_REQUEST", 2)
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"PK" + bytes(100))

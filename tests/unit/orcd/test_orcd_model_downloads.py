@@ -101,11 +101,23 @@ async def test_a_request_goes_on_as_it_is_where_nobody_holds_it(town: Town) -> N
     assert town.asked == [request(quantization="Q8_0")]
 
 
-async def test_a_file_of_no_repository_that_is_there_is_not_asked_for(town: Town) -> None:
-    town.settle("new", model("file:/srv/mine.gguf", aliases=("mine",), sha256="2" * 64))
-    done = (await all_of(town.downloads.to_pool("new", request())))[-1]
-    assert done == DownloadDone(model_ref="file:/srv/mine.gguf", sha256="2" * 64, paths=("m.gguf",), fetched_bytes=0)
-    assert not town.asked
+async def test_only_the_pool_says_that_its_own_file_is_still_there(town: Town) -> None:
+    town.settle("new", model("file:/srv/mine.gguf", aliases=("mine",), sha256="1" * 64))
+    assert [event async for event in town.downloads.to_pool("new", request())]
+    assert town.asked == [request(sha256="1" * 64)]
+    town.settle("old", MODEL)
+    town.settle("other", model("file:/mine.gguf", aliases=("mine",), sha256="3" * 64))
+    await all_of(town.downloads.to_pool("new", request()))
+    assert town.asked[1:] == [request(sha256="1" * 64, sources=("http://old:9200",))], "and by the name that its own file has"
+
+
+async def test_a_callers_sum_is_not_replaced(town: Town) -> None:
+    town.settle("new", MODEL)
+    town.settle("old", MODEL)
+    town.settle("other", model("file:/mine.gguf", aliases=("mine",), sha256="3" * 64))
+    await all_of(town.downloads.to_pool("new", request(sha256="3" * 64)))
+    await all_of(town.downloads.to_pool("new", request(sha256="4" * 64)))
+    assert town.asked == [request(sha256="3" * 64, sources=("http://other:9200",)), request(sha256="4" * 64)]
 
 
 async def test_who_is_fetching_it_is_a_source_too(town: Town) -> None:
@@ -148,8 +160,13 @@ async def test_the_chosen_pool_is_told_first(town: Town) -> None:
     town.settle("old", MODEL)
     there = await all_of(town.downloads.where_it_fits(request()))
     assert there[0] == PoolChosen(pool_id="old", why="it has the model already")
-    assert there[-1] == DownloadDone(model_ref=REF, sha256="1" * 64, paths=("m.gguf",), fetched_bytes=0)
-    assert len(town.asked) == 1, "nobody was asked"
+    assert town.asked[1:] == [request(REF, sha256="1" * 64)], "it looks whether it is still there"
+    town.settle("spare", MODEL)
+    await all_of(town.downloads.where_it_fits(request(quantization="Q4_K_M")))
+    assert town.asked[2:] == [request(REF, sha256="1" * 64, sources=("http://spare:9200",))]
+    town.settle("old", model("haiku", sha256="5" * 64))
+    await all_of(town.downloads.where_it_fits(request("haiku")))
+    assert town.asked[3:] == [request("haiku", sha256="5" * 64)]
 
 
 async def test_refusals_come_before_anything_is_sent(town: Town) -> None:

@@ -59,6 +59,14 @@ def test_who_has_it_already_needs_no_source() -> None:
     assert givers(pool("new"), pool("old", model("haiku", aliases=("mine",)))) == (), "what ships with rbees is everywhere"
 
 
+def test_what_the_receiver_reported_is_not_believed_of_the_very_model() -> None:
+    pools = (pool("new", held()), pool("old", held()), pool("other", held(sha256="3" * 64)))
+    found = supply(pools, "mine", None, "new", "mine", "1" * 64)
+    assert found is not None
+    assert found.pool_ids == ("old",)
+    assert supply(pools, "mine", None, "new", "mine", "4" * 64) is None
+
+
 def test_a_file_of_a_host_is_asked_for_by_the_name_that_was_typed() -> None:
     found = supply((pool("new"), pool("old", held("file:/srv/mine.gguf", aliases=("mine",)))), "mine", None, "new", "mine")
     assert found is not None
