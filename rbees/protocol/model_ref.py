@@ -19,6 +19,8 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 MAX_LENGTH: Final = 1024
 
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}")
+_HUB_PAGE = re.compile(r"^https://(?:huggingface|hf)\.co/|/$")
+"""What a web browser shows around the name of a repository."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
@@ -77,6 +79,8 @@ def parse(text: str) -> ModelRef:
         return _parse_file(text.removeprefix("file:"))
     if text.startswith("/"):
         raise _refusal(f"is a bare path; write `{_parse_file(text)}`")
+    if (hub := _HUB_PAGE.sub("", text)) and _REPOSITORY.fullmatch(hub) and ".." not in hub:
+        raise _refusal(f"is a bare repository; write `hf:{hub}`")
     if not _ALIAS.fullmatch(text) or ".." in text:
         raise _refusal("is neither an alias (letters, digits, `.`, `_`, `-`, `:`) nor starts with `hf:` or `file:`")
     return AliasRef(text)

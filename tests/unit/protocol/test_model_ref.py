@@ -84,3 +84,9 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
 def test_a_bare_path_is_answered_with_the_reference_to_write() -> None:
     with pytest.raises(RbeesError, match=r"is a bare path; write `file:/models/x\.gguf`"):
         parse("/models/x.gguf")
+
+
+@pytest.mark.parametrize("text", ["org/repo-GGUF", "https://huggingface.co/org/repo-GGUF", "https://huggingface.co/org/repo-GGUF/"])
+def test_a_bare_repository_is_answered_with_the_reference_to_write(text: str) -> None:
+    with pytest.raises(RbeesError, match=r"is a bare repository; write `hf:org/repo-GGUF`"):
+        parse(text)
