@@ -129,7 +129,8 @@ async def _blame_version(connections: SshConnections, host: Host) -> None:
     said = b""
     while data := await command.read():
         said += data
-    version = said.partition(mark.encode())[2].decode(errors="replace").split()[-1:]
+    # Behind the mark stands the process id, and then whatever the program said, perhaps nothing.
+    version = said.partition(mark.encode())[2].decode(errors="replace").split()[1:][-1:]
     if version and version != [__version__]:
         message = (
             f"{host.name} runs rbees {version[0]} and this is {__version__}: it does not know the command as it was typed; "

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import getpass
 import os
+import shlex
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
@@ -204,17 +205,22 @@ class SshConnections:
         if key is None or _is_known(target, known):
             return self._changed(target, key)
         kind, encoded = key.export_public_key("openssh").decode().split()[:2]
-        name = target.host_key_alias or target.host
-        place = name if target.port == SSH_PORT else f"[{name}]:{target.port}"
-        return UnknownHostKey(target, kind, key.get_fingerprint(), f"{place} {kind} {encoded}")
+        return UnknownHostKey(target, kind, key.get_fingerprint(), f"{_place(target)} {kind} {encoded}")
 
     def _changed(self, target: SshTarget, key: asyncssh.SSHKey | None) -> RbeesError:
         shown = f" (it shows {key.get_fingerprint()})" if key is not None else ""
         return RbeesError(
             ErrorCode.HOST_KEY_CHANGED,
             f"The SSH key of {target.address} is not the one in {self._known_hosts}{shown}; nothing was sent. If the host was set "
-            f"up anew, compare the key there and remove the old line with `ssh-keygen -R`.",
+            f"up anew, compare the key there and remove the old line with "
+            f"`{shlex.join(['ssh-keygen', '-f', str(self._known_hosts), '-R', _place(target)])}`.",
         )
+
+
+def _place(target: SshTarget) -> str:
+    """What the host is called in a file of known keys."""
+    name = target.host_key_alias or target.host
+    return name if target.port == SSH_PORT else f"[{name}]:{target.port}"
 
 
 class _SeesKey(asyncssh.SSHClient):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pty
+import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -127,7 +129,11 @@ def test_a_changed_key_is_refused_in_one_sentence(home: Home, host: Sshd) -> Non
     done = pool(home, "apart", "--host", "mac")
     assert done.returncode == 77
     assert "[HOST_KEY_CHANGED]" in done.stderr
+    advice = re.search(r"`(ssh-keygen [^`]*)`", done.stderr)
+    assert advice is not None, done.stderr
     assert host.said("Accepted publickey") == 0
+    subprocess.run(shlex.split(advice[1]), check=True)
+    assert (home.folder / "known_hosts").read_text() == "", "the advice takes the old key out"
 
 
 def test_a_changed_kind_of_key_is_refused_too(home: Home, host: Sshd) -> None:
@@ -159,6 +165,9 @@ def test_a_host_with_another_version_that_does_not_know_the_command(home: Home, 
     assert done.returncode == 69
     assert "mac runs rbees 0.0.1" in done.stderr
     assert "[HOST_VERSION]" in done.stderr
+    (host.folder / "rbees-pool").write_text("#!/bin/sh\nexit 2\n")
+    silent = pool(home, "odd", "--host", "mac")
+    assert (silent.returncode, "[HOST_VERSION]" in silent.stderr) == (2, False), "its process id is no version"
 
 
 def test_a_host_that_refuses_connections(home: Home, host: Sshd) -> None:
