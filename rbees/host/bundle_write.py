@@ -189,15 +189,15 @@ def _pieces(path: Path, start: int) -> Iterator[bytes]:
 
 def _check_space(draft: Path, total_bytes: int) -> None:
     kept = sum(path.lstat().st_size for path in draft.iterdir()) if draft.is_dir() and not draft.is_symlink() else 0
-    needed, free = max(0, total_bytes - kept) + SPARE_BYTES, shutil.disk_usage(draft.parent).free
+    missing, free = max(0, total_bytes - kept), shutil.disk_usage(draft.parent).free
     if not draft.is_dir() and draft.is_file() and not draft.is_symlink():
         free += draft.stat().st_size  # It is begun once more.
-    if free < needed:
+    if free < missing + SPARE_BYTES:
         message = (
-            f"{needed >> 20} MiB are to be written and the disk of {draft.parent} has {free >> 20} MiB free; free some, or name "
-            "another place with `--to`."
+            f"{-(-missing >> 20)} MiB are to be written, {SPARE_BYTES >> 20} MiB are to stay free, and the disk of "
+            f"{draft.parent} has {free >> 20} MiB free; free some, or name another place with `--to`."
         )
-        raise RbeesError(ErrorCode.STORAGE_FULL, message, needed_bytes=needed, free_bytes=free)
+        raise RbeesError(ErrorCode.STORAGE_FULL, message, needed_bytes=missing + SPARE_BYTES, free_bytes=free)
 
 
 def _header(name: str, size_bytes: int) -> bytes:
@@ -248,5 +248,8 @@ def unwritable_place(target: Path, error: OSError) -> RbeesError:
         message = f"The file system of {target.parent} takes no file that large; use one that does, such as exFAT or ext4."
         return RbeesError(ErrorCode.STORAGE_FULL, message)
     reason = os.strerror(error.errno or 0)
-    message = f"{target} cannot be written ({reason}); make its folder, or name another place with `--to`."
+    advice = "make its folder" if error.errno == errno.ENOENT else "see who may write there"
+    if error.errno == errno.EROFS:
+        advice = "mount the disk so that it can be written"
+    message = f"{target} cannot be written ({reason}); {advice}, or name another place with `--to`."
     return RbeesError(ErrorCode.CONFIGURATION, message, path=str(target))

@@ -142,8 +142,8 @@ def check_space(folder: Path, missing_bytes: int) -> None:
     if missing_bytes and free < missing_bytes + SPARE_BYTES:
         raise RbeesError(
             ErrorCode.STORAGE_FULL,
-            f"{_mib(missing_bytes)} are still to be fetched and the disk of {folder} has {_mib(free)} free; free some, or name "
-            "another folder with `--local-dir` or `HF_HOME`.",
+            f"{_mib(missing_bytes)} are still to be fetched, {_mib(SPARE_BYTES)} are to stay free, and the disk of {folder} has "
+            f"{_mib(free)} free; free some, or name another folder with `--local-dir` or `HF_HOME`.",
             needed_bytes=missing_bytes + SPARE_BYTES,
             free_bytes=free,
         )

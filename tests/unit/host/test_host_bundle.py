@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -16,7 +17,7 @@ import pytest
 from rbees.host.bundle import MANIFEST, Manifest, checked, manifest_of, part_paths, read_manifest
 from rbees.host.bundle_read import open_bundle
 from rbees.host.bundle_take import Taken, order_of, take
-from rbees.host.bundle_write import Export, place_of_export, write_place, write_tar
+from rbees.host.bundle_write import Export, place_of_export, unwritable_place, write_place, write_tar
 from rbees.host.hub_cache import HubCache
 from rbees.host.model_candidates import Candidate
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -200,15 +201,19 @@ def test_places_that_cannot_be_written(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for target in (tmp_path / "none" / "x.tar", tmp_path / "file" / "x"):
         assert "cannot be written" in refused(ErrorCode.CONFIGURATION, exported, hub_model([tiny]), target)
+    for number, advice in ((errno.ENOENT, "make its folder"), (errno.EROFS, "mount the disk"), (errno.EACCES, "see who may")):
+        assert advice in unwritable_place(tmp_path / "x", OSError(number, "")).message
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tiny: Path, tmp_path: Path) -> None:
     document = manifest_document(hub_model([tiny]))
     document["files"][0]["size_bytes"] = 1 << 59
     export = Export(read_manifest(json.dumps(document).encode()), (tiny,), lambda _done, _waiting: None)
-    assert "are to be written" in refused(ErrorCode.STORAGE_FULL, write_place, export, tmp_path / "x")
+    said = refused(ErrorCode.STORAGE_FULL, write_place, export, tmp_path / "x")
+    assert f"{1 << 39} MiB are to be written, 16 MiB are to stay free" in said
     source = tar_of(tmp_path / "x.tar", document, {tiny.name: (b"", 1 << 59)})
-    assert "still to be fetched" in refused(ErrorCode.STORAGE_FULL, imported, source, tmp_path)
+    said = refused(ErrorCode.STORAGE_FULL, imported, source, tmp_path)
+    assert f"{1 << 39} MiB are still to be fetched, 64 MiB are to stay free" in said
     assert not list((tmp_path / "hub").rglob("*.incomplete"))
 
 
