@@ -1,21 +1,27 @@
 """The sha256 of model files, computed once: kept by path, size, modification time and inode.
 
-The cache is only a saving: one that is missing, damaged or stale costs time and nothing else.
+The cache is only a saving: one that is missing, damaged or stale costs time and nothing else. A daemon and any number of commands
+share its file: each adds what it has learned to what is there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 _CHUNK_BYTES: Final = 1 << 20
+_PATIENCE_S: Final = 5.0
+"""The lock is held for the moment of a write; a process that was stopped in it keeps nobody for longer than that."""
+_LOOK_S: Final = 0.02
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
@@ -60,7 +66,8 @@ class Checksums:
     def __init__(self, cache: Path) -> None:
         self._cache = cache
         self._entries = _load(cache)
-        self._changed = False
+        self._learned: dict[str, _Entry] = {}
+        """What the file does not hold yet."""
         self._closed = threading.Event()
 
     def known(self, path: Path) -> str | None:
@@ -74,34 +81,43 @@ class Checksums:
         sha256 = self._sum(path)
         if before is None or sha256 is None or fingerprint(path) != before:
             return None
-        self._entries[str(path)] = _Entry(before, sha256)
-        self._changed = True
+        self._learn(path, _Entry(before, sha256))
         return sha256
 
     def remember(self, path: Path, sha256: str) -> None:
         """Take over a checksum that whoever wrote the file has computed."""
         print_ = fingerprint(path)
         if print_ is not None:
-            self._entries[str(path)] = _Entry(print_, sha256)
-            self._changed = True
+            self._learn(path, _Entry(print_, sha256))
 
     def save(self) -> None:
-        """Write the cache if anything is new, whole or not at all."""
-        if not self._changed:
+        """Add what is new to the cache, whole or not at all, and take over what other processes have added."""
+        if not self._learned:
             return
-        draft = self._cache.with_suffix(".new")
+        draft = self._cache.with_suffix(f".{os.getpid()}.new")
+        learned = dict(self._learned)
         try:
-            draft.write_bytes(msgspec.json.encode(self._entries))
-            os.replace(draft, self._cache)
+            with _locked(self._cache.with_suffix(".lock")):
+                entries = _load(self._cache) | learned
+                draft.write_bytes(msgspec.json.encode(entries))
+                os.replace(draft, self._cache)
         except OSError:
             # A full disk or a read-only folder: the sums are computed again next time.
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
-        self._changed = False
+        else:
+            self._entries.update(entries | self._learned)
+        for path, entry in learned.items():
+            if self._learned.get(path) is entry:
+                del self._learned[path]
 
     def close(self) -> None:
         """Make a running `compute` end at once."""
         self._closed.set()
+
+    def _learn(self, path: Path, entry: _Entry) -> None:
+        self._entries[str(path)] = entry
+        self._learned[str(path)] = entry
 
     def _sum(self, path: Path) -> str | None:
         digest = hashlib.sha256()
@@ -121,3 +137,22 @@ def _load(cache: Path) -> dict[str, _Entry]:
         return msgspec.json.decode(cache.read_bytes(), type=dict[str, _Entry])
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return {}
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file at `path`. Raises OSError: the disk fails, or somebody else holds it and does not let go."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(_LOOK_S)
+        yield
+    finally:
+        os.close(descriptor)

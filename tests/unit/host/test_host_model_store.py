@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rbees.host import checksums as checksums_module
 from rbees.host import model_files, model_store
 from rbees.host.checksums import Checksums
 from rbees.host.model_candidates import Places
@@ -228,6 +230,33 @@ def test_a_damaged_cache_costs_nothing_but_time(models: Path, tiny: Path, damage
     assert len(store_of(models).models()) == 1
 
 
+def test_processes_that_share_a_cache_keep_what_each_has_learned(models: Path, tiny: Path) -> None:
+    first, second = (Path(shutil.copy(tiny, models / f"{name}.gguf")) for name in ("a", "b"))
+    daemon, command = Checksums(models / "sums.json"), Checksums(models / "sums.json")
+    daemon.remember(first, "1" * 64)
+    command.remember(second, "2" * 64)
+    command.save()
+    daemon.save()
+    assert (daemon.known(first), daemon.known(second)) == ("1" * 64, "2" * 64)
+    kept = Checksums(models / "sums.json")
+    assert (kept.known(first), kept.known(second)) == ("1" * 64, "2" * 64)
+
+
+def test_a_cache_that_another_process_writes_is_left_to_it(models: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checksums_module, "_PATIENCE_S", 0.0)
+    path, cache = Path(shutil.copy(tiny, models / "a.gguf")), models / "sums.json"
+    checksums = Checksums(cache)
+    checksums.remember(path, "1" * 64)
+    with cache.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        checksums.save()
+        assert not cache.exists()
+        assert checksums.known(path) == "1" * 64
+    checksums.remember(path, "2" * 64)
+    checksums.save()
+    assert Checksums(cache).known(path) == "2" * 64
+
+
 def test_closing_ends_a_sum(models: Path, tiny: Path) -> None:
     path = Path(shutil.copy(tiny, models / "x.gguf"))
     checksums = Checksums(models / "cache")
@@ -330,5 +359,5 @@ def test_a_search_looks_into_a_bounded_number_of_folders(models: Path, monkeypat
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(models: Path, tiny: Path) -> None:
     shutil.copy(tiny, models / "x.gguf")
     # Neither written to nor removed, as on a file system that is read-only.
-    (models.parent / "checksums.new").mkdir()
+    (models.parent / f"checksums.{os.getpid()}.new").mkdir()
     assert len(store_of(models).models()) == 1
