@@ -114,11 +114,12 @@ class _Copying:
                 if sum_of(place.blob, file, self._tell) is None:
                     fetched_bytes = await self._transfer(file, place, sources)
                 place.name(by_link=by_link)
+                if self._fetch.local_dir is not None:
+                    # In a folder of its own nothing but the model is left. The file goes while it is locked: who waits for it
+                    # notices; once let go, it may be the next one's.
+                    place.lock.unlink(missing_ok=True)
         except OSError as error:
             raise _not_written(place, error) from None
-        if self._fetch.local_dir is not None:
-            # In a folder of its own nothing but the model is left; who waits for the lock notices that its file is gone.
-            place.lock.unlink(missing_ok=True)
         return fetched_bytes
 
     async def _transfer(self, file: HubFile, place: Place, sources: list[Source]) -> int:
