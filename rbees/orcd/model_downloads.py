@@ -30,7 +30,7 @@ Views = Callable[[], tuple[PoolView, ...]]
 
 @dataclass(frozen=True, slots=True)
 class _Fetching:
-    """A download that goes on: where, and what is fetched."""
+    """A download from pools that goes on: where, and what is fetched."""
 
     pool_id: str
     model_ref: str
@@ -123,14 +123,21 @@ class ModelDownloads:
             raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="sources")
 
     async def _followed(self, pool_id: str, events: AsyncGenerator[DownloadEvent]) -> AsyncGenerator[DownloadEvent]:
-        """The same events, while others may learn that the pool is fetching the model."""
+        """The same events, while others may learn that the pool is fetching the model from pools.
+
+        What a pool fetches from the hub it cannot give before it is whole: nobody is sent there for it.
+        """
         noted: _Fetching | None = None
         try:
             async with aclosing(events):
                 async for event in events:
-                    if isinstance(event, DownloadPlanned) and noted is None:
-                        noted = _Fetching(pool_id, event.model_ref)
-                        self._fetching.append(noted)
+                    if isinstance(event, DownloadPlanned):
+                        # A second one says that the hub is asked after all.
+                        if noted is not None:
+                            self._fetching.remove(noted)
+                        noted = _Fetching(pool_id, event.model_ref) if event.sources else None
+                        if noted is not None:
+                            self._fetching.append(noted)
                     yield event
         finally:
             if noted is not None:

@@ -23,6 +23,9 @@ MODEL = model(REF, aliases=("mine",), sha256="1" * 64)
 class Door(PooldClient):
     """A pool daemon that plans the download it is asked for, and goes on once it may."""
 
+    goes_to_the_hub = False
+    """After a moment, because no source is left."""
+
     def __init__(self, endpoint: str, asked: list[DownloadRequest], may_go_on: asyncio.Event) -> None:
         super().__init__(endpoint)
         self._asked = asked
@@ -31,7 +34,9 @@ class Door(PooldClient):
     async def download(self, request: DownloadRequest) -> AsyncGenerator[DownloadEvent]:
         self._asked.append(request)
         ref = REF if request.model_ref.startswith("hf:") else request.model_ref
-        yield DownloadPlanned(model_ref=ref, files=("m.gguf",), total_bytes=1)
+        yield DownloadPlanned(model_ref=ref, files=("m.gguf",), total_bytes=1, sources=request.sources)
+        if self.goes_to_the_hub:
+            yield DownloadPlanned(model_ref=ref, files=("m.gguf",), total_bytes=1)
         await self._may_go_on.wait()
         yield DownloadDone(model_ref=ref, sha256="1" * 64, paths=("/m.gguf",), fetched_bytes=1)
 
@@ -120,12 +125,12 @@ async def test_a_callers_sum_is_not_replaced(town: Town) -> None:
     assert town.asked == [request(sha256="3" * 64, sources=("http://other:9200",)), request(sha256="4" * 64)]
 
 
-async def test_who_is_fetching_it_is_a_source_too(town: Town) -> None:
-    for name in ("first", "second", "third"):
+async def test_who_fetches_it_from_pools_is_a_source_too(town: Town) -> None:
+    for name in ("first", "second", "third", "old"):
         town.settle(name)
     town.may_go_on.clear()
     named = "hf:org/m-GGUF::file=m-Q4_K_M.gguf"
-    first = town.downloads.to_pool("first", request(named))
+    first = town.downloads.to_pool("first", request(named, sources=("http://old:9200",)))
     await anext(first)
     second = town.downloads.to_pool("second", request(named))
     await anext(second)
@@ -139,6 +144,25 @@ async def test_who_is_fetching_it_is_a_source_too(town: Town) -> None:
     await anext(again := town.downloads.to_pool("first", request(named)))
     assert town.asked[-1] == request(named)
     await again.aclose()
+
+
+async def test_who_fetches_it_from_the_hub_has_nothing_to_give(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("first", "second", "third", "old"):
+        town.settle(name)
+    town.may_go_on.clear()
+    named = "hf:org/m-GGUF::file=m-Q4_K_M.gguf"
+    await anext(first := town.downloads.to_pool("first", request(named)))
+    await anext(second := town.downloads.to_pool("second", request(named)))
+    assert town.asked == [request(named)] * 2
+    monkeypatch.setattr(Door, "goes_to_the_hub", True)
+    third = town.downloads.to_pool("third", request(named, sources=("http://old:9200",)))
+    told = [await anext(third), await anext(third)]
+    assert [event.sources for event in told if isinstance(event, DownloadPlanned)] == [("http://old:9200",), ()]
+    monkeypatch.setattr(Door, "goes_to_the_hub", False)
+    await anext(last := town.downloads.to_pool("old", request(named)))
+    assert town.asked[-1] == request(named)
+    for events in (first, second, third, last):
+        await events.aclose()
 
 
 async def test_sources_of_a_callers_own_are_pools(town: Town) -> None:
