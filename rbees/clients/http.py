@@ -24,6 +24,7 @@ from rbees.service.sse_parser import SseFrame, SseParser, SseTooLong
 from rbees.service.user_agent import USER_AGENT
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+MAX_REFUSAL_BYTES: Final = 1024 * 1024
 WHOLE_BODY_BYTES: Final = 512 * 1024
 STREAM_IDLE_S: Final = 30.0
 """Three times the interval in which a silent stream shows a comment."""
@@ -84,6 +85,7 @@ class HttpClient:
         timeout_s: float = 30.0,
         headers: Mapping[str, str] | None = None,
         query: Query | None = None,
+        max_bytes: int = ...,
     ) -> T: ...
 
     @overload
@@ -96,6 +98,7 @@ class HttpClient:
         timeout_s: float = 30.0,
         headers: Mapping[str, str] | None = None,
         query: Query | None = None,
+        max_bytes: int = ...,
     ) -> None: ...
 
     async def call(
@@ -107,8 +110,10 @@ class HttpClient:
         timeout_s: float = 30.0,
         headers: Mapping[str, str] | None = None,
         query: Query | None = None,
+        max_bytes: int = MAX_ANSWER_BYTES,
     ) -> T | None:
-        """Send `body` as JSON and return the answer as `response` (None: whatever it holds is dropped).
+        """Send `body` as JSON and return the answer as `response` (None: whatever it holds is dropped), if it is no longer than
+        `max_bytes`.
 
         Raises:
             RbeesError: the code the peer answered with, or this client's code for a peer that cannot be reached.
@@ -116,7 +121,7 @@ class HttpClient:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         async with self._request(method, path, body, headers, query, timeout) as answer:
             try:
-                content = await _read_bounded(answer)
+                content = await _read_bounded(answer, max_bytes)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise unreachable(self._unreachable, self._base, error, self._role) from None
         if response is None:
@@ -221,7 +226,7 @@ class HttpClient:
 
     async def _refusal(self, answer: aiohttp.ClientResponse) -> RbeesError:
         try:
-            content = await _read_bounded(answer)
+            content = await _read_bounded(answer, MAX_REFUSAL_BYTES)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return unreachable(self._unreachable, self._base, error, self._role)
         refusal = refused(self._unreachable, self._base, answer.status, content)
@@ -284,11 +289,11 @@ def _payload(body: Any) -> bytes | io.BytesIO | None:
     return io.BytesIO(encoded) if len(encoded) > WHOLE_BODY_BYTES else encoded
 
 
-async def _read_bounded(answer: aiohttp.ClientResponse) -> bytes:
+async def _read_bounded(answer: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     content = bytearray()
     async for chunk in answer.content.iter_any():
         content += chunk
-        if len(content) > MAX_ANSWER_BYTES:
+        if len(content) > max_bytes:
             raise aiohttp.ClientPayloadError("the answer is too long")
     return bytes(content)
 

@@ -23,6 +23,8 @@ from rbees.protocol.pools import (
 )
 
 DISMISS_TIMEOUT_S = 5.0
+MAX_OFFER_BYTES = 1 << 20
+"""Whoever is asked may be a stranger, and many are asked at once."""
 READ_AHEAD_BYTES = 2 << 20
 """Of a file's bytes, so that whoever checks and writes them does not keep the connection waiting."""
 
@@ -80,11 +82,12 @@ class PooldClient(DaemonClient):
     async def offer(self, name: str, quantization: str | None = None, timeout_s: float = 30.0) -> ModelOffer:
         """What the pool can give under this name, reference or sha256."""
         query = {"quantization": quantization} if quantization is not None else None
-        return await self._http.call("GET", f"/models/{segment(name)}/offer", response=ModelOffer, query=query, timeout_s=timeout_s)
+        path = f"/models/{segment(name)}/offer"
+        return await self._http.call("GET", path, response=ModelOffer, query=query, timeout_s=timeout_s, max_bytes=MAX_OFFER_BYTES)
 
-    async def pieces(self, sha256: str) -> FilePieces:
-        """The sums of a file's pieces; MODEL_LOADING while they are being computed."""
-        return await self._http.call("GET", f"/models/{segment(sha256)}/pieces", response=FilePieces)
+    async def pieces(self, sha256: str, max_bytes: int) -> FilePieces:
+        """The sums of a file's pieces, in an answer of at most so many bytes; MODEL_LOADING while they are being computed."""
+        return await self._http.call("GET", f"/models/{segment(sha256)}/pieces", response=FilePieces, max_bytes=max_bytes)
 
     @asynccontextmanager
     async def blob(self, sha256: str, first: int, length: int, idle_timeout_s: float) -> AsyncIterator[AsyncIterator[bytes]]:

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
 from rbees.host.piece_sums import is_complete
+from rbees.host.pieces import piece_bytes_of, piece_count
 from rbees.protocol.downloads import FilePieces, HubFile
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service.clock import Clock
@@ -33,8 +34,8 @@ class Asked(Protocol):
         """Where it is."""
         ...
 
-    async def pieces(self, sha256: str) -> FilePieces:
-        """`GET /models/{sha256}/pieces`."""
+    async def pieces(self, sha256: str, max_bytes: int) -> FilePieces:
+        """`GET /models/{sha256}/pieces`, whose answer is at most so long."""
         ...
 
     def blob(
@@ -91,7 +92,7 @@ class Source:
         began_at = self.clock.monotonic()
         while not self.is_dropped:
             try:
-                found = await self.client.pieces(file.sha256 or "")
+                found = await self.client.pieces(file.sha256 or "", _most_bytes(file))
             except RbeesError as error:
                 if error.code is ErrorCode.MODEL_LOADING and self.clock.monotonic() - began_at < SUMMED_WITHIN_S:
                     await self.clock.sleep(LOOK_EVERY_S)
@@ -104,3 +105,8 @@ class Source:
             self.held = frozenset(found.held) if found.held is not None else None
             return found
         return None
+
+
+def _most_bytes(file: HubFile) -> int:
+    """How long what a source says of a file's pieces can be: for each a sum and its number in quotes and commas, and a head."""
+    return 4096 + 80 * piece_count(file.size_bytes, piece_bytes_of(file.size_bytes))

@@ -15,6 +15,7 @@ import pytest
 
 from rbees.host.lan_sources import Source
 from rbees.host.lan_transfer import Transfer
+from rbees.protocol import codec
 from rbees.protocol.downloads import FilePieces, HubFile
 from rbees.protocol.errors import ErrorCode, RbeesError
 
@@ -61,8 +62,9 @@ class Pool:
     """So many requests for bytes break off after a while."""
     asked: list[tuple[int, int]] = field(default_factory=list)
 
-    async def pieces(self, sha256: str) -> FilePieces:
+    async def pieces(self, sha256: str, max_bytes: int) -> FilePieces:
         assert sha256 == SHA256
+        assert len(codec.encode(msgspec.structs.replace(self.says, held=tuple(range(len(self.says.pieces)))))) <= max_bytes
         if self.answers:
             raise self.answers.pop(0)
         return self.says
