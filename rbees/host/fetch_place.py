@@ -105,6 +105,12 @@ def place_of(order: FetchOrder, file: HubFile, cache: HubCache) -> Place:
     return Place(blob, target, blob.with_name(f"{named}.incomplete"), lock)
 
 
+def missing_bytes(order: FetchOrder, cache: HubCache) -> int:
+    """How much of an order is still to be fetched."""
+    places = ((file, place_of(order, file, cache)) for file in order.files)
+    return sum(max(0, file.size_bytes - place.kept_bytes()) for file, place in places if not place.blob.exists())
+
+
 def write_ref(order: FetchOrder, cache: HubCache) -> None:
     """Remember which commit the branch was at, as the library does; what was asked for by commit has no branch."""
     revision = order.revision or "main"

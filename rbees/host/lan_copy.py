@@ -6,36 +6,38 @@ Where no pool is left that can give it and the name is that of a hub's model, th
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from rbees.host.checksums import sum_of_parts
+from rbees.host.fetch_place import check_space, made, missing_bytes, place_of
 from rbees.host.fetch_process import broken_off, reports
-from rbees.host.hub_cache import HubCache
+from rbees.host.hub_cache import COMMIT, HubCache
+from rbees.host.lan_access import Access
 from rbees.host.landing import Landing, check, land
 from rbees.host.lending import Copy, Lending
 from rbees.host.model_download import Capacity, Download, Pace, as_it_is, download, here_already, hub_reference, take_in
 from rbees.host.model_store import ModelStore, StoredModel
 from rbees.host.models_here import download_folder
-from rbees.host.variants import label_of
+from rbees.host.variants import Variant, label_of, named
 from rbees.protocol import model_ref
 from rbees.protocol.downloads import (
     CopyBegun,
     CopyOrder,
+    CopySource,
     DownloadDone,
     DownloadEvent,
     DownloadPlanned,
     DownloadProgress,
     DownloadRequest,
     Fetched,
+    HubFile,
     ModelOffer,
     PiecesHeld,
     SourceDropped,
@@ -53,32 +55,6 @@ SETTLE_S: Final = 2.0
 """So long after the first offer the other sources are waited for."""
 _ELSEWHERE: Final = frozenset({ErrorCode.MODEL_NOT_FOUND, ErrorCode.DOWNLOAD_FAILED, ErrorCode.CHECKSUM_MISMATCH})
 """Failures of the pools after which the hub may still have the model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How this host calls other pools."""
-
-    token: str | None
-    tls_ca_file: str | None
-    insecure_lan: bool
-    own_url: str | None = None
-    """This pool's own, which is no source."""
-
-    def check(self, urls: Sequence[str]) -> None:
-        """See that the token may be sent to these.
-
-        Raises:
-            RbeesError: CONFIGURATION: it would cross the network readable.
-        """
-        for url in urls:
-            parts = urlsplit(url)
-            is_readable = parts.scheme == "http" and not auth.is_loopback(parts.hostname or "")
-            if self.token is not None and is_readable and not self.insecure_lan:
-                message = (
-                    f"The cluster's token would go to {url} readable; name the pool by https, or accept that with `insecure_lan`."
-                )
-                raise RbeesError(ErrorCode.CONFIGURATION, message, url=url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +90,15 @@ async def bring(
             async for event in events:
                 yield event
         return
-    access.check(request.sources)
-    copying = _Copying(request, here, access, folder, wish)
+    sources = await asyncio.to_thread(_sources, request, access)
+    copying = _Copying(request, here, access, sources, folder, wish)
     try:
         async with aclosing(copying.run()) as events:
             async for event in events:
                 yield event
     except RbeesError as error:
         wish = _instead(wish, copying.pinned, request, here, folder)
-        if wish is None or error.code not in _ELSEWHERE:
+        if wish is None or not (error.code in _ELSEWHERE or error is copying.too_large):
             raise
         refused = error
     else:
@@ -134,9 +110,20 @@ async def bring(
             async for event in events:
                 yield event
     except RbeesError as error:
+        if error.code is ErrorCode.STORAGE_FULL:
+            raise
+        if refused.code is ErrorCode.STORAGE_FULL and error.code is ErrorCode.DOWNLOAD_FAILED:
+            # The hub does not contradict: more room is what helps.
+            raise refused from None
         told = RbeesError(error.code, f"{refused.message} {error.message}")
         told.details = {**refused.details, **error.details}
         raise told from None
+
+
+def _sources(request: DownloadRequest, access: Access) -> dict[str, CopySource]:
+    """The pools to ask, by url. Blocks on the disk. Raises as `Access.source`."""
+    urls = [url for url in dict.fromkeys(request.sources) if url.rstrip("/") != access.own_url]
+    return {url: access.source(url) for url in urls}
 
 
 def _from_hub(wish: Download, here: Here, capacity: Capacity) -> AsyncGenerator[DownloadEvent]:
@@ -179,15 +166,26 @@ def _instead(
 class _Copying:
     """One model being fetched from pools."""
 
-    def __init__(self, request: DownloadRequest, here: Here, access: Access, folder: Path | None, wish: Download | None) -> None:
+    def __init__(
+        self,
+        request: DownloadRequest,
+        here: Here,
+        access: Access,
+        sources: Mapping[str, CopySource],
+        folder: Path | None,
+        wish: Download | None,
+    ) -> None:
         self._request = request
         self._here = here
         self._access = access
+        self._sources = sources
         self._folder = folder
         self._hub = wish.hub if wish is not None else None
         self._hub_folder = wish.folder if wish is not None else folder
         self.pinned: HubRef | None = None
         """What the pools offered, where it is of a hub."""
+        self.too_large: RbeesError | None = None
+        """Why nothing that they offer was begun: no offer fits the disk."""
         self.untold: list[SourceDropped] = []
         """Sources that gave nothing, until they are told of; a refusal names them itself."""
 
@@ -195,10 +193,10 @@ class _Copying:
         """Ask the sources and fetch from them. Raises as `bring`."""
         here = self._here
         offers, failures = await self._ask()
-        offer, urls = _chosen(offers)
         self.untold = [SourceDropped(source=url, why=error.message) for url, error in failures.items()]
-        if offer is None:
+        if not offers:
             raise _nobody(self._request.model_ref, failures)
+        offer, urls = await self._chosen(offers)
         self.untold += [SourceDropped(source=url, why=_ANOTHER) for url in offers if url not in urls]
         while self.untold:
             yield self.untold.pop(0)
@@ -238,10 +236,44 @@ class _Copying:
             by_source=fetched.by_source,
         )
 
+    async def _chosen(self, offers: dict[str, ModelOffer]) -> tuple[ModelOffer, list[str]]:
+        """The offer that most sources make of those for which there is room; the others are taken out of `offers`.
+
+        What size a file has is only said: one who says too much must not keep the others from giving it.
+
+        Raises:
+            RbeesError: STORAGE_FULL.
+        """
+        while offers:
+            offer, urls = _most_common(offers)
+            refusal = await asyncio.to_thread(self._room_for, offer)
+            if refusal is None:
+                return offer, urls
+            self.too_large = self.too_large or refusal
+            for url in urls:
+                self.untold.append(SourceDropped(source=url, why=refusal.message))
+                del offers[url]
+        assert self.too_large is not None, "there was an offer"
+        raise self.too_large
+
+    def _room_for(self, offer: ModelOffer) -> RbeesError | None:
+        """Why the disk cannot take an offer. Blocks on the disk."""
+        if self._held(offer) is not None:
+            return None
+        order, cache = self._landing(offer).order, self._here.cache
+        try:
+            check_space(made(place_of(order, order.files[0], cache).blob.parent), missing_bytes(order, cache))
+        except RbeesError as error:
+            if error.code is not ErrorCode.STORAGE_FULL:
+                raise
+            return error
+        return None
+
     def _landing(self, offer: ModelOffer) -> Landing:
         own = download_folder(self._here.environ) or self._here.store.places.own
         assert own is not None, "a host's places have a folder of rbees' own"
-        return land(offer, self._request.model_ref, own, self._folder if self.pinned is None else self._hub_folder)
+        is_of_hub = isinstance(model_ref.parse(offer.model_ref), HubRef)
+        return land(offer, self._request.model_ref, own, self._hub_folder if is_of_hub else self._folder)
 
     def _held(self, offer: ModelOffer) -> StoredModel | None:
         """The same model, if it is here already: under the same reference if it is a hub's. Blocks on the disk."""
@@ -249,7 +281,8 @@ class _Copying:
             return None
         self._here.store.refresh()
         same = [model for model in self._here.store.stored() if model.facts.sha256 == offer.sha256]
-        return next((model for model in same if self.pinned is None or model.facts.ref == offer.model_ref), None)
+        is_of_hub = isinstance(model_ref.parse(offer.model_ref), HubRef)
+        return next((model for model in same if not is_of_hub or model.facts.ref == offer.model_ref), None)
 
     def _order(self, landing: Landing, urls: Sequence[str]) -> CopyOrder:
         asked = (self._hub.revision or "main") if self._hub is not None else None
@@ -257,9 +290,7 @@ class _Copying:
             fetch=msgspec.structs.replace(landing.order, revision=asked),
             branches=landing.branches,
             cache_folder=str(self._here.cache.folder),
-            sources=tuple(urls),
-            token=self._access.token,
-            tls_ca_file=self._access.tls_ca_file,
+            sources=tuple(self._sources[url] for url in urls),
         )
 
     def _take_in(self, fetched: Fetched, copy: Copy) -> None:
@@ -273,11 +304,9 @@ class _Copying:
         """What each source offers, in the order in which they are named, and why others offer nothing."""
         from rbees.clients.dialer import Dialer  # Whoever asks the hub need not wait for what talks to pools.
 
-        urls = [url for url in dict.fromkeys(self._request.sources) if url.rstrip("/") != self._access.own_url]
-        tls = auth.tls_client_context(self._access.tls_ca_file)
-        answers: dict[str, ModelOffer | RbeesError] = dict.fromkeys(urls, _SILENT)
+        answers: dict[str, ModelOffer | RbeesError] = dict.fromkeys(self._sources, _SILENT)
         async with Dialer() as dialer:
-            asking = {asyncio.create_task(self._ask_one(url, tls, dialer)): url for url in urls}
+            asking = {asyncio.create_task(self._ask_one(source, dialer)): url for url, source in self._sources.items()}
             waiting, limit_s = set(asking), ASKED_WITHIN_S
             try:
                 while waiting:
@@ -294,11 +323,12 @@ class _Copying:
         offers = {url: answer for url, answer in answers.items() if isinstance(answer, ModelOffer)}
         return offers, {url: answer for url, answer in answers.items() if isinstance(answer, RbeesError)}
 
-    async def _ask_one(self, url: str, tls: ssl.SSLContext | None, dialer: Dialer) -> ModelOffer | RbeesError:
+    async def _ask_one(self, source: CopySource, dialer: Dialer) -> ModelOffer | RbeesError:
         """The source's offer, or why there is none."""
         from rbees.clients.poold import PooldClient
 
-        client = PooldClient(url, token=self._access.token, ssl=tls, dialer=dialer, role="poold")
+        tls = auth.tls_client_context(source.tls_ca_file)
+        client = PooldClient(source.url, token=source.token, ssl=tls, dialer=dialer, role="poold")
         refusal: RbeesError | None = None
         for name in self._names():
             try:
@@ -306,6 +336,8 @@ class _Copying:
                 check(offer)
                 self._check_fit(offer)
             except RbeesError as error:
+                if error.code is ErrorCode.UNAUTHENTICATED and source.token is None and self._access.token is not None:
+                    return _WITHHELD
                 refusal = refusal or error
                 if error.code is not ErrorCode.MODEL_NOT_FOUND:
                     return error
@@ -331,8 +363,8 @@ class _Copying:
                 raise _not_it("is another file")
             return
         reference, asked = model_ref.parse(offer.model_ref), model_ref.parse(self._request.model_ref)
-        if isinstance(reference, HubRef) and self._hub is not None and reference.repository != self._hub.repository:
-            raise _not_it(f"is of {reference.repository}")
+        if isinstance(reference, HubRef) and self._hub is not None:
+            _check_is(reference, self._hub, offer)
         if isinstance(asked, HubRef) and not isinstance(reference, HubRef):
             raise _not_it("is of no repository")
         if self._request.quantization is not None and label_of(offer.files[0].path) != self._request.quantization.upper():
@@ -343,19 +375,47 @@ _ANOTHER: Final = "What it has under this name is another file than the others h
 _SILENT: Final = RbeesError(ErrorCode.POOL_UNREACHABLE, "It did not answer in time.")
 
 
+_WITHHELD: Final = RbeesError(
+    ErrorCode.UNAUTHENTICATED,
+    "It asks for the cluster's token, which is not sent to whoever any authority vouches for; name the authority of your own as "
+    "`tls_ca_file` in `[poold]`, or this url and its `token_file` in `[hosts.NAME]`.",
+)
+
+
+def _check_is(reference: HubRef, asked: HubRef, offer: ModelOffer) -> None:
+    """See that what is offered of a hub is what was asked for: as far as that goes, the very commit and the very file.
+
+    Raises:
+        RbeesError: MODEL_NOT_FOUND.
+    """
+    if reference.repository != asked.repository:
+        raise _not_it(f"is of {reference.repository}")
+    is_pinned = COMMIT.fullmatch(asked.revision or "") is not None
+    if is_pinned and reference.revision != asked.revision:
+        raise _not_it("is of another commit")
+    if asked.file is None:
+        return
+    paths = [file.path for file in offer.files]
+    if is_pinned and asked.file.lower().endswith(".gguf") and not set("*?[").intersection(asked.file):
+        if asked.file not in paths:
+            raise _not_it("is another file")
+    else:
+        # A part of a name or a pattern means what it means of the hub.
+        files = tuple(HubFile(path=path, size_bytes=0) for path in paths)
+        named([Variant(files, label_of(paths[0]))], asked.file, None)
+
+
 def _not_it(what: str) -> RbeesError:
     return RbeesError(ErrorCode.MODEL_NOT_FOUND, f"What it has under this name {what}.")
 
 
-def _chosen(offers: Mapping[str, ModelOffer]) -> tuple[ModelOffer | None, list[str]]:
+def _most_common(offers: Mapping[str, ModelOffer]) -> tuple[ModelOffer, list[str]]:
     """The offer that most sources make, and those who have this file. Of two as common, the first one's counts."""
-    if not offers:
-        return None, []
     sha256 = Counter(offer.sha256 for offer in offers.values()).most_common(1)[0][0]
     same = {url: offer for url, offer in offers.items() if offer.sha256 == sha256}
     # Who knows of what repository the file is gives it a name that holds everywhere.
-    named = sorted(same.values(), key=lambda offer: not offer.model_ref.startswith("hf:"))
-    return named[0], list(same)
+    best = min(same.values(), key=lambda offer: not offer.model_ref.startswith("hf:"))
+    return best, list(same)
 
 
 def _nobody(name: str, failures: Mapping[str, RbeesError]) -> RbeesError:

@@ -19,7 +19,7 @@ import msgspec
 
 from rbees.clients.dialer import Dialer
 from rbees.clients.poold import PooldClient
-from rbees.host.fetch_place import FULL, Place, check_space, disk_full, made, place_of, unwritable, write_ref
+from rbees.host.fetch_place import FULL, Place, check_space, disk_full, made, missing_bytes, place_of, unwritable, write_ref
 from rbees.host.hub_cache import HubCache
 from rbees.host.lan_sources import Source
 from rbees.host.lan_transfer import Transfer
@@ -77,17 +77,21 @@ class _Copying:
     async def run(self) -> Fetched:
         """Bring all files here, one after the other."""
         places = [place_of(self._fetch, file, self._cache) for file in self._fetch.files]
-        missing = sum(
-            max(0, file.size_bytes - place.kept_bytes())
-            for file, place in zip(self._fetch.files, places, strict=True)
-            if not place.blob.exists()
-        )
-        check_space(made(places[0].blob.parent), missing)
-        tls = auth.tls_client_context(self._order.tls_ca_file)
+        check_space(made(places[0].blob.parent), missing_bytes(self._fetch, self._cache))
         async with Dialer() as dialer:
             sources = [
-                Source(PooldClient(url, token=self._order.token, ssl=tls, dialer=dialer, role="poold"), _dropped, SystemClock())
-                for url in self._order.sources
+                Source(
+                    PooldClient(
+                        source.url,
+                        token=source.token,
+                        ssl=auth.tls_client_context(source.tls_ca_file),
+                        dialer=dialer,
+                        role="poold",
+                    ),
+                    _dropped,
+                    SystemClock(),
+                )
+                for source in self._order.sources
             ]
             fetched_bytes = 0
             for file, place in zip(self._fetch.files, places, strict=True):

@@ -25,6 +25,9 @@ from rbees.protocol.downloads import FetchOrder, HubFile, ModelOffer, OfferedFil
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.model_ref import AliasRef, HubRef
 
+MAX_FILE_BYTES: Final = 1 << 44
+MAX_NAMES: Final = 256
+"""Short names and branches of one model: each is looked at, and whoever offers them may be a stranger."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -49,8 +52,10 @@ def check(offer: ModelOffer) -> None:
         RbeesError: INVALID_REQUEST.
     """
     files = offer.files
-    if not 0 < len(files) <= MAX_PARTS or any(file.size_bytes < 0 or not _SHA256.fullmatch(file.sha256) for file in files):
+    if not 0 < len(files) <= MAX_PARTS or not all(map(_is_file, files)):
         raise _refusal("has no files, or sizes and checksums that are none")
+    if max(len(offer.aliases), len(offer.branches)) > MAX_NAMES:
+        raise _refusal("has more names than a model has")
     if sum_of_parts([file.sha256 for file in files]) != offer.sha256:
         raise _refusal("has another checksum than its files")
     reference = model_ref.parse(offer.model_ref)
@@ -65,6 +70,10 @@ def check(offer: ModelOffer) -> None:
         model_ref.parse(f"hf:a/b::file={file.path}")
     if not files[0].path.lower().endswith(SUFFIXES) or [file.path for file in files] != _names_of_parts(files[0].path, len(files)):
         raise _refusal("has file names that are no model's")
+
+
+def _is_file(file: OfferedFile) -> bool:
+    return 0 <= file.size_bytes <= MAX_FILE_BYTES and _SHA256.fullmatch(file.sha256) is not None
 
 
 def land(offer: ModelOffer, asked: str, own: Path, folder: Path | None = None) -> Landing:

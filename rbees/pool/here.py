@@ -117,6 +117,7 @@ class Here:
 
     async def _bring(self, request: DownloadRequest, folder: Path | None) -> AsyncGenerator[DownloadEvent]:
         from rbees.host import lan_copy
+        from rbees.host.lan_access import Access
         from rbees.host.lending import Lending
         from rbees.host.piece_sums import FOLDER, PieceSums
         from rbees.service import auth
@@ -125,7 +126,8 @@ class Here:
         token = auth.read_secret(own.token_file) if own.token_file and request.sources else None
         await asyncio.to_thread(self.store.refresh)
         here = lan_copy.Here(self.store, self.cache, Lending(self.store, PieceSums(self.state / FOLDER)), os.environ, self._clock)
-        access = lan_copy.Access(token, own.tls_ca_file, own.insecure_lan)
+        hosts = tuple(host.values for host in settings.load_hosts().values()) if request.sources else ()
+        access = Access(token, own.tls_ca_file, own.insecure_lan, hosts=hosts)
         async with aclosing(lan_copy.bring(request, here, await self.capacity(), access, folder)) as following:
             async for event in following:
                 yield event

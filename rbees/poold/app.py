@@ -21,7 +21,7 @@ from rbees.clients.orcd import OrcdClient
 from rbees.host import workers_here
 from rbees.host.backends import Installation
 from rbees.host.devices import DeviceMonitor, sources_of_this_host
-from rbees.host.lan_copy import Access
+from rbees.host.lan_access import Access
 from rbees.host.lending import Lending
 from rbees.host.model_download import Capacity
 from rbees.host.models_here import model_store
@@ -43,6 +43,7 @@ from rbees.service.lock import ProcessLock
 from rbees.service.metrics import Metrics
 from rbees.service.notify import Notifier
 from rbees.service.role_settings import PooldSettings
+from rbees.service.settings import load_hosts
 from rbees.service.web import BearerAuth, NoAuth, Server, build_app
 
 _NOT_IN_POOL_ID: Final = re.compile(r"[^A-Za-z0-9.-]+")
@@ -80,6 +81,7 @@ class Daemon:
         self._identities = Identities(clock)
         self._token = auth.read_secret(settings.token_file) if settings.token_file else None
         self._client_tls = auth.tls_client_context(settings.tls_ca_file)
+        self._hosts = tuple(host.values for host in load_hosts().values())
         self._monitor = DeviceMonitor(sources_of_this_host(), clock)
         self._installation = Installation()
         self._store = model_store(settings, state, os.environ)
@@ -204,7 +206,7 @@ class Daemon:
     def _access(self) -> Access:
         """How this pool calls others."""
         settings = self._settings
-        return Access(self._token, settings.tls_ca_file, settings.insecure_lan, self._endpoint().rstrip("/"))
+        return Access(self._token, settings.tls_ca_file, settings.insecure_lan, self._endpoint().rstrip("/"), self._hosts)
 
     def _endpoint(self) -> str:
         """Where the orchestrator reaches this daemon."""

@@ -12,7 +12,8 @@ from contextlib import aclosing
 from typing import Final
 
 from rbees.host.hub_cache import HubCache, cache_folder
-from rbees.host.lan_copy import Access, Here, bring
+from rbees.host.lan_access import Access
+from rbees.host.lan_copy import Here, bring
 from rbees.host.lending import Lending
 from rbees.host.model_download import Capacity
 from rbees.host.model_removal import remove

@@ -183,20 +183,26 @@ class FetchOrder(Message, frozen=True, kw_only=True, tag_field="type", tag="fetc
 Order = ListOrder | FetchOrder
 
 
-class CopyOrder(Message, frozen=True, kw_only=True):
-    """To the process that fetches from pools: bring these files here."""
+class CopySource(Message, frozen=True, kw_only=True):
+    """A pool to fetch from, and how it is called."""
 
     private: ClassVar[frozenset[str]] = frozenset({"token"})
+
+    url: str
+    token: str | None = None
+    """Sent to this pool, if any is."""
+    tls_ca_file: str | None = None
+
+
+class CopyOrder(Message, frozen=True, kw_only=True):
+    """To the process that fetches from pools: bring these files here."""
 
     fetch: FetchOrder
     """What, and where to; without a repository it goes into the folder that is named."""
     branches: tuple[str, ...] = ()
     """Which are at this commit, as far as the sources know."""
     cache_folder: str
-    sources: tuple[str, ...]
-    token: str | None = None
-    """Sent to the sources, and to nobody else."""
-    tls_ca_file: str | None = None
+    sources: tuple[CopySource, ...]
 
 
 class Listed(Message, frozen=True, kw_only=True, tag_field="type", tag="listed"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.support.lan_hosts import COMMIT, LanHost, events_of, sha256, spoil
 from tests.support.links import Link
 from tests.support.raw_http import request
 from tests.support.scripted_models import write_script
+from tests.support.strange_pools import StrangePool
 from tests.support.tiny_gguf import split_gguf, write_tiny_gguf
 
 TOKEN = "rbk_" + "t" * 43
@@ -310,8 +312,55 @@ def test_the_cluster_s_token_goes_to_the_source_by_tls(new_host: NewHost, model:
     assert TOKEN not in host.poold.said + daemon.said
     stranger = new_host(RBEES_POOLD_TLS_CA_FILE=str(cert)).serve()
     assert "token is asked for" in refusal(stranger.run("download", "tiny-Q4_K_M", "--from", url), "DOWNLOAD_FAILED", 69)
+    # A host of the settings gets the token that they name for it, and is known by the authority that they name for it.
+    guest = new_host()
+    (guest.home.folder / "config.toml").write_text(f'[hosts.mac]\nurl = "{url}"\ntoken_file = "{token}"\ntls_ca_file = "{cert}"\n')
+    assert guest.fetched(REF, f"{url}/")[-1]["by_source"] == {url: len(model)}
     said = refusal(host.run("download", REF, "--from", "http://mac.home.arpa:9200"), "CONFIGURATION", 78)
     assert "readable" in said
+
+
+def offered(ref: str, size_bytes: int = 7) -> dict[str, object]:
+    """What a pool says that need not have anything."""
+    total = "e" * 64
+    return {
+        "model_ref": ref,
+        "sha256": total,
+        "files": [{"path": ref.rpartition("=")[2], "size_bytes": size_bytes, "sha256": total}],
+    }
+
+
+def test_who_offers_something_else_than_was_asked_for_is_dropped(new_host: NewHost, model: bytes) -> None:
+    with Hub() as hub:
+        commit = hub.add(REPO, {FILE: model}).commit
+        ref = f"hf:{REPO}@{commit}::file={FILE}"
+        with (
+            StrangePool(offered(f"hf:{REPO}@{'f' * 40}::file={FILE}")) as old,
+            StrangePool(offered(f"hf:{REPO}@{commit}::file=evil-{FILE}")) as strange,
+            StrangePool(offered(f"hf:{REPO}@{commit}::file=evil-Q8_0.gguf")) as other,
+            StrangePool(offered(ref, 1 << 60)) as endless,
+        ):
+            urls = [pool.url for pool in (old, strange, other, endless)]
+            events = new_host(HF_ENDPOINT=hub.url).fetched(ref, *urls)
+            assert [event["source"] for event in events if event["type"] == "source_dropped"] == urls
+            assert (events[-1]["model_ref"], events[-1]["sha256"]) == (ref, sha256(model))
+            # A part of a name is enough where no commit is named, and is one all the same.
+            part = new_host(HF_ENDPOINT=hub.url).fetched(f"hf:{REPO}::file=q4_k", other.url)
+            assert (kinds(part), part[-1]["model_ref"]) == (["source_dropped", "planned", "done"], ref)
+
+
+def test_who_offers_more_than_the_disk_takes_keeps_nobody_from_it(source: LanHost, new_host: NewHost, model: bytes) -> None:
+    too_much = shutil.disk_usage(source.home.folder).free + (1 << 40)
+    with Hub() as hub:
+        commit = hub.add(REPO, {FILE: model}).commit
+        ref = f"hf:{REPO}@{commit}::file={FILE}"
+        with StrangePool(offered(ref, too_much)) as liar, StrangePool(offered(REF, too_much)) as twin:
+            alone = new_host(HF_ENDPOINT=hub.url).fetched(ref, liar.url)
+            assert (kinds(alone), alone[-1]["sha256"]) == (["source_dropped", "planned", "done"], sha256(model))
+            beside = new_host().fetched(REF, twin.url, source.url)
+            assert (beside[0]["source"], beside[-1]["by_source"]) == (twin.url, {source.url: len(model)})
+            refusal(new_host().run("download", REF, "--from", twin.url), "STORAGE_FULL", 74)
+            refusal(new_host().run("download", "mine", "--from", twin.url), "STORAGE_FULL", 74)
 
 
 def test_what_no_pool_can_give_is_said_in_one_sentence(source: LanHost, new_host: NewHost) -> None:
