@@ -1,8 +1,8 @@
 """The devices of this host, as last measured: one background thread for each source, so that no caller ever waits.
 
-A source (NVML, Metal, DRM, CPU; one gateway file each) may be slow, fail or hang. Its devices are then reported as unhealthy
-with the reason, from the last good measurement. The threads are daemons: a driver that never returns cannot hold up the
-end of the process.
+A source (NVML, Metal, DRM, CPU; one gateway file each) may be slow, fail in any way or hang. Its devices are then reported as
+unhealthy with the reason, from the last good measurement, and it is asked again. The threads are daemons: a driver that never
+returns cannot hold up the end of the process.
 """
 
 from __future__ import annotations
@@ -130,6 +130,12 @@ class DeviceMonitor:
             devices, problem = source.measure(), None
         except RbeesError as error:
             devices, problem = reading.devices, error.message
+        except NoSuchHardware:
+            raise
+        except Exception as error:  # Drivers and their bindings are foreign programs; nothing they do may end the measuring.
+            devices, problem = reading.devices, f"{source.name} failed unexpectedly ({type(error).__name__}); the log says where."
+            if problem != reading.problem:
+                self._log.error("device source failed", action="device_failure", source=source.name, exc_info=True)
         if problem is None:
             now_ms, reading.measured_at_s = self._clock.unix_ms(), self._clock.monotonic()
             reading.devices = tuple(msgspec.structs.replace(device, measured_at_ms=now_ms) for device in devices)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import threading
 from pathlib import Path
 
+import pytest
 import structlog
 
 from rbees.host.device_source import NoSuchHardware
@@ -152,6 +155,32 @@ def test_a_source_that_fails_keeps_its_devices_with_the_reason() -> None:
     source.failure = None
     monitor._measure_once(source, reading)
     assert monitor.devices()[0].healthy
+
+
+async def test_a_source_that_breaks_is_logged_with_its_trace_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rbees.host.devices.MEASURE_INTERVAL_S", 0.001)
+    source, broken = Source("DRM", device("rocm:0")), threading.Event()
+    source.failure = ValueError("invalid literal")
+    measure, counted = source.measure, itertools.count()
+
+    def counting() -> tuple[Device, ...]:
+        if next(counted) == 3:
+            broken.set()
+        return measure()
+
+    source.measure = counting  # type: ignore[method-assign]
+    with structlog.testing.capture_logs() as told:
+        monitor = DeviceMonitor([source], SystemClock())
+        monitor.start()
+        assert await asyncio.to_thread(broken.wait, 30), "it is measured again"
+        assert monitor.problems() == ("DRM failed unexpectedly (ValueError); the log says where.",)
+        source.failure = None
+        async with asyncio.timeout(30):
+            while not monitor.devices():  # noqa: ASYNC110 - a state of another thread
+                await asyncio.sleep(0.001)
+        assert monitor.devices()[0].healthy
+        monitor.stop()
+    assert [line.get("exc_info") for line in told] == [True, None, None], "the same failure is told once"
 
 
 async def test_missing_hardware_is_asked_for_once() -> None:
