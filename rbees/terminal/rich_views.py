@@ -24,13 +24,13 @@ _GAP: Final = 2
 def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None) -> None:
     """A table as wide as the terminal allows. Cells are data: what looks like markup is shown as it is.
 
-    Ids and numbers are never folded, for somebody may copy them: only sentences are. Columns without a word are left out, and where
-    the rest is still too wide each row becomes a block of lines.
+    Ids, references and numbers are never folded, for somebody may copy them: only sentences are. Columns without a word are left
+    out, and where the rest is still too wide each row becomes a block of lines.
     """
     console = console or Console()
     kept = [column for column in range(len(headers)) if any(row[column] for row in rows)]
     widths = {column: max(len(text[column]) for text in (headers, *rows)) for column in kept}
-    prose = {column for column in kept if widths[column] > LEAST_PROSE and any(" " in row[column] for row in rows)}
+    prose = {column for column in kept if widths[column] > LEAST_PROSE and _is_prose([row[column] for row in rows])}
     least = sum(LEAST_PROSE if column in prose else widths[column] for column in kept) + _GAP * len(kept)
     if least > console.width and len(kept) > 1:
         _show_blocks(headers, rows, kept, console)
@@ -42,6 +42,12 @@ def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], console: C
     for row in rows:
         table.add_row(*(Text(row[column]) for column in kept))
     console.print(table)
+
+
+def _is_prose(cells: Sequence[str]) -> bool:
+    """Whether these are sentences that can be folded between their words."""
+    words = [word for cell in cells for word in cell.split()]
+    return len(words) > sum(map(bool, cells)) and max(map(len, words)) <= LEAST_PROSE
 
 
 def _show_blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence[int], console: Console) -> None:

@@ -178,6 +178,17 @@ def test_a_table_folds_sentences_and_never_ids() -> None:
     assert " ".join(" ".join(lines).split()).count("for a while.") == 1
 
 
+def test_references_are_never_folded_beside_sentences() -> None:
+    reference = "hf:org/Large-3.2-3B-Instruct-GGUF::file=large-3.2-3b-q4_k_m.gguf"
+    rows = [
+        ["small", "ships with rbees", "The smallest there is."],
+        ["large", reference, "A large one, for hosts with much memory."],
+    ]
+    for width in (40, 80, 120):
+        assert any(reference in line for line in _shown(["name", "source", "about"], rows, width)), width
+    assert all(len(line) <= 120 for line in _shown(["name", "source", "about"], rows, 120))
+
+
 def test_a_table_that_is_too_wide_becomes_blocks() -> None:
     lines = _shown(["id", "model", "place", "why not"], [[ID, "m" * 30, "p" * 20, ""], [ID, "n", "", "It is full."]], 60)
     assert [line.split() for line in lines if line.startswith("id")] == [["id", ID], ["id", ID]]
