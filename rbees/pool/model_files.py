@@ -12,6 +12,7 @@ from rbees.pool.forms import is_peer_named
 from rbees.pool.target import asks_poold_if_there
 from rbees.protocol.downloads import ModelRemoved
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.terminal.asking import ask
 from rbees.terminal.notes import notes
 from rbees.terminal.output import json_option, print_json, print_pairs, print_table
 from rbees.terminal.quantities import bytes_text
@@ -60,7 +61,7 @@ async def delete(pool: PooldClient | None, *, model: str, yes: bool, as_json: bo
     if as_json and not yes:
         raise click.UsageError("With --json nobody can be asked; add --yes.")
     if not yes:
-        click.confirm(f"Remove the files of {model}?", abort=True, err=True)
+        ask(f"Remove the files of {model}?")
     try:
         removed = await pool.remove_model(model) if pool is not None else Here().remove(model)
         sentence = f"removed {removed.model_ref}, {bytes_text(removed.freed_bytes)} freed"

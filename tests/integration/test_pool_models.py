@@ -79,7 +79,7 @@ def test_delete_asks_and_takes_everything_with_it(user: User, tiny: Path) -> Non
     usage = user.run("disk-usage", "--json").json
     size = tiny.stat().st_size
     assert [count for ref, count in usage["models"].items() if REPO in ref] == [size]
-    assert user.run("delete", "mine").returncode == 130
+    assert "say `--yes`" in refusal(user.run("delete", "mine"), "INVALID_REQUEST", 2)
     assert user.run("delete", "mine", "--json").returncode == 2
     assert user.run("delete", "mine", "--yes", "--json").json["freed_bytes"] == size
     assert not list(user.cache.glob("models--*"))
