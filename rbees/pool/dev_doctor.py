@@ -191,7 +191,7 @@ async def _is_ours(kind: type[DaemonClient], role: str, own: object) -> bool:
 async def _own_pool(versions: dict[str, str]) -> list[Finding]:
     """Whether the pool daemon of this host, where one runs, works together with its orchestrator."""
     try:
-        async with find_pool(None, None).client() as pool:
+        async with (await asyncio.to_thread(find_pool, None, None)).client() as pool:
             status = await pool.status()
     except RbeesError as error:
         if error.code in _NOT_OURS:

@@ -1,10 +1,13 @@
-"""Which pool daemon a command talks to: a flag, the `rbees up` that runs here, or this host's own settings."""
+"""Which pool daemon a command talks to: a flag, the `rbees up` that runs here, the one that holds this host's own state folder,
+wherever it listens, or whoever answers where the settings say. One order for every command.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,13 +21,13 @@ from rbees.terminal.output import json_option
 
 if TYPE_CHECKING:
     from rbees.clients.poold import PooldClient
-    from rbees.pool.state import OwnState
+    from rbees.service.role_settings import PooldSettings
 
 Action = Callable[..., Awaitable[int | None]]
 LISTEN_S: Final = 2.0
 SETTLE_LOOK_S: Final = 0.1
 SETTLE_LOOKS: Final = 150
-"""How often a daemon that has just started is looked for before it listens."""
+"""How often a daemon that has just started is looked at before it tells where it listens."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Address:
     url: str
     token: str | None = field(default=None, repr=False)
     tls_ca_file: str | None = None
-    is_home: bool = False
-    """True of the one that `rbees up` keeps here: while it runs, nobody else works on its folder."""
+    is_certain: bool = False
+    """True of one that was named, or is known to run here: while it does, nobody else works on its folder."""
 
     def client(self) -> PooldClient:
         """A client of it, to be used as a context manager. Raises as `find_pool`."""
@@ -58,8 +61,8 @@ def find_pool(poold_url: str | None, token_file: str | None) -> Address:
     """Where the pool daemon is.
 
     Raises:
-        RbeesError: CONFIGURATION, for settings or a token file that cannot be used; INVALID_REQUEST, for a token that the
-            `rbees up` which is found here does not ask for.
+        RbeesError: CONFIGURATION, for settings, folders or a token file that cannot be used; INVALID_REQUEST, for a token that
+            the `rbees up` which is found here does not ask for; POOL_UNREACHABLE, for a daemon here that does not begin to listen.
     """
     from rbees.service import settings
     from rbees.service.home import read_home
@@ -74,8 +77,41 @@ def find_pool(poold_url: str | None, token_file: str | None) -> Address:
             )
             raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="token_file")
         # A configured token belongs to the configured daemon; home mode asks for none.
-        return Address(home.poold_url, is_home=True)
-    return Address(poold_url or own_url(own), _secret(own.token_file), own.tls_ca_file)
+        return Address(home.poold_url, is_certain=True)
+    secret = _secret(own.token_file)
+    if poold_url is not None:
+        return Address(poold_url, secret, own.tls_ca_file, is_certain=True)
+    return _at_lock(Address(own_url(own), secret, own.tls_ca_file))
+
+
+def _at_lock(address: Address) -> Address:
+    """Of the daemon that holds this host's own state folder, once it tells where it listens; `address` where none holds it.
+
+    Whoever looked at the port of the settings first could reach the daemon of a stranger. Raises as `find_pool`.
+    """
+    from rbees.pool.state import own_state
+
+    own = own_state()
+    for look in range(SETTLE_LOOKS):
+        if look:
+            time.sleep(SETTLE_LOOK_S)
+        if (url := own.daemon_url()) is not None:
+            return replace(address, url=_as_certified(url, own.settings), is_certain=True)
+        if not own.daemon_runs():
+            return address
+    message = f"A pool daemon works on {own.folder} and does not tell where it listens; see its log, or name it by `--poold-url`."
+    raise RbeesError(ErrorCode.POOL_UNREACHABLE, message)
+
+
+def _as_certified(url: str, own: PooldSettings) -> str:
+    """The same daemon under the name that its certificate is for: it tells an address, and the settings tell the name."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" or own.endpoint is None:
+        return url
+    if parts.port == own.port:
+        return own.endpoint
+    name = urlsplit(own.endpoint).hostname or ""
+    return f"https://{f'[{name}]' if ':' in name else name}:{parts.port}"
 
 
 def _secret(token_file: str | None) -> str | None:
@@ -100,7 +136,7 @@ def own_url(own: Any) -> str:
 def asks_poold(action: Action) -> Callable[..., int | None]:
     """Make a click callback of `async def action(pool, *, as_json, …)`, with the options that name the daemon."""
 
-    async def act(address: Address, _named: bool, /, **rest: Any) -> int | None:
+    async def act(address: Address, /, **rest: Any) -> int | None:
         async with address.client() as pool:
             return await action(pool, **rest)
 
@@ -110,8 +146,8 @@ def asks_poold(action: Action) -> Callable[..., int | None]:
 def asks_poold_if_there(action: Action) -> Callable[..., int | None]:
     """The same of `async def action(pool | None, *, as_json, …)`: None where no daemon runs here and none was named."""
 
-    async def act(address: Address, named: bool, /, **rest: Any) -> int | None:
-        if not named and not address.is_listening():
+    async def act(address: Address, /, **rest: Any) -> int | None:
+        if not address.is_certain and not address.is_listening():
             return await action(None, **rest)
         async with address.client() as pool:
             return await action(pool, **rest)
@@ -125,8 +161,8 @@ def asks_keeper(action: Action) -> Callable[..., int | None]:
     A daemon that starts meanwhile is asked in their place, before anything was started.
     """
 
-    async def act(address: Address, named: bool, /, **rest: Any) -> int | None:
-        if named or address.is_home or address.is_listening():
+    async def act(address: Address, /, **rest: Any) -> int | None:
+        if address.is_certain or address.is_listening():
             async with address.client() as pool:
                 return await action(pool, **rest)
         from rbees.pool.local_workers import DaemonRuns, LocalWorkers
@@ -141,21 +177,10 @@ def asks_keeper(action: Action) -> Callable[..., int | None]:
             if not own.daemon_runs():
                 async with LocalWorkers(own, said.keep) as keeper:
                     return await action(keeper, **rest)
-        async with (await _settled(address, own)).client() as pool:
+        async with (await asyncio.to_thread(_at_lock, address)).client() as pool:
             return await action(pool, **rest)
 
     return _callback(action, act)
-
-
-async def _settled(address: Address, own: OwnState) -> Address:
-    """Where the daemon that holds the state folder listens, once it does; its flags may name another port than the settings."""
-    for _ in range(SETTLE_LOOKS):
-        if address.is_listening() or not own.daemon_runs():
-            break
-        if (url := own.daemon_url()) is not None:
-            return replace(address, url=url)
-        await asyncio.sleep(SETTLE_LOOK_S)
-    return address
 
 
 def _callback(action: Action, act: Action) -> Callable[..., int | None]:
@@ -164,6 +189,6 @@ def _callback(action: Action, act: Action) -> Callable[..., int | None]:
     @json_option
     @functools.wraps(action)
     def callback(*, poold_url: str | None, token_file: str | None, **rest: Any) -> int | None:
-        return asyncio.run(act(find_pool(poold_url, token_file), poold_url is not None, **rest))  # type: ignore[arg-type]
+        return asyncio.run(act(find_pool(poold_url, token_file), **rest))  # type: ignore[arg-type]
 
     return callback
