@@ -14,7 +14,9 @@ from rbees.pool.workers import named_devices
 from rbees.protocol.errors import RbeesError
 from rbees.protocol.workers import Backend
 from rbees.service.device_flags import device_flags, take_device_options
-from rbees.terminal.output import print_json, print_pairs, print_table
+from rbees.terminal.columns import Column, Page, Sheet
+from rbees.terminal.output import print_json, print_pairs
+from rbees.terminal.pages import print_page
 from rbees.terminal.quantities import bytes_text
 
 if TYPE_CHECKING:
@@ -24,6 +26,19 @@ if TYPE_CHECKING:
 
 _BEGINNINGS: Final = ("/", "./", "../", "~")
 """Of a path. A path that a pool is to look up for itself is written as a `file:` reference."""
+_COLUMNS: Final = (
+    Column("device"),
+    Column("layers", rank=2),
+    Column("weights", rank=1),
+    Column("kv", rank=1),
+    Column("buffers", rank=3),
+    Column("needed"),
+    Column("to give"),
+    Column(""),
+)
+
+_NO_WORKER: Final = "not known: no worker that runs here has served on such a device yet"
+_NO_DAEMON: Final = "not known: no pool daemon runs here, which learns it from workers"
 
 
 @click.command("fit")
@@ -71,7 +86,7 @@ async def fit(
     if as_json:
         print_json(found)
     else:
-        _show(found)
+        _show(found, by_daemon=pool is not None)
     if found.refusal is not None:
         # People have the numbers in the table.
         refusal = found.refusal if as_json else msgspec.structs.replace(found.refusal, details={})
@@ -99,7 +114,7 @@ def _is_here(url: str) -> bool:
         return host == "localhost"
 
 
-def _show(found: FitView) -> None:
+def _show(found: FitView, *, by_daemon: bool) -> None:
     model = found.model
     print_pairs(
         [
@@ -108,11 +123,8 @@ def _show(found: FitView) -> None:
         ]
     )
     click.echo()
-    print_table(
-        ["device", "layers", "weights", "kv", "buffers", "needed", "to give", ""],
-        [row for i, seat in enumerate(found.seats) for row in _rows(seat, chosen=i == found.chosen)],
-        empty="This host has no device that could be reckoned with.",
-    )
+    rows = [row for i, seat in enumerate(found.seats) for row in _rows(seat, chosen=i == found.chosen)]
+    print_page(Page(sheets=(Sheet(_COLUMNS, rows, "This host has no device that could be reckoned with."),)))
     held = {place.device_id: place.held_bytes for seat in found.seats for place in seat.places if place.held_bytes}
     for device_id, held_bytes in held.items():
         click.echo(f"{device_id}: {bytes_text(held_bytes)} are set aside for workers that run.", err=True)
@@ -123,6 +135,9 @@ def _show(found: FitView) -> None:
     if rates:
         click.echo()
         print_pairs([("expected rate", ""), *rates])
+    elif any(seat.fits for seat in found.seats):
+        click.echo()
+        print_pairs([("expected rate", _NO_WORKER if by_daemon else _NO_DAEMON)])
     for warning in found.warnings:
         click.echo(warning, err=True)
 

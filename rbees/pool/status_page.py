@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Final
 
 from rbees import __version__
 from rbees.pool.device_remarks import device_pairs
+from rbees.pool.workers import state_of
 from rbees.protocol.codec import Message
-from rbees.protocol.pools import Device, ModelFacts, PoolStatus
+from rbees.protocol.pools import Device, ModelFacts, PoolStatus, WorkerFacts
 from rbees.terminal.columns import Column, Page, Sheet
 from rbees.terminal.quantities import bytes_text
 
@@ -25,22 +25,11 @@ _DEVICE_COLUMNS: Final = (
 _WORKER_COLUMNS: Final = (
     Column("worker"),
     Column("state"),
-    Column("model", least=12),
+    Column("model", least=12, tail=True),
     Column("devices", rank=2, least=6),
     Column("slots", rank=1, right=True),
     Column("memory", rank=3, right=True),
 )
-
-
-class RunningWorker(Message, frozen=True, kw_only=True):
-    """A worker process that was found without a daemon to ask."""
-
-    worker_id: str
-    model_ref: str
-    devices: tuple[str, ...]
-    slots: int
-    reserved_bytes: int
-    pid: int
 
 
 class HostStatus(Message, frozen=True, kw_only=True):
@@ -49,36 +38,34 @@ class HostStatus(Message, frozen=True, kw_only=True):
     version: str
     devices: tuple[Device, ...]
     models: tuple[ModelFacts, ...]
-    workers: tuple[RunningWorker, ...]
+    workers: tuple[WorkerFacts, ...]
     daemon: bool = False
 
 
 async def found_here() -> HostStatus:
-    """Look without a daemon; only who does pays for the imports."""
+    """Look without a daemon, as `rbees-pool worker list` does; only who does pays for the imports.
+
+    Raises:
+        DaemonRuns: one has started since this command looked for one.
+    """
     from rbees.pool.here import Here
+    from rbees.pool.local_workers import DaemonRuns, LocalWorkers
+    from rbees.pool.state import own_state
+    from rbees.service import logs
 
-    here = Here()
+    # What is found is shown; a log beside it would say it once more.
+    logs.configure("pool", "error")
+    own, here = own_state(), Here()
+    if own.daemon_runs():
+        raise DaemonRuns()
+    async with LocalWorkers(own, lambda _: None) as keeper:
+        workers = (await keeper.workers()).workers
     models = await asyncio.to_thread(here.models)
-    workers = await asyncio.to_thread(_running_workers, here.state)
-    return HostStatus(version=__version__, devices=await here.devices(), models=models.models, workers=workers)
-
-
-def _running_workers(state: Path) -> tuple[RunningWorker, ...]:
-    from rbees.host.process import Identity, is_running
-    from rbees.host.process_table import ProcessTable
-    from rbees.service import folders
-
-    return tuple(
-        RunningWorker(
-            worker_id=record.spec.worker_id,
-            model_ref=record.spec.model_ref,
-            devices=record.spec.devices,
-            slots=record.spec.slots,
-            reserved_bytes=record.reserved_bytes,
-            pid=record.pid,
-        )
-        for record in ProcessTable(folders.make_private_folder(state / "workers")).load()
-        if record.pid is not None and is_running(Identity(record.pid, record.started or ""))
+    return HostStatus(
+        version=__version__,
+        devices=await here.devices(),
+        models=models.models,
+        workers=tuple(one for one in workers if one.end is None),
     )
 
 
@@ -91,23 +78,12 @@ def status_page(found: PoolStatus | HostStatus, url: str | None) -> Page:
             ("pool", f"{found.pool_id} at {url}, version {found.version}"),
             ("reports to", _orcd(found)),
         ]
-        workers = [
-            (
-                worker.worker_id,
-                f"loading {worker.load_progress:.0%}" if worker.state == "loading" else worker.state,
-                worker.model_ref,
-                ", ".join(worker.devices),
-                str(worker.slots),
-                bytes_text(worker.memory_bytes),
-            )
-            for worker in found.workers
-        ]
     else:
         pairs = [("pool", f"no pool daemon runs here; this is version {found.version}")]
-        workers = [
-            (one.worker_id, "runs", one.model_ref, ", ".join(one.devices), str(one.slots), bytes_text(one.reserved_bytes))
-            for one in found.workers
-        ]
+    workers = [
+        (one.worker_id, state_of(one), one.model_ref, ", ".join(one.devices), str(one.slots), bytes_text(one.memory_bytes))
+        for one in found.workers
+    ]
     return Page(
         pairs=[*pairs, ("models", str(len(found.models))), ("workers", str(len(found.workers))), *remarks],
         sheets=(

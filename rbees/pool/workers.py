@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -13,10 +14,12 @@ from rbees.pool.target import asks_keeper
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.workers import Backend
 from rbees.service.device_flags import device_flags, take_device_options
+from rbees.terminal.columns import Column, Page, Sheet
 from rbees.terminal.notes import notes
-from rbees.terminal.output import print_json, print_pairs, print_table
+from rbees.terminal.output import print_json, print_pairs
+from rbees.terminal.pages import print_page
 from rbees.terminal.quantities import bytes_text
-from rbees.terminal.text import printable
+from rbees.terminal.text import printable, visible
 
 if TYPE_CHECKING:
     from rbees.clients.poold import PooldClient
@@ -27,6 +30,17 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.1
 ENDED: Final = frozenset({"stopped", "failed"})
+_COLUMNS: Final = (
+    Column("worker"),
+    Column("state", least=12),
+    Column("model", least=12, tail=True),
+    Column("device", rank=1, least=6),
+    Column("slots", rank=3, right=True),
+    Column("ctx", rank=4, right=True),
+    Column("memory", rank=2, right=True),
+    Column("pid", rank=5, right=True),
+)
+_NOBODY: Final = "No worker is here; start one with `rbees-pool worker spawn --model NAME`."
 
 
 @click.group()
@@ -42,11 +56,7 @@ async def list_(keeper: Keeper, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    print_table(
-        ["worker", "state", "model", "device", "slots", "ctx", "memory", "pid"],
-        [_row(facts) for facts in found.workers],
-        empty="No worker is here; start one with `rbees-pool worker spawn --model NAME`.",
-    )
+    print_page(Page(sheets=(Sheet(_COLUMNS, [_row(facts) for facts in found.workers], _NOBODY),)))
 
 
 @worker.command()
@@ -61,7 +71,7 @@ async def show(keeper: Keeper, *, worker_id: str, as_json: bool) -> None:
     print_pairs(
         [
             ("worker", facts.worker_id),
-            ("state", _state(facts)),
+            ("state", state_of(facts)),
             ("model", facts.model_ref),
             ("sha256", facts.model_sha256),
             ("runs on", f"{','.join(facts.devices)} ({facts.backend})"),
@@ -140,13 +150,15 @@ async def _model(keeper: Keeper, backend: Backend | None) -> str:
 @click.option("--follow", "-f", is_flag=True, help="Go on while the log grows.")
 @asks_keeper
 async def logs(keeper: Keeper, *, worker_id: str, follow: bool, as_json: bool) -> None:
-    """Show what a worker wrote."""
+    """Show what a worker wrote. On a terminal control characters are made visible; elsewhere they go as they are."""
+    is_terminal = sys.stdout.isatty()
     async with keeper.logs(worker_id, follow) as lines:
         async for line in lines:
             if as_json:
                 print_json({"line": line})
             else:
-                click.echo(line)
+                # What is logged may be quoted from a model's file.
+                click.echo(visible(line) if is_terminal else line)
 
 
 @worker.command()
@@ -195,7 +207,7 @@ async def _wait_ready(keeper: Keeper, worker_id: str, *, silent: bool) -> None:
 def _row(facts: WorkerFacts) -> list[str]:
     return [
         facts.worker_id,
-        _state(facts),
+        state_of(facts),
         facts.model_ref,
         ",".join(facts.devices),
         str(facts.slots),
@@ -205,8 +217,9 @@ def _row(facts: WorkerFacts) -> list[str]:
     ]
 
 
-def _state(facts: WorkerFacts) -> str:
-    about = []
+def state_of(facts: WorkerFacts) -> str:
+    """A worker's state in words, with what makes it a special one."""
+    about = [f"{facts.load_progress:.0%}"] if facts.state == "loading" else []
     if facts.safe_mode:
         about.append("safe mode")
     if facts.end is not None and facts.state == "failed":

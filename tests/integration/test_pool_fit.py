@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from rbees.pool.fit import _COLUMNS
+from rbees.terminal.columns import Page, Sheet
+from rbees.terminal.pages import page_lines
 from tests.integration.test_ctl_reach_ssh import pool
 from tests.support.fake_orcd import FakeOrcd
-from tests.support.home import Finished, Home, free_port
+from tests.support.home import Finished, Home, entry_point, free_port
 from tests.support.pool_host import PoolHost
 from tests.support.raw_http import request
+from tests.support.screens import OnScreen
 from tests.support.sparse_gguf import SHAPES, SparseShape, write_sparse_gguf
 from tests.support.tiny_gguf import write_tiny_gguf
 
@@ -50,10 +54,11 @@ def test_a_host_without_a_daemon_says_it_itself(home: Home) -> None:
     shown = ask(home, "haiku", "--slots", "2", "--ctx", "512")
     assert shown.returncode == 0, shown.said
     assert "2 sequences of at most 512 tokens" in shown.stdout
-    head, row = shown.stdout.splitlines()[-2:]
+    head, row, empty, rate = shown.stdout.splitlines()[-4:]
     assert head.split() == ["DEVICE", "LAYERS", "WEIGHTS", "KV", "BUFFERS", "NEEDED", "TO", "GIVE"]
     assert row.startswith("cpu")
     assert row.endswith("fits; a spawn takes it")
+    assert (empty, rate) == ("", "expected rate  not known: no pool daemon runs here, which learns it from workers")
     found = ask(home, "haiku", "--json").json
     (place,) = found["seats"][found["chosen"]]["places"]
     assert place["needed_bytes"] == place["weights_bytes"] + place["kv_bytes"] + place["buffers_bytes"]
@@ -80,6 +85,27 @@ def test_a_model_that_nothing_here_holds_says_by_how_much(home: Home, tmp_path: 
     (place,) = found["seats"][0]["places"]
     assert (found["chosen"], as_json.returncode, error["code"]) == (None, 1, "INSUFFICIENT_VRAM")
     assert error["details"]["missing_bytes"] == place["missing_bytes"] == place["needed_bytes"] - place["available_bytes"]
+
+
+def test_on_a_terminal_it_is_a_table(home: Home) -> None:
+    words = [*entry_point("rbees-pool"), "fit", "haiku"]
+    with OnScreen(words, home.environ(RBEES_POOLD_PORT=str(free_port()), TERM="xterm"), columns=80) as shown:
+        assert shown.end() == 0
+    lines = shown.picture.plain.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    row = next(line for line in lines if line.startswith("cpu"))
+    assert row.endswith("fits; a spawn takes it")
+    assert "no room for: buffers" in lines
+
+
+def test_no_verdict_is_cut_where_room_is_short() -> None:
+    sizes = ["32", "281.8 MiB", "320.0 MiB", "172.8 MiB", "900.8 MiB", "900.8 MiB"]
+    verdicts = ["900.8 MiB too few", "fits; a spawn takes it", "fits with --device cuda:0,cuda:1", "fits with --gpu-layers 28"]
+    rows = [["+ cuda:0", *sizes, verdict] for verdict in verdicts]
+    for width in (70, 80, 100):
+        texts = [line.text for line in page_lines(Page(sheets=(Sheet(_COLUMNS, rows, ""),)), width)]
+        assert all(len(text) <= width for text in texts)
+        assert [text.endswith(verdict) for text, verdict in zip(texts[1:], verdicts, strict=False)] == [True] * 4, texts
 
 
 def test_what_cannot_be_looked_at_is_refused_in_a_sentence(home: Home, tmp_path: Path) -> None:
@@ -111,6 +137,7 @@ def test_a_daemon_counts_what_its_workers_hold_and_have_measured(host: PoolHost)
     (first,), (second,) = before["seats"][0]["places"], after["seats"][0]["places"]
     assert first["held_bytes"] == 0 < second["held_bytes"]
     assert after["seats"][0]["rate"] is None, "a scripted worker says nothing of how fast others are"
+    assert "expected rate  not known: no worker that" in ask(host.home, "tiny", "--poold-url", daemon.url).stdout
     found = ask(host.home, "bees", "--json", "--poold-url", daemon.url).json
     rate = found["seats"][0]["rate"]
     assert (rate["source"], rate["worker_id"]) == ("measured", facts["worker_id"])

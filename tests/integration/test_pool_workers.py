@@ -17,8 +17,9 @@ from rbees.protocol.pools import SpawnCommand
 from rbees.service.lock import ProcessLock
 from rbees.service.role_settings import PooldSettings
 from tests.support.fake_orcd import FakeOrcd
-from tests.support.home import Home, free_port, taken_port, wait_until
+from tests.support.home import Finished, Home, entry_point, free_port, taken_port, wait_until
 from tests.support.pool_host import PoolHost, is_gone
+from tests.support.screens import OnScreen
 from tests.support.tiny_gguf import write_tiny_gguf
 
 
@@ -45,6 +46,13 @@ def test_a_worker_lives_and_ends_without_a_daemon(host: PoolHost) -> None:
         *[str(host.state / "workers" / f"{worker_id}.log")] * 2,
     ]
     assert "64.0 MiB" in host.tool("list").stdout
+    (seen,) = host.home.run("status", "--json", program="rbees-pool").json["workers"]
+    listed = host.listed()[worker_id]
+    assert [seen[key] for key in ("worker_id", "state", "memory_bytes", "pid")] == [
+        listed[key] for key in ("worker_id", "state", "memory_bytes", "pid")
+    ]
+    row = next(line for line in host.home.run("status", program="rbees-pool").stdout.splitlines() if worker_id in line)
+    assert {"ready", "64.0"} <= set(row.split())
     assert "model_loaded" in host.tool("logs", worker_id).stdout
     shown = host.tool("show", worker_id)
     assert str(process.pid) in shown.stdout.split(), shown.stdout
@@ -109,6 +117,56 @@ def test_a_daemon_that_listens_elsewhere_is_found_by_its_lock(host: PoolHost) ->
     assert f"--callback-url=http://127.0.0.1:{elsewhere}/internal" in " ".join(
         psutil.Process(host.listed()[worker_id]["pid"]).cmdline()
     )
+    assert host.tool("stop", worker_id).returncode == 0
+
+
+def test_the_own_daemon_comes_before_a_stranger_at_the_port_of_the_settings(host: PoolHost) -> None:
+    host.script()
+    options = ["--port", "0", "--model-dirs", str(host.models), "--pool-id", "ours"]
+    with Home() as stranger:
+        stranger.serve_poold(host.port)
+        ours = host.home.start("poold", "serve", *options)
+        wait_until(lambda: "daemon_ready" in ours.said, ours, "become ready")
+
+        def ask(*words: str) -> Finished:
+            return host.home.run(*words, program="rbees-pool")
+
+        assert ask("status", "--json").json["pool_id"] == "ours"
+        worker_id = host.tool("spawn", "--model", "bees").stdout.strip()
+        assert list(host.listed()) == [worker_id]
+        assert "bees" in ask("models", "list").stdout
+        assert ask("models", "info", "bees").returncode == 0
+        assert "bees" in ask("fit", "bees", "--json").json["model"]["ref"]
+        refused = ask("models", "delete", "bees", "--yes")
+        assert (refused.returncode, f"{worker_id} serves" in refused.stderr) == (75, True), refused.said
+        assert "poold ours" in ask("dev", "doctor", "--json").stdout
+        named = ask("status", "--json", "--poold-url", f"http://127.0.0.1:{host.port}")
+        assert named.json["pool_id"] != "ours", "a name that was given counts before all"
+        assert ours.stop() == 0
+        assert ask("status", "--json").json["pool_id"] != "ours", "nobody is here, so the settings count"
+    assert not ask("status", "--json").json["daemon"]
+    assert host.tool("stop", worker_id).returncode == 0
+
+
+def test_on_a_terminal_workers_are_a_table_and_logs_are_harmless(host: PoolHost) -> None:
+    host.script()
+    worker_id = host.tool("spawn", "--model", "bees").stdout.strip()
+    with (host.state / "workers" / f"{worker_id}.log").open("a") as log:
+        log.write("general.name = \x1b]0;mine\x07\x1b[2J\n")
+
+    def shown(*words: str) -> str:
+        with OnScreen([*entry_point("rbees-pool"), "worker", *words], host.home.environ(TERM="xterm"), columns=80) as screen:
+            assert screen.end() == 0
+        return screen.picture.plain
+
+    lines = shown("list").splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    (row,) = (line for line in lines if worker_id in line)
+    assert {"ready", "cpu"} <= set(row.split())
+    assert "ripted.json" in row, "the end of a reference tells one from another"
+    assert any(line.startswith("no room for: ") for line in lines)
+    assert "general.name = ␛]0;mine␇␛[2J" in shown("logs", worker_id)
+    assert "general.name = \x1b" in host.tool("logs", worker_id).stdout
     assert host.tool("stop", worker_id).returncode == 0
 
 
