@@ -105,10 +105,12 @@ class LiveBoard:
     def __init__(self, names: Sequence[str], console: Console | None = None) -> None:
         self._progress = Progress(
             SpinnerColumn(finished_text=""),
-            TextColumn("[bold]{task.fields[name]}", markup=True),
-            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TextColumn("[bold]{task.fields[name]}", markup=True, table_column=Column(no_wrap=True)),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             TimeElapsedColumn(),
             console=console or _CursorStays(stderr=True),
+            # What was said gives way to the names, never the other way round.
+            expand=True,
         )
         self._tasks = {name: self._progress.add_task("", total=None, name=escape(name)) for name in names}
         self._progress.start()
