@@ -1,12 +1,14 @@
 """Files that the operator of this host named as models wherever they lie: a small JSON file in the pool's state folder.
 
-Only a person on this host writes it; no request over the network can name a path.
+Only a person on this host gives names; no request over the network can name a path. Who deletes a model takes its names away.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -37,22 +39,31 @@ class RegisteredModels:
         Raises:
             RbeesError: STORAGE_FULL.
         """
-        self._write({**self.all(), name: file})
+        with self._alone():
+            self._write({**self.all(), name: file})
 
     def remove(self, file: Path) -> bool:
         """Forget a file under all its names; False where it has none. Raises as `add`."""
-        kept = {name: path for name, path in self.all().items() if path != file}
-        if len(kept) == len(self.all()):
-            return False
-        self._write(kept)
-        return True
+        with self._alone():
+            named = self.all()
+            kept = {name: path for name, path in named.items() if path != file}
+            if len(kept) < len(named):
+                self._write(kept)
+        return len(kept) < len(named)
 
-    def _write(self, named: Mapping[str, Path]) -> None:
-        draft = self._path.with_suffix(f".{os.getpid()}.new")
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Between reading the list and writing it, nobody else may write: his name would be lost."""
         try:
-            draft.write_bytes(msgspec.json.encode({name: str(path) for name, path in named.items()}))
-            os.replace(draft, self._path)
+            with self._path.with_suffix(".lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             message = f"The list of registered models {self._path} cannot be written: {reason}."
             raise RbeesError(ErrorCode.STORAGE_FULL, message) from None
+
+    def _write(self, named: Mapping[str, Path]) -> None:
+        draft = self._path.with_suffix(f".{os.getpid()}.new")
+        draft.write_bytes(msgspec.json.encode({name: str(path) for name, path in named.items()}))
+        os.replace(draft, self._path)
