@@ -35,6 +35,8 @@ _FAULT_LINES: Final = 200
 _FAULT_BYTES: Final = 32 << 10
 _TRIES: Final = 2
 _FOLLOW_POLL_S: Final = 0.25
+MAX_LINE_BYTES: Final = 1 << 20
+"""A line that is longer is shown as several."""
 MAX_LOG_BYTES: Final = 32 << 20
 """A log that grows beyond this loses all but its last MiB."""
 
@@ -110,14 +112,26 @@ async def follow(log: Path, is_over: Callable[[], bool]) -> AsyncIterator[bytes]
 
 
 async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """The lines of a log that comes in pieces; the last one also where it has no end."""
-    rest = b""
+    """The lines of a log that comes in pieces; the last one also where it has no end. What has none for long is cut."""
+    begun = bytearray()
     async for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            yield line.decode("utf-8", errors="replace")
-    if rest:
-        yield rest.decode("utf-8", errors="replace")
+        # Only what is new is searched: a line without end would be gone through again with each of its pieces.
+        for number, part in enumerate(chunk.split(b"\n")):
+            if number:
+                yield begun.decode("utf-8", errors="replace")
+                begun.clear()
+            begun += part
+            while len(begun) > MAX_LINE_BYTES:
+                cut = _before_character(begun, MAX_LINE_BYTES)
+                yield begun[:cut].decode("utf-8", errors="replace")
+                del begun[:cut]
+    if begun:
+        yield begun.decode("utf-8", errors="replace")
+
+
+def _before_character(text: bytearray, position: int) -> int:
+    """`position`, or where the character that it would cut in two begins."""
+    return next((place for place in range(position, position - 4, -1) if text[place] & 0xC0 != 0x80), position)
 
 
 def read_all(log: Path) -> bytes:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -334,3 +335,22 @@ async def test_a_follower_knows_its_place_in_a_log_that_was_cut_or_replaced(tmp_
     assert found == [*lines[first:], "no end"]
     await reading
     assert seen[-1] == "no end"
+
+
+async def test_a_line_without_end_is_shown_in_pieces() -> None:
+    words = "t" + "wörter" * 600_000
+    content = f"one\n{words}\n\nlast".encode()
+    given = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal given
+        while given < len(content):
+            given += 60_000
+            yield content[given - 60_000 : given]
+
+    lines = []
+    async for line in worker_log.lines_of(chunks()):
+        lines.append(line)
+        assert len(line.encode()) <= worker_log.MAX_LINE_BYTES, "its end is not waited for"
+    assert (lines[0], lines[-2:]) == ("one", ["", "last"])
+    assert "".join(lines[1:-2]) == words, "nothing is lost, and no letter is cut in two"
