@@ -30,6 +30,8 @@ from rbees.protocol.downloads import FetchOrder, HubFile
 from rbees.protocol.errors import ErrorCode, RbeesError
 
 _YES: Final = frozenset({"1", "ON", "YES", "TRUE"})
+_State = tuple[int, int, int, int]
+_SET_BACK_NS: Final = 10_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,8 @@ class _Taking:
         self._before_bytes = 0
         """Of the files that are done."""
         self._taken_bytes = 0
-        self._copied: set[int] = set()
-        """Numbers of the files whose bytes wait for their name."""
+        self._copied: dict[int, _State] = {}
+        """Of the files whose bytes wait for their name, by number, the state in which they were found right."""
 
     def run(self, *, by_link: bool) -> Taken:
         order = self._order
@@ -135,13 +137,14 @@ class _Taking:
                 kept = 0
                 is_right = self._append(number, partial)
             sink.flush()
+            summed = _marked(sink.fileno())
             os.fsync(sink.fileno())
         if not is_right:
             place.partial.unlink(missing_ok=True)
             message = f"The bytes of {file.path} are not those that the bundle promises and were thrown away; export it once more."
             raise RbeesError(ErrorCode.CHECKSUM_MISMATCH, message, file=file.path)
         self._taken_bytes += file.size_bytes - kept
-        self._copied.add(number)
+        self._copied[number] = summed
 
     def _append(self, number: int, partial: PartialFile) -> bool:
         try:
@@ -157,13 +160,21 @@ class _Taking:
     def _name(self, number: int, file: HubFile, place: Place, *, by_link: bool) -> None:
         with self._locked(place):
             if number in self._copied and not self._is_here(file, place):
-                if place.partial.exists() and place.partial.stat().st_size == file.size_bytes:
+                if self._is_still_right(number, file, place):
                     os.replace(place.partial, place.blob)
                 elif not place.blob.exists():
                     message = f"Another process has taken the bytes of {file.path} away; import the bundle once more."
                     raise RbeesError(ErrorCode.CHECKSUM_MISMATCH, message)
             if not place.target.exists():
                 place.name(by_link=by_link)
+
+    def _is_still_right(self, number: int, file: HubFile, place: Place) -> bool:
+        """Whether what waits for the name is what was summed: until now others could have the lock, and begin it again."""
+        if not place.partial.exists():
+            return False
+        if _state_of(place.partial.stat()) == self._copied[number]:
+            return True
+        return sum_of(place.partial, file, lambda _: self._tell(self._before_bytes, False)) is not None
 
     @contextlib.contextmanager
     def _locked(self, place: Place) -> Iterator[None]:
@@ -215,6 +226,20 @@ class _Taking:
             for number in self._copied:
                 places[number].partial.unlink(missing_ok=True)
             raise
+
+
+def _marked(descriptor: int) -> _State:
+    """The state of a file, of which any later write makes another one.
+
+    Clocks of file systems are coarse, so a write at this very moment might leave the time as it is: it is set back.
+    """
+    status = os.fstat(descriptor)
+    os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns - _SET_BACK_NS))
+    return _state_of(os.fstat(descriptor))
+
+
+def _state_of(status: os.stat_result) -> _State:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager

@@ -238,6 +238,30 @@ def test_an_import_goes_on_with_what_is_left_of_an_earlier_one(tiny: Path, tmp_p
         assert imported(source.read_bytes(), home).taken_bytes == len(content)
 
 
+@pytest.mark.parametrize("begun_again", ["with other bytes", "with the same"])
+def test_what_was_begun_again_before_it_got_its_name_is_summed_again(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun_again: str
+) -> None:
+    """Between its sum and its name somebody else may have the lock, and be killed with all the bytes written and none compared."""
+    source = exported(hub_model([tiny]), tmp_path / "x.tar")
+    content = tiny.read_bytes()
+    written = content if begun_again == "with the same" else content[:-1] + bytes([content[-1] ^ 1])
+    blobs = tmp_path / "hub" / "models--org--tiny-GGUF" / "blobs"
+
+    def bring() -> Taken:
+        with open_bundle(str(source), Unseekable()) as bundle:
+            monkeypatch.setattr(bundle, "finish", lambda: next(blobs.iterdir()).write_bytes(written))
+            order = order_of(bundle.manifest, None, tmp_path / "models")
+            return take(bundle, order, HubCache(tmp_path / "hub"), lambda _done, _waiting: None, {})
+
+    if written == content:
+        assert contents(bring()) == [content]
+    else:
+        assert "import the bundle once more" in refused(ErrorCode.CHECKSUM_MISMATCH, bring)
+        assert [path.suffix for path in blobs.iterdir()] == [".incomplete"]
+        assert not list((tmp_path / "hub").rglob("*.gguf"))
+
+
 def test_another_file_under_the_name_stays(tiny: Path, tmp_path: Path) -> None:
     source = exported(hub_model([tiny]), tmp_path / "x")
     there = tmp_path / "there" / "sub" / tiny.name
