@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
@@ -15,6 +15,7 @@ from typing import Final, Self
 from rbees.host import worker_log, workers_here
 from rbees.host.backends import Installation, with_backend_problems
 from rbees.host.devices import DeviceMonitor, sources_of_this_host
+from rbees.host.fit import Room
 from rbees.host.models_here import model_store, named
 from rbees.host.table_lock import FolderTaken
 from rbees.host.workers import Supervisor
@@ -89,6 +90,11 @@ class LocalWorkers:
             worker_id = await self._supervisor.spawn(request)
         return SpawnAnswer(worker_id=worker_id)
 
+    async def rooms(self) -> Sequence[Room]:
+        """What each device has to give one more worker now, beside those that run."""
+        await self._look_at_devices()
+        return self._supervisor.rooms()
+
     async def workers(self) -> WorkerList:
         """The workers, with those that ended lately."""
         known = self._supervisor.known()
@@ -127,6 +133,9 @@ class LocalWorkers:
         if self._own.daemon_runs():
             raise DaemonRuns()
         await self._supervisor.take_stock()
+        await self._look_at_devices()
+
+    async def _look_at_devices(self) -> None:
         await self._measure()
         self._devices = with_backend_problems(self._monitor.devices(), self._installation.problems, self._installation.of_vendors)
 

@@ -13,7 +13,7 @@ from rbees.terminal.columns import Page, Sheet
 from rbees.terminal.pages import page_lines
 from tests.integration.test_ctl_reach_ssh import pool
 from tests.support.fake_orcd import FakeOrcd
-from tests.support.home import Finished, Home, entry_point, free_port
+from tests.support.home import Finished, Home, entry_point, free_port, wait_until
 from tests.support.pool_host import PoolHost
 from tests.support.raw_http import request
 from tests.support.screens import OnScreen
@@ -64,6 +64,21 @@ def test_a_host_without_a_daemon_says_it_itself(home: Home) -> None:
     assert place["needed_bytes"] == place["weights_bytes"] + place["kv_bytes"] + place["buffers_bytes"]
     assert place["layers"] == found["model"]["layers"]
     assert found["seats"][0]["rate"] is None, "nobody has measured anything"
+
+
+def test_a_worker_that_still_loads_counts_without_a_daemon_too(host: PoolHost) -> None:
+    """Of what it will take nothing shows in what is free."""
+    host.configure()
+    host.script(load_seconds=300)
+    command = host.home.start("worker", "spawn", "--model", "bees", program="rbees-pool")
+    wait_until(lambda: "is loading" in command.said, command, "start it")
+    (facts,) = host.listed().values()
+    found = host.home.run("fit", "haiku", "--json", program="rbees-pool").json
+    (place,) = found["seats"][found["chosen"]]["places"]
+    assert place["held_bytes"] == facts["memory_bytes"] > 0
+    (worker,) = host.home.workers()
+    command.kill()
+    worker.kill()
 
 
 def test_a_file_needs_no_name(home: Home, tmp_path: Path) -> None:
