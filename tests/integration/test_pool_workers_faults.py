@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import psutil
 import pytest
 
 from tests.support.fake_orcd import FakeOrcd
+from tests.support.fault_matrix import reached
 from tests.support.home import Daemon, Home, entry_point, wait_until
 from tests.support.pool_host import PoolHost, is_gone, kill
+
+CLEAN_UP_S: Final = 5.0
+"""In which time nothing of a dead worker should be left, on a machine that has time for it."""
 
 
 @pytest.fixture
@@ -272,9 +278,11 @@ def test_a_running_daemon_takes_in_what_it_does_not_know(host: PoolHost) -> None
     daemon = host.serve()
     wait_until(lambda: host.worker(living)["state"] == "ready", daemon, "find it by its command line")
     (folder / f"{dead}.json").write_bytes(records[dead])
+    begun = time.monotonic()
     report = host.orcd.wait("/workers/failed", timeout_s=30)
     assert report["worker_id"] == dead
     wait_until(lambda: not (folder / f"{dead}.json").exists(), daemon, "be cleared away")
+    reached("remains", "entry_gone_after", time.monotonic() - begun, "s", goal=CLEAN_UP_S, strict=False)
     assert host.worker(living)["pid"] == pids[living]
 
 
@@ -283,7 +291,9 @@ def test_nothing_of_a_dead_worker_is_left_in_the_process_list(host: PoolHost) ->
     host.serve()
     facts = host.ready()
     kill(facts["pid"])
+    begun = time.monotonic()
     wait_until(lambda: not psutil.pid_exists(facts["pid"]), host.daemon, "be reaped")
+    reached("remains", "child_reaped_after", time.monotonic() - begun, "s", goal=CLEAN_UP_S, strict=False)
 
 
 def test_the_first_process_of_a_container_reaps_workers_that_it_did_not_start(host: PoolHost) -> None:
@@ -295,7 +305,9 @@ def test_the_first_process_of_a_container_reaps_workers_that_it_did_not_start(ho
     wait_until(lambda: "worker_adopt" in daemon.said and "daemon_ready" in daemon.said, daemon, "adopt it")
     (worker,) = host.home.workers()
     kill(worker.pid)
+    begun = time.monotonic()
     wait_until(lambda: not psutil.pid_exists(worker.pid), daemon, "reap it")
+    reached("remains", "orphan_reaped_after", time.monotonic() - begun, "s", goal=CLEAN_UP_S, strict=False)
     assert [facts["state"] for facts in host.call("GET", "/workers").json["workers"]] == ["failed"]
 
 

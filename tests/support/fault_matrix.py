@@ -30,6 +30,7 @@ MATRIX: Final = {
     "worker_death": Fault("worker dies in mid-stream", "kill -9 under load", "the stream goes on from its last token on another"),
     "schema_death": Fault("… under a JSON schema", "kill -9", "the same valid JSON"),
     "hang": Fault("worker hangs", "SIGSTOP, later SIGCONT", "seen by missing beats; what it sends later is dropped"),
+    "remains": Fault("remains of a dead worker", "kill -9; an entry without a process", "reaped and cleared away"),
     "poold_death": Fault("poold dies", "kill -9, again and again under load", "workers live on and are adopted"),
     "poold_state": Fault("poold's state erased", "kill -9, folder deleted", "found again among the processes"),
     "orcd_death": Fault(
