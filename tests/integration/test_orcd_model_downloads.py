@@ -95,7 +95,6 @@ def test_what_a_download_through_orcd_is_refused_with(cluster: Cluster) -> None:
     answer = request("POST", url, {"model_ref": "hf:a/../b"})
     assert (answer.status, answer.error["code"]) == (400, "INVALID_REQUEST")
     answer = request("POST", url, {"model_ref": "mine", "sources": ["http://169.254.169.254"]})
-    assert "event: failed" in answer.body.decode() or answer.status == 400
     assert "INVALID_REQUEST" in answer.body.decode()
     assert "registered pools only" in answer.body.decode()
     named = request("POST", f"{cluster.home.url}/v2/pools/attic/models/download", {"model_ref": "x", "sources": ["http://a"]})
