@@ -50,13 +50,13 @@ class Place:
 
     def kept_bytes(self) -> int:
         """How much an earlier process of rbees has left."""
-        return max(_size(self.partial), _filled(self.draft))
+        return max(_size(self.partial), filled_bytes(self.draft))
 
     def partial_bytes(self) -> int:
         """How much somebody else has fetched: the library's later versions put a random word into the name."""
         stem = self.partial.name.removesuffix(".incomplete")
         others = [path for path in self.partial.parent.glob(f"{stem}*.incomplete") if path != self.draft]
-        return max(_filled(self.draft), *map(_size, others), 0)
+        return max(filled_bytes(self.draft), *map(_size, others), 0)
 
     def name(self, *, by_link: bool) -> None:
         """Give the blob its name in the snapshot; where there are no links, move it there, as the library does."""
@@ -82,8 +82,8 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _filled(path: Path) -> int:
-    """Without the holes: blocks are of 512 bytes wherever they are counted."""
+def filled_bytes(path: Path) -> int:
+    """The size of a file without its holes, 0 where there is none: blocks are of 512 bytes wherever they are counted."""
     try:
         status = path.stat()
     except OSError:

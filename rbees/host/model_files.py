@@ -57,15 +57,25 @@ class ModelFolders:
 
     def files(self) -> Iterator[Path]:
         """Every file that looks like a model and can be named by a reference, in a stable order."""
-        return islice((path for root in self.roots for path in _walk(root)), MAX_FILES)
+        return islice((path for root in self.roots for path in _files_of(root)), MAX_FILES)
+
+    def each(self) -> Iterator[Path]:
+        """Every folder that is searched for models, in a stable order."""
+        return (folder for root in self.roots for folder, _ in _walk(root))
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The folders and the names of their files."""
     for folder, subfolders, names in islice(os.walk(root), MAX_FOLDERS):
         depth = len(Path(folder).relative_to(root).parts)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith(".")) if depth < MAX_DEPTH else []
-        for name in sorted(names):
-            path = Path(folder, name)
+        yield Path(folder), sorted(names)
+
+
+def _files_of(root: Path) -> Iterator[Path]:
+    for folder, names in _walk(root):
+        for name in names:
+            path = folder / name
             if name.endswith(SUFFIXES) and not name.startswith(".") and _can_be_named(path):
                 yield path
 

@@ -1,15 +1,15 @@
-"""Taking a model off this host, and what unfinished downloads left there."""
+"""Taking a model off this host with all that is its own: its bytes, what is left of it unfinished, its folder, its names."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rbees.host.hub_cache import HubCache
-from rbees.host.model_candidates import Candidate
+from rbees.host.leftovers import beside, leftovers, of_blob
+from rbees.host.model_candidates import Candidate, Places
 from rbees.protocol import model_ref
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.model_ref import HubRef
@@ -23,12 +23,14 @@ class Removed:
     freed_bytes: int
 
 
-def remove(model: Candidate, cache: HubCache) -> Removed:
+def remove(model: Candidate, places: Places) -> Removed:
     """Remove a model's files: of the shared cache the name, and the bytes unless another name has them too.
+
+    Names that were given to it go too, since a later file at the same place would get them.
 
     Raises:
         RbeesError: FORBIDDEN for what ships with rbees, and for what was only registered (the details say `registered`);
-            CONFIGURATION where the files cannot be removed.
+            CONFIGURATION where the files cannot be removed; STORAGE_FULL where its names cannot.
     """
     if model.origin == "registered":
         message = f"{model.ref} is not rbees' own file, so it stays; only on its host its name can be taken away."
@@ -36,21 +38,60 @@ def remove(model: Candidate, cache: HubCache) -> Removed:
     if model.origin == "package":
         raise RbeesError(ErrorCode.FORBIDDEN, f"{model.ref} ships with rbees and stays; uninstall rbees to be rid of it.")
     try:
-        return _remove_cached(model, cache) if model.origin == "cache" else _remove_files(model)
+        removed = _remove_cached(model, places.cache) if model.origin == "cache" else _remove_files(model, places)
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        message = f"The files of {model.ref} cannot be removed ({reason}); check who may write their folder."
-        raise RbeesError(ErrorCode.CONFIGURATION, message) from None
+        raise _cannot_be_removed(f"The files of {model.ref}", error) from None
+    if places.registered is not None:
+        places.registered.remove(model.path)
+    return removed
 
 
-def _remove_files(model: Candidate) -> Removed:
+def remove_leftover(path: str, places: Places) -> int | None:
+    """Remove what an interrupted transfer left at `path`; the bytes that are free now, or None where `path` names no such thing.
+
+    Raises:
+        RbeesError: DEVICE_BUSY where somebody writes it; CONFIGURATION where it cannot be removed.
+    """
+    found = next((one for one in leftovers(places) if str(one.path) == path), None) if path.endswith(".incomplete") else None
+    if found is None:
+        return None
+    try:
+        freed = found.discard()
+    except OSError as error:
+        raise _cannot_be_removed(path, error) from None
+    if freed is None:
+        raise RbeesError(ErrorCode.DEVICE_BUSY, f"{path} is being written; end the download, copy or import that does it first.")
+    if found.file is None:
+        _remove_empty(found.path.parent.parent)
+    else:
+        _remove_emptied(found.path.parent, places)
+    return freed
+
+
+def _cannot_be_removed(what: str, error: OSError) -> RbeesError:
+    message = f"{what} cannot be removed ({os.strerror(error.errno or 0)}); check who may write the folder."
+    return RbeesError(ErrorCode.CONFIGURATION, message)
+
+
+def _remove_files(model: Candidate, places: Places) -> Removed:
     freed = sum(path.lstat().st_size for path in model.paths)
     for path in model.paths:
         path.unlink()
+    freed += sum(one.discard() or 0 for one in beside(model.path))
+    _remove_emptied(model.path.parent, places)
     return Removed(model.paths, freed)
 
 
-def _remove_cached(model: Candidate, cache: HubCache) -> Removed:
+def _remove_emptied(folder: Path, places: Places) -> None:
+    """Take away the folder that a transfer made for one model, if nothing else is in it; never one that the operator named."""
+    with contextlib.suppress(OSError):
+        while places.folders.lists(folder) and folder not in places.folders.roots:
+            folder.rmdir()
+            folder = folder.parent
+
+
+def _remove_cached(model: Candidate, cache: HubCache | None) -> Removed:
+    assert cache is not None, "the model was found in it"
     reference = model_ref.parse(model.ref)
     assert isinstance(reference, HubRef), "what lies in the cache is named by its repository"
     repository = cache.repository(reference.repository)
@@ -61,6 +102,7 @@ def _remove_cached(model: Candidate, cache: HubCache) -> Removed:
         path.unlink()
         if is_link and not _is_named(blob, repository):
             blob.unlink(missing_ok=True)
+            freed += sum(one.discard() or 0 for one in of_blob(blob, cache))
         freed += 0 if blob.exists() else size
     _remove_empty(repository)
     return Removed(model.paths, freed)
@@ -88,10 +130,3 @@ def _remove_empty(repository: Path) -> None:
     for place in (repository / "blobs", repository):
         with contextlib.suppress(OSError):
             place.rmdir()
-
-
-def unfinished(cache: HubCache) -> Iterator[tuple[Path, int]]:
-    """What interrupted downloads left in the shared cache, with its size in bytes."""
-    for path in sorted(cache.folder.glob("models--*/blobs/*.incomplete")):
-        with contextlib.suppress(OSError):
-            yield path, path.stat().st_size

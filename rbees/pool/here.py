@@ -72,11 +72,10 @@ class Here:
         from rbees.host.backends import Installation
         from rbees.host.model_download import Capacity
 
-        rooms = rooms_of(await self.devices(), self._settings.memory_reserve_bytes)
-        return Capacity(rooms, Installation().problems, self._settings.default_ctx, self._settings.default_slots)
+        return Capacity(await self._rooms(), Installation().problems, self._settings.default_ctx, self._settings.default_slots)
 
     async def fit(self, request: FitRequest) -> FitView:
-        """How a model would sit on this host, started as these settings say. What workers hold shows in what is free.
+        """How a model would sit on this host beside the workers that run, started as these settings say.
 
         Raises:
             RbeesError: what the model store refuses; INVALID_REQUEST, MODEL_INCOMPATIBLE, BACKEND_UNAVAILABLE.
@@ -93,8 +92,7 @@ class Here:
         settings = self._settings
         options = with_defaults(options_of(request), usable_for(model, settings.default_options()))
         wish = Wish(request.backend, request.devices, request.ctx, request.slots or settings.default_slots, options)
-        rooms = rooms_of(await self.devices(), settings.memory_reserve_bytes)
-        answer = view(model, wish, rooms, default_ctx=settings.default_ctx, problems=Installation().problems)
+        answer = view(model, wish, await self._rooms(), default_ctx=settings.default_ctx, problems=Installation().problems)
         if isinstance(answer, Refusal):
             raise answer.error()
         return answer
@@ -132,6 +130,20 @@ class Here:
             async for event in following:
                 yield event
 
+    async def _rooms(self) -> Sequence[Room]:
+        """What each device has to give. What a worker that still loads will take does not show in what is free."""
+        from rbees.pool.local_workers import LocalWorkers
+        from rbees.pool.state import OwnState
+        from rbees.service import logs
+
+        own = OwnState(self._settings, self.state)
+        if own.daemon_runs():
+            # It listens elsewhere than the settings say, and keeps the workers; nobody else takes them over.
+            return rooms_of(await self.devices(), self._settings.memory_reserve_bytes)
+        logs.configure("pool", "error")
+        async with LocalWorkers(own, lambda _: None) as keeper:
+            return await keeper.rooms()
+
     def _facts(self, name: str) -> ModelFacts:
         """Of a model that is here, whether its checksum is known or not. Raises as `ModelStore.resolve`."""
         self.store.refresh()
@@ -167,10 +179,13 @@ class Here:
         Raises:
             RbeesError: MODEL_NOT_FOUND, DEVICE_BUSY, or as `model_removal.remove`.
         """
-        from rbees.host.model_removal import remove
+        from rbees.host.model_removal import remove, remove_leftover
         from rbees.host.process import Identity, is_running
         from rbees.host.process_table import ProcessTable
 
+        freed_bytes = remove_leftover(name, self.places)
+        if freed_bytes is not None:
+            return ModelRemoved(model_ref=name, freed_bytes=freed_bytes)
         model = named(name, self.places)
         real = {os.path.realpath(path) for path in model.paths}
         for record in ProcessTable(folders.make_private_folder(self.state / "workers")).load():
@@ -178,7 +193,7 @@ class Here:
             if lives and os.path.realpath(record.spec.model_path) in real:
                 worker_id = record.spec.worker_id
                 raise RbeesError(ErrorCode.DEVICE_BUSY, f"{worker_id} serves {model.ref}; stop it first.", worker_id=worker_id)
-        return ModelRemoved(model_ref=model.ref, freed_bytes=remove(model, self.cache).freed_bytes)
+        return ModelRemoved(model_ref=model.ref, freed_bytes=remove(model, self.places).freed_bytes)
 
     def register(self, path: Path, name: str | None) -> ModelFacts:
         """Have a file known under `name`. Blocks for its checksum.

@@ -55,7 +55,10 @@ def verify(model: str | None, as_json: bool) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @asks_poold_if_there
 async def delete(pool: PooldClient | None, *, model: str, yes: bool, as_json: bool) -> None:
-    """Remove a model's files from this host. A registered file is only forgotten."""
+    """Remove a model's files from this host. A registered file is only forgotten.
+
+    MODEL may be the path of something unfinished, as `disk-usage` shows it.
+    """
     from rbees.pool.here import Here
 
     if as_json and not yes:
@@ -80,17 +83,17 @@ async def delete(pool: PooldClient | None, *, model: str, yes: bool, as_json: bo
 @json_option
 def disk_usage(as_json: bool) -> None:
     """Show what models and unfinished downloads take of the disk, and what is left."""
-    from rbees.host.model_removal import unfinished
+    from rbees.host.leftovers import leftovers
     from rbees.pool.here import Here
 
     here = Here()
     sizes = {candidate.ref: _taken(candidate) for candidate in here.places.candidates()}
-    parts = dict(unfinished(here.cache))
+    parts = {one.path: one.size_bytes for one in leftovers(here.places)}
     folder = _existing(here.cache.folder)
     free = shutil.disk_usage(folder).free
     if as_json:
-        leftovers = {str(path): size for path, size in parts.items()}
-        print_json({"models": sizes, "unfinished": leftovers, "total_bytes": sum(sizes.values()), "free_bytes": free})
+        unfinished = {str(path): size for path, size in parts.items()}
+        print_json({"models": sizes, "unfinished": unfinished, "total_bytes": sum(sizes.values()), "free_bytes": free})
         return
     rows = [*sizes.items(), *((f"unfinished: {path}", size) for path, size in parts.items())]
     print_table(["model", "size"], [(name, bytes_text(size)) for name, size in rows], empty="No model is here.")

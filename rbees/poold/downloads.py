@@ -16,7 +16,7 @@ from rbees.host.lan_access import Access
 from rbees.host.lan_copy import Here, bring
 from rbees.host.lending import Lending
 from rbees.host.model_download import Capacity
-from rbees.host.model_removal import remove
+from rbees.host.model_removal import remove, remove_leftover
 from rbees.host.model_store import ModelStore
 from rbees.host.models_here import named
 from rbees.protocol.downloads import DownloadDone, DownloadEvent, DownloadPlanned, DownloadRequest, ModelRemoved, SourceDropped
@@ -72,17 +72,22 @@ class Downloads:
                     yield event
 
     async def remove(self, name: str) -> ModelRemoved:
-        """Remove a model's files.
+        """Remove a model's files, or what an interrupted transfer left at the path `name`.
 
         Raises:
             RbeesError: MODEL_NOT_FOUND, FORBIDDEN (not to be removed from here), DEVICE_BUSY (a worker serves it), CONFIGURATION.
         """
-        found = await asyncio.to_thread(named, name, self._store.places)
+        places = self._store.places
+        freed_bytes = await asyncio.to_thread(remove_leftover, name, places)
+        if freed_bytes is not None:
+            self._log.info("leftover removed", action="model_leftover_remove", path=name, freed_bytes=freed_bytes)
+            return ModelRemoved(model_ref=name, freed_bytes=freed_bytes)
+        found = await asyncio.to_thread(named, name, places)
         serving = next((worker for worker in self._workers() if worker.model_ref == found.ref), None)
         if serving is not None:
             message = f"{serving.worker_id} serves {found.ref}; stop it first."
             raise RbeesError(ErrorCode.DEVICE_BUSY, message, worker_id=serving.worker_id)
-        removed = await asyncio.to_thread(remove, found, HubCache(cache_folder(os.environ)))
+        removed = await asyncio.to_thread(remove, found, places)
         await asyncio.to_thread(self._store.refresh)
         await self._tell()
         self._log.info("model removed", action="model_remove", model_ref=found.ref, freed_bytes=removed.freed_bytes)

@@ -81,7 +81,7 @@ def routes(pool: Pool) -> list[Route]:
             "DELETE",
             "/models/{name}",
             handlers.remove_model,
-            "Remove a model's files; its name or reference is one segment of the path.",
+            "Remove a model's files; its name or reference, or the path of something unfinished, is one segment of the path.",
             response=ModelRemoved,
             errors=(ErrorCode.MODEL_NOT_FOUND, ErrorCode.FORBIDDEN, ErrorCode.DEVICE_BUSY, ErrorCode.CONFIGURATION),
         ),

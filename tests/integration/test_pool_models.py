@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,8 +93,34 @@ def test_unfinished_downloads_show_in_disk_usage(user: User) -> None:
     partial = user.cache / "models--org--tiny-GGUF" / "blobs" / f"{'0' * 64}.incomplete"
     partial.parent.mkdir(parents=True)
     partial.write_bytes(bytes(2048))
-    assert user.run("disk-usage", "--json").json["unfinished"] == {str(partial): 2048}
+    of_import = left_by_an_import(user)
+    assert user.run("disk-usage", "--json").json["unfinished"] == {str(partial): 2048, str(of_import): 1024}
     assert "2.0 KiB" in user.run("disk-usage").stdout
+
+
+def left_by_an_import(user: User) -> Path:
+    left = user.home.folder / "poold" / "models" / ("0" * 16) / f".mine.gguf.{'0' * 16}.incomplete"
+    for folder in reversed(left.parents):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    left.write_bytes(bytes(1024))
+    return left
+
+
+@pytest.mark.parametrize("with_daemon", [False, True])
+def test_what_is_unfinished_is_deleted_by_its_path(user: User, with_daemon: bool) -> None:
+    precious = user.home.folder / "precious.incomplete"
+    precious.write_bytes(b"mine")
+    if with_daemon:
+        user.home.serve_poold(int(user.environ["RBEES_POOLD_PORT"]), user.environ)
+    left = left_by_an_import(user)
+    with left.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "being written" in refusal(user.run("delete", str(left), "--yes"), "DEVICE_BUSY", 75)
+    assert user.run("delete", str(left), "--yes", "--json").json == {"model_ref": str(left), "freed_bytes": 1024}
+    assert not left.parent.exists()
+    refusal(user.run("delete", str(left), "--yes"), "MODEL_NOT_FOUND", 1)
+    refusal(user.run("delete", str(precious), "--yes"), "MODEL_NOT_FOUND", 1)
+    assert precious.exists()
 
 
 def test_a_file_that_is_already_there_is_registered_and_forgotten(user: User, tiny: Path, tmp_path: Path) -> None:
