@@ -60,6 +60,7 @@ class Worker:
         self._called_at: str | None = None
         self._progress = 0.0
         self._while_loading = False
+        self._is_over = False
         self._gone = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._log = logs.logger().bind(worker_id=record.spec.worker_id)
@@ -170,7 +171,9 @@ class Worker:
         await self._gone.wait()
 
     async def detach(self) -> None:
-        """Leave the process to itself."""
+        """Leave the process to itself. Of one that has ended, what is to be written down comes first."""
+        if self._is_over:
+            await self._gone.wait()
         if self._ending is not None:
             self._ending.cancel()
             await asyncio.gather(self._ending, return_exceptions=True)
@@ -220,6 +223,7 @@ class Worker:
         if not await self._follows_another():
             actions = self._advance(ended_as(exit_, tail), tail)
             if not any(isinstance(action, lifecycle.StartInSafeMode) for action in actions) or not await self._start_again(tail):
+                self._is_over = True
                 await self._forget()
                 self._gone.set()
                 return False

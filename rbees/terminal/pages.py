@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import textwrap
@@ -41,13 +40,12 @@ def watch_option(command: Decorated) -> Decorated:
 
 
 def print_page(page: Page) -> None:
-    """The page once. A terminal, and a pipe for which COLUMNS is set, get lines of that width; other pipes get everything."""
-    is_terminal = is_live(sys.stdout)
-    if not (is_terminal or "COLUMNS" in os.environ):
+    """The page once: as wide as the terminal is, and whole into a pipe, whatever COLUMNS says: many programs set it by the way."""
+    if not is_live(sys.stdout):
         _print_in_full(page)
         return
     for line in page_lines(page, shutil.get_terminal_size((80, 24)).columns):
-        is_bold = is_terminal and line.style == "heading"
+        is_bold = line.style == "heading"
         click.echo(f"\x1b[1m{line.text}\x1b[0m" if is_bold else line.text, err=line.style == "quiet")
 
 

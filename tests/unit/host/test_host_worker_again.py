@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import signal
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -228,3 +229,27 @@ async def test_what_was_told_stays_told_when_the_one_who_started_it_writes_later
     assert ended is not None
     assert ended.facts.end is not None
     assert (ended.told, ended.facts.end.signal) == (True, "SIGKILL")
+
+
+async def test_a_keeper_that_leaves_writes_down_an_end_that_it_has_seen(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = host.process()
+    record = host.record(process)
+    around = host.around(is_daemon=False)
+    worker = Worker(record, process, None, around)
+    may_write, write = threading.Event(), around.table.write_ended
+
+    def write_late(ended: EndedWorker) -> None:
+        may_write.wait(60)
+        write(ended)
+
+    monkeypatch.setattr(around.table, "write_ended", write_late)
+    async with watched(worker):
+        worker.stop()
+        process.signal(signal.SIGKILL)
+        await until(lambda: worker.facts().state == "stopped")
+        leaving = asyncio.create_task(worker.detach())
+        await asyncio.sleep(0)
+        may_write.set()
+        await leaving
+    assert host.table.record_of(ID) is None
+    assert host.table.ended_of(ID) is not None

@@ -68,20 +68,14 @@ PAGE = Page(
 )
 
 
-def test_a_page_in_a_pipe_is_whole_and_one_for_columns_fits(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
+def test_a_page_in_a_pipe_is_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # Programs that read lines from a terminal leave it to those that they start.
+    monkeypatch.setenv("COLUMNS", "30")
     print_page(PAGE)
     said = capsys.readouterr()
     assert "a graphics card with a long name" in said.out
     assert "\x1b" not in said.out
     assert said.err == "No worker runs.\n"
-    monkeypatch.setenv("COLUMNS", "30")
-    print_page(PAGE)
-    narrow = capsys.readouterr()
-    assert all(cell_len(line) <= 30 for line in narrow.out.splitlines())
-    assert "no room for:" in narrow.err
 
 
 def test_a_sentence_beside_a_name_is_folded() -> None:
