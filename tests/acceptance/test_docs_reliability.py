@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,23 +36,28 @@ def test_the_walk_prints_what_the_page_shows(tmp_path: Path) -> None:
     text = "".join(typed)
     for port in ("8080", "9200"):
         text = text.replace(port, str(free_port()))
-    # However the walk ends, nothing of it stays.
-    text = f"trap 'kill $orcd $poold 2> /dev/null' EXIT\n{text}"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RBEES_")}
     environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     output = tmp_path / "output.txt"
     with output.open("wb") as file:
-        subprocess.run(
-            ["bash", "-c", text],
+        walk = subprocess.Popen(
+            ["bash", "-c", f"set -e\n{text}"],
             cwd=tmp_path,
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            timeout=WALK_S,
-            check=True,
+            start_new_session=True,
         )
+        try:
+            ended = walk.wait(WALK_S)
+        finally:
+            # However the walk ends, nothing of it stays: its daemons are of its group, and poold ends the workers.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(walk.pid, signal.SIGTERM)
+            walk.wait(WALK_S)
     said = output.read_text(encoding="utf-8")
+    assert ended == 0, said
     for line in shown:
         assert _pattern(line).search(said), f"the page shows this, which does not come:\n{line}\n\n{said}"
 
