@@ -28,7 +28,7 @@ BODY_DEADLINE_S = 30.0
 
 
 def test_clients_that_never_read_hold_nobody_up() -> None:
-    clients = size(60, 200)
+    clients = size(120, 200)
     with Home() as home, ExitStack() as stack:
         path = write_script(home.folder / "models", "wordy", context_length=8192)
         c = Cluster(home, answer_tokens=size(100, 400))
