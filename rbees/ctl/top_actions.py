@@ -17,7 +17,7 @@ from rbees.ctl.watching import watch_cluster
 from rbees.protocol.cluster import ClusterStatus
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service.clock import Clock, SystemClock
-from rbees.terminal.live_screen import TERMINATED, LiveScreen
+from rbees.terminal.live_screen import TERMINATED, LiveScreen, until_one_ends
 from rbees.terminal.output import is_live, print_json
 from rbees.terminal.quantities import duration_text
 
@@ -94,16 +94,7 @@ async def _until_quit(sight: Sight, rounds: AsyncIterator[ClusterStatus], clock:
             await clock.sleep(1.0)
             sight.grow_old()
 
-    tasks = [asyncio.create_task(work) for work in (follow(), grow_old(), sight.over.wait())]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+    await until_one_ends(follow(), grow_old(), sight.over.wait())
 
 
 class Sight:

@@ -18,6 +18,7 @@ from rbees.protocol import codec
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service.folders import runtime_folder
+from rbees.service.lock import take
 
 FILE_NAME: Final = "up.json"
 START_PATIENCE_S: Final = 20.0
@@ -50,7 +51,7 @@ class HomeFile:
             RbeesError: ALREADY_RUNNING, with the address of the one that is.
         """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        if not _lock(descriptor):
+        if not take(descriptor):
             home = _decode(descriptor)
             os.close(descriptor)
             raise _already_running(home)
@@ -122,18 +123,6 @@ def _look(path: Path | None) -> tuple[bool, Home | None]:
         # Closing also gives back the shared lock that only a file without a writer lets us have.
         os.close(descriptor)
     return False, None
-
-
-def _lock(descriptor: int) -> bool:
-    """Take the writer's lock. A reader that looks at this very moment holds its own for microseconds, hence the second try."""
-    for patience_s in (0.05, 0.2, 0.0):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(patience_s)
-        else:
-            return True
-    return False
 
 
 def _decode(descriptor: int) -> Home | None:

@@ -31,7 +31,7 @@ class ProcessLock:
         assert self._descriptor is None, "the lock is held already"
         # Python opens descriptors close-on-exec, so no child keeps the lock alive.
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        if not _take(descriptor):
+        if not take(descriptor):
             holder = _said(descriptor)
             os.close(descriptor)
             raise _already_running(self._path, holder)
@@ -74,8 +74,9 @@ def holder_of(path: Path) -> str | None:
     return None
 
 
-def _take(descriptor: int) -> bool:
-    """Take the lock. Who only looks has a lock of its own for microseconds, hence the further tries."""
+def take(descriptor: int) -> bool:
+    """Take the lock of an open file; False where another holds it. Who only looks has a lock of its own for microseconds, hence the
+    further tries."""
     for patience_s in (0.05, 0.2, 0.0):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

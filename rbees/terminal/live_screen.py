@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import termios
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TextIO
 
@@ -216,3 +216,17 @@ def _own_description(terminal: int) -> int:
     except OSError:
         # Some terminals, such as those of another namespace or user, cannot be opened by their names. Writing to it then waits.
         return fcntl.fcntl(terminal, fcntl.F_DUPFD_CLOEXEC, 0)
+
+
+async def until_one_ends(*works: Coroutine[Any, Any, object]) -> None:
+    """Have all of these go on until one is over, and end the others. Raises what one of them raised."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result

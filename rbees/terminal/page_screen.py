@@ -10,7 +10,7 @@ from rbees.protocol.errors import RbeesError
 from rbees.service.clock import Clock
 from rbees.terminal.columns import Line, Page
 from rbees.terminal.layout import cut
-from rbees.terminal.live_screen import TERMINATED, LiveScreen
+from rbees.terminal.live_screen import TERMINATED, LiveScreen, until_one_ends
 from rbees.terminal.pages import page_lines
 from rbees.terminal.text import printable
 
@@ -37,25 +37,13 @@ class PageScreen(Generic[T]):
         self._shown = self._page(first)
         try:
             async with self._screen:
-                await self._go_on()
+                self._draw()
+                await until_one_ends(self._look_again(), self._over.wait())
         except asyncio.CancelledError:
             if not self._screen.terminated:
                 raise
             return TERMINATED
         return None
-
-    async def _go_on(self) -> None:
-        tasks = [asyncio.create_task(work) for work in (self._look_again(), self._over.wait())]
-        try:
-            self._draw()
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
 
     async def _look_again(self) -> None:
         while True:
