@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from rbees.orcd.store.jobs import Statement
 from rbees.protocol.errors import RbeesError
+
+ROW_BYTES: Final = 32 * 1024
+"""A row that has so many gets no further events: whoever reads the journal holds whole rows in memory, and a commit that had to
+wait for the disk brings thousands of events."""
 
 
 @dataclass(slots=True)
@@ -21,6 +26,18 @@ class Run:
     frames: list[bytes]
     ended: bool = False
     """The last of them is the job's terminal event."""
+    size: int = field(init=False)
+    """Of all frames, in bytes."""
+
+    def __post_init__(self) -> None:
+        self.size = sum(map(len, self.frames))
+
+    def follow(self, later: Run) -> None:
+        """Append the events of `later`, which begins where this one ends."""
+        self.frames += later.frames
+        self.size += later.size
+        self.worker_seq = later.worker_seq
+        self.ended = later.ended
 
     def statement(self) -> Statement:
         """The row."""
@@ -59,12 +76,10 @@ class Group:
         return bool(self.accepted or self.changes or self._runs or self.then)
 
     def add(self, run: Run) -> None:
-        """Append events, to the row of the same job and epoch if there is one already."""
+        """Append events, to the row of the same job and epoch if there is one already that has room."""
         rows = self._runs.setdefault(run.number, [])
-        if rows and rows[-1].epoch == run.epoch:
-            rows[-1].frames += run.frames
-            rows[-1].worker_seq = run.worker_seq
-            rows[-1].ended = run.ended
+        if rows and rows[-1].epoch == run.epoch and rows[-1].size < ROW_BYTES:
+            rows[-1].follow(run)
         else:
             rows.append(run)
 

@@ -19,8 +19,9 @@ __all__ = ["COMMENT", "ClientGone", "SseFrame", "SseParser", "SseTooLong", "SseW
 
 COMMENT: Final = b":\n\n"
 """Keeps a connection alive and shows to no client."""
-BUFFER_BYTES: Final = 256 * 1024
-"""What may wait in this process for one client, and again in the kernel."""
+BUFFER_BYTES: Final = 64 * 1024
+"""What may wait in this process for one client."""
+KERNEL_BUFFER_BYTES: Final = 256 * 1024
 PIECE_BYTES: Final = 64 * 1024
 
 
@@ -106,4 +107,4 @@ def _bound_buffers(transport: asyncio.Transport | None) -> None:
     connected = transport.get_extra_info("socket")
     if connected is not None:
         # Left alone, the kernel would let its own buffer grow to megabytes for a client that does not read.
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER_BYTES)

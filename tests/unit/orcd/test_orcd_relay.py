@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from rbees.orcd.group import ROW_BYTES
 from rbees.orcd.live import LiveJob
 from rbees.orcd.relay import TAIL_BYTES, Relay, Tail
 from rbees.orcd.store.jobs import JOURNAL_BYTES_PER_READ
@@ -166,4 +167,23 @@ async def test_a_long_stream_is_read_from_the_disk_in_bounded_pieces(theatre: Th
         seen = [piece async for piece in pieces]
     assert len(theatre.stored) > 2 * JOURNAL_BYTES_PER_READ
     assert max(map(len, seen)) < JOURNAL_BYTES_PER_READ + 20_000
+    assert b"".join(seen) == theatre.stored
+
+
+async def test_what_one_commit_brought_after_a_long_wait_is_read_in_bounded_pieces_too(theatre: Theatre) -> None:
+    desk, job = theatre.desk, theatre.job
+    await theatre.play(start=True)
+    desk.database.gate.clear()
+    for index in range(200):
+        desk.take(job, 1, index + 2, token(index, "hum " * 500))
+    commits = desk.database.commits
+    desk.database.gate.set()
+    await desk.journal.settled()
+    assert desk.database.commits - commits <= 2
+    theatre.seq += 200
+    await theatre.play(finish=True)
+    async with theatre.relay.watch(job.number, 0, lambda: False) as pieces:
+        seen = [piece async for piece in pieces]
+    assert len(theatre.stored) > 200 * 2000
+    assert max(map(len, seen)) < JOURNAL_BYTES_PER_READ + ROW_BYTES + 4000
     assert b"".join(seen) == theatre.stored
