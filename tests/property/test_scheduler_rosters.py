@@ -31,6 +31,7 @@ def test_widths_are_found_as_by_sorting(steps: list[tuple[str, tuple[int, int] |
     assert all(widths.width(name) == width for name, (_, width) in told.items())
     everyone = sorted((number, name) for name, (number, _) in told.items())
     assert roster.first(count) == [name for _, name in everyone[:count]]
+    assert roster.first_of("bdfh", count) == [name for _, name in everyone if name in "bdfh"][:count]
     assert serving.slots == sum(width for _, width in told.values())
     assert serving.workers.spread(9) == [name for _, name in everyone]
 

@@ -62,7 +62,7 @@ def _aging(turn: Turn) -> Iterator[str]:
     for model_sha256 in chosen:
         rooms = turn.state.rooms_of(model_sha256)
         # Where all workers are at work and there is room for no other, time brings nothing.
-        if len(rooms.free) or rooms.changed or not turn.state.serving_of(model_sha256).slots:
+        if len(rooms.free) or len(rooms.pushing) or rooms.changed or not turn.state.serving_of(model_sha256).slots:
             yield model_sha256
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
@@ -30,6 +30,10 @@ class Roster:
     def first(self, count: int) -> list[str]:
         """The ids with the smallest numbers."""
         return [name for _, name in self._keys[:count]]
+
+    def first_of(self, names: Iterable[str], count: int) -> list[str]:
+        """Of `names`, those in here with the smallest numbers."""
+        return [name for _, name in nsmallest(count, ((self._number[name], name) for name in names if name in self._number))]
 
     def keys(self, count: int) -> list[Key]:
         """The same with their numbers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from rbees.orcd.scheduler import rooms
 from rbees.orcd.scheduler.effects import Dispatch, Effect, Finish, Note, SpawnWorker, StopWorker
 from rbees.orcd.scheduler.events import AttemptCompleted, SpawnRefused
 from rbees.orcd.scheduler.policy import Policy
@@ -90,6 +91,22 @@ def test_an_idle_worker_beside_another_of_its_model_makes_room_for_one_that_is_a
     reported = drive.report("c", facts.worker("w3", NOVEL, device_id="cuda:0"), devices=full, models=(NOVEL, other))
     assert [effect.worker_id for effect in reported if isinstance(effect, StopWorker)] == ["w2"]
     assert drive.ticks(2) == [], "the other one of the model stays"
+
+
+def test_in_a_large_fleet_one_look_finds_room_behind_pools_that_have_none_any_more() -> None:
+    drive = Drive()
+    other = facts.model("other", 6 * GIB)
+    for number in range(21):
+        worker = facts.worker(f"w{number:02d}", NOVEL if number else other, device_id="cuda:0", slots=1)
+        drive.report(f"pool-{number:02d}", worker, devices=(facts.device("cuda:0", 8 * GIB, GIB),), models=(NOVEL, other))
+    assert [kinds(drive.job(f"other-{number}", other)) for number in range(2)] == [["Dispatch"], []]
+    dispatched = [effect for number in range(rooms.LIKELY) for effect in drive.job(f"novel-{number}", NOVEL)]
+    busy = {effect.worker_id for effect in dispatched if isinstance(effect, Dispatch)}
+    assert len(busy) == rooms.LIKELY
+    found = rooms.further(drive.scheduler._state, other.sha256, drive.now_s, pushing=True)
+    giving_way = [victim.worker_id for site in found if site.room for victim in site.room.victims]
+    assert len(giving_way) == rooms.LIKELY
+    assert not busy.intersection(giving_way)
 
 
 def test_memory_of_workers_on_their_way_is_taken_into_account() -> None:
