@@ -66,7 +66,7 @@ def _waits_long(turn: Turn, job: Job, model_sha256: str) -> bool:
     """No worker has room for the job, and none is expected to have it soon."""
     turn.state.refile()
     workers = turn.state.workers
-    if any(workers[name].has_slots_for(job.spec.choices) for name in turn.state.open_of(model_sha256)):
+    if turn.state.open_of(model_sha256).first(1, job.spec.choices):
         # It waits for something better than that.
         return False
     full = [workers[name] for name in islice(turn.state.full_of(model_sha256), LIKELY)]
