@@ -28,8 +28,12 @@ def make_way(turn: Turn, model_sha256: str) -> bool:
     job = turn.state.jobs[job_id]
     if job.spec.priority == "batch" or not _waits_long(turn, job, model_sha256):
         return False
-    hosts = (_host(turn, turn.state.jobs[one]) for one in batch)
-    for worker in {worker.worker_id: worker for worker in hosts if worker is not None}.values():
+    tried: set[str] = set()
+    for one in batch:
+        worker = _host(turn, turn.state.jobs[one])
+        if worker is None or worker.worker_id in tried:
+            continue
+        tried.add(worker.worker_id)
         givers = _givers(turn, job, worker)
         if givers and places.is_allowed(turn.state, job, worker, turn.now_s):
             for giver in givers:
