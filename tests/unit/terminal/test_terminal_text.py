@@ -77,6 +77,25 @@ def test_details_that_the_sentence_holds_are_not_said_twice() -> None:
     ]
 
 
+def test_details_for_programs_are_not_said_to_people() -> None:
+    close = ["llama2", "llama3"]
+    error = RbeesError(
+        ErrorCode.MODEL_NOT_FOUND,
+        "No such model; did you mean llama2 or llama3?",
+        field="model",
+        close_names=close,
+        registered=True,
+    )
+    assert error_lines(error, "llorch")[1:] == []
+    error.details = {"device_free_bytes": 22_670_467_072, "devices": ["cuda:0"], "close_names": [*close, "phi3"]}
+    assert error_lines(error, "llorch")[1:] == [
+        "  devices:",
+        "    cuda:0",
+        "  close_names:",
+        *(f"    {name}" for name in [*close, "phi3"]),
+    ]
+
+
 def test_columns_are_aligned_and_an_empty_table_leaves_a_pipe_empty(capsys: pytest.CaptureFixture[str]) -> None:
     assert aligned([["A", "B"], ["long", "x"]]) == ["A     B", "long  x"]
     print_table(["a"], [], empty="nothing")
