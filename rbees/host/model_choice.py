@@ -8,7 +8,7 @@ import msgspec
 
 from rbees.host.fit import Refusal, Room
 from rbees.host.preflight import Wish, preflight
-from rbees.host.variants import Variant, named, ranked
+from rbees.host.variants import Variant, model_words, named, ranked
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import ModelFacts
 from rbees.protocol.workers import Backend
@@ -31,6 +31,20 @@ def wanted(found: Sequence[Variant], repository: str, file: str | None, quantiza
         raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="model", files=paths)
     # One quantisation may lie there twice, as parts and whole: fewer files are simpler.
     return ranked(left) if quantization is None else sorted(left, key=lambda variant: (len(variant.files), variant.path))[:1]
+
+
+def sole(chosen: Variant, found: Sequence[Variant], repository: str) -> Variant:
+    """`chosen`, if the repository holds no other model in the same quantisation, which could be meant as well.
+
+    Raises:
+        RbeesError: INVALID_REQUEST, with those that there are.
+    """
+    alike = [variant for variant in found if variant.label == chosen.label]
+    if len({model_words(variant.path) for variant in alike}) < 2:
+        return chosen
+    what = f" in {chosen.label}" if chosen.label else ""
+    message = f"{repository} holds different models{what}; name one of their files, as in `hf:{repository}::file={alike[0].path}`."
+    raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="model", files=[variant.path for variant in alike])
 
 
 def choose(

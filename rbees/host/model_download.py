@@ -20,7 +20,7 @@ from rbees.host.checksums import sum_of_parts
 from rbees.host.fetch_process import broken_off, reports
 from rbees.host.fit import Room
 from rbees.host.hub_cache import HubCache
-from rbees.host.model_choice import choose, wanted
+from rbees.host.model_choice import choose, sole, wanted
 from rbees.host.model_store import ModelStore, StoredModel
 from rbees.host.variants import Variant, variants
 from rbees.protocol import model_ref
@@ -199,10 +199,11 @@ def as_it_is(held: StoredModel, why: str | None = None) -> tuple[DownloadEvent, 
 
 
 def _choose(wish: Download, listing: HubListing, capacity: Capacity) -> tuple[Variant, str | None]:
-    open_ = wanted(variants(listing.files), wish.hub.repository, wish.hub.file, wish.quantization)
+    found = variants(listing.files)
+    open_ = wanted(found, wish.hub.repository, wish.hub.file, wish.quantization)
     if len(open_) == 1:
-        return open_[0], None
-    return choose(
+        return open_[0] if wish.hub.file is not None else sole(open_[0], found, wish.hub.repository), None
+    variant, why = choose(
         open_,
         listing.facts,
         capacity.rooms,
@@ -210,6 +211,7 @@ def _choose(wish: Download, listing: HubListing, capacity: Capacity) -> tuple[Va
         slots=capacity.slots,
         problems=capacity.problems,
     )
+    return sole(variant, found, wish.hub.repository), why
 
 
 def _check_sum(wish: Download, variant: Variant) -> None:

@@ -26,6 +26,8 @@ _LABEL: Final = re.compile(
 )
 _NOT_A_MODEL: Final = re.compile(r"(^|[/._-])(mmproj|imatrix)([._-]|$)", re.IGNORECASE)
 """Files beside a model that no worker can serve: projectors of pictures, statistics of the quantiser."""
+_OF_THE_QUANTISER: Final = frozenset({"gguf", "ud", "i1", "imat"})
+"""Words that say how a file was quantised, not which model it holds."""
 _USUAL: Final = (
     *("Q4_K_M", "Q4_K", "Q4_K_S", "Q4_K_L", "Q4_K_XL", "MXFP4", "MXFP4_MOE"),
     *("IQ4_NL", "IQ4_XS", "Q4_1", "Q4_0", "Q4"),
@@ -87,6 +89,17 @@ def label_of(path: str) -> str:
         return ""
     label = found[-1].upper()
     return {"FP16": "F16", "FP32": "F32"}.get(label, label)
+
+
+def model_words(path: str) -> frozenset[str]:
+    """What a path says besides a quantisation: equal for the variants of one model, whole and in parts, in folders or not."""
+    parts = (PART.sub("", path) if PART.search(path) else path.removesuffix(".gguf")).split("/")
+    return frozenset(words for words in (_words(part) for part in parts) if words)
+
+
+def _words(name: str) -> str:
+    found = re.split(r"[-._ ]+", _LABEL.sub("", name).lower())
+    return "-".join(word for word in found if word and word not in _OF_THE_QUANTISER)
 
 
 def ranked(found: Iterable[Variant]) -> list[Variant]:

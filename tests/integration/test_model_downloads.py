@@ -261,6 +261,14 @@ async def test_the_quantisation_that_is_usual_or_named(user: User, hub: Hub, tin
     assert small.code is ErrorCode.INSUFFICIENT_VRAM
     assert small.details["kv_bytes"] > 0
     assert await taken(f"hf:{REPO}::file=m-Q4_K_M.gguf", free_bytes=0) == ("m-Q4_K_M.gguf",)
+    # Of two models in one quantisation neither is more likely to be meant.
+    hub.add(REPO, {name: tiny + name.encode() for name in [*names, "other-Q4_K_M.gguf", "other-Q8_0.gguf"]})
+    for quantization in (None, "Q8_0"):
+        several = await user.refused(f"hf:{REPO}", quantization)
+        label = quantization or "Q4_K_M"
+        assert (several.code, several.details["files"]) == (ErrorCode.INVALID_REQUEST, [f"m-{label}.gguf", f"other-{label}.gguf"])
+    assert await taken(f"hf:{REPO}", "Q2_K") == ("m-Q2_K.gguf",)
+    assert await taken(f"hf:{REPO}::file=other-Q8_0.gguf") == ("other-Q8_0.gguf",)
 
 
 async def test_a_hub_that_refuses_for_now(user: User, hub: Hub, tiny: bytes) -> None:
@@ -309,5 +317,5 @@ def test_a_file_that_the_disk_cannot_hold_is_not_begun(user: User, hub: Hub) -> 
     hub.add(REPO, dict.fromkeys(parts, b"x"))
     hub.claimed = dict.fromkeys(parts, 45 * 10**9)
     said = refusal(user.download(f"hf:{REPO}"), "STORAGE_FULL", 74)
-    assert "free_bytes" in said
+    assert "MiB free; free some" in said
     assert user.blobs == []

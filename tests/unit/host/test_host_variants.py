@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rbees.host.fit import Room
-from rbees.host.model_choice import choose, wanted
+from rbees.host.model_choice import choose, sole, wanted
 from rbees.host.variants import Variant, label_of, ranked, variants
 from rbees.protocol.downloads import HubFile
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -93,6 +93,34 @@ def test_parts_may_be_named_by_any_of_them() -> None:
     found = variants(files("m-00001-of-00002.gguf", "m-00002-of-00002.gguf"))
     (variant,) = wanted(found, "org/repo", "m-00002-of-00002.gguf", None)
     assert len(variant.files) == 2
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("m-Q8_0.gguf", "m-Q8_0-00001-of-00001.gguf", "m-F16.gguf"),
+        ("Q8_0/m-Q8_0.gguf", "m-Q8_0/m-Q8_0-00001-of-00001.gguf", "m.q8_0.gguf"),
+        ("m-UD-Q8_0.gguf", "m-Q8_0.gguf"),
+        ("Big-Model_Q8_0.GGUF", "big-model-q8_0-00001-of-00001.gguf"),
+        ("m.gguf",),
+    ],
+)
+def test_one_model_in_several_files_is_one(paths: tuple[str, ...]) -> None:
+    found = variants(files(*paths))
+    for variant in found:
+        assert sole(variant, found, "org/repo") is variant
+
+
+@pytest.mark.parametrize("paths", [("a-Q8_0.gguf", "b-Q8_0.gguf"), ("chat/m-Q8_0.gguf", "base/m-Q8_0.gguf"), ("a.gguf", "b.gguf")])
+def test_two_models_in_one_quantisation_are_listed(paths: tuple[str, ...]) -> None:
+    found = variants(files(*paths, "a-F16.gguf"))
+    first = next(variant for variant in found if variant.path in paths)
+    with pytest.raises(RbeesError) as caught:
+        sole(first, found, "org/repo")
+    assert (caught.value.code, caught.value.details["files"]) == (ErrorCode.INVALID_REQUEST, sorted(paths))
+    assert f"hf:org/repo::file={first.path}" in caught.value.message
+    (alone,) = [variant for variant in found if variant.label == "F16"]
+    assert sole(alone, found, "org/repo") is alone, "of its quantisation there is one"
 
 
 def sized(**sizes: int) -> list[Variant]:
