@@ -11,6 +11,7 @@ from rbees.ctl.rows import attempt_text
 from rbees.ctl.submit import build_job
 from rbees.ctl.target import Target
 from rbees.protocol.decisions import Candidate, Explanation, Plan, WaitBound
+from rbees.protocol.errors import RbeesError
 from rbees.terminal.output import print_json, print_pairs, print_table
 from rbees.terminal.quantities import bytes_text
 
@@ -34,16 +35,17 @@ async def explain_job(target: Target, *, job_id: str, as_json: bool) -> None:
     _print_candidates(told.candidates)
 
 
-async def plan_job(target: Target, *, model: str, prompt: str, as_json: bool, **options: Any) -> None:
-    """What would become of a job."""
+async def plan_job(target: Target, *, model: str, prompt: str, as_json: bool, **options: Any) -> int | None:
+    """What would become of a job. Returns the exit code: of one that would be refused the one that submitting it would have."""
     job = build_job(prompt, raw=True, model=model, **options)
     async with target.client() as orcd:
         told = await orcd.plan(job)
     if as_json:
         print_json(told)
-        return
-    print_pairs(plan_pairs(told))
-    _print_candidates(told.candidates)
+    else:
+        print_pairs(plan_pairs(told))
+        _print_candidates(told.candidates)
+    return RbeesError.from_body(told.error).exit_code if told.outlook == "refused" and told.error is not None else None
 
 
 def plan_pairs(told: Plan) -> list[tuple[str, str]]:

@@ -17,8 +17,11 @@ from rbees.ctl.target import Target, asks_orcd
 @click.option("--n", type=click.IntRange(1, 16), help="Answers to make. Default: 1.")
 @run_options
 @asks_orcd
-async def plan(target: Target, **given: Any) -> None:
-    """Say what would become of a job for MODEL that came now; nothing is submitted."""
+async def plan(target: Target, **given: Any) -> int | None:
+    """Say what would become of a job for MODEL that came now; nothing is submitted.
+
+    Of a job that would be refused the exit code is the one that submitting it would have.
+    """
     from rbees.ctl.decision_actions import plan_job
 
-    await plan_job(target, **given)
+    return await plan_job(target, **given)

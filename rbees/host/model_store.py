@@ -24,7 +24,7 @@ from rbees.protocol import model_ref
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.model_ref import AliasRef, FileRef, HubRef
 from rbees.protocol.pools import ModelFacts
-from rbees.service.catalog import Catalog
+from rbees.service.catalog import Catalog, downloadable
 
 HASH_AT_ONCE_BYTES: Final = 64 << 20
 """So much is summed while the folders are searched, because whoever starts waits for that; the rest one by one afterwards."""
@@ -191,7 +191,7 @@ class ModelStore:
             return _not_found(f"This pool holds no copy of {name}; fetch it with `rbees-pool models download {name}`.")
         if name in self.places.catalog and self.places.catalog[name].hub is not None:
             return _not_found(f"This pool has not got {name} yet; fetch it with `rbees-pool models download {name}`.")
-        close = difflib.get_close_matches(name, [*index.stored, *index.problems], n=3)
+        close = difflib.get_close_matches(name, [*index.stored, *index.problems, *downloadable(self.places.catalog)], n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "list the models with `rbees-pool models list`."
         return RbeesError(ErrorCode.MODEL_NOT_FOUND, f"This pool has no model {name!r}; {hint}", close_names=close)
 

@@ -14,7 +14,7 @@ from rbees.host.model_store import ModelStore
 from rbees.host.registered_models import FILE_NAME, RegisteredModels
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service import folders
-from rbees.service.catalog import USER_CATALOG, load_catalog
+from rbees.service.catalog import USER_CATALOG, downloadable, load_catalog
 from rbees.service.role_settings import MODELS_DIR, PooldSettings
 
 
@@ -51,14 +51,18 @@ def named(text: str, places: Places) -> Candidate:
     """The model that goes by a name or reference, whether it can be served or not.
 
     Raises:
-        RbeesError: MODEL_NOT_FOUND with close names.
+        RbeesError: MODEL_NOT_FOUND with close names, or how to have it fetched.
     """
     known: list[str] = []
     for candidate in places.candidates():
         if text in candidate.names:
             return candidate
         known += candidate.names
-    close = difflib.get_close_matches(text, known, n=3)
+    fetched = downloadable(places.catalog)
+    if text in fetched:
+        message = f"This host has not got {text} yet; fetch it with `rbees-pool models download {text}`."
+        raise RbeesError(ErrorCode.MODEL_NOT_FOUND, message)
+    close = difflib.get_close_matches(text, [*known, *fetched], n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "list them with `rbees-pool models list`."
     raise RbeesError(ErrorCode.MODEL_NOT_FOUND, f"This host has no model {text!r}; {hint}", close_names=close)
 

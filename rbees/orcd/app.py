@@ -45,6 +45,7 @@ from rbees.orcd.store.sqlite import Database, StorageBroken
 from rbees.orcd.watch import Watch
 from rbees.protocol.errors import ExitCode
 from rbees.service import auth, folders, logs, web
+from rbees.service.catalog import downloadable, load_catalog
 from rbees.service.clock import Clock, SystemClock
 from rbees.service.lock import ProcessLock
 from rbees.service.metrics import Metrics
@@ -272,6 +273,7 @@ def policy_of(settings: OrcdSettings) -> Policy:
         worker_idle_s=settings.worker_idle_s,
         replica_idle_s=settings.replica_idle_s,
         pinned_models=frozenset(settings.pinned_models),
+        downloadable=frozenset(downloadable(load_catalog())),
     )
 
 

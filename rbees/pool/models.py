@@ -131,15 +131,21 @@ def find(found: PoolModels, name: str) -> ModelFacts:
     """The model that goes by `name`, or whose sha256 begins so.
 
     Raises:
-        RbeesError: MODEL_NOT_FOUND with close names; MODEL_INCOMPATIBLE with the reason.
+        RbeesError: MODEL_NOT_FOUND with close names, or how to have it fetched; MODEL_INCOMPATIBLE with the reason.
     """
+    from rbees.service.catalog import downloadable, load_catalog
+
     for facts in found.models:
         if name in (facts.ref, *facts.aliases) or (len(name) >= 8 and facts.sha256.startswith(name)):
             return facts
     unusable = {**_by_alias(found.unusable), **found.unusable}
     if name in unusable:
         raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, unusable[name])
-    known = [*(known for facts in found.models for known in (facts.ref, *facts.aliases)), *unusable]
+    fetched = downloadable(load_catalog())
+    if name in fetched or name.startswith("hf:"):
+        message = f"This pool has not got {name} yet; fetch it with `rbees-pool models download {name}`."
+        raise RbeesError(ErrorCode.MODEL_NOT_FOUND, message)
+    known = [*(known for facts in found.models for known in (facts.ref, *facts.aliases)), *unusable, *fetched]
     close = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "list them with `rbees-pool models list`."
     raise RbeesError(ErrorCode.MODEL_NOT_FOUND, f"This pool has no model {name!r}; {hint}")

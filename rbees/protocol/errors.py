@@ -117,7 +117,10 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         404, ExitCode.FAILED, Fault.CALLER, "No job has this id; list them with `llorch jobs list`."
     ),
     ErrorCode.MODEL_NOT_FOUND: ErrorKind(
-        404, ExitCode.FAILED, Fault.CALLER, "No pool holds a model by this name; the message lists close ones."
+        404,
+        ExitCode.FAILED,
+        Fault.CALLER,
+        "No pool holds a model by this name; the message says how to fetch it, or lists close ones.",
     ),
     ErrorCode.POOL_NOT_FOUND: ErrorKind(
         404, ExitCode.FAILED, Fault.CALLER, "No pool has this id; list them with `llorch pool list`."

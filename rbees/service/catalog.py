@@ -63,6 +63,11 @@ def load_catalog(user_file: Path | None = None, packaged_models: Path = PACKAGED
     return entries
 
 
+def downloadable(catalog: Catalog) -> list[str]:
+    """The names that stand for a repository of a hub."""
+    return [name for name, entry in catalog.items() if entry.hub is not None]
+
+
 def _read(path: Path, packaged_models: Path) -> dict[str, CatalogEntry]:
     try:
         document = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _Document)

@@ -10,6 +10,8 @@ from rbees.clients.orcd import OrcdClient
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.model_ref import AliasRef, parse
 from rbees.protocol.pools import ModelFacts, PoolView, SpawnRequest, WorkerFacts
+from rbees.service import folders
+from rbees.service.catalog import USER_CATALOG, downloadable, load_catalog
 from rbees.service.clock import Clock
 
 LOOK_S: Final = 0.1
@@ -65,9 +67,13 @@ async def _ask_for_worker(orcd: OrcdClient, pool: PoolView, model: str) -> str:
 
 
 def unknown_alias(pool: PoolView, model: str) -> RbeesError:
-    """MODEL_NOT_FOUND with the names that would do, those most like `model` first where there are any."""
+    """MODEL_NOT_FOUND with the names that would do, those most like `model` where there are any, or how to have it fetched."""
+    fetched = downloadable(load_catalog(folders.user_config_folder() / USER_CATALOG))
+    if model in fetched:
+        message = f"This machine has not got the model `{model}` yet; fetch it with `rbees-pool models download {model}`."
+        return RbeesError(ErrorCode.MODEL_NOT_FOUND, message, model=model)
     names = sorted(_short_name(facts) for facts in pool.models)
-    close = difflib.get_close_matches(model, names, n=LISTED_NAMES)
+    close = difflib.get_close_matches(model, [*names, *fetched], n=LISTED_NAMES)
     listed = " or ".join(f"`{name}`" for name in (close or names[:LISTED_NAMES]))
     advice = "a file as `--model file:/absolute/path.gguf`, or a folder with `--model-dir`"
     message = f"This machine has no model `{model}`; name {f'{listed}, ' if listed else ''}{advice}."

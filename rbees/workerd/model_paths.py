@@ -56,7 +56,7 @@ def _of_catalogue(name: str, flag: str) -> tuple[Path, str]:
         raise RbeesError(ErrorCode.MODEL_NOT_FOUND, sentence)
     if entry is not None and entry.path is not None:
         return entry.path, name
-    close = difflib.get_close_matches(name, _local(catalog), n=_NAMES_SHOWN)
+    close = difflib.get_close_matches(name, catalog, n=_NAMES_SHOWN)
     hint = f"did you mean {' or '.join(close)}?" if close else f"names that need no path: {', '.join(_local(catalog))}."
     raise RbeesError(ErrorCode.MODEL_NOT_FOUND, f"`{flag} {name}` names neither a file in this folder nor a known model; {hint}")
 

@@ -100,6 +100,8 @@ def test_an_unknown_model_is_refused_with_close_names(cluster: Cluster) -> None:
     close = cluster.model[:-1] + "m"
     error = _refused(request("POST", f"{cluster.url}/v2/tasks", {**JOB, "model": close}), 404, "MODEL_NOT_FOUND")
     assert cluster.model in error["message"]
+    fetched = _refused(request("POST", f"{cluster.url}/v2/tasks", {**JOB, "model": "tinyllama"}), 404, "MODEL_NOT_FOUND")
+    assert "llorch models download tinyllama" in fetched["message"]
 
 
 @pytest.mark.parametrize("query", ["status=sleeping", "limit=0", "limit=x", "cursor=-1", "sort=up"])

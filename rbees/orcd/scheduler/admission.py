@@ -8,7 +8,7 @@ again for jobs that arrived when no pool was there to ask.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from rbees.protocol import model_ref
@@ -19,15 +19,21 @@ from rbees.protocol.pools import ModelFacts, UnusableModel
 CLOSE_NAMES: Final = 3
 
 
-def resolve(reference: str, holders: Iterable[Sequence[ModelFacts]], unusable: Iterable[UnusableModel] = ()) -> ModelFacts:
-    """The model that `reference` means; `holders` has what each pool holds, `unusable` what pools hold and cannot serve.
+def resolve(
+    reference: str,
+    holders: Iterable[Sequence[ModelFacts]],
+    unusable: Iterable[UnusableModel] = (),
+    downloadable: Collection[str] = (),
+) -> ModelFacts:
+    """The model that `reference` means; `holders` has what each pool holds, `unusable` what pools hold and cannot serve,
+    `downloadable` the short names of what they could fetch.
 
     Where one name means different files, the file that most pools hold is taken, and of those the one whose sha256 sorts first,
     so the answer does not depend on the order in which pools came.
 
     Raises:
-        RbeesError: MODEL_NOT_FOUND with close names; INVALID_REQUEST for what is no reference at all; what a pool says about the
-            file of this name, such as MODEL_INCOMPATIBLE, where no pool can serve one.
+        RbeesError: MODEL_NOT_FOUND with close names or how to fetch it; INVALID_REQUEST for what is no reference at all; what a
+            pool says about the file of this name, such as MODEL_INCOMPATIBLE, where no pool can serve one.
     """
     wanted = model_ref.parse(reference)
     known = [facts for models in holders for facts in models]
@@ -38,21 +44,22 @@ def resolve(reference: str, holders: Iterable[Sequence[ModelFacts]], unusable: I
     for problem in unusable:
         if problem.name == reference:
             raise RbeesError(problem.code, problem.message, model=reference)
-    raise not_found(reference, known)
+    raise not_found(reference, known, downloadable)
 
 
-def not_found(reference: str, known: Iterable[ModelFacts]) -> RbeesError:
-    """MODEL_NOT_FOUND, with the names that look most like `reference`."""
-    names = sorted({name for facts in known for name in (facts.ref, *facts.aliases)})
-    close = difflib.get_close_matches(reference, names, n=CLOSE_NAMES, cutoff=0.5)
-    if reference.startswith("hf:"):
+def not_found(reference: str, known: Iterable[ModelFacts], downloadable: Collection[str] = ()) -> RbeesError:
+    """MODEL_NOT_FOUND, with the names that look most like `reference`, of what is held and of what could be fetched."""
+    held = {name for facts in known for name in (facts.ref, *facts.aliases)}
+    fetched = reference.startswith("hf:") or reference in downloadable
+    close = [] if fetched else difflib.get_close_matches(reference, sorted(held.union(downloadable)), n=CLOSE_NAMES, cutoff=0.5)
+    if fetched:
         hint = f"Have a pool fetch it: `llorch models download {reference}`."
     elif close:
         hint = "Did you mean " + " or ".join(f"`{name}`" for name in close) + "?"
-    elif names:
-        hint = "List the models that pools hold with `llorch models list`."
+    elif held:
+        hint = "List what pools hold with `llorch models list`, or have one fetch more with `llorch models download`."
     else:
-        hint = "No pool holds any model yet; put a GGUF file into a model folder of a pool."
+        hint = "No pool holds any model yet; have one fetched with `llorch models download NAME`."
     return RbeesError(ErrorCode.MODEL_NOT_FOUND, f"No pool holds the model `{reference}`. {hint}", model=reference, close=close)
 
 

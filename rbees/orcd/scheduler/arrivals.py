@@ -70,17 +70,17 @@ def resolve_waiting(turn: Turn) -> None:
         _resolve(turn, reference)
 
 
-def find_model(state: State, reference: str) -> ModelFacts | None:
+def find_model(state: State, policy: Policy, reference: str) -> ModelFacts | None:
     """The model that a reference means over what pools hold now; None where no pool is known yet, so the job may wait.
 
     Raises:
-        RbeesError: MODEL_NOT_FOUND with close names, or why a pool cannot serve the file of that name.
+        RbeesError: MODEL_NOT_FOUND with close names or how to have it fetched, or why a pool cannot serve the file of that name.
     """
     pools = state.pools.values()
     if not pools:
         return None
     unusable = [problem for pool in pools for problem in pool.unusable]
-    return admission.resolve(reference, [pool.models for pool in pools], unusable)
+    return admission.resolve(reference, [pool.models for pool in pools], unusable, policy.downloadable)
 
 
 def ageing_s(policy: Policy, spec: JobSpec) -> float:
@@ -94,7 +94,7 @@ def _resolve(turn: Turn, reference: str) -> None:
         _tell_the_first(turn, reference, explain.NO_POOL)
         return
     try:
-        facts = find_model(turn.state, reference)
+        facts = find_model(turn.state, turn.policy, reference)
     except RbeesError as error:
         if turn.state.is_settled(turn.now_s, turn.policy.settle_s):
             for job in turn.state.unresolved_jobs(reference):

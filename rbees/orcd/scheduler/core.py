@@ -170,7 +170,7 @@ class Scheduler:
 
     def resolve(self, reference: str) -> ModelFacts | None:
         """The model that a reference means, see `arrivals.find_model`."""
-        return arrivals.find_model(self._state, reference)
+        return arrivals.find_model(self._state, self._policy, reference)
 
     def queue_position(self, job_id: str) -> int | None:
         """1 for the next of its model's jobs; None if the job does not wait.

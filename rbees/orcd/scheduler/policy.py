@@ -60,6 +60,9 @@ class Policy:
     pinned_models: frozenset[str] = frozenset()
     """References, aliases or hashes of models whose workers are never stopped to make room or for want of work."""
 
+    downloadable: frozenset[str] = frozenset()
+    """Short names of models that a pool can fetch; they decide nothing, and are told where a job names one that nobody holds."""
+
     def pins(self, facts: ModelFacts) -> bool:
         """Whether the model is one of `pinned_models`."""
         return not self.pinned_models.isdisjoint((facts.ref, facts.sha256, facts.file_name, *facts.aliases))

@@ -238,6 +238,6 @@ def _too_large(missing_bytes: int, least_bytes: int, total_bytes: int, pool_id: 
     return ErrorBody(
         code=ErrorCode.NO_PLACEMENT,
         message=f"No pool could hold this model even when empty: what could run it best, on pool {pool_id}, has "
-        f"{missing_bytes} bytes too few. Choose a smaller model or quantisation, or add a host.",
+        f"{-(-missing_bytes // (1 << 20))} MiB too few. Choose a smaller model or quantisation, or add a host.",
         details={"missing_bytes": missing_bytes, "needed_bytes": least_bytes, "total_bytes": total_bytes, "pool_id": pool_id},
     )

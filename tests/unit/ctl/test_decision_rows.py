@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from rbees.ctl.decision_actions import bound_text, candidate_row, plan_pairs
+from typing import cast
+
+import pytest
+
+from rbees.ctl.decision_actions import bound_text, candidate_row, plan_job, plan_pairs
 from rbees.ctl.rows import attempt_text
+from rbees.ctl.target import Target
 from rbees.protocol.decisions import Candidate, Plan, WaitBound
 from rbees.protocol.errors import ErrorBody, ErrorCode
-from rbees.protocol.jobs import AttemptView
+from rbees.protocol.jobs import AttemptView, JobRequest
 
 
 def test_a_candidate_is_one_line_whatever_is_known_of_it() -> None:
@@ -40,6 +45,31 @@ def test_a_plan_says_how_many_come_first_and_when_the_job_would_be_done() -> Non
     ]
     refused = Plan(outlook="refused", reason="No.", error=ErrorBody(code=ErrorCode.QUEUE_FULL, message="No."))
     assert plan_pairs(refused) == [("outlook", "refused"), ("about", "No."), ("code", "QUEUE_FULL")]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(("code", "exit_code"), [(ErrorCode.MODEL_NOT_FOUND, 1), (ErrorCode.QUEUE_FULL, 75), (None, None)])
+async def test_a_plan_ends_as_the_submission_would(
+    code: ErrorCode | None, exit_code: int | None, as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Orcd:
+        async def __aenter__(self) -> Orcd:
+            return self
+
+        async def __aexit__(self, *rest: object) -> None: ...
+
+        async def plan(self, job: JobRequest) -> Plan:
+            if code is None:
+                return Plan(outlook="waits", reason=job.model)
+            return Plan(outlook="refused", reason=job.model, error=ErrorBody(code=code, message="No."))
+
+    class Known:
+        def client(self) -> Orcd:
+            return Orcd()
+
+    found = await plan_job(cast("Target", Known()), model="tinylama", prompt="Hello.", as_json=as_json)
+    assert found == exit_code
+    assert "tinylama" in capsys.readouterr().out
 
 
 def test_an_attempt_says_why_it_was_made_there_and_how_it_ended() -> None:

@@ -18,8 +18,11 @@ from rbees.host.checksums import Checksums
 from rbees.host.model_candidates import Places
 from rbees.host.model_files import ModelFolders
 from rbees.host.model_store import ModelStore
+from rbees.host.models_here import named
+from rbees.pool.models import find
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.service.catalog import CatalogEntry
+from rbees.protocol.pools import PoolModels
+from rbees.service.catalog import CatalogEntry, load_catalog
 from tests.support.scripted_models import write_script
 from tests.support.tiny_gguf import write_tiny_gguf
 
@@ -78,6 +81,17 @@ def test_files_in_folders_are_found_by_reference_and_by_name(models: Path, tiny:
     assert store.resolve("Some-Model.Q4") == found
     scripted = store.resolve("bees").facts
     assert (scripted.architecture, scripted.context_length) == ("scripted", 2048)
+
+
+def test_a_name_of_the_catalogue_says_how_to_fetch_it_also_misspelt(models: Path, tiny: Path) -> None:
+    catalog = load_catalog()
+    store = store_of(models, catalog["tinyllama"])
+    for name, words in (("tinyllama", "rbees-pool models download tinyllama"), ("tinylama", "did you mean tinyllama")):
+        assert words in refusal(store, name).message
+        with pytest.raises(RbeesError, match=words):
+            named(name, store.places)
+        with pytest.raises(RbeesError, match=words):
+            find(PoolModels(models=()), name)
 
 
 def test_packaged_models_are_known_by_their_short_name(models: Path, tiny: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from rbees.orcd.scheduler import admission
 from rbees.orcd.scheduler.effects import Finish, Note, ResolveModel
+from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import ModelFacts, UnusableModel
 from tests.simulation import facts
@@ -60,6 +61,28 @@ def test_close_names_are_offered() -> None:
     with pytest.raises(RbeesError, match=r"Did you mean `qwen`\?") as caught:
         admission.resolve("qwem", [(QWEN,), (LLAMA,)])
     assert caught.value.details == {"model": "qwem", "close": ["qwen"]}
+
+
+def test_a_short_name_that_nobody_holds_says_how_to_have_it_fetched() -> None:
+    for held in ([(QWEN,)], [()]):
+        with pytest.raises(RbeesError, match="llorch models download tinyllama`") as caught:
+            admission.resolve("tinyllama", held, downloadable={"tinyllama", "phi3"})
+        assert caught.value.code is ErrorCode.MODEL_NOT_FOUND
+    with pytest.raises(RbeesError, match=r"Did you mean `tinyllama`\?"):
+        admission.resolve("tinylama", [(QWEN,)], downloadable={"tinyllama", "phi3"})
+    with pytest.raises(RbeesError, match=r"llorch models list.*llorch models download"):
+        admission.resolve("zzzz", [(QWEN,)], downloadable={"tinyllama"})
+    named = model("file:/x", aliases=("tinyllama",))
+    assert admission.resolve("tinyllama", [(named,)], downloadable={"tinyllama"}) is named, "once a pool holds one, it is that"
+
+
+def test_a_job_that_waited_for_a_pool_is_told_so_too() -> None:
+    drive = Drive(Policy(downloadable=frozenset({"tinyllama"})))
+    drive.job("job-1", msgspec.structs.replace(NOVEL, ref="tinyllama"), resolved=False)
+    drive.report()
+    (finish,) = drive.ticks(10)
+    assert isinstance(finish, Finish)
+    assert "llorch models download tinyllama" in finish.error.message
 
 
 def test_a_file_that_a_pool_cannot_serve_is_refused_with_the_pools_own_reason() -> None:

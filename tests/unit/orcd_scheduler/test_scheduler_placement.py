@@ -170,7 +170,7 @@ def test_a_model_that_no_pool_could_ever_hold_fails_by_how_much() -> None:
     drive = Drive(noted=True)
     drive.report("a", models=(NOVEL,), devices=(SMALL_CPU,))
     message = (
-        f"No pool could hold this model even when empty: what could run it best, on pool a, has {2 * GIB} bytes too "
+        f"No pool could hold this model even when empty: what could run it best, on pool a, has {2 * 1024} MiB too "
         f"few. Choose a smaller model or quantisation, or add a host."
     )
     assert drive.job("job-1", NOVEL) == [Note("job-1", "waiting", f"{message} Other pools may still come back.")]

@@ -10,7 +10,7 @@ import pytest
 from rbees.protocol.pools import ModelFacts, PoolView, WorkerFacts
 from rbees.protocol.vectors import Capability
 from rbees.up.child import how_it_ended, log_tail
-from rbees.up.first_model import can_chat, first_model, serves
+from rbees.up.first_model import can_chat, first_model, serves, unknown_alias
 from rbees.up.home_mode import child_environment, unfinished_at_end
 
 
@@ -44,6 +44,13 @@ def pool(*models: ModelFacts) -> PoolView:
     return PoolView(
         pool_id="p", endpoint="http://x", state="live", version="1", last_heartbeat_age_ms=0, devices=(), models=models, workers=()
     )
+
+
+def test_a_model_that_is_to_be_fetched_first_is_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RBEES_HOME", str(tmp_path))
+    assert "rbees-pool models download tinyllama" in unknown_alias(pool(facts("haiku")), "tinyllama").message
+    assert "name `tinyllama`" in unknown_alias(pool(facts("haiku")), "tinylama").message
+    assert "name `haiku`" in unknown_alias(pool(facts("haiku")), "zzzz").message
 
 
 def test_the_first_model_is_named_by_its_shortest_name() -> None:

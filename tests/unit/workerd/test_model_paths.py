@@ -36,6 +36,7 @@ def test_a_name_of_a_hub_says_how_to_get_it() -> None:
     error = refusal(name)
     assert error.code is ErrorCode.MODEL_NOT_FOUND
     assert f"rbees-pool models download {name}" in error.message
+    assert f"did you mean {name}?" in refusal("tinylama").message.replace("tinyllama", name)
 
 
 def test_a_file_goes_before_a_name_and_a_reference_is_a_path(folder: Path) -> None:
