@@ -141,35 +141,38 @@ async def register_pool(target: Target, *, endpoint: str, as_json: bool) -> None
 async def drain_pool(target: Target, *, host: str, as_json: bool) -> None:
     """No new work for a pool."""
     async with target.client() as orcd:
-        pool_id = await _pool_id(orcd, host)
+        pool_id, before = await _meant(orcd, host)
         await orcd.drain_pool(pool_id)
-    _tell(pool_id, "gets no new work; what runs there goes on", as_json=as_json)
+    was = "was drained already: it " if before is not None and before.drains else ""
+    _tell(pool_id, f"{was}gets no new work; what runs there goes on", as_json=as_json)
 
 
 async def resume_pool(target: Target, *, host: str, as_json: bool) -> None:
     """Work for a pool again."""
     async with target.client() as orcd:
-        pool_id = await _pool_id(orcd, host)
+        pool_id, before = await _meant(orcd, host)
         await orcd.resume_pool(pool_id)
-    _tell(pool_id, "gets work again", as_json=as_json)
+    was_drained = before is None or before.drains
+    _tell(pool_id, "gets work again" if was_drained else "was not drained; it gets work", as_json=as_json)
 
 
 async def remove_pool(target: Target, *, host: str, as_json: bool) -> None:
     """Forget a pool."""
     async with target.client() as orcd:
-        pool_id = await _pool_id(orcd, host)
+        pool_id, _ = await _meant(orcd, host)
         await orcd.remove_pool(pool_id)
     _tell(pool_id, "is forgotten", as_json=as_json)
 
 
-async def _pool_id(orcd: OrcdClient, host: str) -> str:
-    """Of the pool that is meant: one that was named and is away shows in no list, so its id is taken as it is."""
+async def _meant(orcd: OrcdClient, host: str) -> tuple[str, PoolView | None]:
+    """The pool that is meant: one that was named and is away shows in no list, so its id is taken as it is."""
     try:
-        return find_pool(host, (await orcd.pools()).pools).pool_id
+        found = find_pool(host, (await orcd.pools()).pools)
     except RbeesError as error:
         if error.code is not ErrorCode.POOL_NOT_FOUND:
             raise
-        return host
+        return host, None
+    return found.pool_id, found
 
 
 def _tell(pool_id: str, what: str, *, as_json: bool) -> None:

@@ -29,6 +29,8 @@ def test_a_pool_is_named_drained_resumed_and_removed(home: Home) -> None:
     assert registered.stdout.startswith("host is registered at http://127.0.0.1:"), registered.stderr
 
     assert home.llorch("pool", "drain", "mac").stdout == "host gets no new work; what runs there goes on\n"
+    again = "host was drained already: it gets no new work; what runs there goes on\n"
+    assert home.llorch("pool", "drain", "mac").stdout == again
     assert pools(home)[0]["drains"]
     assert "live, drained" in home.llorch("pool", "list").stdout
     job_id = home.llorch("jobs", "submit", "--model", "bees", "--prompt", "hello", "--detach").stdout.strip()
@@ -39,6 +41,7 @@ def test_a_pool_is_named_drained_resumed_and_removed(home: Home) -> None:
     wait_until(lambda: pools(home), what="take the pool in again")
     assert pools(home)[0]["drains"]
     assert home.llorch("pool", "resume", "mac").stdout == "host gets work again\n"
+    assert home.llorch("pool", "resume", "mac").stdout == "host was not drained; it gets work\n"
     watched = home.llorch("jobs", "watch", job_id)
     assert watched.returncode == 0, watched.stderr
 
