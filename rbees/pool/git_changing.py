@@ -182,11 +182,11 @@ def _diverged(own: tuple[Own, ...], what_to_do: str) -> RbeesError:
 def _show_loss(own: tuple[Own, ...], changed: tuple[Changed, ...]) -> None:
     """On stderr, before the question."""
     for place in own:
-        click.echo(f"Left behind in {_place(place.path)}:", err=True)
+        click.echo(f"Would be left behind in {_place(place.path)}:", err=True)
         for commit in place.commits[:LISTED]:
             click.echo(f"  {commit.commit[:12]} {printable(commit.subject)}", err=True)
     for path in _files(changed)[: LISTED * 2]:
-        click.echo(f"Undone, and kept in the stash: {printable(path)}", err=True)
+        click.echo(f"Would be undone, and kept in the stash: {printable(path)}", err=True)
 
 
 def _report(

@@ -105,7 +105,9 @@ def test_sync_undoes_changes_and_keeps_them_in_the_stash(operator: Operator) -> 
     (operator.of.clone / "code.txt").write_text("mine\n")
     (operator.of.clone / "parts/parts.txt").write_text("mine too\n")
     (operator.of.clone / "loose.txt").write_text("stays\n")
-    assert "--yes" in operator.refused(2, "INVALID_REQUEST", "sync")
+    refused = operator.refused(2, "INVALID_REQUEST", "sync")
+    assert "--yes" in refused
+    assert "Would be undone" in refused
     assert operator.of.read("clone/code.txt") == "mine\n"
     moved = operator.json("sync", "--yes")
     assert moved["after"] == newest
@@ -149,7 +151,7 @@ def test_sync_asks_on_a_terminal_and_takes_no_for_an_answer(operator: Operator) 
         os.close(control)
         os.close(terminal)
         assert process.returncode == code, said
-        assert b"Undone, and kept in the stash: code.txt" in said
+        assert b"Would be undone, and kept in the stash: code.txt" in said
         assert operator.of.read("clone/code.txt") == text
 
 
