@@ -33,6 +33,8 @@ STREAM: Final = "-"
 """The word by which a command means its standard input or output."""
 ELSEWHERE: Final = frozenset({ErrorCode.POOL_UNREACHABLE, ErrorCode.HOST_VERSION})
 """What a host may answer over HTTP while SSH still leads to it."""
+_NO_WAY: Final = frozenset({ErrorCode.HOST_UNREACHABLE, ErrorCode.HOST_REFUSED})
+"""SSH leads nowhere, which a host that is used by HTTP only need not let it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class _Trip:
         self._interrupted = interrupted
         self._stack = stack
         self._connections: SshConnections | None = None
+        self._why_ssh = ""
+        """What keeps the errand from going by HTTP, as a sentence; the same for all hosts."""
 
     async def find_ways(self, hosts: Sequence[Host]) -> dict[str, Via | RbeesError]:
         """How each host is reached, with SSH connected where it is used, or what is in the way."""
@@ -93,14 +97,21 @@ class _Trip:
         ways = await asyncio.gather(*(self._way(host, forms) for host in hosts))
         found = {host.name: way for host, way in zip(hosts, ways, strict=True)}
         by_ssh = [host for host in hosts if found[host.name] == "ssh"]
-        return {**found, **(await self._connect(by_ssh) if by_ssh else {})}
+        failed = await self._connect(by_ssh) if by_ssh else {}
+        return {**found, **{name: self._told(error) for name, error in failed.items()}}
 
-    async def _connect(self, hosts: Sequence[Host]) -> dict[str, Via | RbeesError]:
+    def _told(self, error: RbeesError) -> RbeesError:
+        """Why SSH was tried, behind what became of it: the host's daemon may well answer."""
+        if self._why_ssh and error.code in _NO_WAY:
+            error.message = f"{error.message} {self._why_ssh}"
+        return error
+
+    async def _connect(self, hosts: Sequence[Host]) -> dict[str, RbeesError]:
         """Be connected to all of them by SSH; what is in the way to some. Unknown keys are asked about one by one."""
         connections = await self._ssh()
         from rbees.ctl.ssh import UnknownHostKey
 
-        failed: dict[str, Via | RbeesError] = {}
+        failed: dict[str, RbeesError] = {}
         waiting = list(hosts)
         while waiting:
             ends = await asyncio.gather(*(_connected(connections, host) for host in waiting))
@@ -139,6 +150,8 @@ class _Trip:
         if lacks is None and "--poold-url" in self.errand.words:
             lacks = "--poold-url"
         if self.errand.via is None and (lacks or not host.url):
+            if lacks is not None:
+                self._why_ssh = _why_ssh(lacks, self.errand.words, form)
             return "ssh"
         if lacks is not None:
             message = f"`{lacks}` needs the host itself; leave `--via http` out."
@@ -174,6 +187,13 @@ class _Trip:
 
             self._connections = await self._stack.enter_async_context(SshConnections(absolute(self._chosen.known_hosts_file)))
         return self._connections
+
+
+def _why_ssh(lacks: str, words: Sequence[str], form: str | None) -> str:
+    if form is None and lacks != "--poold-url":
+        typed = " ".join(printable(word) for word in words[:2] if not word.startswith("-"))
+        return f"SSH was tried because rbees {__version__} here knows no command `rbees-pool {typed}`, which the host may."
+    return f"SSH was tried because `{lacks}` needs the host itself."
 
 
 async def _all(trip: _Trip, hosts: Sequence[Host], found: dict[str, Via | RbeesError]) -> list[int]:

@@ -81,10 +81,14 @@ def test_what_only_the_host_itself_can_do_goes_by_ssh(home: Home, host: PoolHost
     refused = pool(home, "say", "it", "--host", "attic")
     assert "[HOST_UNREACHABLE]" in refused.stderr
     assert "No SSH server answers at 127.0.0.1:1" in refused.stderr
+    assert "knows no command `rbees-pool say it`" in refused.stderr
+    assert "because `rbees-pool models verify` needs the host" in pool(home, "models", "verify", "--host", "attic").stderr
     forced = pool(home, "say", "it", "--host", "attic", "--via", "http")
     assert forced.returncode == 2
     assert "needs the host itself" in forced.stderr
-    assert "No SSH server" in pool(home, "models", "list", "--host", "attic", "--via", "ssh").stderr
+    asked = pool(home, "models", "list", "--host", "attic", "--via", "ssh").stderr
+    assert "No SSH server" in asked
+    assert "SSH was tried" not in asked, "whoever asked for it knows"
 
 
 def test_both_ways_to_the_real_tool_say_the_same(home: Home, host: PoolHost) -> None:
