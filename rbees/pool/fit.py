@@ -72,7 +72,7 @@ async def fit(
         model_ref=model,
         facts=_of_file(pool, model),
         backend=backend,
-        devices=named_devices(backend, gpu, device),
+        devices=named_devices(backend, gpu, device, by_option=True),
         ctx=ctx,
         slots=slots,
         **msgspec.structs.asdict(take_device_options(flags)),

@@ -180,14 +180,15 @@ async def stop(keeper: Keeper, *, worker_id: str, as_json: bool) -> None:
         click.echo(f"{worker_id} had ended already{reason}{code}")
 
 
-def named_devices(backend: Backend | None, gpu: int | None, device: str | None) -> tuple[str, ...]:
-    """The ids that `--gpu` or `--device` name; none where neither is given."""
+def named_devices(backend: Backend | None, gpu: int | None, device: str | None, *, by_option: bool = False) -> tuple[str, ...]:
+    """The ids that `--gpu` or `--device` name; none where neither is given. `by_option`: the backend is named by `--backend`."""
     if gpu is not None and device is not None:
         raise click.UsageError("--gpu and --device name the same thing; give one of them.")
     if gpu is None:
         return tuple(device.split(",")) if device else ()
     if backend not in ("cuda", "metal"):
-        raise click.UsageError("--gpu needs the backend cuda or metal before it.")
+        where = "as --backend" if by_option else "before it"
+        raise click.UsageError(f"--gpu needs the backend cuda or metal {where}.")
     return (f"{backend}:{gpu}",)
 
 

@@ -106,7 +106,7 @@ class Daemon:
         notifier, loop = Notifier(), asyncio.get_running_loop()
         self._store.on_change = functools.partial(loop.call_soon_threadsafe, self._pool.link.hurry)
         await self._server.start()
-        self._lock.describe(self._server.url)
+        self._lock.describe(f"at {self._server.url}")
         self._monitor.start()
         background: list[asyncio.Task[None]] = [asyncio.create_task(notifier.watchdog(self._clock))]
         try:

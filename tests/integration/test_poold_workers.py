@@ -301,7 +301,7 @@ def test_a_second_daemon_on_the_same_state_is_refused(host: PoolHost) -> None:
     done = host.home.run("poold", "serve", "--port", "0")
     assert done.returncode == 75
     assert "ALREADY_RUNNING" in done.stderr
-    assert f"http://127.0.0.1:{host.port}" in done.stderr
+    assert f" at http://127.0.0.1:{host.port})" in done.stderr
 
 
 @pytest.mark.parametrize(
