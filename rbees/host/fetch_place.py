@@ -52,6 +52,13 @@ class Place:
         """How much an earlier process of rbees has left."""
         return max(_size(self.partial), filled_bytes(self.draft))
 
+    def drop_empty(self) -> bool:
+        """Leave no file of a transfer that brought nothing; True if nothing is left of it. Only for who holds the lock."""
+        for path in (self.partial, self.draft):
+            if _holds_nothing(path):
+                path.unlink()
+        return not self.partial.exists() and not self.draft.exists()
+
     def partial_bytes(self) -> int:
         """How much somebody else has fetched: the library's later versions put a random word into the name."""
         stem = self.partial.name.removesuffix(".incomplete")
@@ -80,6 +87,16 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _holds_nothing(path: Path) -> bool:
+    """True for a file that is empty or all hole. Its blocks do not tell: some file systems count them only once written."""
+    try:
+        with path.open("rb") as file:
+            os.lseek(file.fileno(), 0, os.SEEK_DATA)
+    except OSError as error:
+        return error.errno == errno.ENXIO
+    return False
 
 
 def filled_bytes(path: Path) -> int:

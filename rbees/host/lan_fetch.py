@@ -115,13 +115,15 @@ class _Copying:
         try:
             # Nothing else goes on in this process while another one has the lock.
             with locked(place.lock, lambda: self._wait_for_another(place, file)):
-                if sum_of(place.blob, file, self._tell) is None:
-                    fetched_bytes = await self._transfer(file, place, sources)
-                place.name(by_link=by_link)
-                if self._fetch.local_dir is not None:
-                    # In a folder of its own nothing but the model is left. The file goes while it is locked: who waits for it
-                    # notices; once let go, it may be the next one's.
-                    place.lock.unlink(missing_ok=True)
+                try:
+                    if sum_of(place.blob, file, self._tell) is None:
+                        fetched_bytes = await self._transfer(file, place, sources)
+                    place.name(by_link=by_link)
+                finally:
+                    if place.drop_empty() and self._fetch.local_dir is not None:
+                        # In a folder of its own nothing but the model is left. The file goes while it is locked: who waits for it
+                        # notices; once let go, it may be the next one's.
+                        place.lock.unlink(missing_ok=True)
         except OSError as error:
             raise _not_written(place, error) from None
         return fetched_bytes

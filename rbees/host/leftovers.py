@@ -67,7 +67,9 @@ def leftovers(places: Places) -> Iterator[Leftover]:
     if places.cache is not None:
         for path in sorted(places.cache.folder.glob("models--*/blobs/*.incomplete")):
             yield _of_cache(path, places.cache)
-    for folder in places.folders.each():
+    searched = tuple(places.folders.each())
+    further = places.local.all() if places.local is not None else ()
+    for folder in dict.fromkeys((*searched, *further)):
         yield from (one for one in _in(folder) if one.path != one.lock)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from rbees.host.hub_cache import CachedFile, HubCache
+from rbees.host.local_folders import LocalFolders
 from rbees.host.model_files import ModelFolders, alias_of, is_file
 from rbees.host.registered_models import RegisteredModels
 from rbees.host.variants import PART, Variant, label_of, ranked
@@ -61,6 +62,8 @@ class Places:
     registered: RegisteredModels | None = None
     own: Path | None = None
     """The folder among `folders` that is rbees' own: for models of no repository."""
+    local: LocalFolders | None = None
+    """Where people put models besides: nothing there is one of this host's."""
 
     def candidates(self) -> Iterator[Candidate]:
         """All of them, in a stable order."""

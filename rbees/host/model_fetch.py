@@ -239,12 +239,14 @@ class _Fetching:
         made(place.blob.parent)
         made(place.lock.parent)
         with locked(place.lock, lambda: self._wait_for_another(place, file)):
-            found = sum_of(place.blob, file, self._tell) or self._fetch(file, place)
-            place.name(by_link=not constants.HF_HUB_DISABLE_SYMLINKS)
-            if self._order.local_dir is not None:
-                # In a user's own folder nothing but the model is left. The file goes while it is locked: who waits for it notices;
-                # once let go, it may be the next one's.
-                place.lock.unlink(missing_ok=True)
+            try:
+                found = sum_of(place.blob, file, self._tell) or self._fetch(file, place)
+                place.name(by_link=not constants.HF_HUB_DISABLE_SYMLINKS)
+            finally:
+                if place.drop_empty() and self._order.local_dir is not None:
+                    # In a user's own folder nothing but the model is left. The file goes while it is locked: who waits for it
+                    # notices; once let go, it may be the next one's.
+                    place.lock.unlink(missing_ok=True)
         return found
 
     def _fetch(self, file: HubFile, place: Place) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbees.host.hub_cache import HubCache
-from rbees.host.leftovers import beside, leftovers, of_blob
+from rbees.host.leftovers import Leftover, beside, leftovers, of_blob
 from rbees.host.model_candidates import Candidate, Places
 from rbees.protocol import model_ref
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -55,16 +55,30 @@ def remove_leftover(path: str, places: Places) -> int | None:
     found = next((one for one in leftovers(places) if str(one.path) == path), None) if path.endswith(".incomplete") else None
     if found is None:
         return None
-    try:
-        freed = found.discard()
-    except OSError as error:
-        raise _cannot_be_removed(path, error) from None
+    freed = _discarded(found, places)
     if freed is None:
         raise RbeesError(ErrorCode.DEVICE_BUSY, f"{path} is being written; end the download, copy or import that does it first.")
-    if found.file is None:
-        _remove_empty(found.path.parent.parent)
-    else:
-        _remove_emptied(found.path.parent, places)
+    return freed
+
+
+def remove_leftovers(places: Places) -> dict[Path, int | None]:
+    """Remove all that interrupted transfers left: what is free now by path, None for what somebody writes, which stays.
+
+    Raises:
+        RbeesError: CONFIGURATION, where one cannot be removed.
+    """
+    return {one.path: _discarded(one, places) for one in tuple(leftovers(places))}
+
+
+def _discarded(one: Leftover, places: Places) -> int | None:
+    try:
+        freed = one.discard()
+    except OSError as error:
+        raise _cannot_be_removed(str(one.path), error) from None
+    if freed is not None and one.file is None:
+        _remove_empty(one.path.parent.parent)
+    elif freed is not None:
+        _remove_emptied(one.path.parent, places)
     return freed
 
 

@@ -6,8 +6,10 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
+from rbees.host import local_folders
 from rbees.host.checksums import Checksums
 from rbees.host.hub_cache import HubCache, cache_folder
+from rbees.host.local_folders import LocalFolders
 from rbees.host.model_candidates import Candidate, Places
 from rbees.host.model_files import ModelFolders
 from rbees.host.model_store import ModelStore
@@ -34,6 +36,7 @@ def model_places(settings: PooldSettings, state: Path, environ: Mapping[str, str
         HubCache(cache_folder(environ)),
         RegisteredModels(state / FILE_NAME),
         own,
+        LocalFolders(state / local_folders.FILE_NAME),
     )
 
 

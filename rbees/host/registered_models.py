@@ -5,18 +5,14 @@ Only a person on this host gives names; no request over the network can name a p
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.host import state_list
 
 FILE_NAME: Final = "registered_models.json"
+_WHAT: Final = "registered models"
 
 
 class RegisteredModels:
@@ -27,10 +23,7 @@ class RegisteredModels:
 
     def all(self) -> Mapping[str, Path]:
         """By name; what no longer exists is among them."""
-        try:
-            named = msgspec.json.decode(self._path.read_bytes(), type=dict[str, str])
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            return {}
+        named = state_list.read(self._path, dict[str, str]) or {}
         return {name: Path(file) for name, file in named.items() if file.startswith("/")}
 
     def add(self, name: str, file: Path) -> None:
@@ -39,31 +32,17 @@ class RegisteredModels:
         Raises:
             RbeesError: STORAGE_FULL.
         """
-        with self._alone():
+        with state_list.alone(self._path, _WHAT):
             self._write({**self.all(), name: file})
 
     def remove(self, file: Path) -> bool:
         """Forget a file under all its names; False where it has none. Raises as `add`."""
-        with self._alone():
+        with state_list.alone(self._path, _WHAT):
             named = self.all()
             kept = {name: path for name, path in named.items() if path != file}
             if len(kept) < len(named):
                 self._write(kept)
         return len(kept) < len(named)
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Between reading the list and writing it, nobody else may write: his name would be lost."""
-        try:
-            with self._path.with_suffix(".lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield
-        except OSError as error:
-            reason = os.strerror(error.errno or 0)
-            message = f"The list of registered models {self._path} cannot be written: {reason}."
-            raise RbeesError(ErrorCode.STORAGE_FULL, message) from None
-
     def _write(self, named: Mapping[str, Path]) -> None:
-        draft = self._path.with_suffix(f".{os.getpid()}.new")
-        draft.write_bytes(msgspec.json.encode({name: str(path) for name, path in named.items()}))
-        os.replace(draft, self._path)
+        state_list.write(self._path, {name: str(path) for name, path in named.items()})

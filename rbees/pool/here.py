@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from rbees.host.model_files import SUFFIXES, alias_of, is_file
 from rbees.host.models_here import model_store, named
 from rbees.host.registered_models import FILE_NAME, RegisteredModels
 from rbees.protocol import model_ref
-from rbees.protocol.downloads import DownloadEvent, DownloadRequest, ModelRemoved
+from rbees.protocol.downloads import DownloadEvent, DownloadPlanned, DownloadRequest, ModelRemoved
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.fits import FitRequest, FitView
 from rbees.protocol.model_ref import AliasRef
@@ -128,7 +128,15 @@ class Here:
         access = Access(token, own.tls_ca_file, own.insecure_lan, hosts=hosts)
         async with aclosing(lan_copy.bring(request, here, await self.capacity(), access, folder)) as following:
             async for event in following:
+                if isinstance(event, DownloadPlanned) and folder is not None:
+                    self.note_local(folder, event.files)
                 yield event
+
+    def note_local(self, folder: Path, files: Sequence[str]) -> None:
+        """Know again where files of `--local-dir` go, should they not be finished. Where that cannot be written, they still go."""
+        assert self.places.local is not None, "this host's places have such a list"
+        with suppress(RbeesError):
+            self.places.local.note({(folder / file).parent for file in files})
 
     async def _rooms(self) -> Sequence[Room]:
         """What each device has to give. What a worker that still loads will take does not show in what is free."""

@@ -155,6 +155,8 @@ def _take(here: Here, bundle: Bundle, local_dir: str | None, said: Notes, *, as_
     shown.begin(manifest.hub or manifest.name, tuple(file.path for file in manifest.files))
     assert here.places.own is not None, "this host's places have a folder of their own"
     order = order_of(manifest, folder, wanted or here.places.own)
+    if local_dir is not None and folder is not None:
+        here.note_local(folder, [file.path for file in order.files])
     taken = take(bundle, order, here.cache, shown.tell, os.environ)
     for path, sha256 in zip(taken.paths, taken.sha256, strict=True):
         here.store.checksums.remember(path, sha256)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rbees.pool.forms import is_peer_named
+from rbees.pool.forms import HostOption, check_host_option, is_peer_named
 from rbees.pool.target import asks_poold_if_there
 from rbees.protocol.downloads import ModelRemoved
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -20,6 +20,7 @@ from rbees.terminal.quantities import bytes_text
 if TYPE_CHECKING:
     from rbees.clients.poold import PooldClient
     from rbees.host.model_candidates import Candidate
+    from rbees.pool.here import Here
 
 
 @click.command("verify")
@@ -51,18 +52,27 @@ def verify(model: str | None, as_json: bool) -> int:
 
 
 @click.command("delete")
-@click.argument("model")
+@click.argument("model", required=False)
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--unfinished", cls=HostOption, is_flag=True, help="Remove all that downloads, copies and imports have left unfinished here."
+)
 @asks_poold_if_there
-async def delete(pool: PooldClient | None, *, model: str, yes: bool, as_json: bool) -> None:
+async def delete(pool: PooldClient | None, *, model: str | None, yes: bool, unfinished: bool, as_json: bool) -> None:
     """Remove a model's files from this host. A registered file is only forgotten.
 
     MODEL may be the path of something unfinished, as `disk-usage` shows it.
     """
     from rbees.pool.here import Here
 
+    check_host_option("--unfinished", unfinished or None)
+    if (model is None) is not unfinished:
+        raise click.UsageError("Name a model, or give --unfinished in place of one.")
     if as_json and not yes:
         raise click.UsageError("With --json nobody can be asked; add --yes.")
+    if model is None:
+        _delete_unfinished(Here(), yes=yes, as_json=as_json)
+        return
     if not yes:
         ask(f"Remove the files of {model}?")
     try:
@@ -77,6 +87,29 @@ async def delete(pool: PooldClient | None, *, model: str, yes: bool, as_json: bo
         print_json(removed)
     else:
         click.echo(sentence, err=True)
+
+
+def _delete_unfinished(here: Here, *, yes: bool, as_json: bool) -> None:
+    """Whether a daemon runs makes no difference: what it writes is locked, and stays."""
+    from rbees.host.leftovers import leftovers
+    from rbees.host.model_removal import remove_leftovers
+
+    found = tuple(leftovers(here.places))
+    if found and not yes:
+        ask(f"Remove {_files(len(found))}, {bytes_text(sum(one.size_bytes for one in found))}?")
+    removed = remove_leftovers(here.places)
+    freed = {str(path): size for path, size in removed.items() if size is not None}
+    written = [str(path) for path, size in removed.items() if size is None]
+    if as_json:
+        print_json({"removed": freed, "still_written": written, "freed_bytes": sum(freed.values())})
+        return
+    for path in written:
+        click.echo(f"{path} is being written and stays", err=True)
+    click.echo(f"removed {_files(len(freed))}, {bytes_text(sum(freed.values()))} freed", err=True)
+
+
+def _files(count: int) -> str:
+    return f"{count} unfinished {'file' if count == 1 else 'files'}"
 
 
 @click.command("disk-usage")

@@ -207,6 +207,23 @@ def test_a_folder_of_its_own(user: User, hub: Hub, tiny: bytes, tmp_path: Path) 
     assert "tiny-Q4_K_M" in user.run("list", RBEES_MODELS_DIR=str(folder)).stdout
 
 
+def test_what_is_left_in_a_folder_of_its_own_is_known_and_goes(user: User, hub: Hub, tiny: bytes, tmp_path: Path) -> None:
+    hub.add(REPO, {f"deep/{FILE}": tiny})
+    hub.faults[f"deep/{FILE}"].statuses = [403, 403]
+    refusal(user.download(f"hf:{REPO}", "--local-dir", str(tmp_path)), "MODEL_FORBIDDEN", 77)
+    assert list((tmp_path / "deep").iterdir()) == [], "nothing came, so nothing is left"
+    partial = tmp_path / "deep" / f".{FILE}.{sha256(tiny)[:16]}.incomplete"
+    partial.write_bytes(tiny[:1000])
+    refusal(user.download(f"hf:{REPO}", "--local-dir", str(tmp_path)), "MODEL_FORBIDDEN", 77)
+    assert user.run("disk-usage", "--json").json["unfinished"] == {str(partial): 1000}
+    assert user.run("delete").returncode == user.run("delete", "x", "--unfinished").returncode == 2
+    assert "--yes" in refusal(user.run("delete", "--unfinished"), "INVALID_REQUEST", 2)
+    removed = user.run("delete", "--unfinished", "--yes", "--json").json
+    assert removed == {"removed": {str(partial): 1000}, "still_written": [], "freed_bytes": 1000}
+    assert list((tmp_path / "deep").iterdir()) == []
+    assert "removed 0 unfinished files" in user.run("delete", "--unfinished").stderr
+
+
 def test_a_hub_that_means_ill_gets_nowhere(user: User, hub: Hub, tiny: bytes) -> None:
     hub.add(REPO, {FILE: tiny, f"../../{FILE}": tiny})
     hub.lies[FILE] = "../../../evil"
@@ -300,6 +317,7 @@ async def test_what_cannot_be_had_is_said_in_one_sentence(user: User, hub: Hub, 
         assert TOKEN not in f"{error.message} {error.details}"
     assert "did you mean tinyllama" in refusal(user.download("tinylama"), "MODEL_NOT_FOUND", 1)
     assert "accept its terms" in refusal(user.download(f"hf:{REPO}"), "MODEL_FORBIDDEN", 77)
+    assert user.run("disk-usage", "--json").json["unfinished"] == {}, "nothing came, so nothing is left"
 
 
 def test_what_is_here_is_enough_while_the_hub_cannot_be_asked(user: User, hub: Hub, tiny: bytes) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rbees.host.fetch_place import Place
 from rbees.host.hub_cache import HubCache
 from rbees.host.leftovers import leftovers
+from rbees.host.local_folders import MOST, LocalFolders
 from rbees.host.model_candidates import Places
 from rbees.host.model_files import ModelFolders
-from rbees.host.model_removal import remove, remove_leftover
+from rbees.host.model_removal import remove, remove_leftover, remove_leftovers
 from rbees.host.models_here import named
 from rbees.host.partial_file import locked
 from rbees.host.registered_models import FILE_NAME, RegisteredModels
@@ -85,6 +88,45 @@ def test_one_goes_by_its_path_with_the_folder_that_was_made_for_it(places: Place
     assert remove_leftover(str(blob), places) == 3
     assert [path.name for path in (tmp_path / "hub").iterdir()] == [".locks"]
     assert precious.exists()
+
+
+def test_folders_of_peoples_own_are_searched_once_they_were_noted(places: Places, tmp_path: Path) -> None:
+    local = LocalFolders(tmp_path / "local.json")
+    left = written(tmp_path / "stick" / f".m.gguf.{SUM}.incomplete")
+    known = replace(places, local=local)
+    assert sizes(known) == {}
+    local.note([left.parent, tmp_path / "to come", tmp_path / "named"])
+    assert local.all() == (left.parent, tmp_path / "to come", tmp_path / "named")
+    assert sizes(known) == {left: 3}
+    local.note([tmp_path / "named"])
+    assert local.all() == (tmp_path / "named", left.parent), "what is gone is forgotten"
+    (tmp_path / "local.json").write_text("[1]")
+    assert local.all() == ()
+    local.note(tmp_path / str(number) for number in range(300))
+    assert len(local.all()) == MOST
+
+
+def test_all_go_at_once_but_for_what_is_written(places: Places, tmp_path: Path) -> None:
+    blob = written(tmp_path / "hub" / "models--org--m" / "blobs" / f"{'a' * 64}.incomplete")
+    own = written(tmp_path / "own" / SUM / f".m.gguf.{SUM}.incomplete", b"12")
+    busy = written(tmp_path / "named" / f".x.gguf.{SUM}.incomplete")
+    with locked(busy.with_suffix(".lock"), lambda: None):
+        assert remove_leftovers(places) == {blob: 3, own: 2, busy: None}
+    assert sizes(places) == {busy: 3}
+    assert list((tmp_path / "own").iterdir()) == []
+
+
+def test_a_transfer_that_brought_nothing_leaves_nothing(tmp_path: Path) -> None:
+    place = Place(*(tmp_path / name for name in ("m.gguf", "m.gguf", ".m.gguf.incomplete", ".m.gguf.lock")))
+    assert place.drop_empty()
+    written(place.partial, b"")
+    with place.draft.open("wb") as draft:
+        draft.truncate(1 << 20)
+    assert place.drop_empty()
+    assert list(tmp_path.iterdir()) == []
+    written(place.partial, b"1")
+    assert not place.drop_empty()
+    assert place.partial.read_bytes() == b"1"
 
 
 def test_a_model_takes_its_leftovers_its_folder_and_its_names_with_it(places: Places, tiny: Path, tmp_path: Path) -> None:
