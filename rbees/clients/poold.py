@@ -71,6 +71,10 @@ class PooldClient(DaemonClient):
             async for event in download_events(self.url, frames):
                 yield event
 
+    async def search_models(self) -> None:
+        """Have new and changed model files looked for now; returns once the pool's orchestrator knows of them."""
+        await self._http.call("POST", "/models/search")
+
     async def fit(self, request: FitRequest) -> FitView:
         """How a model would sit on the host's devices."""
         return await self._http.call("POST", "/models/fit", request, FitView)

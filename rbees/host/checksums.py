@@ -65,6 +65,8 @@ class Checksums:
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
+        self._seen = fingerprint(cache)
+        """Of the cache as it was read last."""
         self._entries = _load(cache)
         self._learned: dict[str, _Entry] = {}
         """What the file does not hold yet."""
@@ -84,6 +86,13 @@ class Checksums:
         self._learn(path, _Entry(before, sha256))
         return sha256
 
+    def take_over(self) -> None:
+        """Know what other processes have added since."""
+        now = fingerprint(self._cache)
+        if now != self._seen:
+            self._entries.update(_load(self._cache) | self._learned)
+            self._seen = now
+
     def remember(self, path: Path, sha256: str) -> None:
         """Take over a checksum that whoever wrote the file has computed."""
         print_ = fingerprint(path)
@@ -101,6 +110,7 @@ class Checksums:
                 entries = _load(self._cache) | learned
                 draft.write_bytes(msgspec.json.encode(entries))
                 os.replace(draft, self._cache)
+                self._seen = fingerprint(self._cache)
         except OSError:
             # A full disk or a read-only folder: the sums are computed again next time.
             with contextlib.suppress(OSError):
@@ -116,8 +126,8 @@ class Checksums:
         self._closed.set()
 
     def _learn(self, path: Path, entry: _Entry) -> None:
-        self._entries[str(path)] = entry
         self._learned[str(path)] = entry
+        self._entries[str(path)] = entry
 
     def _sum(self, path: Path) -> str | None:
         digest = hashlib.sha256()

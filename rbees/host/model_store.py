@@ -120,6 +120,7 @@ class ModelStore:
     def refresh(self) -> None:
         """Search all folders again; cheap where nothing changed."""
         with self._writing:
+            self.checksums.take_over()
             candidates = tuple(self.places.candidates())
             known = {candidate.path for candidate in candidates}
             self._examined = {path: seen for path, seen in self._examined.items() if path in known}

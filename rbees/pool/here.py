@@ -37,10 +37,10 @@ class Here:
 
     def __init__(self) -> None:
         home = read_home()
-        self._settings = settings.load("poold", PooldSettings).values
+        self.settings = settings.load("poold", PooldSettings).values
         state = Path(home.state_dir, "poold") if home is not None else None
-        self.state = folders.make_private_folder(state) if state else folders.state_folder("poold", self._settings.state_dir)
-        self.store = model_store(self._settings, self.state, os.environ)
+        self.state = folders.make_private_folder(state) if state else folders.state_folder("poold", self.settings.state_dir)
+        self.store = model_store(self.settings, self.state, os.environ)
         self.places = self.store.places
         self.registered = RegisteredModels(self.state / FILE_NAME)
         self.cache = HubCache(cache_folder(os.environ))
@@ -72,7 +72,7 @@ class Here:
         from rbees.host.backends import Installation
         from rbees.host.model_download import Capacity
 
-        return Capacity(await self._rooms(), Installation().problems, self._settings.default_ctx, self._settings.default_slots)
+        return Capacity(await self._rooms(), Installation().problems, self.settings.default_ctx, self.settings.default_slots)
 
     async def fit(self, request: FitRequest) -> FitView:
         """How a model would sit on this host beside the workers that run, started as these settings say.
@@ -89,7 +89,7 @@ class Here:
         model = request.facts
         if model is None:
             model = await asyncio.to_thread(self._facts, request.model_ref)
-        settings = self._settings
+        settings = self.settings
         options = with_defaults(options_of(request), usable_for(model, settings.default_options()))
         wish = Wish(request.backend, request.devices, request.ctx, request.slots or settings.default_slots, options)
         answer = view(model, wish, await self._rooms(), default_ctx=settings.default_ctx, problems=Installation().problems)
@@ -120,7 +120,7 @@ class Here:
         from rbees.host.piece_sums import FOLDER, PieceSums
         from rbees.service import auth
 
-        own = self._settings
+        own = self.settings
         token = auth.read_secret(own.token_file) if own.token_file and request.sources else None
         await asyncio.to_thread(self.store.refresh)
         here = lan_copy.Here(self.store, self.cache, Lending(self.store, PieceSums(self.state / FOLDER)), os.environ, self._clock)
@@ -144,10 +144,10 @@ class Here:
         from rbees.pool.state import OwnState
         from rbees.service import logs
 
-        own = OwnState(self._settings, self.state)
+        own = OwnState(self.settings, self.state)
         if own.daemon_runs():
             # It listens elsewhere than the settings say, and keeps the workers; nobody else takes them over.
-            return rooms_of(await self.devices(), self._settings.memory_reserve_bytes)
+            return rooms_of(await self.devices(), self.settings.memory_reserve_bytes)
         logs.configure("pool", "error")
         async with LocalWorkers(own, lambda _: None) as keeper:
             return await keeper.rooms()

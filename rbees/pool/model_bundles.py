@@ -1,10 +1,11 @@
 """`rbees-pool models export|import`: a model carried to a machine that shares no network with this one.
 
-Both work on this host's own files, with and without a daemon, which notices by itself what came and is never asked.
+Both work on this host's own files, with and without a daemon, which is only told that something came.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from rbees.pool.notice import tell_daemon
 from rbees.protocol.downloads import DownloadDone, DownloadPlanned, DownloadProgress
 from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
 from rbees.service.clock import SystemClock
@@ -96,6 +98,7 @@ def import_(source: str, local_dir: str | None, as_json: bool) -> None:
         said.clear()
         for name, taken_by in _give_names(here, bundle.manifest, Path(done.paths[0])):
             said.keep(f"the name {name} is {taken_by}'s on this host; the model goes without it")
+        asyncio.run(tell_daemon(here, said))
         how = "is here now" if done.fetched_bytes else "was here already"
         said.keep(f"{bundle.manifest.name} {how}; sha256 {done.sha256} is right; {done.paths[0]}")
     if as_json:

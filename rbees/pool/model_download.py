@@ -54,12 +54,16 @@ async def download(
     check_host_option("--local-dir", local_dir)
     request = _request(model, quantization, sources)
     if pool is not None and (is_peer_named() or not _is_own(local_dir)):
-        events = pool.download(request)
-    else:
-        from rbees.pool.here import Here, local_folder
+        await show_download(pool.download(request), model, as_json=as_json)
+        return
+    from rbees.pool.here import Here, local_folder
+    from rbees.pool.notice import tell_daemon
+    from rbees.terminal.notes import notes
 
-        events = Here().download(request, local_folder(local_dir))
-    await show_download(events, model, as_json=as_json)
+    here = Here()
+    await show_download(here.download(request, local_folder(local_dir)), model, as_json=as_json)
+    with notes(silent=as_json) as said:
+        await tell_daemon(here, said)
 
 
 def _is_own(local_dir: str | None) -> bool:

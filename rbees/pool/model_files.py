@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rbees.pool.forms import HostOption, check_host_option, is_peer_named
+from rbees.pool.notice import tell_daemon
 from rbees.pool.target import asks_poold_if_there
 from rbees.protocol.downloads import ModelRemoved
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -80,8 +82,11 @@ async def delete(pool: PooldClient | None, *, model: str | None, yes: bool, unfi
         sentence = f"removed {removed.model_ref}, {bytes_text(removed.freed_bytes)} freed"
     except RbeesError as error:
         # A name that somebody on this host gave, somebody on this host may take.
-        if not error.details.get("registered") or is_peer_named() or not Here().forget(model):
+        here = Here()
+        if not error.details.get("registered") or is_peer_named() or not here.forget(model):
             raise
+        with notes(silent=as_json) as said:
+            await tell_daemon(here, said)
         removed, sentence = ModelRemoved(model_ref=model, freed_bytes=0), f"{model} is forgotten; the file stays."
     if as_json:
         print_json(removed)
@@ -147,6 +152,7 @@ def register(file: str, name: str | None, as_json: bool) -> None:
     with notes(silent=as_json) as said:
         said.note(f"reading {path.name}")
         facts = here.register(path, name)
+        asyncio.run(tell_daemon(here, said))
     if as_json:
         print_json(facts)
     else:

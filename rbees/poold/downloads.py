@@ -71,6 +71,11 @@ class Downloads:
                         await self._tell()
                     yield event
 
+    async def search(self) -> None:
+        """Look for new and changed model files now, and return once the orchestrator knows of them."""
+        await asyncio.to_thread(self._store.refresh)
+        await self._tell()
+
     async def remove(self, name: str) -> ModelRemoved:
         """Remove a model's files, or what an interrupted transfer left at the path `name`.
 

@@ -78,6 +78,13 @@ def routes(pool: Pool) -> list[Route]:
             errors=_FIT_ERRORS,
         ),
         Route(
+            "POST",
+            "/models/search",
+            handlers.search_models,
+            "Look for new and changed model files now, instead of within ten seconds; answers once the orchestrator knows of them.",
+            status=204,
+        ),
+        Route(
             "DELETE",
             "/models/{name}",
             handlers.remove_model,
@@ -182,6 +189,10 @@ class _Handlers:
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         return await stream_download(request, self._pool.downloads.run(await read(request, DownloadRequest)))
+
+    async def search_models(self, _request: web.Request) -> web.Response:
+        await self._pool.downloads.search()
+        return reply(status=204)
 
     async def offer(self, request: web.Request) -> web.Response:
         return await self._pool.sharing.offer(request)

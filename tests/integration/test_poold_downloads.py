@@ -122,6 +122,15 @@ def test_orcd_passes_a_download_on_and_knows_the_model_then(home: Home, tiny: by
         assert (answer.status, answer.error["code"]) == (404, "POOL_NOT_FOUND")
         assert host.ask("delete", "mine", "--yes").returncode == 0
         assert "mine" not in home.llorch("models", "list", "--json").stdout
+        # What a command brings is told by the time it ends.
+        file = home.folder / "elsewhere.gguf"
+        file.write_bytes(tiny)
+        assert host.run("register", str(file), "--name", "brought").returncode == 0
+        assert "brought" in home.llorch("models", "list", "--json").stdout
+        assert host.run("delete", "brought", "--yes").returncode == 0
+        assert "brought" not in home.llorch("models", "list", "--json").stdout
+        assert host.run("download", f"hf:{REPO}", HF_TOKEN=TOKEN).returncode == 0
+        assert "mine" in home.llorch("models", "list", "--json").stdout
         # What the pool finds by itself is not left to the next heartbeat either.
         write_script(home.folder / "models", "bees")
         wait_until(lambda: "bees" in home.llorch("models", "list", "--json").stdout, host.poold, "tell what it found")

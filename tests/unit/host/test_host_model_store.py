@@ -256,6 +256,18 @@ def test_processes_that_share_a_cache_keep_what_each_has_learned(models: Path, t
     assert (kept.known(first), kept.known(second)) == ("1" * 64, "2" * 64)
 
 
+def test_a_sum_that_another_process_has_computed_is_not_computed_again(
+    models: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon, command = store_of(models), Checksums(models.parent / "checksums.json")
+    path = Path(shutil.copy(tiny, models / "late.gguf"))
+    command.compute(path)
+    command.save()
+    monkeypatch.setattr(Checksums, "compute", None)
+    daemon.refresh()
+    assert [facts.aliases for facts in daemon.models()] == [("late",)]
+
+
 def test_a_cache_that_another_process_writes_is_left_to_it(models: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checksums_module, "_PATIENCE_S", 0.0)
     path, cache = Path(shutil.copy(tiny, models / "a.gguf")), models / "sums.json"
