@@ -18,6 +18,7 @@ SYSTEM_CONFIG: Final = Path("/etc/rbees/config.toml")
 PROJECT_CONFIG: Final = "rbees.toml"
 LONGEST_RUNTIME_PATH: Final = 56
 """In bytes. A socket's whole path must stay under 104 (macOS), and `/workers/worker-<26 characters>.sock` follows this folder."""
+_ELSEWHERE: Final = "see that this user may write there, or name another by `RBEES_HOME` or in the settings"
 
 
 def home_folder() -> Path | None:
@@ -127,7 +128,7 @@ def _checked(path: Path) -> Path:
     if status.st_uid != os.getuid():
         raise _unusable(path, "it belongs to another user")
     if status.st_mode & 0o077:
-        raise _unusable(path, f"others may enter it; run `chmod 700 {path}`")
+        raise _unusable(path, "others may enter it", f"run `chmod 700 {path}`")
     return path
 
 
@@ -144,5 +145,5 @@ def _temporary_folder() -> Path:
     return Path(f"/tmp/rbees-{os.getuid()}")  # noqa: S108  (owner and mode are checked)
 
 
-def _unusable(path: Path, reason: str) -> RbeesError:
-    return RbeesError(ErrorCode.CONFIGURATION, f"The folder {path} cannot be used: {reason}.", path=str(path))
+def _unusable(path: Path, reason: str, advice: str = _ELSEWHERE) -> RbeesError:
+    return RbeesError(ErrorCode.CONFIGURATION, f"The folder {path} cannot be used: {reason}; {advice}.", path=str(path))

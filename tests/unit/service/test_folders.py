@@ -72,7 +72,9 @@ def test_a_folder_that_others_may_enter_is_refused_and_left_alone(tmp_path: Path
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "not a folder" in refused(tmp_path / "file")
-    assert "cannot be used" in refused(tmp_path / "file" / "below")
+    below = refused(tmp_path / "file" / "below")
+    assert "cannot be used" in below
+    assert "name another by `RBEES_HOME`" in below
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     assert "leads nowhere" in refused(tmp_path / "dangling")
 
