@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from rbees.host.model_choice import sole
 from rbees.host.model_store import ModelStore, StoredModel
 from rbees.host.piece_sums import PieceSums
 from rbees.host.variants import Variant, label_of, named, ranked
@@ -88,7 +89,8 @@ class Lending:
         """The offer of a model that is here whole. Blocks on the disk.
 
         Raises:
-            RbeesError: as `ModelStore.resolve`; MODEL_NOT_FOUND for a file or quantisation that is not here.
+            RbeesError: as `ModelStore.resolve`; MODEL_NOT_FOUND for a file or quantisation that is not here, INVALID_REQUEST where
+                two models have it.
         """
         reference = model_ref.parse(name)
         try:
@@ -178,7 +180,7 @@ class Lending:
         return {sha256 for sha256 in sums if sha256 is not None}
 
     def _of_repository(self, wanted: HubRef, quantization: str | None) -> StoredModel:
-        """The best model of a repository that a part of a file's name or a quantisation leaves open."""
+        """The best model of a repository that a part of a name or a quantisation leaves open. Raises as `model_choice.sole`."""
         held: dict[str, StoredModel] = {}
         for model in self._store.stored():
             own = model_ref.parse(model.facts.ref)
@@ -189,7 +191,8 @@ class Lending:
         if not held:
             raise _not_found(f"This pool holds no copy of {wanted}.")
         found = [Variant((HubFile(path=path, size_bytes=model.facts.size_bytes),), label_of(path)) for path, model in held.items()]
-        return held[ranked(named(found, wanted.file, quantization))[0].path]
+        best = ranked(named(found, wanted.file, quantization))[0]
+        return held[(best if wanted.file is not None else sole(best, found, wanted.repository)).path]
 
 
 def offer_of(model: StoredModel, store: ModelStore) -> ModelOffer:

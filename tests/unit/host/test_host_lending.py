@@ -19,6 +19,7 @@ from rbees.host.piece_sums import PieceSums, is_complete
 from rbees.protocol.downloads import CopyBegun, FetchOrder, FilePieces, HubFile, ModelOffer, OfferedFile, PiecesHeld
 from rbees.protocol.errors import ErrorCode, RbeesError
 from tests.support.scripted_models import write_script
+from tests.support.tiny_gguf import write_tiny_gguf
 
 PIECE = 1 << 20
 
@@ -109,6 +110,23 @@ def test_of_a_file_that_is_being_fetched_only_right_pieces_are_given(tmp_path: P
         assert lending.copy_offer("mine", "Q8_0") is None
         assert lending.copy_offer("other", None) is None
     assert lending.copied(sha256) is None
+
+
+def test_of_two_models_in_one_quantisation_none_is_given_before_it_is_named(tmp_path: Path) -> None:
+    cache = HubCache(tmp_path / "hub")
+    snapshot = cache.snapshot("org/two", "a" * 40)
+    snapshot.mkdir(parents=True)
+    for seed, name in enumerate(("m-Q4_K_M", "m-Q8_0", "other-Q8_0")):
+        write_tiny_gguf(snapshot / f"{name}.gguf", seed=seed, layers=1, width=32, heads=2, heads_kv=1)
+    store = ModelStore(Places({}, ModelFolders(()), cache), Checksums(tmp_path / "sums.json"))
+    store.refresh()
+    lending = Lending(store, PieceSums(tmp_path / "pieces"))
+    commit = "a" * 40
+    with pytest.raises(RbeesError) as caught:
+        lending.offer(f"hf:org/two@{commit}", "Q8_0")
+    assert (caught.value.code, caught.value.details["files"]) == (ErrorCode.INVALID_REQUEST, ["m-Q8_0.gguf", "other-Q8_0.gguf"])
+    assert lending.offer(f"hf:org/two@{commit}", "Q4_K_M").files[0].path == "m-Q4_K_M.gguf"
+    assert lending.offer(f"hf:org/two@{commit}::file=other", "Q8_0").files[0].path == "other-Q8_0.gguf"
 
 
 def place(folder: Path) -> Place:
