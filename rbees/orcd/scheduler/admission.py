@@ -57,7 +57,7 @@ def not_found(reference: str, known: Iterable[ModelFacts], downloadable: Collect
     elif close:
         hint = "Did you mean " + " or ".join(f"`{name}`" for name in close) + "?"
     elif held:
-        hint = "List what pools hold with `llorch models list`, or have one fetch more with `llorch models download`."
+        hint = "List what pools hold with `llorch models list`, or have one fetch it with `llorch models download hf:org/repo`."
     else:
         hint = "No pool holds any model yet; have one fetched with `llorch models download NAME`."
     return RbeesError(ErrorCode.MODEL_NOT_FOUND, f"No pool holds the model `{reference}`. {hint}", model=reference, close=close)
