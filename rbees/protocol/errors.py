@@ -154,7 +154,10 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         416, ExitCode.FAILED, Fault.CALLER, "The range lies beyond the end of the file, or is none; the details have the size."
     ),
     ErrorCode.INSUFFICIENT_VRAM: ErrorKind(
-        422, ExitCode.FAILED, Fault.CAPACITY, "The model needs more memory than the device has free; the details hold both numbers."
+        422,
+        ExitCode.FAILED,
+        Fault.CAPACITY,
+        "The model needs more memory than the device has free; message and details say how much.",
     ),
     ErrorCode.MODEL_INCOMPATIBLE: ErrorKind(
         422, ExitCode.FAILED, Fault.CALLER, "The file is not a GGUF model that this backend can load; the message says why."
@@ -223,7 +226,10 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         502, ExitCode.IO_ERROR, Fault.PEER, "A model file's bytes are not those that were promised; fetch it again."
     ),
     ErrorCode.NO_PLACEMENT: ErrorKind(
-        503, ExitCode.FAILED, Fault.CAPACITY, "No pool could ever hold this model; the details say by how much it is too large."
+        503,
+        ExitCode.FAILED,
+        Fault.CAPACITY,
+        "No pool could ever hold this model; message and details say by how much.",
     ),
     ErrorCode.MODEL_LOADING: ErrorKind(
         503, ExitCode.BUSY, Fault.CAPACITY, "The worker is still loading its model; try again after `Retry-After` seconds."

@@ -38,8 +38,9 @@ never renamed. Over HTTP the answer's body is
 
 with the status of the table. `message` is one sentence that says what to do, `details` holds figures with their units in the names,
 and the correlation id, which is also the `X-Correlation-Id` of the answer, stands in every log line about the request. Where the
-details hold `retry_after_s`, the answer has `Retry-After`. A command prints code and message on stderr and ends with the exit code
-(after BSD's sysexits.h where one fits). No error ever holds a prompt, an output, a key or the text of a library's exception.
+details hold `retry_after_s`, the answer has `Retry-After`. A command prints message and code on stderr, beneath them the details
+that say more (all of them with `--json`), and ends with the exit code (after BSD's sysexits.h where one fits). No error ever holds
+a prompt, an output, a key or the text of a library's exception.
 
 A job's `error` event holds the same object.
 """

@@ -52,7 +52,10 @@ def _of_catalogue(name: str, flag: str) -> tuple[Path, str]:
     catalog: Catalog = load_catalog(folders.user_config_folder() / USER_CATALOG)
     entry = catalog.get(name)
     if entry is not None and entry.path is None:
-        sentence = f"The model {name} of `{flag}` comes from a hub; run `rbees-pool models download {name}` first."
+        sentence = (
+            f"The model {name} of `{flag}` comes from a hub: fetch it with `rbees-pool models download {name}`, and give the path "
+            f"that `rbees-pool models info {name}` shows."
+        )
         raise RbeesError(ErrorCode.MODEL_NOT_FOUND, sentence)
     if entry is not None and entry.path is not None:
         return entry.path, name

@@ -36,6 +36,9 @@ def test_a_name_of_a_hub_says_how_to_get_it() -> None:
     error = refusal(name)
     assert error.code is ErrorCode.MODEL_NOT_FOUND
     assert f"rbees-pool models download {name}" in error.message
+    assert f"the path that `rbees-pool models info {name}` shows" in error.message, (
+        "by its name a worker does not find it then either"
+    )
     assert f"did you mean {name}?" in refusal("tinylama").message.replace("tinyllama", name)
 
 
