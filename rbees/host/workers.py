@@ -146,7 +146,7 @@ class Supervisor:
         """
         model = request.facts or (await asyncio.to_thread(self._store.resolve, request.model_ref)).facts
         await asyncio.to_thread(self._installation.look)
-        measured = await self._measured()
+        measured = await self.measured()
         answer = view(
             model,
             self._policy.wish(request, model),
@@ -159,8 +159,8 @@ class Supervisor:
             raise answer.error()
         return answer
 
-    async def _measured(self) -> list[Measured]:
-        """What the workers that run have learned of their speed."""
+    async def measured(self) -> list[Measured]:
+        """What the workers that run have learned of their speed, of models that the store knows."""
         workers = tuple(self._workers.values())
         sizes = {facts.sha256: facts.size_bytes for facts in self._store.models()}
         healths = await asyncio.gather(*(worker.health() for worker in workers))

@@ -37,8 +37,7 @@ _COLUMNS: Final = (
     Column(""),
 )
 
-_NO_WORKER: Final = "not known: no worker that runs here has served on such a device yet"
-_NO_DAEMON: Final = "not known: no pool daemon runs here, which learns it from workers"
+_NO_WORKER: Final = "not known: no worker here has served on such a device yet"
 
 
 @click.command("fit")
@@ -86,7 +85,7 @@ async def fit(
     if as_json:
         print_json(found)
     else:
-        _show(found, by_daemon=pool is not None)
+        _show(found)
     if found.refusal is not None:
         # People have the numbers in the table.
         refusal = found.refusal if as_json else msgspec.structs.replace(found.refusal, details={})
@@ -114,7 +113,7 @@ def _is_here(url: str) -> bool:
         return host == "localhost"
 
 
-def _show(found: FitView, *, by_daemon: bool) -> None:
+def _show(found: FitView) -> None:
     model = found.model
     print_pairs(
         [
@@ -137,7 +136,7 @@ def _show(found: FitView, *, by_daemon: bool) -> None:
         print_pairs([("expected rate", ""), *rates])
     elif any(seat.fits for seat in found.seats):
         click.echo()
-        print_pairs([("expected rate", _NO_WORKER if by_daemon else _NO_DAEMON)])
+        print_pairs([("expected rate", _NO_WORKER)])
     for warning in found.warnings:
         click.echo(warning, err=True)
 

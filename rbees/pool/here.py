@@ -27,6 +27,7 @@ from rbees.service.home import read_home
 from rbees.service.role_settings import PooldSettings
 
 if TYPE_CHECKING:
+    from rbees.host.fit_view import Measured
     from rbees.host.model_download import Capacity
 
 # Listing models must not pay for what measures, downloads and removes: those imports are left to where they are needed.
@@ -92,7 +93,9 @@ class Here:
         settings = self.settings
         options = with_defaults(options_of(request), usable_for(model, settings.default_options()))
         wish = Wish(request.backend, request.devices, request.ctx, request.slots or settings.default_slots, options)
-        answer = view(model, wish, await self._rooms(), default_ctx=settings.default_ctx, problems=Installation().problems)
+        rooms, measured = await self._beside_workers()
+        problems = Installation().problems
+        answer = view(model, wish, rooms, default_ctx=settings.default_ctx, problems=problems, measured=measured)
         if isinstance(answer, Refusal):
             raise answer.error()
         return answer
@@ -140,6 +143,10 @@ class Here:
 
     async def _rooms(self) -> Sequence[Room]:
         """What each device has to give. What a worker that still loads will take does not show in what is free."""
+        return (await self._beside_workers(ask=False))[0]
+
+    async def _beside_workers(self, *, ask: bool = True) -> tuple[Sequence[Room], Sequence[Measured]]:
+        """The same, and what the workers say of their speed, if they are to be asked."""
         from rbees.pool.local_workers import LocalWorkers
         from rbees.pool.state import OwnState
         from rbees.service import logs
@@ -147,10 +154,10 @@ class Here:
         own = OwnState(self.settings, self.state)
         if own.daemon_runs():
             # It listens elsewhere than the settings say, and keeps the workers; nobody else takes them over.
-            return rooms_of(await self.devices(), self.settings.memory_reserve_bytes)
+            return rooms_of(await self.devices(), self.settings.memory_reserve_bytes), ()
         logs.configure("pool", "error")
         async with LocalWorkers(own, lambda _: None) as keeper:
-            return await keeper.rooms()
+            return await keeper.rooms(), await keeper.measured() if ask else ()
 
     def _facts(self, name: str) -> ModelFacts:
         """Of a model that is here, whether its checksum is known or not. Raises as `ModelStore.resolve`."""

@@ -16,6 +16,7 @@ from rbees.host import worker_log, workers_here
 from rbees.host.backends import Installation, with_backend_problems
 from rbees.host.devices import DeviceMonitor, sources_of_this_host
 from rbees.host.fit import Room
+from rbees.host.fit_view import Measured
 from rbees.host.models_here import model_store, named
 from rbees.host.table_lock import FolderTaken
 from rbees.host.workers import Supervisor
@@ -94,6 +95,11 @@ class LocalWorkers:
         """What each device has to give one more worker now, beside those that run."""
         await self._look_at_devices()
         return self._supervisor.rooms()
+
+    async def measured(self) -> Sequence[Measured]:
+        """What the workers that run have learned of their speed."""
+        await asyncio.to_thread(self._store.refresh)
+        return await self._supervisor.measured()
 
     async def workers(self) -> WorkerList:
         """The workers, with those that ended lately."""

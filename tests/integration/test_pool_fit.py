@@ -58,7 +58,7 @@ def test_a_host_without_a_daemon_says_it_itself(home: Home) -> None:
     assert head.split() == ["DEVICE", "LAYERS", "WEIGHTS", "KV", "BUFFERS", "NEEDED", "TO", "GIVE"]
     assert row.startswith("cpu")
     assert row.endswith("fits; a spawn takes it")
-    assert (empty, rate) == ("", "expected rate  not known: no pool daemon runs here, which learns it from workers")
+    assert (empty, rate) == ("", "expected rate  not known: no worker here has served on such a device yet")
     found = ask(home, "haiku", "--json").json
     (place,) = found["seats"][found["chosen"]]["places"]
     assert place["needed_bytes"] == place["weights_bytes"] + place["kv_bytes"] + place["buffers_bytes"]
@@ -154,7 +154,7 @@ def test_a_daemon_counts_what_its_workers_hold_and_have_measured(host: PoolHost)
     (first,), (second,) = before["seats"][0]["places"], after["seats"][0]["places"]
     assert first["held_bytes"] == 0 < second["held_bytes"]
     assert after["seats"][0]["rate"] is None, "a scripted worker says nothing of how fast others are"
-    assert "expected rate  not known: no worker that" in ask(host.home, "tiny", "--poold-url", daemon.url).stdout
+    assert "expected rate  not known: no worker here" in ask(host.home, "tiny", "--poold-url", daemon.url).stdout
     found = ask(host.home, "bees", "--json", "--poold-url", daemon.url).json
     rate = found["seats"][0]["rate"]
     assert (rate["source"], rate["worker_id"]) == ("measured", facts["worker_id"])
@@ -165,6 +165,10 @@ def test_a_daemon_counts_what_its_workers_hold_and_have_measured(host: PoolHost)
     assert "are set aside for workers that run" in shown.stderr
     unknown = ask(host.home, "tinny", "--poold-url", daemon.url)
     assert "did you mean tiny?" in refused(unknown, "MODEL_NOT_FOUND", 1)
+    # The worker stays when the daemon goes, and says it to a command too.
+    daemon.stop()
+    host.configure()
+    assert ask(host.home, "bees", "--json").json["seats"][0]["rate"] == rate
 
 
 def test_a_file_here_is_reckoned_with_by_the_daemon_here(host: PoolHost, tmp_path: Path) -> None:
