@@ -70,10 +70,12 @@ def test_a_command_that_goes_by_http_ends_with_the_one_that_asked(home: Home, ho
 
 
 def test_status_comes_from_the_host_where_orcd_does_not_know_it(home: Home, host: PoolHost) -> None:
-    done = pool(home, "status", "--host", "attic")
+    # Named, so that no orchestrator of somebody else on this machine is asked.
+    orcd = ("--orcd-url", "http://127.0.0.1:1")
+    done = pool(home, "status", "--host", "attic", *orcd)
     assert done.returncode == 0, done.stderr
     assert "pool        host at http://127.0.0.1:" in done.stdout
-    nobody = pool(home, "status", "--host", "nowhere.invalid")
+    nobody = pool(home, "status", "--host", "nowhere.invalid", *orcd)
     assert "[ORCD_UNREACHABLE]" in nobody.stderr
 
 
