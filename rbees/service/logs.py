@@ -12,10 +12,13 @@ import sys
 import traceback
 from typing import Any, Final
 
-import structlog
-
 from rbees.protocol.errors import RbeesError
 from rbees.service.correlation import correlation_id
+from rbees.service.unused import not_imported
+
+# Where it finds rich it takes it in, for tracebacks that are drawn otherwise here: a good part of what a daemon costs at its start.
+with not_imported("rich"):
+    import structlog
 
 __all__ = ["configure", "correlation_id", "logger"]
 

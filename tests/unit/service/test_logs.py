@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
 import sys
 from typing import Any
 
@@ -122,3 +123,9 @@ def test_colours_are_for_terminals_whose_user_wants_them(
     logs.configure("poold", "info", "text")
     logs.logger().info("hello")
     assert ("\x1b[" in terminal.getvalue()) is coloured
+
+
+def test_what_draws_on_terminals_stays_out_of_processes_that_only_log() -> None:
+    code = "import sys, rbees.service.logs; assert 'rich' not in sys.modules; import rich.traceback"
+    ran = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
