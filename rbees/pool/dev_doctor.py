@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 Client = TypeVar("Client", bound="DaemonClient")
 
 MEASURE_LIMIT_S: Final = 10.0
+ANSWER_LIMIT_S: Final = 3.0
+"""In which time a daemon tells who it is; who holds its port and says nothing is another program."""
 _NOT_OURS: Final = frozenset({ErrorCode.ORCD_UNREACHABLE, ErrorCode.POOL_UNREACHABLE, ErrorCode.INTERNAL})
 
 
@@ -136,7 +138,8 @@ async def _daemons(roles: Sequence[str], orcd_url: str | None, token_file: str |
     found = [finding for role in roles if (finding := await _port(role)) is not None]
     runs_orcd = any(finding.details["role"] == "orcd" and finding.details["state"] == "ours" for finding in found)
     versions: dict[str, str] = {}
-    own_pool = await _own_pool(versions)
+    is_strange = any((finding.details["role"], finding.details["state"]) == ("poold", "taken") for finding in found)
+    own_pool = await _own_pool(versions, is_strange=is_strange)
     # Where a pool daemon runs, its workers may rightly have all of them.
     found += own_pool or (_worker_ports() if "poold" in roles else [])
     found += await _named_hosts(versions)
@@ -181,17 +184,24 @@ def _worker_ports() -> list[Finding]:
 
 async def _is_ours(kind: type[DaemonClient], role: str, own: object) -> bool:
     try:
-        async with _client(kind, own_url(own), own) as daemon:
+        async with asyncio.timeout(ANSWER_LIMIT_S), _client(kind, own_url(own), own) as daemon:
             return (await daemon.introduction()).role == role
+    except TimeoutError:
+        return False
     except RbeesError as error:
         # It asks for another token than ours, in the words of rbees.
         return error.code in (ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN)
 
 
-async def _own_pool(versions: dict[str, str]) -> list[Finding]:
-    """Whether the pool daemon of this host, where one runs, works together with its orchestrator."""
+async def _own_pool(versions: dict[str, str], *, is_strange: bool) -> list[Finding]:
+    """Whether the pool daemon of this host, where one runs, works together with its orchestrator. `is_strange` says that the port
+    of the settings is another program's, which is not asked once more.
+    """
     try:
-        async with (await asyncio.to_thread(find_pool, None, None)).client() as pool:
+        address = await asyncio.to_thread(find_pool, None, None)
+        if is_strange and not address.is_certain:
+            return []
+        async with address.client() as pool:
             status = await pool.status()
     except RbeesError as error:
         if error.code in _NOT_OURS:
