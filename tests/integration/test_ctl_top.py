@@ -11,15 +11,25 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.home import Daemon, Home, entry_point, free_port, wait_until
+from tests.support.jobs import wait_ended
 from tests.support.orcd_cluster import Cluster, cluster
 from tests.support.raw_http import request, stream
 from tests.support.screens import OnScreen
 
 
-@pytest.fixture
-def site() -> Iterator[Cluster]:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Cluster]:
     with cluster(tokens_per_second=30.0, answer_tokens=1900) as site:
         yield site
+
+
+@pytest.fixture
+def site(shared: Cluster) -> Iterator[Cluster]:
+    """The cluster of this file, both of whose daemons run and in which no job does."""
+    yield shared
+    for job in request("GET", f"{shared.url}/v2/tasks?limit=1000").json["jobs"]:
+        request("DELETE", f"{shared.url}/v2/tasks/{job['job_id']}")
+        wait_ended(shared.url, job["job_id"])
 
 
 def llorch(home: Home, *words: str, columns: int = 80, lines: int = 24, **environ: str) -> OnScreen:
@@ -46,14 +56,13 @@ def test_the_cluster_is_told_at_a_glance(site: Cluster) -> None:
 
 
 @pytest.mark.parametrize("watch", ["", "0", "0.4", "61", "nan", "x"])
-def test_a_watch_that_is_no_interval_is_refused(home: Home, watch: str) -> None:
-    home.serve_orcd()
-    answer = request("GET", f"{home.url}/v2/status?watch={watch}")
+def test_a_watch_that_is_no_interval_is_refused(site: Cluster, watch: str) -> None:
+    answer = request("GET", f"{site.url}/v2/status?watch={watch}")
     assert (answer.status, answer.error["code"], answer.error["details"]["field"]) == (400, "INVALID_REQUEST", "watch")
 
 
 def test_a_stream_tells_of_a_drain_and_ends_with_orcd(site: Cluster) -> None:
-    site.submit(max_tokens=180)
+    site.submit(max_tokens=90)
     with stream("GET", f"{site.url}/v2/status?watch=0.5") as frames:
         first = [next(frames).event, next(frames).event]
         next(frame for frame in frames if frame.event == "overview" and frame.data["jobs"]["running"])
@@ -72,7 +81,7 @@ def test_a_stream_tells_of_a_drain_and_ends_with_orcd(site: Cluster) -> None:
 def test_top_shows_what_runs_and_keys_do_what_they_say(site: Cluster) -> None:
     site.submit(max_tokens=1800)
     with llorch(site.home, "top", "--every", "0.5") as top:
-        shown = top.wait_for("1 running", "bench", "cpu", "ready", "1/4", "steady.scripted.json", "q quit", "live")
+        shown = top.wait_for("1 running", "bench", "cpu", "ready", "1/4", "steady.scripted", "q quit", "live")
         assert "tokens/s" in shown
         top.press("s")
         top.wait_for("order: busy")
@@ -243,6 +252,7 @@ def test_a_host_shows_itself_with_and_without_a_daemon(site: Cluster) -> None:
     assert (found["daemon"], len(found["workers"])) == (False, 1)
     named = site.home.run("status", "--poold-url", f"http://127.0.0.1:{site.poold_port}", program="rbees-pool")
     assert (named.returncode, "[POOL_UNREACHABLE]" in named.stderr) == (69, True)
+    site.start_poold()
 
 
 def test_a_pipe_that_is_closed_ends_the_watching(site: Cluster) -> None:
