@@ -70,6 +70,7 @@ def _kill_worker_after_tokens(cluster: Home, job_id: str, tokens: int) -> tuple[
 
 
 def test_a_killed_orcd_completes_every_job_that_it_had_accepted(cluster: Home) -> None:
+    orcd = cluster.of_role("orcd")
     jobs = [long_job(cluster.url, seed=seed) for seed in range(9)]
     with stream("GET", events_url(cluster.url, jobs[0])) as frames:
         before = []
@@ -77,11 +78,13 @@ def test_a_killed_orcd_completes_every_job_that_it_had_accepted(cluster: Home) -
             before += [frame] if frame.event else []
             if sum(one.event == "token" for one in before) == 10:
                 break
+        (worker,) = cluster.workers()
+        worker.suspend()  # So that it is not done with them before they are looked at.
         states = [show(cluster.url, job_id)["status"] for job_id in jobs]
         port = int(cluster.url.rpartition(":")[2])
-        orcd = cluster.of_role("orcd")
         orcd.kill()
         psutil.wait_procs([orcd], timeout=10)
+        worker.resume()
     print(f"orcd killed with {states.count('queued')} jobs queued, {states.count('running')} running, at token 10 of the first")
     assert "queued" in states
     assert "running" in states
@@ -102,7 +105,7 @@ def test_a_killed_orcd_completes_every_job_that_it_had_accepted(cluster: Home) -
 def test_a_killed_orcd_is_started_again_by_up(home: Home) -> None:
     home.up()
     job_id = long_job(home.url, seed=3)
-    wait_until(lambda: show(home.url, job_id)["status"] == "running", what="run")
+    wait_until(lambda: show(home.url, job_id)["status"] != "queued", what="be dispatched")
     home.of_role("orcd").kill()
 
     def answers() -> bool:

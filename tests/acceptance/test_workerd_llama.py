@@ -241,7 +241,7 @@ def test_cells_that_run_out_preempt_and_lose_nothing(models: dict[str, Path]) ->
     backend.close()
 
 
-def test_a_long_prefill_is_broken_off_within_milliseconds_and_shows_progress(tmp_path: Path) -> None:
+def test_a_long_prefill_is_broken_off_at_once_and_shows_progress(tmp_path: Path) -> None:
     slow = write_tiny_gguf(tmp_path / "slow.gguf", layers=10, width=512, heads=8, heads_kv=8)
     backend = open_model(slow, slots=1, ctx=1_024)
     count = backend.facts.max_rows
@@ -251,30 +251,29 @@ def test_a_long_prefill_is_broken_off_within_milliseconds_and_shows_progress(tmp
         np.full(count, 65, np.int32),
         np.arange(count) == count - 1,
     )
-    began = time.monotonic()
+    began, before = time.monotonic(), backend.progress()
     backend.decode(rows)
-    whole_s = time.monotonic() - began
+    whole_s, whole = time.monotonic() - began, backend.progress() - before
     backend.clear()
     seen: list[int] = []
-    stopped_at, over = 0.0, threading.Event()
+    stopped_at, over = 0, threading.Event()
 
     def stop() -> None:
         nonlocal stopped_at
         while len(set(seen)) < 4 and not over.wait(whole_s / 100):
             seen.append(backend.progress())
-        stopped_at = time.monotonic()
         backend.interrupt()
+        stopped_at = backend.progress()
 
     stopper = threading.Thread(target=stop)
     stopper.start()
     try:
         with pytest.raises(Interrupted):
             backend.decode(rows)
-        back_s = time.monotonic() - stopped_at
     finally:
         over.set()
         stopper.join()
-    assert back_s < max(0.2, whole_s / 2)
+    assert backend.progress() - stopped_at < whole / 10, "hardly anything is computed after it"
     assert len(set(seen)) == 4, "the counter moves within one call"
     assert seen == sorted(seen)
     backend.rearm()

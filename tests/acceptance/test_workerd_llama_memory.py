@@ -93,8 +93,9 @@ async def test_a_worker_that_gets_no_more_memory_goes_on_computing(tmp_path: Pat
     async with running_worker(model, tmp_path, *flags, backend="cpu") as worker:
         await worker.ready()
         async with worker.client() as client:
-            # One job first: what the interpreter needs for a job is there from then on too.
-            assert isinstance(await answered(client, "first", 10), End)
+            # More short jobs at once first: the threads and all else that the interpreter needs for jobs is there from then on too.
+            first = await asyncio.gather(*(answered(client, f"first{i}", 10) for i in range(10)))
+            assert all(isinstance(ending, End) for ending in first)
             process = psutil.Process(worker.process.pid)
             at_most = process.memory_info().vms
             process.rlimit(resource.RLIMIT_AS, (at_most, at_most))
@@ -104,6 +105,17 @@ async def test_a_worker_that_gets_no_more_memory_goes_on_computing(tmp_path: Pat
     for ending in (*endings, again):
         assert not isinstance(ending, Error) or ending.error.code is ErrorCode.INSUFFICIENT_VRAM
     assert isinstance(again, End)
+
+
+WORK_SPACE_BYTES = 512 << 10
+"""Less than the library needs for its lists and work space in a large step of the model that is tried here, and more than what an
+interpreter takes by the way, which is nothing or some pages."""
+
+
+def grown_bytes(program: str, model: Path) -> int:
+    """By how much a process had grown during the last step of a program."""
+    said = subprocess.run([sys.executable, "-c", program, str(model)], capture_output=True, text=True, check=True).stdout
+    return int(said.splitlines()[-1].removeprefix("grew by "))
 
 
 LARGEST_STEP = """
@@ -121,8 +133,7 @@ print("grew by", psutil.Process().memory_info().vms - before)
 def test_the_largest_step_asks_for_no_memory_that_the_load_has_not_taken(tmp_path: Path) -> None:
     """In a process of its own, where nothing else has left memory that could be used again."""
     model = write_tiny_gguf(tmp_path / "tiny.gguf", layers=1, width=512, heads=8, heads_kv=8)
-    said = subprocess.run([sys.executable, "-c", LARGEST_STEP, str(model)], capture_output=True, text=True, check=True).stdout
-    assert said.splitlines()[-1] == "grew by 0"
+    assert grown_bytes(LARGEST_STEP, model) < WORK_SPACE_BYTES
 
 
 LARGEST_CALL = """
@@ -140,8 +151,7 @@ print("grew by", psutil.Process().memory_info().vms - before)
 def test_the_largest_call_for_vectors_asks_for_no_memory_that_the_load_has_not_taken(tmp_path: Path) -> None:
     pooling = gguf.PoolingType.MEAN
     model = write_tiny_gguf(tmp_path / "tiny.gguf", layers=1, width=512, heads=8, heads_kv=8, pooling=pooling)
-    said = subprocess.run([sys.executable, "-c", LARGEST_CALL, str(model)], capture_output=True, text=True, check=True).stdout
-    assert said.splitlines()[-1] == "grew by 0"
+    assert grown_bytes(LARGEST_CALL, model) < WORK_SPACE_BYTES
 
 
 @pytest.mark.parametrize("generates", [True, False])

@@ -206,8 +206,9 @@ async def test_a_second_ctrl_c_does_not_wait_for_the_first(orcd: ShakyOrcd, llor
     process.send_signal(signal.SIGINT)
     await until_said(process, b"cancelling")
     process.send_signal(signal.SIGINT)
-    _, err = await asyncio.wait_for(process.communicate(), 4.0)
+    _, err = await process.communicate()
     assert process.returncode == 130
+    assert b"may still run" not in err, "that is said when the patience for the first one is over"
     assert b"Traceback" not in err
 
 
@@ -230,7 +231,7 @@ async def test_ctrl_c_does_not_wait_for_an_orcd_that_never_answers(orcd: ShakyOr
     process = await llorch.start(orcd, "jobs", "submit", *PROMPT)
     await orcd.asked.wait()
     process.send_signal(signal.SIGINT)
-    _, err = await asyncio.wait_for(process.communicate(), 15.0)
+    _, err = await process.communicate()
     assert process.returncode == 130
     assert b"may have the job all the same" in err
     assert b"Traceback" not in err

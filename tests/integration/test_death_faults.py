@@ -45,12 +45,13 @@ def test_workers_killed_under_load() -> None:
         kills = 0
         for _ in range(size(1, 12)):
             wait_until(lambda: len(ready_workers(c)) > 1 or not load.running, c.poold, "have two workers again")
+            worker = draw.choice(c.home.workers())  # Looked for before, for that takes a while where many processes run.
             # More than one worker has slots for, so whichever is killed has some.
             load.wait_for_streams(SLOTS + 1)
             if not load.running:
                 break
             print(f"worker killed with {load.in_flight()}")
-            draw.choice(c.home.workers()).kill()
+            worker.kill()
             kills += 1
             # One device gets one worker from orcd itself; two are what this row is about.
             spawn_worker(c)

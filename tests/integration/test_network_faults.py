@@ -19,9 +19,9 @@ from tests.support.networks import ORCD, Host, Network, network
 from tests.support.raw_http import Answer, Frame, request, stream
 from tests.support.scripted_models import write_script
 
-LEASES = {} if FULL else {"HEARTBEAT_INTERVAL_S": "0.25", "SUSPECT_AFTER_S": "1", "LOST_AFTER_S": "5", "HANG_AFTER_S": "2"}
+LEASES = {} if FULL else {"HEARTBEAT_INTERVAL_S": "0.25", "SUSPECT_AFTER_S": "1", "LOST_AFTER_S": "5", "HANG_AFTER_S": "4"}
 """The default ones at full size; at the small one so short that a partition need not be long, and long enough for what TCP sends
-again only seconds after the network is back."""
+again only seconds after the network is back, and for the second between two beats of a worker."""
 SHORT_S = 3.0 if FULL else 0.5
 LONG_S = 30.0 if FULL else 8.0
 LOST_S = 15.0 if FULL else 5.0
@@ -159,7 +159,7 @@ def test_a_short_partition_costs_nothing() -> None:
             joining.join()
         check_stream(read)
         assert texts(read) == undisturbed
-        assert gap_s(read) >= SHORT_S * 0.8, "the partition was felt"
+        assert gap_s(read) > SHORT_S / 2, "the partition was felt"
         assert here.workers() == before
         reached("partition", "retries_when_short", len(here.show(job_id)["attempts"]) - 1, goal=0)
 

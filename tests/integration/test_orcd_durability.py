@@ -112,10 +112,11 @@ def test_a_full_disk_refuses_new_jobs_and_loses_none() -> None:
                     break
             else:
                 assert (answer.status, answer.error["code"]) == (507, "STORAGE_FULL"), answer.body
-                refused += 1
                 shown = request("GET", f"{daemon.url}/v2/tasks/{accepted[0]}")
                 assert shown.status == 200, "reads go on"
-                assert request("GET", f"{daemon.url}/readyz?verbose").status == 503
+                # At the first one: later ones may be asked after the disk has taken something again.
+                assert refused or request("GET", f"{daemon.url}/readyz?verbose").status == 503
+                refused += 1
         print(f"{len(accepted)} accepted, {refused} refused while the disk was full, {after} accepted after that")
         assert refused
         assert len(accepted) > after == 5

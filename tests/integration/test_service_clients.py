@@ -302,7 +302,7 @@ async def test_a_stream_that_falls_silent_is_given_up() -> None:
     async with (
         serving(Route("GET", "/s", fall_silent, "Silence.", stream=True), drain_timeout_s=0.1) as server,
         client(server) as calls,
-        calls.stream("GET", "/s", idle_timeout_s=0.2) as frames,
+        calls.stream("GET", "/s", idle_timeout_s=0.5) as frames,
     ):
         with pytest.raises(RbeesError, match="no answer in time"):
             await anext(frames)
@@ -323,7 +323,7 @@ async def test_leaving_a_stream_early_tells_the_server() -> None:
     async with serving(Route("GET", "/s", endless, "Endless.", stream=True)) as server, client(server) as calls:
         async with calls.stream("GET", "/s") as frames:
             await anext(frames)
-        await asyncio.wait_for(gone.wait(), 5)
+        await asyncio.wait_for(gone.wait(), 30)
 
 
 async def test_a_worker_s_stream_has_events_and_beats() -> None:
@@ -443,7 +443,7 @@ async def test_a_control_socket_that_nobody_holds(short_folder: Path) -> None:
             with pytest.raises(RbeesError) as caught:
                 await read_control(short_folder / serve.__name__, timeout_s=0.3)
             assert caught.value.code is ErrorCode.WORKER_UNREACHABLE
-    await asyncio.wait_for(over.wait(), 5)
+    await asyncio.wait_for(over.wait(), 30)
 
 
 def test_error_events_hold_the_same_object() -> None:

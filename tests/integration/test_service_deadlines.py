@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +17,9 @@ from rbees.service.web import Limits, Route, Server, reply
 from tests.support.service_app import ask, serving
 
 FLOOD_BYTES = 32 * 1024 * 1024
+SOON_S = 8.0
+"""Less than any deadline that these tests do not set: what has ended by then was ended by the one that they have set, however busy
+the machine is."""
 
 
 async def small(_request: http.Request) -> http.Response:
@@ -47,18 +49,17 @@ def narrow_socket(server: Server) -> socket.socket:
 
 async def reset_by_the_server(narrow: socket.socket) -> None:
     """Wait, without reading, until the server has thrown the connection away."""
-    for _ in range(100):
-        if narrow.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail("the connection is still there after 5 s")
+    async with asyncio.timeout(SOON_S):
+        while not narrow.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # noqa: ASYNC110 - the system's own state
+            await asyncio.sleep(0.05)
 
 
 async def seconds_until_closed(reader: asyncio.StreamReader) -> float:
     begun = time.monotonic()
-    with contextlib.suppress(ConnectionError):
-        while await asyncio.wait_for(reader.read(65536), 10):
-            pass
+    async with asyncio.timeout(SOON_S):
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(65536):
+                pass
     return time.monotonic() - begun
 
 
@@ -66,7 +67,7 @@ async def seconds_until_closed(reader: asyncio.StreamReader) -> float:
 async def test_a_head_that_does_not_come_is_not_waited_for(first: bytes) -> None:
     async with serving(limits=Limits(head_s=0.3)) as server, connection(server) as (reader, writer):
         writer.write(first)
-        assert 0.2 < await seconds_until_closed(reader) < 2
+        assert await seconds_until_closed(reader) > 0.2
 
 
 async def test_trickling_bytes_win_no_time() -> None:
@@ -78,7 +79,7 @@ async def test_trickling_bytes_win_no_time() -> None:
                 await asyncio.sleep(0.05)
 
         task = asyncio.create_task(trickle())
-        assert 0.3 < await seconds_until_closed(reader) < 2
+        assert await seconds_until_closed(reader) > 0.3
         task.cancel()
 
 
@@ -91,7 +92,7 @@ async def test_the_second_head_on_a_connection_has_its_own_time() -> None:
         writer.write(request)
         assert b"200" in await reader.readuntil(b"}")
         writer.write(b"GET /li")
-        assert 0.2 < await seconds_until_closed(reader) < 2
+        assert await seconds_until_closed(reader) > 0.2
 
 
 @pytest.mark.parametrize("body", [b"", b"{}"], ids=["no-body", "body"])
@@ -105,34 +106,39 @@ async def test_a_head_that_began_while_a_request_ran_has_its_time_too(body: byte
     half = b"GET /live"
     request = b"POST /slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     route = Route("POST", "/slow", slow, "Slow.")
-    async with serving(route, limits=Limits(head_s=0.2, keep_alive_s=3.0)) as server, connection(server) as (reader, writer):
+    async with serving(route, limits=Limits(head_s=0.2)) as server, connection(server) as (reader, writer):
         writer.write(request + half if together and not body else request)
         await asyncio.sleep(0.1)
         if body or not together:
             writer.write(half)
         assert b"200" in await reader.readuntil(b"}")
-        assert 0.1 < await seconds_until_closed(reader) < 1.5
+        assert await seconds_until_closed(reader) > 0.1
 
 
 async def test_pipelined_requests_that_are_complete_leave_the_connection_open() -> None:
     requests = [b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: y\r\n\r\n"]
-    async with serving(limits=Limits(head_s=0.6)) as server, connection(server) as (reader, writer):
-        for pieces in (requests, [b"".join(requests)], [requests[0] + requests[1][:9], requests[1][9:-1], requests[1][-1:]]):
+
+    async def talk(server: Server, pieces: list[bytes]) -> None:
+        async with connection(server) as (reader, writer):
             for piece in pieces:
                 writer.write(piece)
                 await asyncio.sleep(0.02)
             for _ in requests:
                 assert b"200" in await reader.readuntil(b"}")
-            await asyncio.sleep(0.8)
-        writer.write(requests[0])
-        assert b"200" in await reader.readuntil(b"}")
+            await asyncio.sleep(2.5)  # Longer than a head may take.
+            writer.write(requests[0])
+            assert b"200" in await reader.readuntil(b"}")
+
+    cut = [requests[0] + requests[1][:9], requests[1][9:-1], requests[1][-1:]]
+    async with serving(limits=Limits(head_s=2.0)) as server:
+        await asyncio.gather(*(talk(server, pieces) for pieces in (requests, [b"".join(requests)], cut)))
 
 
 async def test_an_idle_connection_is_kept_only_so_long() -> None:
     async with serving(limits=Limits(keep_alive_s=0.3)) as server, connection(server) as (reader, writer):
         writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200" in await reader.readuntil(b"}")
-        assert 0.2 < await seconds_until_closed(reader) < 2
+        assert await seconds_until_closed(reader) > 0.2
 
 
 async def test_a_slow_handler_has_all_the_time_it_needs() -> None:
@@ -157,23 +163,22 @@ async def test_a_large_answer_reaches_a_client_that_reads() -> None:
         w.write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await r.readuntil(b"\r\n\r\n")
         received = 0
-        while received < FLOOD_BYTES:
-            received += len(await asyncio.wait_for(r.read(1 << 22), 5))
+        async with asyncio.timeout(60):
+            while received < FLOOD_BYTES:
+                received += len(await r.read(1 << 22))
 
 
 async def test_two_hundred_trickling_clients_hinder_nobody() -> None:
-    async with serving(Route("GET", "/small", small, "Small."), limits=Limits(head_s=1.0)) as server:
+    async with serving(Route("GET", "/small", small, "Small."), limits=Limits(head_s=3.0)) as server:
         slow = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(200)]
         for _, writer in slow:
             writer.write(b"GET /small HTTP/1.1\r\nHost: loc")
-        times = []
-        for _ in range(20):
-            begun = time.monotonic()
+        closed = [asyncio.create_task(seconds_until_closed(reader)) for reader, _ in slow]
+        for _ in range(3):
             assert (await ask(server, "GET", "/livez")).status == 200
-            times.append(time.monotonic() - begun)
-        assert statistics.median(times) < 0.5
-        for reader, writer in slow:
-            await seconds_until_closed(reader)
+        assert not any(task.done() for task in closed), "it was answered while they were waited for"
+        await asyncio.gather(*closed)
+        for _, writer in slow:
             writer.close()
 
 
@@ -206,8 +211,8 @@ async def test_a_stream_to_a_client_that_never_reads_is_bounded_and_cut() -> Non
         with narrow_socket(server) as narrow:
             narrow.sendall(b"GET /flood HTTP/1.1\r\nHost: localhost\r\n\r\n")
             begun = time.monotonic()
-            await asyncio.wait_for(flood.over.wait(), 5)
-            assert 0.3 < time.monotonic() - begun < 3
+            await asyncio.wait_for(flood.over.wait(), SOON_S)
+            assert time.monotonic() - begun > 0.3
             assert flood.written_bytes < 2 * 1024 * 1024
             assert (await ask(server, "GET", "/livez")).status == 200
             await reset_by_the_server(narrow)
@@ -228,8 +233,8 @@ async def test_an_idle_stream_to_a_client_that_left_without_a_word_is_ended() ->
     async with serving(Route("GET", "/wait", wait, "Wait.", stream=True)) as server:
         async with connection(server) as (_, writer):
             writer.write(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await asyncio.wait_for(waiting.wait(), 5)
-        await asyncio.wait_for(ended.wait(), 5)
+            await asyncio.wait_for(waiting.wait(), SOON_S)
+        await asyncio.wait_for(ended.wait(), SOON_S)
 
 
 async def test_comments_come_while_nothing_happens() -> None:
@@ -271,7 +276,7 @@ async def test_a_failure_in_mid_stream_cuts_the_stream() -> None:
         writer.write(b"GET /broken HTTP/1.1\r\nHost: localhost\r\n\r\n")
         received = b""
         with contextlib.suppress(ConnectionError):
-            while piece := await asyncio.wait_for(reader.read(65536), 5):
+            while piece := await asyncio.wait_for(reader.read(65536), SOON_S):
                 received += piece
         assert b"0\r\n\r\n" not in received  # The last chunk would tell the client that the stream is whole.
         assert b"canary" not in received
@@ -297,7 +302,7 @@ async def test_stopping_lets_requests_finish_and_cuts_those_that_do_not() -> Non
             asking = asyncio.create_task(ask(server, "GET", path))
             await begun.wait()
             started = time.monotonic()
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < SOON_S, "an endless one would be waited for"
         if finishes:
             assert (await asking).json == {"finished": True}
         else:

@@ -72,7 +72,7 @@ def test_the_first_signal_drains(number: signal.Signals) -> None:
         assert line(process) == "up"
         process.send_signal(number)
         assert line(process) == "draining"
-        assert process.wait(10) == 7
+        assert process.wait(30) == 7
         assert process.stderr is not None
         logged = json.loads(process.stderr.read())
         assert (logged["action"], logged["signal"]) == ("daemon_stop", number.name)
@@ -84,12 +84,12 @@ def test_the_second_signal_ends_at_once() -> None:
         process.send_signal(signal.SIGTERM)
         assert line(process) == "draining"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(30) == 130
 
 
 def test_a_stray_failure_is_logged_without_its_text() -> None:
     with daemon("stray") as process:
-        assert process.wait(10) == 3
+        assert process.wait(30) == 3
         assert process.stderr is not None
         text = process.stderr.read()
         logged = json.loads(text)

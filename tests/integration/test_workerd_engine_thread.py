@@ -19,6 +19,7 @@ from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine_thread import EXIT_ENGINE_DIED, EngineThread
 from tests.support.scripted_models import Ticks
 
+PATIENCE_S = 30.0
 WORK = Work("a", tuple(b"of bees"), (), 4, Sampling(seed=1))
 
 
@@ -69,14 +70,14 @@ async def test_stopping_ends_the_thread_and_nothing_else() -> None:
     bench = Bench(prefill_tokens_per_second=0.01)
     bench.thread.start(bench.take)
     bench.thread.submit(WORK)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await bench.thread.stop()
     assert bench.exits.empty()
 
 
 async def test_an_engine_that_hangs_is_not_waited_for() -> None:
     bench = Bench(patience_s=0.2)
-    async with asyncio.timeout(5), held_decode(bench) as entered:
+    async with asyncio.timeout(PATIENCE_S), held_decode(bench) as entered:
         bench.thread.start(bench.take)
         bench.thread.submit(WORK)
         await asyncio.to_thread(entered.wait)
@@ -95,7 +96,7 @@ async def test_an_engine_that_fails_ends_the_process() -> None:
     bench.backend.decode = failing  # type: ignore[method-assign]
     bench.thread.start(bench.take)
     bench.thread.submit(WORK)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         assert await bench.exits.get() == EXIT_ENGINE_DIED
 
 
@@ -107,7 +108,7 @@ async def test_events_that_cannot_be_delivered_end_the_process() -> None:
 
     bench.thread.start(refuse)
     bench.thread.submit(WORK)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         assert await bench.exits.get() == EXIT_ENGINE_DIED
         await bench.thread.stop()
 
@@ -116,7 +117,7 @@ async def test_the_counter_moves_while_there_is_nothing_to_do() -> None:
     bench = Bench()
     bench.thread.start(bench.take)
     bench.thread.submit(WORK)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await bench.finished.wait()
         before = bench.thread.step
         while bench.thread.step == before:  # noqa: ASYNC110 - another thread's counter
@@ -133,7 +134,7 @@ async def test_what_is_cancelled_is_told_before_the_step_of_another() -> None:
         bench.thread.cancel("cancelled")
         bench.thread.submit(WORK)
         await asyncio.to_thread(entered.wait)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await bench.failed.wait()
         assert bench.thread.load.slots_used == 0, "the other's step has not come back"
     await bench.finished.wait()
@@ -151,11 +152,11 @@ async def test_who_leaves_amid_another_s_prompt_does_not_wait_for_it(divisible: 
         await asyncio.sleep(0.01)
     bench.thread.cancel("stream")
     try:
-        async with asyncio.timeout(10 if divisible else 0.5):
+        async with asyncio.timeout(PATIENCE_S if divisible else 0.5):
             await bench.failed.wait()
         assert divisible
         assert [output.key for output in bench.outputs if isinstance(output, Failed)] == ["stream"]
     except TimeoutError:
         assert not divisible
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await bench.thread.stop()

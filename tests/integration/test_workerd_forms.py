@@ -46,12 +46,18 @@ def lark(grammar: str) -> GrammarFormat:
     return GrammarFormat(syntax="lark", grammar=grammar)
 
 
-async def run_job(worker: WorkerProcess, job_id: str, form: ResponseFormat | None, **fields: Any) -> list[Event | Beat]:
+async def run_job(
+    worker: WorkerProcess, job_id: str, form: ResponseFormat | None, seen: list[Event | Beat] | None = None, **fields: Any
+) -> list[Event | Beat]:
+    """All its events, which also come into `seen` one by one."""
     request = ExecuteRequest(
         job_id=job_id, epoch=1, prompt="tell me of bees", sampling=Sampling(seed=7), response_format=form, **fields
     )
+    events = [] if seen is None else seen
     async with worker.client() as client, client.execute(request) as stream:
-        return [event async for _, event in stream]
+        async for _, event in stream:
+            events.append(event)
+    return events
 
 
 def text(events: list[Event | Beat]) -> str:
@@ -109,19 +115,20 @@ async def test_a_hostile_form_is_refused_while_others_stream_on(
     worker: WorkerProcess, form: ResponseFormat, request: pytest.FixtureRequest
 ) -> None:
     name = request.node.callspec.id
-    began = time.monotonic()
-    other = asyncio.create_task(run_job(worker, f"other-{name}", None, max_tokens=50))
+    seen: list[Event | Beat] = []
+    other = asyncio.create_task(run_job(worker, f"other-{name}", None, seen, max_tokens=50))
+    while not seen:  # noqa: ASYNC110 - what another task has read
+        await asyncio.sleep(0.001)
+    began, before = time.monotonic(), len(seen)
     events = await run_job(worker, f"bad-{name}", form)
-    took_s = time.monotonic() - began
+    took_s, meanwhile = time.monotonic() - began, len(seen) - before
     (error,) = (event for event in events if not isinstance(event, Beat))
     assert isinstance(error, Error)
     assert error.error.code == ErrorCode.INVALID_REQUEST
-    assert took_s < 10, "a check may take three seconds"
-    undisturbed = await other
-    assert isinstance(undisturbed[-1], End)
-    assert undisturbed[-1].timings.total_ms is not None
-    # Fifty tokens at a hundred a second, or less than the form took: they did not wait for it.
-    assert undisturbed[-1].timings.total_ms < max(1_500, 500 * took_s)
+    assert took_s < 30, "a check may take three seconds"
+    # A hundred tokens come in a second, and on the busiest machine some: they did not wait for it.
+    assert other.done() or meanwhile >= 10 * took_s - 1
+    assert isinstance((await other)[-1], End)
     assert worker.process.returncode is None
     assert isinstance((await run_job(worker, f"next-{name}", RegexFormat(pattern="[a-c]{3}")))[-1], End)
 

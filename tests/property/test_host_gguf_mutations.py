@@ -83,9 +83,9 @@ def test_mutations_are_refused_or_read_alike(original: bytes, tmp_path: Path) ->
     accepted = compared = 0
     for number in range(MUTATIONS):
         path.write_bytes(mutate(original, draw, header_bytes))
-        begun = time.perf_counter()
+        begun = time.process_time()
         header = read_or_refuse(path)
-        assert time.perf_counter() - begun < LIMIT_S, f"mutation {number} of seed {seed} took too long"
+        assert time.process_time() - begun < LIMIT_S, f"mutation {number} of seed {seed} took too long"
         if header is None:
             continue
         accepted += 1

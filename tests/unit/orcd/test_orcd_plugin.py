@@ -46,9 +46,9 @@ class Odd(PolicyPlugin):
         return self.act()  # type: ignore[return-value]
 
 
-def guarded(act: Callable[[], object]) -> tuple[GuardedPlugin, Odd]:
+def guarded(act: Callable[[], object], limit_s: float = 30.0) -> tuple[GuardedPlugin, Odd]:
     plugin = Odd(act)
-    return GuardedPlugin("odd", plugin, 0.02), plugin
+    return GuardedPlugin("odd", plugin, limit_s), plugin
 
 
 def fails() -> object:
@@ -98,7 +98,7 @@ def goes_on_when_interrupted() -> NoReturn:
     ids=["raises", "hangs", "goes on", "exits", "interrupts", "nan", "text", "nan s", "inf s", "before now", "soon", "no reason"],
 )
 def test_where_it_fails_the_built_in_policy_decides(act: Callable[[], object]) -> None:
-    guard, _ = guarded(act)
+    guard, _ = guarded(act, limit_s=0.02)
     assert guard.score(JOB, PLACE) == 3.0
     guard.admit(JOB, Load(0, 0))
 

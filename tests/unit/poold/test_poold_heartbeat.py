@@ -236,11 +236,11 @@ async def test_nobody_waits_for_an_orchestrator_that_does_not_answer() -> None:
         assert telling.done(), "it has just been seen not to answer"
         orcd.kinds()
         link.hurry()
-        await asyncio.wait_for(link.told(), 10)
+        await asyncio.wait_for(link.told(), 30)
         await clock.advance(0)
         assert orcd.kinds() == []
     async with linked(orcd, clock, url=None) as link:
-        await asyncio.wait_for(link.told(), 10)
+        await asyncio.wait_for(link.told(), 30)
 
 
 async def test_who_waits_for_a_silent_orchestrator_waits_two_seconds() -> None:

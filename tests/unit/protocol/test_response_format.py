@@ -119,9 +119,9 @@ def test_what_is_beyond_a_cap_is_refused_in_words(form: ResponseFormat, hint: st
 
 @pytest.mark.parametrize("opening", ['"' + '\\"' * 32_000, "[" + "\\]" * 32_000, '"((((((" ' * 7_000, "#" * 64_000, '[["' * 21_000])
 def test_hostile_quoting_costs_linear_time(opening: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     check_response_format(gbnf(opening), ignore_eos=False)
-    assert time.perf_counter() - began < 5, "in quadratic time it would be minutes"
+    assert time.process_time() - began < 5, "in quadratic time it would be minutes"
 
 
 def test_an_endless_answer_has_no_form() -> None:

@@ -334,7 +334,7 @@ async def test_others_have_their_turn_between_the_events_of_a_large_result() -> 
     )
     attempt = attempts.execute(ExecuteRequest(job_id="a", epoch=1, embed=EmbedRequest(input=texts)))
     seen = set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not attempt.events.ended:
             seen.add(attempt.events.last_seq)
             await asyncio.sleep(0)

@@ -67,7 +67,7 @@ async def test_closing_gives_up_prompts_that_are_being_made() -> None:
     attempts, attempt = begun(StuckRenderer())
     await asyncio.sleep(0)
     assert attempt.preparing is not None
-    await asyncio.wait_for(attempts.close(), 5)
+    await asyncio.wait_for(attempts.close(), 30)
     assert attempt.preparing.cancelled()
     assert not attempt.events.ended, "its job is not over: another worker goes on with it"
 

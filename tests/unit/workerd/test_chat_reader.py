@@ -321,6 +321,6 @@ def test_arguments_may_be_a_text_that_holds_an_object() -> None:
 def test_an_answer_full_of_marks_takes_no_time(calls: str) -> None:
     words = [block.opens for block in form(calls).blocks] + ["<function=f>", "<parameter=a>", "<arg_key>", "{", '"']
     for word in words:
-        began = time.monotonic()
+        began = time.process_time()
         read(cut(word * (40_000 // len(word)), 64), chat_format(calls))
-        assert time.monotonic() - began < 5, word
+        assert time.process_time() - began < 5, word

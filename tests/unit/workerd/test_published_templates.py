@@ -94,7 +94,7 @@ def test_every_template_is_looked_at_within_its_limits(path: Path) -> None:
     traits = traits_of(text)
     assert traits.calls is None or traits.takes_tools or "tool_calls" in text
     assert "hello bees" in rendered(text, messages=[said("user", "hello bees")])
-    assert time.process_time() - began < 2.5
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize(("form", "name"), [(form, name) for form, names in READ_BACK.items() for name in names])

@@ -42,7 +42,7 @@ def desk_of(**script: Any) -> tuple[VectorDesk, Door]:
 
 
 async def given_to(door: Door) -> EmbedWork:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not door.works:  # noqa: ASYNC110 - tokenizing is done in a thread
             await asyncio.sleep(0.001)
     return door.works.pop()
