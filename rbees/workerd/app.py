@@ -47,6 +47,8 @@ WRONGLY_PROVEN = (
 _RETRY_LOADING_S = 1.0
 _LAST_WRITES_S = 2.0
 _DRAIN_LOOK_S = 0.02
+_NAMED = 20
+"""Of what draining waits for, so many are named in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,10 @@ class LoadedModel:
         return self.thread.step
 
     @property
-    def settled(self) -> bool:
-        """True when nobody waits for anything any more."""
-        return self.attempts.settled and not self.vectors.pending
+    def awaited(self) -> tuple[str, ...]:
+        """What somebody still waits for, in words."""
+        pending = self.vectors.pending
+        return (*self.attempts.awaited, *((f"requests for vectors: {pending}",) if pending else ()))
 
     @property
     def memory_bytes(self) -> int:
@@ -342,10 +345,14 @@ class Worker:
         """Let what runs finish and be read. What is left at the limit is cut off without a last event: its job is not
         over, and orcd, seeing the connection break, has another worker go on with it."""
         deadline = self._clock.monotonic() + DRAIN_TIMEOUT_S
-        while not model.settled and self._clock.monotonic() < deadline:
+        if awaited := model.awaited:
+            logs.logger().info("draining", action="drain", at_most_s=DRAIN_TIMEOUT_S, waits_for=awaited[:_NAMED])
+        while (awaited := model.awaited) and self._clock.monotonic() < deadline:
             await self._clock.sleep(_DRAIN_LOOK_S)
-        if not model.settled:
-            logs.logger().warning("draining took too long", action="drain_timeout", running=model.attempts.running)
+        if awaited:
+            logs.logger().warning(
+                "draining took too long", action="drain_timeout", running=model.attempts.running, waited_for=awaited[:_NAMED]
+            )
 
     async def _close(self) -> None:
         self._state = "stopped"

@@ -39,6 +39,8 @@ SWEEP_EVERY_S: Final = 1.0
 MAX_ATTEMPTS: Final = 1_024
 PAUSE_ABOVE_BYTES: Final = 1024 * 1024
 RESUME_BELOW_BYTES: Final = 512 * 1024
+LEFT_AFTER_S: Final = 2.0
+"""So long a reader of somebody's own program may be gone before it counts as having left for good."""
 MAKE_WAY_AFTER_S: Final = 5.0
 """So long an attempt may stand while another cannot begin, because one of them is deterministic and runs with no other."""
 
@@ -75,6 +77,10 @@ class Attempt:
     paused_since_s: float | None = None
     """Since when it stands, because too much of it is not acknowledged; None while it goes on."""
     deterministic: bool = False
+    is_orcds: bool = True
+    """Whoever asked for it comes back for its events after a break, as an orchestrator does, also as one that was started again."""
+    dismissed: bool = False
+    """Somebody has cancelled it, and so wants nothing more of it."""
     ending: RbeesError | None = None
     """Why this worker ends it, once it does; None where that was asked for."""
     choices: int = 1
@@ -131,12 +137,13 @@ class Attempts:
         return sum(1 for a in self._attempts.values() if not a.events.ended)
 
     @property
-    def settled(self) -> bool:
-        """True when every attempt has ended and its last event was written to somebody or acknowledged."""
-        return all(a.events.ended and a.delivered_seq >= a.events.last_seq for a in self._attempts.values())
+    def awaited(self) -> tuple[str, ...]:
+        """What the end of this worker would cut off: each attempt by its name, with the reason."""
+        now = self._clock.monotonic()
+        return tuple(f"{a.key} {reason}" for a in self._attempts.values() if (reason := _unsettled(a, now)) is not None)
 
-    def execute(self, request: ExecuteRequest) -> Attempt:
-        """The attempt of this (job, epoch): begun now, or the one that runs or ran already.
+    def execute(self, request: ExecuteRequest, *, is_orcds: bool = True) -> Attempt:
+        """The attempt of this (job, epoch): begun now, or the one that runs or ran already. `is_orcds`: an orchestrator asks.
 
         Raises:
             RbeesError: INVALID_REQUEST, QUEUE_FULL, IDEMPOTENCY_CONFLICT
@@ -147,6 +154,7 @@ class Attempts:
             if known.asked != asked:
                 sentence = "This `job_id` and `epoch` were used with another body; send another `job_id`, or a higher `epoch`."
                 raise RbeesError(ErrorCode.IDEMPOTENCY_CONFLICT, sentence, field="job_id")
+            known.is_orcds = known.is_orcds or is_orcds
             return known
         check_request(request)
         if len(self._attempts) >= MAX_ATTEMPTS:
@@ -160,6 +168,7 @@ class Attempts:
             return attempt
         for older in others:
             self._end(older, _overtaken())
+        attempt.is_orcds = is_orcds
         attempt.deterministic = request.deterministic
         attempt.preparing = asyncio.create_task(self._prepare(attempt, request))
         attempt.preparing.add_done_callback(lambda task: self._check_prepared(attempt, task))
@@ -194,6 +203,7 @@ class Attempts:
         """End one attempt, or all of the job; unknown ones have ended already."""
         for attempt in self._of_job(job_id):
             if epoch in (None, attempt.epoch):
+                attempt.dismissed = True
                 self._end(attempt)
 
     def attach(self, attempt: Attempt) -> None:
@@ -379,6 +389,22 @@ class Attempts:
 
     def _of_job(self, job_id: str) -> list[Attempt]:
         return [a for a in self._attempts.values() if a.job_id == job_id]
+
+
+def _unsettled(attempt: Attempt, now: float) -> str | None:
+    """Why the worker's end has to wait for it; None where nothing would be lost to anybody.
+
+    An orchestrator's reader may be away and come back, so it is waited for. What it has cancelled it ends by itself.
+    """
+    if not attempt.events.ended:
+        return "runs"
+    if attempt.delivered_seq >= attempt.events.last_seq:
+        return None
+    if attempt.readers:
+        return "is being read"
+    if attempt.dismissed or (not attempt.is_orcds and now - attempt.last_sign_s > LEFT_AFTER_S):
+        return None
+    return "has ended and was not read to its end"
 
 
 def digest_of(request: ExecuteRequest) -> bytes:

@@ -85,11 +85,12 @@ def routes(worker: Worker) -> list[Route]:
     async def execute(request: web.Request) -> web.StreamResponse:
         body = await _message(request, ExecuteRequest)
         serving = worker.accepting()
-        return await _stream(request, serving, serving.attempts.execute(body), after=None)
+        return await _stream(request, serving, serving.attempts.execute(body, is_orcds=_is_orcds(request)), after=None)
 
     async def events(request: web.Request) -> web.StreamResponse:
         serving = worker.serving()
         attempt = serving.attempts.find(request.match_info["job_id"], argument(request, EPOCH))
+        attempt.is_orcds = attempt.is_orcds or _is_orcds(request)
         return await _stream(request, serving, attempt, after=argument(request, AFTER) or 0)
 
     async def ack(request: web.Request) -> web.Response:
@@ -211,7 +212,11 @@ async def _message(request: web.Request, type_: type[M]) -> M:
     An orcd that is newer may send fields of which this worker knows nothing, and its jobs run on. Anybody else misspelt them.
     """
     body = await read_json(request)
-    return (decode if is_rbees(request.headers.get("User-Agent")) else decode_known)(body, type_)
+    return (decode if _is_orcds(request) else decode_known)(body, type_)
+
+
+def _is_orcds(request: web.Request) -> bool:
+    return is_rbees(request.headers.get("User-Agent"))
 
 
 async def _stream(request: web.Request, serving: Serving, attempt: Attempt, after: int | None) -> web.StreamResponse:

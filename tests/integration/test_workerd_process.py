@@ -370,6 +370,21 @@ async def test_draining_finishes_what_runs_refuses_the_rest_and_exits_0(tmp_path
         assert not worker.socket.exists()
 
 
+async def test_a_reader_of_somebodys_own_program_that_left_early_does_not_hold_the_end_up(tmp_path: Path) -> None:
+    async with running_worker(write_script(tmp_path, tokens_per_second=20), tmp_path) as worker:
+        await worker.ready()
+        headers = {**worker.headers, "Content-Type": "application/json"}
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.post(f"{worker.uri}/execute", data=codec.encode(job())) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
+            await answer.content.readuntil(b"event: token")
+        worker.process.send_signal(signal.SIGINT)
+        assert await worker.ended() == 0
+        assert "drain_timeout" not in worker.log
+
+
 async def test_stopping_while_loading_exits_0(tmp_path: Path) -> None:
     async with running_worker(write_script(tmp_path, load_seconds=20), tmp_path) as worker:
         await worker.listening()

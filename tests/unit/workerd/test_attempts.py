@@ -16,13 +16,14 @@ from rbees.protocol.sampling import Sampling
 from rbees.protocol.vectors import EmbedRequest
 from rbees.protocol.workers import AckRequest, ExecuteRequest, GivenChoice
 from rbees.service.clock import ManualClock
+from rbees.workerd.config import DRAIN_TIMEOUT_S
 from rbees.workerd.engine.embedding import EmbedWork
 from rbees.workerd.engine.outputs import Admitted, Embedded, Failed, Finished, Grown
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.engine.sequence import Work
 from rbees.workerd.engine.text import Piece
 from rbees.workerd.forms import Forms
-from rbees.workerd.jobs import FORGET_AFTER_S, MAKE_WAY_AFTER_S, PAUSE_ABOVE_BYTES, Attempt, Attempts, check_request
+from rbees.workerd.jobs import FORGET_AFTER_S, LEFT_AFTER_S, MAKE_WAY_AFTER_S, PAUSE_ABOVE_BYTES, Attempt, Attempts, check_request
 from rbees.workerd.prompts import Prompts
 from rbees.workerd.sampling_needs import SamplingNeeds
 from rbees.workerd.vectors import VectorDesk
@@ -60,9 +61,11 @@ class Bench:
             model_ref="m",
         )
 
-    async def execute(self, job_id: str = "a", epoch: int = 1, prompt: str = "x", *, deterministic: bool = False) -> Attempt:
+    async def execute(
+        self, job_id: str = "a", epoch: int = 1, prompt: str = "x", *, deterministic: bool = False, is_orcds: bool = True
+    ) -> Attempt:
         request = ExecuteRequest(job_id=job_id, epoch=epoch, prompt=prompt, sampling=Sampling(), deterministic=deterministic)
-        attempt = self.attempts.execute(request)
+        attempt = self.attempts.execute(request, is_orcds=is_orcds)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return attempt
@@ -297,9 +300,57 @@ async def test_everything_is_settled_once_the_last_events_are_written() -> None:
     attempt = await bench.execute()
     bench.attempts.deliver([Admitted("a/1", 1)])
     bench.finish()
-    assert not bench.attempts.settled
+    assert bench.attempts.awaited == ("a/1 has ended and was not read to its end",)
     attempt.delivered_seq = 2
-    assert bench.attempts.settled
+    assert not bench.attempts.awaited
+
+
+async def test_an_end_that_an_orchestrator_has_not_read_yet_is_waited_for_however_long_it_is_away() -> None:
+    bench = Bench()
+    attempt = await bench.execute()
+    assert bench.attempts.awaited == ("a/1 runs",)
+    bench.attempts.attach(attempt)
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    bench.finish()
+    assert bench.attempts.awaited == ("a/1 is being read",)
+    bench.attempts.detach(attempt)
+    await bench.clock.advance(DRAIN_TIMEOUT_S)
+    assert bench.attempts.awaited
+
+
+async def test_an_end_that_somebodys_own_program_left_unread_is_not_waited_for_long() -> None:
+    bench = Bench()
+    attempt = await bench.execute(is_orcds=False)
+    bench.attempts.attach(attempt)
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    bench.finish()
+    await bench.clock.advance(LEFT_AFTER_S + 1)
+    assert bench.attempts.awaited
+    bench.attempts.detach(attempt)
+    assert bench.attempts.awaited
+    await bench.clock.advance(LEFT_AFTER_S + 1)
+    assert not bench.attempts.awaited
+
+
+async def test_an_attempt_that_an_orchestrator_joined_is_its_own_too() -> None:
+    bench = Bench()
+    attempt = await bench.execute(is_orcds=False)
+    assert await bench.execute() is attempt
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    bench.finish()
+    await bench.clock.advance(LEFT_AFTER_S + 1)
+    assert bench.attempts.awaited
+
+
+@pytest.mark.parametrize("epoch", [None, 1])
+async def test_what_was_cancelled_and_has_ended_is_not_waited_for(epoch: int | None) -> None:
+    bench = Bench()
+    await bench.execute()
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    bench.attempts.cancel("a", epoch)
+    assert bench.attempts.awaited == ("a/1 runs",)
+    bench.end_as_cancelled()
+    assert not bench.attempts.awaited
 
 
 async def test_late_outputs_of_ended_attempts_are_dropped() -> None:
