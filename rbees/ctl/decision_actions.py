@@ -12,10 +12,21 @@ from rbees.ctl.submit import build_job
 from rbees.ctl.target import Target
 from rbees.protocol.decisions import Candidate, Explanation, Plan, WaitBound
 from rbees.protocol.errors import RbeesError
-from rbees.terminal.output import print_json, print_pairs, print_table
+from rbees.terminal.columns import Column
+from rbees.terminal.output import print_json, print_pairs
+from rbees.terminal.pages import print_table
 from rbees.terminal.quantities import bytes_text
 
-CANDIDATE_HEADERS: Final = ("", "where", "starts in", "takes", "done in", "cached saves", "memory", "why not now")
+CANDIDATE_COLUMNS: Final = (
+    Column(""),
+    Column("where", prose=True),
+    Column("starts in", rank=3, right=True),
+    Column("takes", rank=4, right=True),
+    Column("done in", right=True),
+    Column("cached saves", rank=2, right=True),
+    Column("memory", rank=1),
+    Column("why not now", prose=True),
+)
 GUESS: Final = "no answer of this model was seen yet: all times follow from the size of its file and may be far off"
 
 
@@ -62,11 +73,11 @@ def plan_pairs(told: Plan) -> list[tuple[str, str]]:
 def _print_candidates(candidates: Sequence[Candidate]) -> None:
     if candidates:
         click.echo()
-        print_table(CANDIDATE_HEADERS, [candidate_row(candidate) for candidate in candidates], empty="")
+        print_table(CANDIDATE_COLUMNS, [candidate_row(candidate) for candidate in candidates], empty="")
 
 
 def candidate_row(candidate: Candidate) -> tuple[str, ...]:
-    """One place in one line, under `CANDIDATE_HEADERS`."""
+    """One place in one line, under `CANDIDATE_COLUMNS`."""
     devices = ", ".join(candidate.devices)
     if candidate.gpu_layers is not None:
         devices += f" ({candidate.gpu_layers} layers) and main memory"

@@ -18,10 +18,19 @@ from rbees.protocol.jobs import TERMINAL_STATUSES, JobView, StatusFilter
 from rbees.protocol.vectors import Embeddings, Ranking
 from rbees.service.clock import SystemClock
 from rbees.terminal.answer import AnswerWriter
+from rbees.terminal.columns import Column
 from rbees.terminal.notes import notes
-from rbees.terminal.output import print_json, print_pairs, print_table
+from rbees.terminal.output import print_json, print_pairs
+from rbees.terminal.pages import print_table
 
-JOB_HEADERS: Final = ("job", "status", "model", "age", "tokens", "about")
+JOB_COLUMNS: Final = (
+    Column("job", whole=True),
+    Column("status"),
+    Column("model", least=12, tail=True),
+    Column("age", rank=1, right=True),
+    Column("tokens", rank=2, right=True),
+    Column("about", least=12),
+)
 
 
 async def list_jobs(
@@ -34,7 +43,7 @@ async def list_jobs(
         print_json(page)
         return
     now_ms = round(time.time() * 1000)
-    print_table(JOB_HEADERS, [job_row(job, now_ms) for job in page.jobs], empty="no jobs")
+    print_table(JOB_COLUMNS, [job_row(job, now_ms) for job in page.jobs], empty="no jobs")
     if page.next_cursor:
         click.echo(f"more with --cursor {page.next_cursor}", err=True)
 

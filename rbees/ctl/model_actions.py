@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from rbees.ctl.pool_actions import MODEL_HEADERS
+from rbees.ctl.pool_actions import MODEL_COLUMNS
 from rbees.ctl.rows import model_name, model_row
 from rbees.ctl.target import Target
 from rbees.protocol.pools import ModelList
-from rbees.terminal.output import print_json, print_table
+from rbees.terminal.output import print_json
+from rbees.terminal.pages import print_table
 
 
 async def list_models(target: Target, *, as_json: bool) -> None:
@@ -16,4 +17,4 @@ async def list_models(target: Target, *, as_json: bool) -> None:
     if as_json:
         print_json(ModelList(models=tuple(models)))
         return
-    print_table(MODEL_HEADERS, [model_row(model) for model in models], empty="no models; connect a pool first")
+    print_table(MODEL_COLUMNS, [model_row(model) for model in models], empty="no models; connect a pool first")

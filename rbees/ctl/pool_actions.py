@@ -23,7 +23,7 @@ from rbees.service.settings import host_url
 from rbees.terminal.columns import Column, Page, Sheet
 from rbees.terminal.downloads import show_download
 from rbees.terminal.output import print_json
-from rbees.terminal.pages import print_page, show_again
+from rbees.terminal.pages import print_page, print_table, show_again
 
 POOL_COLUMNS: Final = (
     Column("pool", least=12),
@@ -54,7 +54,7 @@ WORKER_COLUMNS: Final = (
     Column("memory", rank=3, right=True),
 )
 MODEL_COLUMNS: Final = (
-    Column("model", least=16),
+    Column("model", whole=True),
     Column("can", rank=3, least=8),
     Column("architecture", rank=4, least=6),
     Column("parameters", rank=1, right=True),
@@ -64,7 +64,6 @@ MODEL_COLUMNS: Final = (
     Column("pools", least=12),
     Column("ready", right=True),
 )
-MODEL_HEADERS: Final = tuple(column.title for column in MODEL_COLUMNS)
 DEFAULT_POOL_PORT: Final = 9200
 _ENDPOINT: Final = re.compile(r"https?://[^/\s?#@]+")
 """What orcd takes; said here in words."""
@@ -78,7 +77,7 @@ async def list_pools(target: Target, *, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    print_page(Page(sheets=(Sheet(POOL_COLUMNS, [pool_row(pool) for pool in answer.pools], _NO_POOLS),)))
+    print_table(POOL_COLUMNS, [pool_row(pool) for pool in answer.pools], empty=_NO_POOLS)
 
 
 async def show_status(

@@ -14,9 +14,9 @@ from rbees.pool.workers import named_devices
 from rbees.protocol.errors import RbeesError
 from rbees.protocol.workers import Backend
 from rbees.service.device_flags import device_flags, take_device_options
-from rbees.terminal.columns import Column, Page, Sheet
+from rbees.terminal.columns import Column
 from rbees.terminal.output import print_json, print_pairs
-from rbees.terminal.pages import print_page
+from rbees.terminal.pages import print_table
 from rbees.terminal.quantities import bytes_text
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _BEGINNINGS: Final = ("/", "./", "../", "~")
 """Of a path. A path that a pool is to look up for itself is written as a `file:` reference."""
-_COLUMNS: Final = (
+COLUMNS: Final = (
     Column("device"),
     Column("layers", rank=2),
     Column("weights", rank=1),
@@ -123,7 +123,7 @@ def _show(found: FitView) -> None:
     )
     click.echo()
     rows = [row for i, seat in enumerate(found.seats) for row in _rows(seat, chosen=i == found.chosen)]
-    print_page(Page(sheets=(Sheet(_COLUMNS, rows, "This host has no device that could be reckoned with."),)))
+    print_table(COLUMNS, rows, empty="This host has no device that could be reckoned with.")
     held = {place.device_id: place.held_bytes for seat in found.seats for place in seat.places if place.held_bytes}
     for device_id, held_bytes in held.items():
         click.echo(f"{device_id}: {bytes_text(held_bytes)} are set aside for workers that run.", err=True)

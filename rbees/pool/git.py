@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rbees.terminal.output import json_option, print_json, print_pairs, print_table
+from rbees.terminal.columns import Column
+from rbees.terminal.output import json_option, print_json, print_pairs
+from rbees.terminal.pages import print_table
 
 if TYPE_CHECKING:
     from rbees.pool.git_checkout import Checkout
@@ -64,7 +66,9 @@ def status(checkout: Checkout, *, asks: bool, as_json: bool) -> None:
     )
     if head.changes:
         click.echo()
-        print_table(["file", "state"], [[change.path, change.what] for change in head.changes], empty="")
+        print_table(
+            (Column("file", whole=True), Column("state")), [[change.path, change.what] for change in head.changes], empty=""
+        )
 
 
 @git.command()
@@ -108,7 +112,7 @@ def submodules(checkout: Checkout, *, update: bool, as_json: bool) -> None:
         print_json({"submodules": found})
         return
     print_table(
-        ["submodule", "state", "commit", "branch"],
+        (Column("submodule", whole=True), Column("state"), Column("commit"), Column("branch", rank=1)),
         [[sub.path, sub.state, (sub.commit or sub.recorded)[:12], sub.branch or "-"] for sub in found],
         empty="The checkout has no submodules.",
     )
@@ -124,7 +128,9 @@ def branches(checkout: Checkout, *, with_remote: bool, as_json: bool) -> None:
         print_json({"branches": found})
         return
     print_table(
-        ["branch", "commit", "date", "upstream", "distance"], [_branch(branch) for branch in found], empty="No branch has a commit."
+        (Column("branch", whole=True), Column("commit"), Column("date", rank=1), Column("upstream", least=12), Column("distance")),
+        [_branch(branch) for branch in found],
+        empty="No branch has a commit.",
     )
 
 
@@ -142,7 +148,7 @@ def log(checkout: Checkout, *, limit: int, incoming: bool, as_json: bool) -> Non
         print_json({"commits": found})
         return
     print_table(
-        ["commit", "date", "author", "subject"],
+        (Column("commit"), Column("date", rank=2), Column("author", rank=1, least=8), Column("subject", prose=True, least=40)),
         [[commit.commit[:12], _date(commit.at), commit.author, commit.subject] for commit in found],
         empty="There is no commit.",
     )

@@ -15,8 +15,10 @@ from rbees.pool.target import asks_poold_if_there
 from rbees.protocol.downloads import ModelRemoved
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.terminal.asking import ask
+from rbees.terminal.columns import Column
 from rbees.terminal.notes import notes
-from rbees.terminal.output import json_option, print_json, print_pairs, print_table
+from rbees.terminal.output import json_option, print_json, print_pairs
+from rbees.terminal.pages import print_table
 from rbees.terminal.quantities import bytes_text
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ def verify(model: str | None, as_json: bool) -> int:
     if as_json:
         print_json([{"model": ref, "right": problem is None, "problem": problem} for ref, problem in results])
     else:
-        print_table(["model", "checksum"], [(ref, problem or "right") for ref, problem in results], empty="No model is here.")
+        columns = (Column("model", whole=True), Column("checksum", prose=True))
+        print_table(columns, [(ref, problem or "right") for ref, problem in results], empty="No model is here.")
     wrong = [ref for ref, problem in results if problem is not None]
     if wrong:
         raise RbeesError(
@@ -134,7 +137,8 @@ def disk_usage(as_json: bool) -> None:
         print_json({"models": sizes, "unfinished": unfinished, "total_bytes": sum(sizes.values()), "free_bytes": free})
         return
     rows = [*sizes.items(), *((f"unfinished: {path}", size) for path, size in parts.items())]
-    print_table(["model", "size"], [(name, bytes_text(size)) for name, size in rows], empty="No model is here.")
+    columns = (Column("model", whole=True), Column("size", right=True))
+    print_table(columns, [(name, bytes_text(size)) for name, size in rows], empty="No model is here.")
     total = sum(sizes.values()) + sum(parts.values())
     print_pairs([("all together", bytes_text(total)), (f"free at {folder}", bytes_text(free))])
 

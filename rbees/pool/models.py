@@ -7,7 +7,7 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,13 +16,24 @@ from rbees.pool.model_download import download
 from rbees.pool.model_files import delete, disk_usage, register, verify
 from rbees.pool.target import asks_poold_if_there
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.terminal.output import json_option, print_json, print_pairs, print_table
+from rbees.terminal.columns import Column
+from rbees.terminal.output import json_option, print_json, print_pairs
+from rbees.terminal.pages import print_table
 from rbees.terminal.quantities import bytes_text, count_text
 
 if TYPE_CHECKING:
     from rbees.clients.poold import PooldClient
     from rbees.protocol.model_ref import HubRef
     from rbees.protocol.pools import Device, ModelFacts, PoolModels
+
+_COLUMNS: Final = (
+    Column("model", whole=True),
+    Column("also called", rank=3, least=12),
+    Column("architecture", rank=2),
+    Column("quantisation"),
+    Column("parameters", rank=1, right=True),
+    Column("size", right=True),
+)
 
 
 @click.group()
@@ -43,7 +54,7 @@ async def list_(pool: PooldClient | None, *, as_json: bool) -> None:
         print_json(found)
         return
     print_table(
-        ["model", "also called", "architecture", "quantisation", "parameters", "size"],
+        _COLUMNS,
         [_row(model) for model in found.models],
         empty="No model is here; fetch one with `rbees-pool models download NAME`.",
     )
@@ -65,7 +76,8 @@ def catalog(as_json: bool) -> None:
     if as_json:
         print_json([{"name": name, "source": source, "about": about} for name, source, about in rows])
         return
-    print_table(["name", "source", "about"], rows, empty="The catalogue is empty.")
+    columns = (Column("name", whole=True), Column("source", whole=True), Column("about", prose=True))
+    print_table(columns, rows, empty="The catalogue is empty.")
 
 
 @models.command()

@@ -14,10 +14,10 @@ from rbees.pool.target import asks_keeper
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.workers import Backend
 from rbees.service.device_flags import device_flags, take_device_options
-from rbees.terminal.columns import Column, Page, Sheet
+from rbees.terminal.columns import Column
 from rbees.terminal.notes import notes
 from rbees.terminal.output import print_json, print_pairs
-from rbees.terminal.pages import print_page
+from rbees.terminal.pages import print_table
 from rbees.terminal.quantities import bytes_text
 from rbees.terminal.text import printable, visible
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 POLL_S: Final = 0.1
 ENDED: Final = frozenset({"stopped", "failed"})
 _COLUMNS: Final = (
-    Column("worker"),
+    Column("worker", whole=True),
     Column("state", least=12),
     Column("model", least=12, tail=True),
     Column("device", rank=1, least=6),
@@ -56,7 +56,7 @@ async def list_(keeper: Keeper, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    print_page(Page(sheets=(Sheet(_COLUMNS, [_row(facts) for facts in found.workers], _NOBODY),)))
+    print_table(_COLUMNS, [_row(facts) for facts in found.workers], empty=_NOBODY)
 
 
 @worker.command()

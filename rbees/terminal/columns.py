@@ -29,6 +29,12 @@ class Column:
     right: bool = False
     tail: bool = False
     """Its end tells one from another, as with ids: the beginning is given up first."""
+    whole: bool = False
+    """Names and references, which somebody may copy: never shortened or broken. In the first column one that finds no room stands
+    on a line of its own above the rest of its row; another column stands beneath its rows as soon as one of its cells finds none.
+    """
+    prose: bool = False
+    """Sentences: folded between their words, into `least` cells or as many as can be read."""
 
 
 @dataclass(frozen=True, slots=True)

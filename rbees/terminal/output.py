@@ -1,9 +1,8 @@
-"""Data on stdout: a table for people, aligned columns for pipes, JSON for programs. rich is imported on a terminal only."""
+"""Data on stdout: names with their values for people, aligned columns for pipes, JSON for programs. Tables are in `pages`."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TextIO, TypeVar
 
@@ -30,21 +29,6 @@ def is_live(stream: TextIO) -> bool:
 def print_json(value: Any) -> None:
     """One JSON document on a line of its own."""
     click.echo(codec.encode(value).decode())
-
-
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
-    """Rows under headers; `empty` goes to stderr where there is none, so that a pipe gets nothing."""
-    if not rows:
-        click.echo(empty, err=True)
-        return
-    cleaned = [[printable(cell) for cell in row] for row in rows]
-    if is_live(sys.stdout):
-        from rbees.terminal.rich_views import show_table
-
-        show_table(headers, cleaned)
-        return
-    for line in aligned([[header.upper() for header in headers], *cleaned]):
-        click.echo(line)
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:

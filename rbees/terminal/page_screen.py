@@ -69,7 +69,7 @@ class PageScreen(Generic[T]):
         lines = page_lines(self._shown, width)
         room = max(1, height - 1)
         self._first = max(0, min(self._first, len(lines) - room))
-        shown = lines[self._first : self._first + room]
+        shown = [Line(cut(line.text, width), line.style) for line in lines[self._first : self._first + room]]
         self._screen.paint([*shown, *[Line("")] * (room - len(shown)), self._foot(len(lines) - room, width)][:height])
 
     def _foot(self, hidden: int, width: int) -> Line:

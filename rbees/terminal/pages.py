@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-import textwrap
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from rbees.protocol.errors import RbeesError
-from rbees.terminal.columns import Line, Page, Sheet
-from rbees.terminal.output import GAP, is_live, print_json, print_pairs, print_table
+from rbees.terminal.columns import Column, Line, Page, Sheet
+from rbees.terminal.output import GAP, aligned, is_live, print_json, print_pairs
 from rbees.terminal.text import printable
 
 if TYPE_CHECKING:
@@ -39,6 +38,11 @@ def watch_option(command: Decorated) -> Decorated:
     )(command)
 
 
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, empty: str) -> None:
+    """A page of one table; `empty` goes to stderr where it has no rows, so that a pipe gets nothing."""
+    print_page(Page(sheets=(Sheet(columns, rows, empty),)))
+
+
 def print_page(page: Page) -> None:
     """The page once: as wide as the terminal is, and whole into a pipe, whatever COLUMNS says: many programs set it by the way."""
     if not is_live(sys.stdout):
@@ -50,15 +54,15 @@ def print_page(page: Page) -> None:
 
 
 def page_lines(page: Page, width: int) -> list[Line]:
-    """The page in lines no wider than `width`."""
-    from rbees.terminal.layout import cut
+    """The page in lines no wider than `width`, but for names that must stay whole and are wider by themselves."""
+    from rbees.terminal.layout import cut, fold
     from rbees.terminal.rich_views import LEAST_PROSE
 
     names = max((len(name) for name, _ in page.pairs), default=0)
     lines = []
     for name, value in page.pairs:
         # Values are sentences as well, which are read to their end.
-        folded = textwrap.wrap(printable(value), max(LEAST_PROSE, width - names - len(GAP))) or [""]
+        folded = fold(printable(value), max(LEAST_PROSE, width - names - len(GAP)))
         lines += [
             Line(cut(f"{one:<{names}}{GAP}{part}", width)) for one, part in zip((name, *[""] * len(folded)), folded, strict=False)
         ]
@@ -103,7 +107,12 @@ def _print_in_full(page: Page) -> None:
     for number, sheet in enumerate(page.sheets):
         if number or page.pairs:
             click.echo()
-        print_table([column.title for column in sheet.columns], sheet.rows, empty=sheet.empty)
+        if not sheet.rows:
+            click.echo(sheet.empty, err=True)
+            continue
+        cells = [[printable(cell) for cell in row] for row in sheet.rows]
+        for line in aligned([[column.title.upper() for column in sheet.columns], *cells]):
+            click.echo(line)
 
 
 def _sheet_lines(sheet: Sheet, width: int) -> list[Line]:
@@ -113,6 +122,8 @@ def _sheet_lines(sheet: Sheet, width: int) -> list[Line]:
         return [Line(cut(sheet.empty, width), "quiet")]
     table = fitted(sheet.columns, [[printable(cell) for cell in row] for row in sheet.rows], width)
     lines = [Line(table.heading, "heading"), *(Line(text) for text in table.lines)]
+    if table.beneath:
+        lines.append(Line(cut(f"beneath each: {', '.join(table.beneath)}", width), "quiet"))
     if table.left_out:
         lines.append(Line(cut(f"no room for: {', '.join(table.left_out)}", width), "quiet"))
     return lines

@@ -1,4 +1,4 @@
-"""The only user of rich: tables, a line that shows what is being waited for, and how many cells a text takes."""
+"""The only user of rich: lines that show what is being waited for, and how many cells a text takes."""
 
 from __future__ import annotations
 
@@ -6,58 +6,17 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from rich import box
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
-__all__ = ["LEAST_PROSE", "LiveBoard", "LiveNotes", "cell_len", "set_cell_size", "show_table"]
+__all__ = ["LEAST_PROSE", "LiveBoard", "LiveNotes", "cell_len", "chop_cells", "set_cell_size"]
 
 LEAST_PROSE: Final = 24
 """Letters that a column of sentences needs to be read."""
-_GAP: Final = 2
-
-
-def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None) -> None:
-    """A table as wide as the terminal allows. Cells are data: what looks like markup is shown as it is.
-
-    Ids, references and numbers are never folded, for somebody may copy them: only sentences are. Columns without a word are left
-    out, and where the rest is still too wide each row becomes a block of lines.
-    """
-    console = console or Console()
-    kept = [column for column in range(len(headers)) if any(row[column] for row in rows)]
-    widths = {column: max(len(text[column]) for text in (headers, *rows)) for column in kept}
-    prose = {column for column in kept if widths[column] > LEAST_PROSE and _is_prose([row[column] for row in rows])}
-    least = sum(LEAST_PROSE if column in prose else widths[column] for column in kept) + _GAP * len(kept)
-    if least > console.width and len(kept) > 1:
-        _show_blocks(headers, rows, kept, console)
-        return
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
-    for column in kept:
-        is_prose = column in prose
-        table.add_column(headers[column], no_wrap=not is_prose, overflow="fold", min_width=LEAST_PROSE if is_prose else None)
-    for row in rows:
-        table.add_row(*(Text(row[column]) for column in kept))
-    console.print(table)
-
-
-def _is_prose(cells: Sequence[str]) -> bool:
-    """Whether these are sentences that can be folded between their words."""
-    words = [word for cell in cells for word in cell.split()]
-    return len(words) > sum(map(bool, cells)) and max(map(len, words)) <= LEAST_PROSE
-
-
-def _show_blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence[int], console: Console) -> None:
-    width = max(len(headers[column]) for column in kept)
-    for row in rows:
-        for column in kept:
-            if row[column]:
-                # The terminal breaks what is longer than its line, and copies it whole.
-                console.print(Text(f"{headers[column]:<{width}}", style="bold"), Text(row[column]), soft_wrap=True)
-        console.print()
 
 
 class _CursorStays(Console):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rbees.pool.fit import _COLUMNS
+from rbees.pool.fit import COLUMNS
 from rbees.terminal.columns import Page, Sheet
 from rbees.terminal.pages import page_lines
 from tests.integration.test_ctl_reach_ssh import pool
@@ -118,7 +118,7 @@ def test_no_verdict_is_cut_where_room_is_short() -> None:
     verdicts = ["900.8 MiB too few", "fits; a spawn takes it", "fits with --device cuda:0,cuda:1", "fits with --gpu-layers 28"]
     rows = [["+ cuda:0", *sizes, verdict] for verdict in verdicts]
     for width in (70, 80, 100):
-        texts = [line.text for line in page_lines(Page(sheets=(Sheet(_COLUMNS, rows, ""),)), width)]
+        texts = [line.text for line in page_lines(Page(sheets=(Sheet(COLUMNS, rows, ""),)), width)]
         assert all(len(text) <= width for text in texts)
         assert [text.endswith(verdict) for text, verdict in zip(texts[1:], verdicts, strict=False)] == [True] * 4, texts
 

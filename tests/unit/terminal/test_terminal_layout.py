@@ -50,6 +50,51 @@ def test_columns_without_a_word_are_not_shown() -> None:
     assert fitted(COLUMNS, [("attic", "", "1 B", "")], 80).heading.split() == ["POOL", "FREE"]
 
 
+NAME = "worker-01m8ktn04ef49rz348snqnecgt"
+LONG = "hf:bartowski/Meta-Llama-3.1-8B-Instruct-GGUF@0123456789012345678901234567890123456789::file=Meta-Llama-3.1-8B-Q4_K_M.gguf"
+
+
+def test_a_name_without_room_stands_above_its_row_and_no_column_goes_for_it() -> None:
+    columns = (Column("model", whole=True), Column("architecture", rank=1), Column("size", right=True))
+    table = fitted(columns, [(LONG, "llama", "4.6 GiB"), ("haiku", "llama", "2.1 MiB")], 80)
+    assert (table.heading, *table.lines) == (
+        "MODEL  ARCHITECTURE     SIZE",
+        LONG,
+        "       llama         4.6 GiB",
+        "haiku  llama         2.1 MiB",
+    )
+    assert fitted(columns[:1], [(LONG,)], 80).lines == (LONG,)
+
+
+def test_columns_go_for_a_name_that_then_has_room() -> None:
+    columns = (Column("worker", whole=True), Column("model", rank=1), Column("memory", right=True))
+    table = fitted(columns, [(NAME, "a model of a long name", "93.6 MiB")], 50)
+    assert table.lines == (f"{NAME}  93.6 MiB",)
+    assert table.left_out == ("model",)
+
+
+def test_references_in_another_column_stand_beneath_their_rows() -> None:
+    columns = (Column("name", whole=True), Column("source", whole=True), Column("about", prose=True))
+    rows = [("haiku", "", "Small enough to ship."), ("llama31", LONG, "Llama 3.1 8B, with a context of 128 thousand tokens.")]
+    table = fitted(columns, rows, 40)
+    assert (table.heading, *table.lines) == (
+        "NAME     ABOUT",
+        "haiku    Small enough to ship.",
+        "llama31  Llama 3.1 8B, with a context of",
+        "         128 thousand tokens.",
+        f"         {LONG}",
+    )
+    assert table.beneath == ("source",)
+    assert LONG in fitted(columns, rows, 180).lines[1]
+
+
+def test_sentences_are_folded_and_never_the_names_in_them() -> None:
+    columns = (Column("where", prose=True), Column("why", prose=True))
+    table = fitted(columns, [(f"{NAME} on cpu at attic", "All slots are taken, and two jobs wait for one of them.")], 70)
+    assert NAME in table.lines[0]
+    assert " ".join(" ".join(line[35:] for line in table.lines).split()).endswith("two jobs wait for one of them.")
+
+
 def test_a_sign_that_takes_two_cells_is_not_halved() -> None:
     assert cut("日本語", 6) == "日本語"
     assert [cell_len(cut("日本語", width)) <= width for width in range(7)] == [True] * 7

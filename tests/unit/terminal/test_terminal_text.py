@@ -8,9 +8,11 @@ import pytest
 
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.terminal.answer import AnswerWriter
+from rbees.terminal.columns import Column
 from rbees.terminal.errors import error_lines
 from rbees.terminal.notes import PlainNotes
-from rbees.terminal.output import aligned, print_table
+from rbees.terminal.output import aligned
+from rbees.terminal.pages import print_table
 from rbees.terminal.quantities import bytes_text, count_text, duration_text, share_text
 from rbees.terminal.text import printable, visible
 
@@ -98,7 +100,7 @@ def test_details_for_programs_are_not_said_to_people() -> None:
 
 def test_columns_are_aligned_and_an_empty_table_leaves_a_pipe_empty(capsys: pytest.CaptureFixture[str]) -> None:
     assert aligned([["A", "B"], ["long", "x"]]) == ["A     B", "long  x"]
-    print_table(["a"], [], empty="nothing")
+    print_table((Column("a"),), [], empty="nothing")
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "nothing\n")
 
@@ -126,16 +128,6 @@ def test_durations(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("count", "text"), [(999, "999"), (1_100_048, "1.1 M"), (8_000_000_000, "8.0 B")])
 def test_counts(count: int, text: str) -> None:
     assert count_text(count) == text
-
-
-def test_rich_shows_cells_as_they_are() -> None:
-    from rich.console import Console
-
-    from rbees.terminal.rich_views import show_table
-
-    stream = io.StringIO()
-    show_table(["model"], [["[bold]x[/bold]"]], Console(file=stream, width=60, no_color=True))
-    assert "[bold]x[/bold]" in stream.getvalue()
 
 
 def test_the_live_line_is_gone_when_data_comes_and_shows_a_bar_where_progress_is_known() -> None:
@@ -173,43 +165,3 @@ def test_a_defect_is_shown_with_the_id_that_finds_it_in_the_log() -> None:
     for code, shown in ((ErrorCode.INTERNAL, True), (ErrorCode.QUEUE_FULL, False)):
         error = RbeesError.from_body(ErrorBody(code=code, message="A defect.", correlation_id="c-1"))
         assert ("  correlation_id: c-1" in error_lines(error, "llorch")) is shown
-
-
-ID = "worker-01m8ktn04ef49rz348snqnecgt"
-
-
-def _shown(headers: list[str], rows: list[list[str]], width: int) -> list[str]:
-    from rich.console import Console
-
-    from rbees.terminal.rich_views import show_table
-
-    stream = io.StringIO()
-    show_table(headers, rows, Console(file=stream, width=width, no_color=True))
-    return stream.getvalue().splitlines()
-
-
-def test_a_table_folds_sentences_and_never_ids() -> None:
-    about = "The job was cancelled on request, after it had waited for a while."
-    lines = _shown(["id", "empty", "about"], [[ID, "", about]], 80)
-    assert not any("empty" in line for line in lines)
-    assert sum(ID in line for line in lines) == 1
-    assert all(len(line) <= 80 for line in lines)
-    assert " ".join(" ".join(lines).split()).count("for a while.") == 1
-
-
-def test_references_are_never_folded_beside_sentences() -> None:
-    reference = "hf:org/Large-3.2-3B-Instruct-GGUF::file=large-3.2-3b-q4_k_m.gguf"
-    rows = [
-        ["small", "ships with rbees", "The smallest there is."],
-        ["large", reference, "A large one, for hosts with much memory."],
-    ]
-    for width in (40, 80, 120):
-        assert any(reference in line for line in _shown(["name", "source", "about"], rows, width)), width
-    assert all(len(line) <= 120 for line in _shown(["name", "source", "about"], rows, 120))
-
-
-def test_a_table_that_is_too_wide_becomes_blocks() -> None:
-    lines = _shown(["id", "model", "place", "why not"], [[ID, "m" * 30, "p" * 20, ""], [ID, "n", "", "It is full."]], 60)
-    assert [line.split() for line in lines if line.startswith("id")] == [["id", ID], ["id", ID]]
-    assert ["why", "not", "It", "is", "full."] in [line.split() for line in lines]
-    assert not any(line.split() == ["place"] for line in lines)
