@@ -12,6 +12,8 @@ from rbees.protocol.downloads import DownloadEvent, DownloadRequest, FilePieces,
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.fits import FitRequest, FitView
 from rbees.protocol.pools import (
+    LONGEST_STOPPED_BY,
+    STOPPED_BY,
     AnnounceRequest,
     PoolModels,
     PoolStatus,
@@ -46,9 +48,10 @@ class PooldClient(DaemonClient):
         """One worker."""
         return await self._http.call("GET", f"/workers/{segment(worker_id)}", response=WorkerFacts)
 
-    async def stop_worker(self, worker_id: str) -> None:
-        """Have a worker drained and stopped."""
-        await self._http.call("DELETE", f"/workers/{segment(worker_id)}")
+    async def stop_worker(self, worker_id: str, by: str) -> None:
+        """Have a worker drained and stopped; `by` says who wants that, and why."""
+        said = " ".join(by.encode(errors="replace").decode().split())[:LONGEST_STOPPED_BY]
+        await self._http.call("DELETE", f"/workers/{segment(worker_id)}", headers={STOPPED_BY: said})
 
     @asynccontextmanager
     async def logs(self, worker_id: str, follow: bool = False) -> AsyncIterator[AsyncIterator[str]]:

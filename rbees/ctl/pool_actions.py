@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -11,11 +13,11 @@ import click
 from rbees.clients.orcd import OrcdClient
 from rbees.ctl.forward import Via, reach_hosts
 from rbees.ctl.hosts import chosen_names, find_hosts
-from rbees.ctl.rows import device_row, model_row, pool_row, worker_row
+from rbees.ctl.rows import device_row, model_name, model_row, pool_row, worker_row
 from rbees.ctl.target import Target
 from rbees.protocol.downloads import DownloadRequest
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.pools import ModelFacts, ModelView, PoolList, PoolView
+from rbees.protocol.pools import ModelView, PoolList, PoolView
 from rbees.service import settings
 from rbees.service.clock import SystemClock
 from rbees.service.role_settings import CtlSettings
@@ -199,7 +201,7 @@ def pools_page(found: PoolList) -> Page:
     if not pools:
         return Page(sheets=(summary,))
     devices = [device_row(pool.pool_id, device) for pool in pools for device in pool.devices]
-    models = [model_row(_model(pool, facts)) for pool in pools for facts in pool.models]
+    models = [model_row(model) for model in _models(pools)]
     workers = [worker_row(pool.pool_id, worker) for pool in pools for worker in pool.workers]
     further = (
         Sheet(DEVICE_COLUMNS, devices, "no devices"),
@@ -280,9 +282,15 @@ def _host_names(pool: PoolView) -> set[str]:
     return {host} if is_address else {host, host.partition(".")[0]}
 
 
-def _model(pool: PoolView, facts: ModelFacts) -> ModelView:
-    ready = sum(worker.state == "ready" and worker.model_sha256 == facts.sha256 for worker in pool.workers)
-    return ModelView(facts=facts, pools=(pool.pool_id,), ready_workers=ready)
+def _models(pools: Sequence[PoolView]) -> list[ModelView]:
+    """Each file once, as `llorch models list` has it, with all the pools that hold it."""
+    facts = {facts.sha256: facts for pool in reversed(pools) for facts in pool.models}
+    holding = {sha256: [pool for pool in pools if any(held.sha256 == sha256 for held in pool.models)] for sha256 in facts}
+    ready = Counter(worker.model_sha256 for pool in pools for worker in pool.workers if worker.state == "ready")
+    return [
+        ModelView(facts=facts[sha256], pools=tuple(pool.pool_id for pool in holding[sha256]), ready_workers=ready[sha256])
+        for sha256 in sorted(facts, key=lambda sha256: model_name(facts[sha256]).casefold())
+    ]
 
 
 _NO_POOLS: Final = "no pools; start one with `rbees poold serve --orcd-url URL` or add one with `llorch pool register HOST`"

@@ -81,7 +81,7 @@ def worker_row(pool_id: str, worker: WorkerFacts) -> tuple[str, ...]:
     """A worker in one line: pool, id, state, model, backend, slots, context per sequence, memory."""
     state = f"loading {worker.load_progress:.0%}" if worker.state == "loading" else worker.state
     safe = " (safe mode)" if worker.safe_mode else ""
-    memory = bytes_text(worker.memory_bytes)
+    memory = bytes_text(worker.seen_bytes)
     return pool_id, worker.worker_id, state + safe, worker.model_ref, worker.backend, str(worker.slots), str(worker.ctx), memory
 
 

@@ -49,6 +49,8 @@ class ProcessRecord(Message, frozen=True, kw_only=True):
     """What it said that it takes on its devices together, once its model was loaded."""
     stop_asked: bool = False
     """Somebody wanted it ended: whoever finds it goes on with that, and its end is no failure."""
+    stopped_by: str | None = None
+    """Who that was, and why, where it was said."""
 
     def held_on(self, device_id: str) -> int:
         """Bytes that it holds on a device: those that are set aside for it, until it has measured what it takes."""

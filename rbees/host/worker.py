@@ -157,8 +157,10 @@ class Worker:
             raise not_the_worker()
         await self._accept(ready)
 
-    def stop(self) -> None:
-        """Have it drained and ended; harmless if that is under way."""
+    def stop(self, by: str | None = None) -> None:
+        """Have it drained and ended; harmless if that is under way. `by`: who wants that, and why; the first who says it counts."""
+        if self._life.state != "draining" and self._record.stopped_by is None:
+            self._record = msgspec.structs.replace(self._record, stopped_by=by)
         self._advance(lifecycle.StopAsked())
 
     async def write_again(self) -> None:
@@ -311,7 +313,9 @@ class Worker:
         return runs
 
     def _go_on_with(self, record: ProcessRecord, process: WorkerProcess, secret: str | None) -> None:
-        self._record, self._process, self._secret, self._adopted = record, process, secret, process.adopted
+        stopped_by = record.stopped_by or self._record.stopped_by
+        self._record = msgspec.structs.replace(record, stopped_by=stopped_by)
+        self._process, self._secret, self._adopted = process, secret, process.adopted
         self._ready, self._uri, self._called_at, self._progress = None, None, None, 0.0
         if self._life.state != "draining":
             self._life = Life(safe_mode=record.spec.safe_mode, was_ready=record.was_ready)
@@ -345,7 +349,7 @@ class Worker:
     def _advance(self, event: lifecycle.Event, tail: tuple[str, ...] = ()) -> tuple[lifecycle.Action, ...]:
         self._life, actions = lifecycle.advance(self._life, event)
         for action in actions:
-            self._end = self._end or end_of(action, event, tail, self._around.clock)
+            self._end = self._end or end_of(action, event, tail, self._around.clock, self._record.stopped_by)
             match action:
                 case lifecycle.ReportReady():
                     assert self._ready is not None

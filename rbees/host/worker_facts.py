@@ -53,8 +53,10 @@ def ended_as(exit_: Exit, tail: tuple[str, ...]) -> lifecycle.Ended:
     )
 
 
-def end_of(action: lifecycle.Action, event: lifecycle.Event, tail: tuple[str, ...], clock: Clock) -> WorkerEnd | None:
-    """What is to be remembered where the action says that the worker is over."""
+def end_of(
+    action: lifecycle.Action, event: lifecycle.Event, tail: tuple[str, ...], clock: Clock, stopped_by: str | None
+) -> WorkerEnd | None:
+    """What is to be remembered where the action says that the worker is over; `stopped_by`: who wanted that, where it was said."""
     if not isinstance(event, lifecycle.Ended):
         return None
     match action:
@@ -63,7 +65,9 @@ def end_of(action: lifecycle.Action, event: lifecycle.Event, tail: tuple[str, ..
             message = action.message
         case lifecycle.Forget():
             code = None
-            message = "It was stopped." if event.signal is None else f"It was stopped, in the end by {event.signal}."
+            message = f"It was stopped by {stopped_by}" if stopped_by else "It was stopped."
+            if event.signal is not None:
+                message += f" In the end {event.signal} ended it."
         case _:
             return None
     return WorkerEnd(

@@ -178,15 +178,15 @@ class Supervisor:
             if health is not None and health.decode_tokens_per_second
         ]
 
-    def stop(self, worker_id: str) -> WorkerFacts:
-        """Have a worker drained and ended; its state after that.
+    def stop(self, worker_id: str, by: str | None) -> WorkerFacts:
+        """Have a worker drained and ended; its state after that. `by` says who wants that, and why.
 
         Raises:
             RbeesError: WORKER_NOT_FOUND.
         """
         if worker_id in self._workers:
-            self._log.info("stopping worker", action="worker_stop", worker_id=worker_id)
-            self._workers[worker_id].stop()
+            self._log.info("stopping worker", action="worker_stop", worker_id=worker_id, by=by)
+            self._workers[worker_id].stop(by)
         return self.get(worker_id)
 
     async def caller(self, worker_id: str, authorization: str | None) -> Worker:
@@ -275,7 +275,7 @@ class Supervisor:
         async with self._one_spawn:
             workers = tuple(self._workers.values())
         for worker in workers:
-            worker.stop()
+            worker.stop("its pool daemon, which was told to end its workers with itself.")
         await asyncio.gather(*(worker.wait_gone() for worker in workers))
 
     @property
@@ -460,7 +460,7 @@ class Supervisor:
                     signal=event.signal, message=f"The worker was killed by {event.signal} while it loaded its model."
                 )
                 life, actions = lifecycle.advance(life, event)
-            end = end_of(actions[0], event, tail, self._around.clock)
+            end = end_of(actions[0], event, tail, self._around.clock, record.stopped_by)
             assert end is not None, "whatever ends from these states is over"
             last_sign_at_ms = await asyncio.to_thread(worker_log.last_written_ms, log)
             facts = facts_of(record, life, adopted=True, end=msgspec.structs.replace(end, last_sign_at_ms=last_sign_at_ms))

@@ -308,7 +308,7 @@ class LiveExecutor:
             "worker told to stop", action="worker_stop", pool_id=effect.pool_id, worker_id=effect.worker_id, reason=effect.reason
         )
         try:
-            await self._directory.pool(effect.pool_id).client.stop_worker(effect.worker_id)
+            await self._directory.pool(effect.pool_id).client.stop_worker(effect.worker_id, f"the orchestrator: {effect.reason}")
         except RbeesError as error:
             # The scheduler asks again for as long as the pool lists the worker.
             self._log.info("pool did not stop a worker", action="worker_stop", worker_id=effect.worker_id, code=error.code)

@@ -266,7 +266,7 @@ class Pools:
         if pool_id is None:
             message = f"No worker `{worker_id}` is known; list them with `GET /v2/workers`."
             raise RbeesError(ErrorCode.WORKER_NOT_FOUND, message, worker_id=worker_id)
-        await self._directory.pool(pool_id).client.stop_worker(worker_id)
+        await self._directory.pool(pool_id).client.stop_worker(worker_id, "the orchestrator: somebody told it to.")
 
     async def _call(self, endpoint: str, own_url: OwnUrl) -> RegisterRequest:
         registration = await self._directory.pool_client(endpoint).announce(await own_url(endpoint))

@@ -31,7 +31,7 @@ from rbees.service import auth, folders, settings
 from rbees.service.clock import SystemClock
 from rbees.service.home import read_home
 from rbees.service.role_settings import ROLES, CtlSettings, OrcdSettings, PooldSettings
-from rbees.terminal.quantities import bytes_text
+from rbees.terminal.quantities import bytes_text, counted
 
 if TYPE_CHECKING:
     from rbees.clients.daemon import DaemonClient
@@ -211,7 +211,7 @@ async def _own_pool(versions: dict[str, str], *, is_strange: bool) -> list[Findi
     if status.orcd_url is not None and not status.registered:
         message = f"The pool daemon here is not registered with {status.orcd_url}; its log says why."
         return [findings.failed("poold", message, orcd_url=status.orcd_url)]
-    return [findings.ok("poold", f"The pool daemon here is {status.pool_id}, with {len(status.models)} models.")]
+    return [findings.ok("poold", f"The pool daemon here is {status.pool_id}, with {counted(len(status.models), 'model')}.")]
 
 
 async def _named_hosts(versions: dict[str, str]) -> list[Finding]:
@@ -244,7 +244,7 @@ async def _orchestrator(orcd: OrcdClient, versions: dict[str, str]) -> list[Find
     versions["orcd"] = who.version
     versions.update({f"poold {pool.pool_id}": pool.version for pool in pools})
     silent = [pool.pool_id for pool in pools if pool.state != "live"]
-    message = f"The orchestrator at {orcd.url} answers and has {len(pools)} pools."
+    message = f"The orchestrator at {orcd.url} answers and has {counted(len(pools), 'pool')}."
     found = [findings.ok("orcd", message, url=orcd.url, pools=[pool.pool_id for pool in pools])]
     if silent:
         message = f"These pools are silent: {', '.join(silent)}; see whether `rbees poold serve` runs there, or `llorch pool list`."

@@ -17,7 +17,7 @@ from rbees.service.device_flags import device_flags, take_device_options
 from rbees.terminal.columns import Column
 from rbees.terminal.output import print_json, print_pairs
 from rbees.terminal.pages import print_table
-from rbees.terminal.quantities import bytes_text
+from rbees.terminal.quantities import bytes_text, counted
 
 if TYPE_CHECKING:
     from rbees.clients.poold import PooldClient
@@ -118,7 +118,7 @@ def _show(found: FitView) -> None:
     print_pairs(
         [
             ("model", f"{model.ref} ({model.architecture}, {model.quantization}, {model.layers} layers)"),
-            ("serving", f"{found.slots} sequences of at most {found.ctx} tokens"),
+            ("serving", f"{counted(found.slots, 'sequence')} of at most {found.ctx} tokens"),
         ]
     )
     click.echo()

@@ -112,9 +112,9 @@ class LocalWorkers:
         """One worker. Raises RbeesError WORKER_NOT_FOUND."""
         return self._monitor.seen(self._supervisor.get(worker_id))
 
-    async def stop_worker(self, worker_id: str) -> None:
+    async def stop_worker(self, worker_id: str, by: str) -> None:
         """Begin to drain and end a worker; it has ended once `worker` says so. Raises RbeesError WORKER_NOT_FOUND."""
-        self._supervisor.stop(worker_id)
+        self._supervisor.stop(worker_id, by)
 
     @asynccontextmanager
     async def logs(self, worker_id: str, follow: bool = False) -> AsyncIterator[AsyncIterator[str]]:

@@ -19,7 +19,7 @@ from rbees.terminal.columns import Column
 from rbees.terminal.notes import notes
 from rbees.terminal.output import json_option, print_json, print_pairs
 from rbees.terminal.pages import print_table
-from rbees.terminal.quantities import bytes_text
+from rbees.terminal.quantities import bytes_text, counted
 
 if TYPE_CHECKING:
     from rbees.clients.poold import PooldClient
@@ -51,7 +51,7 @@ def verify(model: str | None, as_json: bool) -> int:
     wrong = [ref for ref, problem in results if problem is not None]
     if wrong:
         raise RbeesError(
-            ErrorCode.CHECKSUM_MISMATCH, f"{len(wrong)} of {len(results)} models are not what they should be.", models=wrong
+            ErrorCode.CHECKSUM_MISMATCH, f"The checksum of {len(wrong)} of {counted(len(results), 'model')} is wrong.", models=wrong
         )
     return 0
 

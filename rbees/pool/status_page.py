@@ -81,7 +81,7 @@ def status_page(found: PoolStatus | HostStatus, url: str | None) -> Page:
     else:
         pairs = [("pool", f"no pool daemon runs here; this is version {found.version}")]
     workers = [
-        (one.worker_id, state_of(one), one.model_ref, ", ".join(one.devices), str(one.slots), bytes_text(one.memory_bytes))
+        (one.worker_id, state_of(one), one.model_ref, ", ".join(one.devices), str(one.slots), bytes_text(one.seen_bytes))
         for one in found.workers
     ]
     return Page(

@@ -18,7 +18,7 @@ from rbees.terminal.columns import Column
 from rbees.terminal.notes import notes
 from rbees.terminal.output import print_json, print_pairs
 from rbees.terminal.pages import print_table
-from rbees.terminal.quantities import bytes_text
+from rbees.terminal.quantities import bytes_text, counted
 from rbees.terminal.text import printable, visible
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _COLUMNS: Final = (
     Column("ctx", rank=4, right=True),
     Column("memory", rank=2, right=True),
     Column("pid", rank=5, right=True),
+    Column("about", whole=True),
 )
 _NOBODY: Final = "No worker is here; start one with `rbees-pool worker spawn --model NAME`."
 
@@ -75,8 +76,8 @@ async def show(keeper: Keeper, *, worker_id: str, as_json: bool) -> None:
             ("model", facts.model_ref),
             ("sha256", facts.model_sha256),
             ("runs on", f"{','.join(facts.devices)} ({facts.backend})"),
-            ("shape", f"{facts.slots} slots of {facts.ctx} tokens"),
-            ("memory", _memory(facts)),
+            ("shape", f"{counted(facts.slots, 'slot')} of {facts.ctx} tokens"),
+            ("counts as", _accounted(facts)),
             ("seen to hold", ", ".join(f"{bytes_text(held)} of {device}" for device, held in facts.held_bytes.items()) or "-"),
             ("address", facts.uri or "-"),
             ("process", str(facts.pid or "-")),
@@ -167,7 +168,7 @@ async def logs(keeper: Keeper, *, worker_id: str, follow: bool, as_json: bool) -
 async def stop(keeper: Keeper, *, worker_id: str, as_json: bool) -> None:
     """Let a worker finish what it does, then end it."""
     had_ended = (await keeper.worker(worker_id)).state in ENDED
-    await keeper.stop_worker(worker_id)
+    await keeper.stop_worker(worker_id, "`rbees-pool worker stop`.")
     with notes(silent=as_json) as said:
         while (facts := await keeper.worker(worker_id)).state not in ENDED:
             said.note(f"{worker_id} is {facts.state}")
@@ -215,6 +216,7 @@ def _row(facts: WorkerFacts) -> list[str]:
         str(facts.ctx),
         _memory(facts),
         str(facts.pid or "-"),
+        facts.end.message if facts.end is not None else "",
     ]
 
 
@@ -229,10 +231,16 @@ def state_of(facts: WorkerFacts) -> str:
 
 
 def _memory(facts: WorkerFacts) -> str:
-    """What it holds by its own measurement, or what is set aside for it until then."""
+    """What it is seen to hold, or what is set aside for it until its model is loaded."""
     if facts.end is not None:
         return "-"
-    return bytes_text(facts.memory_bytes) + ("" if facts.load_progress >= 1.0 else " set aside")
+    return bytes_text(facts.seen_bytes) if facts.load_progress >= 1.0 else f"{bytes_text(facts.memory_bytes)} set aside"
+
+
+def _accounted(facts: WorkerFacts) -> str:
+    """What new workers find taken by it."""
+    how = "measured once its model was loaded" if facts.load_progress >= 1.0 else "set aside until its model is loaded"
+    return "-" if facts.end is not None else f"{bytes_text(facts.memory_bytes)}, {how}"
 
 
 def _ending(end: WorkerEnd) -> list[tuple[str, str]]:

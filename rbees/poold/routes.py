@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Annotated, Final
 
+import msgspec
 from aiohttp import web
 
 from rbees.host import worker_log
@@ -14,6 +15,8 @@ from rbees.protocol.downloads import DOWNLOAD_ERRORS, DownloadEvent, DownloadReq
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.fits import FitRequest, FitView
 from rbees.protocol.pools import (
+    LONGEST_STOPPED_BY,
+    STOPPED_BY,
     AnnounceRequest,
     PoolModels,
     PoolStatus,
@@ -28,6 +31,12 @@ from rbees.service.download_stream import stream_download
 from rbees.service.web import Parameter, Route, argument, read, reply
 
 FOLLOW: Final = Parameter("follow", "Go on while the log grows, until the worker has ended.", bool)
+BY: Final = Parameter(
+    STOPPED_BY,
+    "Who wants that, and why, as a sentence goes on behind `It was stopped by`.",
+    Annotated[str, msgspec.Meta(max_length=LONGEST_STOPPED_BY)],
+    where="header",
+)
 _SPAWN_ERRORS: Final = (
     ErrorCode.INVALID_REQUEST,
     ErrorCode.MODEL_NOT_FOUND,
@@ -136,7 +145,14 @@ def routes(pool: Pool) -> list[Route]:
         Route("GET", "/workers", handlers.workers, "The workers, with those that ended lately.", response=WorkerList),
         Route("GET", "/workers/{worker_id}", handlers.worker, "One worker.", response=WorkerFacts, errors=one),
         Route(
-            "DELETE", "/workers/{worker_id}", handlers.stop, "Drain and end a worker.", response=WorkerFacts, status=202, errors=one
+            "DELETE",
+            "/workers/{worker_id}",
+            handlers.stop,
+            "Drain and end a worker.",
+            response=WorkerFacts,
+            status=202,
+            errors=one,
+            parameters=(BY,),
         ),
         Route(
             "GET",
@@ -220,7 +236,7 @@ class _Handlers:
         return reply(self._pool.measured(self._pool.supervisor.get(request.match_info["worker_id"])))
 
     async def stop(self, request: web.Request) -> web.Response:
-        return reply(self._pool.supervisor.stop(request.match_info["worker_id"]), 202)
+        return reply(self._pool.supervisor.stop(request.match_info["worker_id"], argument(request, BY)), 202)
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         supervisor, worker_id = self._pool.supervisor, request.match_info["worker_id"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -134,6 +134,11 @@ class ModelFacts(Message, frozen=True, kw_only=True):
     """Absent where the pool does not say: of a scripted model, or by a pool of an earlier version."""
 
 
+STOPPED_BY: Final = "X-Stopped-By"
+"""Header of `DELETE /workers/{id}`: who wants the worker ended, and why. A pool that does not know it stops the worker as well."""
+LONGEST_STOPPED_BY: Final = 500
+
+
 class WorkerEnd(Message, frozen=True, kw_only=True):
     """How a worker ended, as far as it can be known."""
 
@@ -173,6 +178,11 @@ class WorkerFacts(Message, frozen=True, kw_only=True):
     started_at_ms: int
     end: WorkerEnd | None = None
     """Of one that has ended."""
+
+    @property
+    def seen_bytes(self) -> int:
+        """What it holds now on its devices: what its process was seen to hold, else `memory_bytes`."""
+        return sum(self.held_bytes.get(device, 0) for device in self.devices) or self.memory_bytes
 
 
 class UnusableModel(Message, frozen=True, kw_only=True):

@@ -35,6 +35,11 @@ def duration_text(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
+def counted(count: int, what: str) -> str:
+    """`1`, `model` as `1 model`, `2` as `2 models`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def count_text(count: int) -> str:
     """`1100048` as `1.1 M`."""
     for size, unit in ((1_000_000_000, "B"), (1_000_000, "M"), (1_000, "k")):

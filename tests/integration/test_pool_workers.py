@@ -45,14 +45,16 @@ def test_a_worker_lives_and_ends_without_a_daemon(host: PoolHost) -> None:
         "/dev/null",
         *[str(host.state / "workers" / f"{worker_id}.log")] * 2,
     ]
-    assert "64.0 MiB" in host.tool("list").stdout
+    shown = host.tool("show", worker_id).stdout
+    assert "64.0 MiB, measured once its model was loaded" in shown
+    assert "2 slots of 512 tokens" in shown
     (seen,) = host.home.run("status", "--json", program="rbees-pool").json["workers"]
     listed = host.listed()[worker_id]
     assert [seen[key] for key in ("worker_id", "state", "memory_bytes", "pid")] == [
         listed[key] for key in ("worker_id", "state", "memory_bytes", "pid")
     ]
     row = next(line for line in host.home.run("status", program="rbees-pool").stdout.splitlines() if worker_id in line)
-    assert {"ready", "64.0"} <= set(row.split())
+    assert {"ready", "MiB"} <= set(row.split())
     assert "model_loaded" in host.tool("logs", worker_id).stdout
     shown = host.tool("show", worker_id)
     assert str(process.pid) in shown.stdout.split(), shown.stdout
@@ -168,6 +170,7 @@ def test_on_a_terminal_workers_are_a_table_and_logs_are_harmless(host: PoolHost)
     assert "general.name = ␛]0;mine␇␛[2J" in shown("logs", worker_id)
     assert "general.name = \x1b" in host.tool("logs", worker_id).stdout
     assert host.tool("stop", worker_id).returncode == 0
+    assert "It was stopped by `rbees-pool worker stop`." in [line.strip() for line in shown("list").splitlines()]
 
 
 @pytest.fixture
@@ -180,7 +183,7 @@ def own(host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> OwnState:
 
 async def stopped(keeper: LocalWorkers, worker_id: str) -> None:
     """End a worker that was started in this process."""
-    await keeper.stop_worker(worker_id)
+    await keeper.stop_worker(worker_id, "a test.")
     async with asyncio.timeout(60):
         while (await keeper.worker(worker_id)).state != "stopped":  # noqa: ASYNC110 - a state of another process
             await asyncio.sleep(0.01)

@@ -191,7 +191,7 @@ def test_a_stop_of_what_has_ended_says_so(host: PoolHost) -> None:
         assert [done.returncode for done in again] == [0, 0]
         assert again[0].stdout.startswith(f"{failed} had ended already: The worker ended while it was serving")
         assert again[0].stdout.endswith("[WORKER_CRASHED]\n")
-        assert again[1].stdout == f"{stopped} had ended already: It was stopped.\n"
+        assert again[1].stdout == f"{stopped} had ended already: It was stopped by `rbees-pool worker stop`.\n"
         if host.daemon is None:
             host.serve()
 

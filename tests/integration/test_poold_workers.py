@@ -51,9 +51,11 @@ def test_a_worker_lives_and_ends(host: PoolHost) -> None:
     assert b"model_loaded" in log.body
     assert log.headers["content-type"] == "text/plain; charset=utf-8"
 
-    answer = host.call("DELETE", f"/workers/{facts['worker_id']}")
+    by = {"X-Stopped-By": "the orchestrator: It has had no work for 300 s."}
+    answer = host.call("DELETE", f"/workers/{facts['worker_id']}", **by)
     assert (answer.status, answer.json["state"]) == (202, "draining")
-    assert host.until(facts["worker_id"], "stopped")["pid"] is None
+    ended = host.until(facts["worker_id"], "stopped")
+    assert (ended["pid"], ended["end"]["message"]) == (None, "It was stopped by the orchestrator: It has had no work for 300 s.")
     assert is_gone(facts["pid"])
     assert host.call("DELETE", f"/workers/{facts['worker_id']}").status == 202
     assert not host.orcd.of("/workers/failed")

@@ -44,7 +44,7 @@ class FakePool:
     """Takes down what it is told, and refuses where asked to."""
 
     spawned: list[SpawnCommand] = field(default_factory=list)
-    stopped: list[str] = field(default_factory=list)
+    stopped: list[tuple[str, str]] = field(default_factory=list)
     refusal: RbeesError | None = None
 
     @property
@@ -57,10 +57,10 @@ class FakePool:
         self.spawned.append(request)
         return SpawnAnswer(worker_id=request.worker_id or "")
 
-    async def stop_worker(self, worker_id: str) -> None:
+    async def stop_worker(self, worker_id: str, by: str) -> None:
         if self.refusal is not None:
             raise self.refusal
-        self.stopped.append(worker_id)
+        self.stopped.append((worker_id, by))
 
 
 @dataclass
@@ -294,10 +294,10 @@ async def test_a_worker_nobody_introduced_fails_the_attempt(stage: Stage) -> Non
 
 async def test_workers_are_started_and_stopped_by_their_pool(stage: Stage) -> None:
     spawn = SpawnWorker("pool", "worker-n", "file:/m", "ab" * 32, "cpu", ("cpu",))
-    await stage.perform(spawn, StopWorker("pool", "worker-a", "idle"))
+    await stage.perform(spawn, StopWorker("pool", "worker-a", "It is idle."))
     (request,) = stage.directory.the_pool.spawned
     assert (request.worker_id, request.model_ref, request.backend, request.devices) == ("worker-n", "file:/m", "cpu", ("cpu",))
-    assert stage.directory.the_pool.stopped == ["worker-a"]
+    assert stage.directory.the_pool.stopped == [("worker-a", "the orchestrator: It is idle.")]
     assert stage.reports == [SpawnAccepted("worker-n")]
 
 
