@@ -93,9 +93,15 @@ def run(
 
 
 async def reach_hosts(
-    hosts: tuple[str, ...], every: bool, via: Via | None, words: tuple[str, ...], token_file: str | None = None
+    hosts: tuple[str, ...],
+    every: bool,
+    via: Via | None,
+    words: tuple[str, ...],
+    token_file: str | None = None,
+    *,
+    watch_s: float | None = None,
 ) -> int:
-    """Run a command of `rbees-pool` on the hosts; the exit code. Raises RbeesError."""
+    """Run a command of `rbees-pool` on the hosts; the exit code. `watch_s`: it is `status`, again and again. Raises RbeesError."""
     from rbees.ctl.hosts import chosen_names, find_hosts
     from rbees.ctl.reach import Errand, reach
     from rbees.service import settings
@@ -103,7 +109,7 @@ async def reach_hosts(
 
     chosen = settings.load("ctl", CtlSettings).values
     found = find_hosts(chosen_names(hosts, every=every), chosen)
-    return await reach(found, Errand(words, via, token_file), chosen)
+    return await reach(found, Errand(words, via, token_file, watch_s), chosen)
 
 
 async def _no_host(words: tuple[str, ...]) -> Exception:

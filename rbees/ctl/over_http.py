@@ -99,7 +99,7 @@ async def run_over_http(host: Host, words: Sequence[str], token_file: str | None
             *words[:end],
             *peer,
             *words[end:],
-            stdin=DEVNULL,
+            stdin=None if sink.lends_keys else DEVNULL,
             stdout=stream,
             stderr=stream,
             env=environ,

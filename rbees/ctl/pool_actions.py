@@ -122,7 +122,7 @@ async def _ask_hosts(
     """`rbees-pool status` on each. Where orcd did not know a host and it cannot be reached either, what orcd said is told."""
     words = ("status", *((f"--watch={watch_s:g}",) if watch_s is not None else ()), *(("--json",) if as_json else ()))
     try:
-        return await reach_hosts(hosts, every, via, words)
+        return await reach_hosts(hosts, every, via, words, watch_s=None if as_json else watch_s)
     except RbeesError as error:
         if instead_of is not None and error.code is ErrorCode.HOST_UNREACHABLE:
             raise instead_of from None

@@ -46,6 +46,8 @@ class Errand:
     via: Via | None = None
     token_file: str | None = None
     """Named on the command line; goes before those of the settings."""
+    watch_s: float | None = None
+    """The words ask for the host's status so often, for somebody who looks on."""
 
     @property
     def as_json(self) -> bool:
@@ -73,7 +75,10 @@ async def reach(hosts: Sequence[Host], errand: Errand, chosen: CtlSettings) -> i
             way = found[hosts[0].name]
             if isinstance(way, RbeesError):
                 raise way
-            code = await trip.go(hosts[0], way, StraightSink(takes_input=STREAM in errand.words))
+            if errand.watch_s is not None and is_live(sys.stdout):
+                code = await trip.watch(hosts[0], way, errand.watch_s)
+            else:
+                code = await trip.go(hosts[0], way, StraightSink(takes_input=STREAM in errand.words))
         else:
             code = max(await _all(trip, hosts, found))
         return ExitCode.INTERRUPTED if interrupted.is_set() else code
@@ -134,6 +139,21 @@ class _Trip:
             return await run_remote(await self._ssh(), host, self.errand.words, sink, self._interrupted)
         finally:
             sink.finish()
+
+    async def watch(self, host: Host, way: Via, every_s: float) -> int:
+        """Show the host's status again and again on this terminal; the exit code. Raises RbeesError."""
+        if way == "http":
+            # The command that draws runs here, with the terminal's own keys.
+            return await self.go(host, way, StraightSink(draws=True))
+        from rbees.ctl.remote import run_remote
+        from rbees.ctl.remote_watch import watch_remote
+
+        connections = await self._ssh()
+
+        async def run(words: tuple[str, ...], sink: Sink, interrupted: asyncio.Event) -> int:
+            return await run_remote(connections, host, words, sink, interrupted)
+
+        return await watch_remote(host, every_s, run, self._interrupted)
 
     async def _way(self, host: Host, forms: asyncio.Task[over_http.Forms] | None) -> Via | RbeesError:
         try:

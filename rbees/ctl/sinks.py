@@ -29,6 +29,8 @@ class Sink(Protocol):
     """What is typed here reaches the command there."""
     inherits: bool
     """A process on this machine may have our own streams as its own."""
+    lends_keys: bool
+    """It may have our stdin too, because it draws on the terminal and follows its keys."""
 
     def out(self, data: bytes) -> None:
         """Some of its stdout."""
@@ -52,9 +54,12 @@ class StraightSink:
 
     inherits = True
 
-    def __init__(self, *, takes_input: bool = False) -> None:
-        """`takes_input` says that the command there reads its stdin to the end, so that a file or a pipe is its too."""
+    def __init__(self, *, takes_input: bool = False, draws: bool = False) -> None:
+        """`takes_input`: the command there reads its stdin to the end, so that a file or a pipe is its too. `draws`: it draws on
+        the whole terminal.
+        """
         self.feeds = not _is_in_background() if sys.stdin.isatty() else takes_input
+        self.lends_keys = draws and sys.stdin.isatty() and not _is_in_background()
         self._out, self._err = _Through(sys.stdout), _Through(sys.stderr)
 
     def out(self, data: bytes) -> None:
@@ -95,6 +100,7 @@ class LineSink:
 
     inherits = False
     feeds = False
+    lends_keys = False
 
     def __init__(self, on_out: Callable[[str], None], on_err: Callable[[str], None]) -> None:
         self._lines = (_Lines(on_out), _Lines(on_err))

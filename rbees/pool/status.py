@@ -12,8 +12,7 @@ from rbees.terminal.pages import print_page, show_again, watch_option
 
 if TYPE_CHECKING:
     from rbees.clients.poold import PooldClient
-    from rbees.pool.status_page import HostStatus
-    from rbees.protocol.pools import PoolStatus
+    from rbees.protocol.pools import HostStatus, PoolStatus
     from rbees.terminal.columns import Page
 
 
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
 @asks_poold_if_there
 async def status(pool: PooldClient | None, *, watch_s: float | None, as_json: bool) -> int | None:
     """Show the host's devices, models and workers, and whom it reports to. Without a pool daemon it looks for itself."""
-    from rbees.pool.status_page import found_here, status_page
+    from rbees.pool.found_here import found_here
     from rbees.service.clock import SystemClock
+    from rbees.terminal.host_page import status_page
 
     async def look() -> PoolStatus | HostStatus:
         return await pool.status() if pool is not None else await found_here()

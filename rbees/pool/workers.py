@@ -15,6 +15,7 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.workers import Backend
 from rbees.service.device_flags import device_flags, take_device_options
 from rbees.terminal.columns import Column
+from rbees.terminal.host_page import state_of
 from rbees.terminal.notes import notes
 from rbees.terminal.output import print_json, print_pairs
 from rbees.terminal.pages import print_table
@@ -218,16 +219,6 @@ def _row(facts: WorkerFacts) -> list[str]:
         str(facts.pid or "-"),
         facts.end.message if facts.end is not None else "",
     ]
-
-
-def state_of(facts: WorkerFacts) -> str:
-    """A worker's state in words, with what makes it a special one."""
-    about = [f"{facts.load_progress:.0%}"] if facts.state == "loading" else []
-    if facts.safe_mode:
-        about.append("safe mode")
-    if facts.end is not None and facts.state == "failed":
-        about.append(facts.end.signal or facts.end.code or "unknown")
-    return f"{facts.state} ({', '.join(about)})" if about else facts.state
 
 
 def _memory(facts: WorkerFacts) -> str:

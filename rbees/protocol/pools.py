@@ -312,6 +312,16 @@ class PoolStatus(Message, frozen=True, kw_only=True):
     workers: tuple[WorkerFacts, ...]
 
 
+class HostStatus(Message, frozen=True, kw_only=True):
+    """What can be said of a host on which no pool daemon runs."""
+
+    version: str
+    devices: tuple[Device, ...]
+    models: tuple[ModelFacts, ...]
+    workers: tuple[WorkerFacts, ...]
+    daemon: bool = False
+
+
 class AddPoolRequest(Request, frozen=True, kw_only=True):
     """`POST /v2/pools`: the operator names a pool host; orcd calls it and completes the registration."""
 

@@ -18,13 +18,16 @@ T = TypeVar("T")
 
 
 class PageScreen(Generic[T]):
-    """Shows what `look` finds, as `page` says it, every `every_s` seconds."""
+    """Shows what `look` finds, as `page` says it, every `every_s` seconds. `paced`: `look` itself takes that long."""
 
-    def __init__(self, look: Callable[[], Awaitable[T]], page: Callable[[T], Page], clock: Clock, every_s: float) -> None:
+    def __init__(
+        self, look: Callable[[], Awaitable[T]], page: Callable[[T], Page], clock: Clock, every_s: float, *, paced: bool = False
+    ) -> None:
         self._look = look
         self._page = page
         self._clock = clock
         self._every_s = every_s
+        self._paced = paced
         self._screen = LiveScreen(self._press, self._draw)
         self._over = asyncio.Event()
         self._shown = Page()
@@ -47,7 +50,8 @@ class PageScreen(Generic[T]):
 
     async def _look_again(self) -> None:
         while True:
-            await self._clock.sleep(self._every_s)
+            if not self._paced:
+                await self._clock.sleep(self._every_s)
             try:
                 self._shown, self._trouble = self._page(await self._look()), None
             except RbeesError as error:

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from rbees import __version__
-from tests.support.home import Finished, Home, entry_point, wait_until
+from tests.support.home import Finished, Home, entry_point, free_port, wait_until
+from tests.support.pool_host import is_gone
+from tests.support.screens import OnScreen
 from tests.support.sshd import Sshd, make_key
 
 TOOL = """\
@@ -233,3 +235,21 @@ def in_terminal(home: Home, typed: str, *words: str) -> tuple[str, int]:
         pass  # How Linux says that nobody holds the other side any more.
     os.close(leader)
     return said.decode(errors="replace"), process.wait(30)
+
+
+@pytest.mark.parametrize("by_key", [True, False])
+def test_a_host_is_watched_as_a_picture_and_nothing_of_it_is_left_there(home: Home, host: Sshd, by_key: bool) -> None:
+    own = f"RBEES_HOME={shlex.quote(str(host.folder / 'home'))} RBEES_POOLD_PORT={free_port()}"
+    pid_file = host.folder / "pid"
+    tool = host.folder / "rbees-pool"
+    tool.write_text(f'#!/bin/sh\necho $$ > {pid_file}\nexec env {own} {shlex.join(entry_point("rbees-pool"))} "$@"\n')
+    words = [*entry_point("llorch"), "pool", "status", "--host", "mac", "--via", "ssh", "--watch", "0.5"]
+    with OnScreen(words, home.environ(TERM="xterm")) as status:
+        status.wait_for("no pool daemon runs here", "cpu", "q quit  every 0.5 s")
+        status.resize(60, 6)
+        status.wait_for("more lines")
+        if by_key:
+            status.press("q")
+        assert status.end(None if by_key else signal.SIGINT) == (0 if by_key else 130)
+        status.assert_restored()
+    wait_until(lambda: is_gone(int(pid_file.read_text())))

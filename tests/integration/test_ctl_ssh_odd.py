@@ -26,6 +26,7 @@ class Collected:
 
     feeds = False
     inherits = False
+    lends_keys = False
 
     def __init__(self) -> None:
         self.stdout = b""

@@ -222,12 +222,16 @@ def test_pool_status_fits_a_terminal_and_goes_on(site: Cluster) -> None:
 def test_a_host_that_is_asked_itself_can_be_watched_too(site: Cluster) -> None:
     (site.home.folder / "config.toml").write_text(f'[hosts.attic]\nurl = "{site.poold.url}"\nssh = "127.0.0.1:1"\n')
     with llorch(site.home, "pool", "status", "--host", "attic", "--via", "http", "--watch=0.5") as status:
-        status.wait_for("bench at http://127.0.0.1:", "cpu", "Ctrl-C quits")
+        status.wait_for("bench at http://127.0.0.1:", "cpu", "q quit")
         status.resize(120, 6)
         status.wait_for("bench at http://127.0.0.1:", "more lines")
         assert status.end(signal.SIGINT) == 130
-        assert not status.picture.is_alternate
-        assert status.picture.has_cursor
+        status.assert_restored()
+    with llorch(site.home, "pool", "status", "--host", "attic", "--via", "http", "--watch=0.5") as status:
+        status.wait_for("q quit")
+        status.press("q")
+        assert status.end() == 0
+        status.assert_restored()
 
 
 def read_lines(daemon: Daemon, count: int) -> list[str]:

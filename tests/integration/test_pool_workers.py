@@ -45,9 +45,9 @@ def test_a_worker_lives_and_ends_without_a_daemon(host: PoolHost) -> None:
         "/dev/null",
         *[str(host.state / "workers" / f"{worker_id}.log")] * 2,
     ]
-    shown = host.tool("show", worker_id).stdout
-    assert "64.0 MiB, measured once its model was loaded" in shown
-    assert "2 slots of 512 tokens" in shown
+    described = host.tool("show", worker_id).stdout
+    assert "64.0 MiB, measured once its model was loaded" in described
+    assert "2 slots of 512 tokens" in described
     (seen,) = host.home.run("status", "--json", program="rbees-pool").json["workers"]
     listed = host.listed()[worker_id]
     assert [seen[key] for key in ("worker_id", "state", "memory_bytes", "pid")] == [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rbees.pool.device_remarks import device_pairs
 from rbees.protocol.pools import IdleAccelerator, NumaNode
+from rbees.terminal.device_remarks import device_pairs
 from tests.support.host_facts import GIB, device
 
 REASON = "There is no backend."

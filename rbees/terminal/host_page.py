@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
-from rbees import __version__
-from rbees.pool.device_remarks import device_pairs
-from rbees.pool.workers import state_of
-from rbees.protocol.codec import Message
-from rbees.protocol.pools import Device, ModelFacts, PoolStatus, WorkerFacts
+from rbees.protocol.pools import Device, HostStatus, PoolStatus, WorkerFacts
 from rbees.terminal.columns import Column, Page, Sheet
+from rbees.terminal.device_remarks import device_pairs
 from rbees.terminal.quantities import bytes_text
 
 _DEVICE_COLUMNS: Final = (
@@ -32,45 +28,8 @@ _WORKER_COLUMNS: Final = (
 )
 
 
-class HostStatus(Message, frozen=True, kw_only=True):
-    """What can be said of a host on which no pool daemon runs."""
-
-    version: str
-    devices: tuple[Device, ...]
-    models: tuple[ModelFacts, ...]
-    workers: tuple[WorkerFacts, ...]
-    daemon: bool = False
-
-
-async def found_here() -> HostStatus:
-    """Look without a daemon, as `rbees-pool worker list` does; only who does pays for the imports.
-
-    Raises:
-        DaemonRuns: one has started since this command looked for one.
-    """
-    from rbees.pool.here import Here
-    from rbees.pool.local_workers import DaemonRuns, LocalWorkers
-    from rbees.pool.state import own_state
-    from rbees.service import logs
-
-    # What is found is shown; a log beside it would say it once more.
-    logs.configure("pool", "error")
-    own, here = own_state(), Here()
-    if own.daemon_runs():
-        raise DaemonRuns()
-    async with LocalWorkers(own, lambda _: None) as keeper:
-        workers = (await keeper.workers()).workers
-    models = await asyncio.to_thread(here.models)
-    return HostStatus(
-        version=__version__,
-        devices=await here.devices(),
-        models=models.models,
-        workers=tuple(one for one in workers if one.end is None),
-    )
-
-
 def status_page(found: PoolStatus | HostStatus, url: str | None) -> Page:
-    """What was found as names and tables; `url` is the daemon's, where one was asked."""
+    """What was found as names and tables; `url` says where the daemon is, where there is one."""
     remarks = device_pairs(found.devices)
     if isinstance(found, PoolStatus):
         remarks = device_pairs(found.devices, found.idle_accelerators, found.device_problems)
@@ -91,6 +50,16 @@ def status_page(found: PoolStatus | HostStatus, url: str | None) -> Page:
             Sheet(_WORKER_COLUMNS, workers, "No worker runs."),
         ),
     )
+
+
+def state_of(facts: WorkerFacts) -> str:
+    """A worker's state in words, with what makes it a special one."""
+    about = [f"{facts.load_progress:.0%}"] if facts.state == "loading" else []
+    if facts.safe_mode:
+        about.append("safe mode")
+    if facts.end is not None and facts.state == "failed":
+        about.append(facts.end.signal or facts.end.code or "unknown")
+    return f"{facts.state} ({', '.join(about)})" if about else facts.state
 
 
 def _orcd(found: PoolStatus) -> str:
