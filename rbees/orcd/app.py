@@ -47,7 +47,7 @@ from rbees.protocol.errors import ExitCode
 from rbees.service import auth, folders, logs, web
 from rbees.service.catalog import downloadable, load_catalog
 from rbees.service.clock import Clock, SystemClock
-from rbees.service.lock import ProcessLock
+from rbees.service.lock import ProcessLock, check_not_held
 from rbees.service.metrics import Metrics
 from rbees.service.notify import Notifier
 from rbees.service.role_settings import OrcdSettings
@@ -73,6 +73,9 @@ async def serve(settings: OrcdSettings, stopping: asyncio.Event) -> int:
     Raises RbeesError: CONFIGURATION, ALREADY_RUNNING, ADDRESS_IN_USE, STORAGE_FULL.
     """
     security = _security(settings)
+    # A start that fails leaves nothing behind.
+    check_not_held(folders.state_path("orcd", settings.state_dir) / LOCK)
+    await web.check_can_listen(settings.bind, settings.port)
     folder = folders.state_folder("orcd", settings.state_dir)
     async with AsyncExitStack() as stack:
         lock = stack.enter_context(ProcessLock(folder / LOCK))

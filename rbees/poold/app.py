@@ -39,12 +39,12 @@ from rbees.service import auth, folders, logs
 from rbees.service.clock import Clock, SystemClock
 from rbees.service.daemon import run_daemon
 from rbees.service.identity import Identities
-from rbees.service.lock import ProcessLock
+from rbees.service.lock import ProcessLock, check_not_held
 from rbees.service.metrics import Metrics
 from rbees.service.notify import Notifier
 from rbees.service.role_settings import PooldSettings
 from rbees.service.settings import load_hosts
-from rbees.service.web import BearerAuth, NoAuth, Server, build_app
+from rbees.service.web import BearerAuth, NoAuth, Server, build_app, check_can_listen
 
 _NOT_IN_POOL_ID: Final = re.compile(r"[^A-Za-z0-9.-]+")
 
@@ -57,9 +57,12 @@ def serve(settings: PooldSettings, stop_workers_on_exit: bool) -> int:
     """
     # All that the daemon writes is for its user alone, whatever library writes it.
     os.umask(0o077)
-    state = folders.state_folder("poold", settings.state_dir)
 
     async def main(stopping: asyncio.Event) -> int:
+        # A start that fails leaves nothing behind.
+        check_not_held(folders.state_path("poold", settings.state_dir) / "lock")
+        await check_can_listen(settings.bind, settings.port)
+        state = folders.state_folder("poold", settings.state_dir)
         with contextlib.ExitStack() as held:
             try:
                 lock = held.enter_context(ProcessLock(state / "lock"))

@@ -42,22 +42,28 @@ def absolute(named: str | Path) -> Path:
     raise RbeesError(ErrorCode.CONFIGURATION, problem)
 
 
+def state_path(role: str, configured: str | None = None) -> Path:
+    """Where the folder of a role's durable state is, whether it has been made or not. Raises RbeesError CONFIGURATION."""
+    if configured:
+        return absolute(configured)
+    home = home_folder()
+    if home is not None:
+        return home / role
+    import platformdirs
+
+    return platformdirs.user_state_path("rbees") / role
+
+
 def state_folder(role: str, configured: str | None = None) -> Path:
     """The private folder of a role's durable state; made if it is missing.
 
     Raises:
         RbeesError: CONFIGURATION, where it cannot be made or others may enter it.
     """
-    if configured:
-        return make_private_folder(absolute(configured))
-    home = home_folder()
-    if home is not None:
-        make_private_folder(home)
-        return make_private_folder(home / role)
-    import platformdirs
-
-    base = make_private_folder(platformdirs.user_state_path("rbees"))
-    return make_private_folder(base / role)
+    path = state_path(role, configured)
+    if not configured:
+        make_private_folder(path.parent)
+    return make_private_folder(path)
 
 
 def runtime_folder() -> Path:

@@ -79,6 +79,11 @@ class HomeFile:
         self.release()
 
 
+def is_home_taken(path: Path | None = None) -> bool:
+    """True while an `rbees up` runs here, also one that is not ready yet."""
+    return _look(path)[0]
+
+
 def read_home(path: Path | None = None) -> Home | None:
     """The `rbees up` that runs now, or None where none runs or it is not ready yet."""
     return _look(path)[1]

@@ -74,6 +74,16 @@ def holder_of(path: Path) -> str | None:
     return None
 
 
+def check_not_held(path: Path) -> None:
+    """Only look whether the lock could be had; nothing is made. Raises RbeesError ALREADY_RUNNING, as `ProcessLock.acquire`."""
+    try:
+        holder = holder_of(path)
+    except OSError:
+        return  # Whoever takes it says what is wrong with the file.
+    if holder is not None:
+        raise _already_running(path, holder)
+
+
 def take(descriptor: int) -> bool:
     """Take the lock of an open file; False where another holds it. Who only looks has a lock of its own for microseconds, hence the
     further tries."""

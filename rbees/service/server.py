@@ -69,6 +69,11 @@ class Server:
         await self._runner.cleanup()
 
 
+async def check_can_listen(bind: str, port: int) -> None:
+    """Whether the address can be had, before anything is written for a daemon that could not serve. Raises as `Server.start`."""
+    (await _listen(bind, port)).close()
+
+
 async def _listen(bind: str, port: int) -> socket.socket:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(

@@ -19,7 +19,7 @@ from rbees.service.bodies import LIMITS, MAX_BODY_BYTES, argument, read, read_by
 from rbees.service.connection import Limits
 from rbees.service.edge import Edge
 from rbees.service.routes import Handler, Parameter, Route
-from rbees.service.server import Server
+from rbees.service.server import Server, check_can_listen
 
 __all__ = [
     "Authenticator",
@@ -33,6 +33,7 @@ __all__ = [
     "Server",
     "argument",
     "build_app",
+    "check_can_listen",
     "error_response",
     "read",
     "read_bytes",

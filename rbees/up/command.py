@@ -25,7 +25,10 @@ def command(model: str | None, port: int | None, model_dirs: tuple[str, ...], as
     It stays in the foreground; Ctrl-C ends all of it, a second Ctrl-C at once.
     """
     from rbees.service.home import HomeFile
+    from rbees.up.ports import refuse_taken
 
+    if port:
+        refuse_taken(port)
     # Taken before anything heavy is imported: a command on the next line of a script should find that a home is starting.
     with HomeFile() as file:
         from rbees.up.session import run

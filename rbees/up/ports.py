@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service.home import is_home_taken
 
 LOOPBACK = "127.0.0.1"
 
@@ -24,6 +25,15 @@ def choose_port(usual: int, asked: int | None = None, taken: frozenset[int] = fr
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
+
+
+def refuse_taken(asked: int) -> None:
+    """Say at once that a port is another program's, before anything is written. Raises RbeesError ADDRESS_IN_USE.
+
+    Where a home runs here it may be that which has the port, and whoever takes the home's file says so.
+    """
+    if not _is_free(asked) and not is_home_taken():
+        raise taken_port(asked)
 
 
 def taken_port(asked: int) -> RbeesError:

@@ -270,12 +270,22 @@ def check_refusal(answer: Answer, status: int, code: str, says: str) -> None:
 
 @pytest.mark.parametrize("role", ["orcd", "poold"])
 def test_a_daemon_whose_port_is_taken(home: Home, role: str) -> None:
+    before = set(home.folder.rglob("*"))
     with taken_port() as port:
         done = home.run(role, "serve", environ={f"RBEES_{role.upper()}_PORT": str(port)})
     assert done.returncode == 75, done.said
     assert "ADDRESS_IN_USE" in done.stderr
     assert str(port) in done.stderr
     assert "Traceback" not in done.said
+    assert set(home.folder.rglob("*")) == before, "a start that fails leaves nothing behind"
+
+
+def test_a_home_whose_port_is_taken(home: Home) -> None:
+    with taken_port() as port:
+        done = home.run("up", "--port", str(port))
+    assert done.returncode == 75, done.said
+    assert "[ADDRESS_IN_USE]" in done.stderr
+    assert not [path for path in home.folder.rglob("*") if path.is_file()], "a start that fails leaves nothing behind"
 
 
 def test_a_second_daemon_on_the_same_state(home: Home) -> None:
