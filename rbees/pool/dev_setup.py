@@ -9,7 +9,7 @@ import os
 import pwd
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -187,9 +187,8 @@ def _build(words: Sequence[str], build: Build) -> None:
 
 def service_steps(wish: Wish, where: Places) -> Iterator[Step]:
     """A service for each role, started now and with the machine, by whatever manager is here."""
-    if wish.scope == "system" and (hidden := _hidden_folder()) is not None:
-        reason = f"a service of the system could not read {hidden}; install rbees where every user may, such as /opt/rbees"
-        yield left_out("service", reason)
+    if wish.scope == "system" and (hidden := hidden_from_others(_own_places())) is not None:
+        yield left_out("service", f"a service of the system could not read {hidden}")
     elif sys.platform == "darwin":
         for role in wish.roles:
             yield from _launchd_steps(role, wish.scope, where)
@@ -294,12 +293,21 @@ def _gpu_groups() -> tuple[str, ...]:
     return tuple(name for name in _GPU_GROUPS if name in present)
 
 
-def _hidden_folder() -> Path | None:
-    """A folder on the way to this installation that other users may not enter; None where there is none."""
-    for start in (Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve(), Path(rbees.__file__).resolve().parent):
+def _own_places() -> dict[str, Path]:
+    """Where this installation lies, by what it is."""
+    return {"rbees": Path(rbees.__file__).parent, "its environment": Path(sys.prefix), "Python": Path(sys.base_prefix)}
+
+
+def hidden_from_others(places: Mapping[str, Path]) -> str | None:
+    """Which of the places lies in a folder that other users may not enter, and what to do; None where none does."""
+    for what, place in places.items():
+        start = place.resolve()
         for folder in (start, *start.parents):
             if not folder.stat().st_mode & 0o001:
-                return folder
+                again = (
+                    "with a Python that every user may run" if what == "Python" else "where every user may, such as in /opt/rbees"
+                )
+                return f"{what} in {start}, because other users may not enter {folder}; install rbees {again}"
     return None
 
 

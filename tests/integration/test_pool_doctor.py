@@ -91,6 +91,7 @@ def test_settings_and_folders_that_no_daemon_would_take(home: Home) -> None:
     assert "`port`" in found["settings"][0]["message"]
     assert "chmod 700" in found["folders"][0]["message"]
     assert verdicts(found, "backend") == ["ok"]
+    assert found["backend"][0]["message"].endswith("loads a model and decodes 16 tokens.")
     home.folder.chmod(0o700)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from rbees.host.build_flags import Build, Hardware, build_for
 from rbees.pool import dev_setup
-from rbees.pool.dev_setup import completion_steps, llama_steps, places
+from rbees.pool.dev_setup import completion_steps, hidden_from_others, llama_steps, places
 from rbees.pool.dev_steps import make_folder, run, says, write_file
 from rbees.protocol.errors import ErrorCode, RbeesError
 
@@ -76,3 +76,14 @@ def test_programs_that_fail_or_are_not_here() -> None:
     assert caught.value.code is ErrorCode.BACKEND_UNAVAILABLE
     assert says("no-such-program") == ""
     assert says(sys.executable, "-c", "print('running'); raise SystemExit(1)") == "running"
+
+
+def test_what_a_service_could_not_read_is_named_with_the_folder_in_the_way(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    own, python = Path("/usr"), tmp_path / "python"
+    python.mkdir(mode=0o755)
+    assert hidden_from_others({"rbees": own}) is None
+    said = hidden_from_others({"rbees": own, "Python": python})
+    assert said is not None
+    assert said.startswith(f"Python in {python}, because other users may not enter {tmp_path};")
+    assert said.endswith("with a Python that every user may run")
