@@ -177,7 +177,9 @@ class Worker:
         if self._is_over:
             await self._gone.wait()
         if self._ending is not None:
-            self._ending.cancel()
+            # Of one that has ended it may just write the record again, and then takes that away itself.
+            if not self._is_over:
+                self._ending.cancel()
             await asyncio.gather(self._ending, return_exceptions=True)
 
     @property
@@ -343,7 +345,8 @@ class Worker:
         except OSError as error:
             # The record on disk is older but true enough to adopt the process.
             self._log.error("cannot write the worker's record", action="record_write_failed", reason=error.strerror)
-        if self._gone.is_set():
+        if self._is_over:
+            # It was deleted before, or is about to be.
             await self._forget()
 
     def _advance(self, event: lifecycle.Event, tail: tuple[str, ...] = ()) -> tuple[lifecycle.Action, ...]:
