@@ -360,7 +360,7 @@ def test_the_checkout_of_a_host(lab: Lab) -> None:
 
 def test_both_machines_are_well_and_say_what_they_would_do(lab: Lab) -> None:
     blep, mac = lab.blep, lab.mac
-    assert "https://blep.home.arpa:8080 answers and has 1 pools" in blep.done("llorch dev doctor")
+    assert "https://blep.home.arpa:8080 answers and has 1 pool." in blep.done("llorch dev doctor")
     assert "The pool daemon here is mac" in mac.done("rbees-pool dev doctor")
     for machine, line in ((blep, "llorch dev setup"), (mac, "rbees-pool dev setup --service user")):
         planned = machine.sh(line)
