@@ -50,6 +50,7 @@ def execute_request(job_id: str, epoch: int, request: JobRequest, generated: Seq
         epoch=epoch,
         prompt=request.prompt,
         messages=request.messages,
+        token_ids=request.token_ids,
         tools=request.tools,
         tool_choice=request.tool_choice,
         template_options=request.template_options,

@@ -27,12 +27,15 @@ MAX_TIMEOUT_MS: Final = 1_800_000
 MAX_DEADLINE_MS: Final = 30 * 86_400_000
 MAX_TOKENS: Final = 1_000_000
 MAX_CHOICES: Final = 16
+MAX_PROMPT_IDS: Final = 1_000_000
+PromptIds = Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1, max_length=MAX_PROMPT_IDS)]
 _OF_ALL_KINDS: Final = ("kind", "model", "priority", "session_id", "timeout_ms", "deadline_ms", "cancel_on_disconnect")
 """Fields that say nothing about what is made."""
 
 
 class JobRequest(SeedlessSampling, frozen=True, kw_only=True):
-    """`POST /v2/tasks`. To `generate`: exactly one of `prompt` (raw text) and `messages` (the model's template is applied).
+    """`POST /v2/tasks`. To `generate`: exactly one of `prompt` (raw text), `messages` (the model's template is applied) and
+    `token_ids` (taken as they are).
 
     To `embed` or `rerank`: the field of that name, and nothing that only shapes text.
     """
@@ -40,6 +43,7 @@ class JobRequest(SeedlessSampling, frozen=True, kw_only=True):
     private: ClassVar[frozenset[str]] = SeedlessSampling.private | {
         "prompt",
         "messages",
+        "token_ids",
         "tools",
         "template_options",
         "response_format",
@@ -50,6 +54,7 @@ class JobRequest(SeedlessSampling, frozen=True, kw_only=True):
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, description="Alias, `hf:` or `file:` reference.")]
     prompt: str | None = None
     messages: Messages | None = None
+    token_ids: Annotated[PromptIds, msgspec.Meta(description="A prompt that is tokenized already.")] | None = None
     tools: Tools = ()
     tool_choice: ToolChoice = "auto"
     """`none`: the model is not told of the tools, and nothing it writes is a call. `required`, or a tool's name: it must call."""
@@ -96,8 +101,8 @@ def check_job(job: JobRequest) -> None:
     if job.embed is not None or job.rerank is not None:
         field = "embed" if job.embed is not None else "rerank"
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"`{field}` is for jobs of that kind; send `kind`: `{field}` too.", field=field)
-    if (job.prompt is None) == (job.messages is None):
-        raise RbeesError(ErrorCode.INVALID_REQUEST, "Send exactly one of `prompt` and `messages`.", field="prompt")
+    if sum(part is not None for part in (job.prompt, job.messages, job.token_ids)) != 1:
+        raise RbeesError(ErrorCode.INVALID_REQUEST, "Send exactly one of `prompt`, `messages` and `token_ids`.", field="prompt")
     if job.prompt == "":
         raise RbeesError(ErrorCode.INVALID_REQUEST, "`prompt` is empty; send some text.", field="prompt")
     check_chat(job.messages, job.tools, job.tool_choice, job.template_options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from rbees.orcd.requests import execute_request, extent_of
 from rbees.protocol import codec
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import JobRequest, check_job
@@ -62,6 +63,9 @@ def job(**fields: object) -> JobRequest:
         {"template_options": {"no-name": True}},
         {"template_options": {f"x{i}": i for i in range(17)}},
         {"messages": [{"role": "user", "content": "x"}] * 1025},
+        {"token_ids": []},
+        {"token_ids": [-1]},
+        {"token_ids": ["a"]},
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -71,8 +75,10 @@ def test_what_is_out_of_range_is_refused(fields: dict[str, object]) -> None:
     assert caught.value.code is ErrorCode.INVALID_REQUEST
 
 
-@pytest.mark.parametrize("fields", [{"prompt": None}, {"prompt": ""}, {"messages": [{"role": "user", "content": "x"}]}])
-def test_one_of_prompt_and_messages(fields: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "fields", [{"prompt": None}, {"prompt": ""}, {"messages": [{"role": "user", "content": "x"}]}, {"token_ids": [1]}]
+)
+def test_one_of_prompt_messages_and_token_ids(fields: dict[str, object]) -> None:
     with pytest.raises(RbeesError):
         check_job(job(**fields))
 
@@ -111,3 +117,14 @@ def test_what_tells_of_the_content_stays_out_of_logs() -> None:
     shown = repr(job(logit_bias={"1234567": 1}, dry_sequence_breakers=["secret"]))
     assert "1234567" not in shown
     assert "secret" not in shown
+
+
+def test_a_prompt_may_be_tokens_and_goes_to_the_worker_as_they_are() -> None:
+    request = job(prompt=None, token_ids=[65, 66])
+    check_job(request)
+    assert "65" not in repr(request)
+    sent = execute_request("j", 1, request, [()])
+    assert (sent.prompt, sent.messages, sent.token_ids) == (None, None, (65, 66))
+    assert extent_of(request).prompt_bytes > 0
+    with pytest.raises(RbeesError, match="go with `messages`"):
+        check_job(job(prompt=None, token_ids=[65], tools=[{"name": "f"}]))
