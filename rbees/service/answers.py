@@ -1,4 +1,4 @@
-"""Answers of a daemon: a message as JSON, and any failure as the one error envelope."""
+"""Answers of a daemon: a message as JSON, and any failure as the one error envelope or as another API words it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rbees.protocol import codec
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorEnvelope, RbeesError
 from rbees.service.correlation import correlation_id
+from rbees.service.routes import ErrorShape, WordedError
 
 
 def reply(value: Any = None, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -22,18 +23,23 @@ def reply(value: Any = None, status: int = 200, headers: Mapping[str, str] | Non
     return web.Response(body=codec.encode(value), status=status, headers=headers, content_type="application/json")
 
 
-async def reply_large(value: Message, status: int = 200) -> web.Response:
+async def reply_large(value: Message, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """As `reply`, for an answer of megabytes: it is encoded beside the event loop, on which others' streams go on meanwhile."""
     body = await asyncio.to_thread(codec.encode_in_pieces, value)
-    return web.Response(body=body, status=status, content_type="application/json")
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
 
-def error_response(error: RbeesError, headers: Mapping[str, str] | None = None) -> web.Response:
-    """The envelope of `error`, under its status, with `Retry-After` where its details hold `retry_after_s`."""
-    sent = dict(headers or {})
+def error_response(error: RbeesError, headers: Mapping[str, str] | None = None, shape: ErrorShape | None = None) -> web.Response:
+    """`error` in its envelope or in `shape`, under its status, with `Retry-After` where its details hold `retry_after_s`."""
+    worded = _enveloped(error) if shape is None else shape.word(error)
+    sent = {**worded.headers, **(headers or {})}
     retry_after_s = error.details.get("retry_after_s")
     if isinstance(retry_after_s, int | float):
         sent["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     if error.http_status == 401:
         sent["WWW-Authenticate"] = 'Bearer realm="rbees"'
-    return reply(ErrorEnvelope(error=error.body(correlation_id.get())), error.http_status, sent)
+    return reply(worded.body, worded.status, sent)
+
+
+def _enveloped(error: RbeesError) -> WordedError:
+    return WordedError(error.http_status, ErrorEnvelope(error=error.body(correlation_id.get())))

@@ -24,7 +24,7 @@ from rbees.service.connection import Connection
 from rbees.service.correlation import HEADER, correlation_id
 from rbees.service.identity import Identities
 from rbees.service.metrics import Metrics
-from rbees.service.routes import Handler, Route
+from rbees.service.routes import ErrorShape, Handler, Route
 
 ALWAYS_ALLOWED_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _STARTED = web.RequestKey("started", bool)
@@ -45,6 +45,8 @@ class Edge:
         self._hosts = ALWAYS_ALLOWED_HOSTS | {host.lower() for host in allowed_hosts}
         self._origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
         self._routes: dict[web.AbstractRoute, Route] = {}
+        self._shapes: dict[str, ErrorShape] = {}
+        """By the first word of a path: how the API that lives there words what none of its routes answers."""
         self._identities = Identities(SystemClock())
         self._requests = metrics.counter("http_requests_total", "Requests answered.", ("method", "route", "status"))
         self._seconds = metrics.histogram("http_request_seconds", "Time to the end of the answer; streams left out.", ("route",))
@@ -54,6 +56,8 @@ class Edge:
         for route in routes:
             added = app.router.add_route(route.method, route.path, route.handler, expect_handler=_leave_to_guard)
             self._routes[added] = route
+            if route.error_shape is not None:
+                self._shapes.setdefault(_first_word(route.path), route.error_shape)
 
     @web.middleware
     async def envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -133,7 +137,7 @@ class Edge:
             if request.transport is not None:
                 request.transport.abort()
             raise ConnectionResetError("the answer was broken off")
-        response = error_response(error, headers)
+        response = error_response(error, headers, self._shape(request))
         if request.can_read_body and not request.content.is_eof():
             # A body that has come whole, read or not, leaves the connection usable.
             response.force_close()
@@ -165,9 +169,17 @@ class Edge:
             ms=round(seconds * 1000, 2),
         )
 
+    def _shape(self, request: web.Request) -> ErrorShape | None:
+        route = self._routes.get(request.match_info.route)
+        return route.error_shape if route else self._shapes.get(_first_word(request.path))
+
     def _label(self, request: web.Request) -> str:
         route = self._routes.get(request.match_info.route)
         return route.path if route else "unknown"
+
+
+def _first_word(path: str) -> str:
+    return path.split("/", 2)[1] if "/" in path else ""
 
 
 def _host_name(header: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from rbees.protocol.errors import ERROR_TABLE, ErrorCode, ErrorEnvelope
+from rbees.protocol.errors import ERROR_TABLE, ErrorCode, ErrorEnvelope, RbeesError
 from rbees.service.routes import Parameter, Route
 
 _REFERENCE: Final = "#/components/schemas/{name}"
@@ -43,6 +43,7 @@ def _schemas(routes: Sequence[Route]) -> tuple[dict[int, dict[str, Any]], dict[s
     for route in routes:
         types += [type_ for type_ in (route.request, route.response, route.events) if type_ is not None]
         types += [parameter.type_ for parameter in route.parameters]
+        types += [] if route.error_shape is None else [route.error_shape.type_]
     made, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     return {id(type_): schema for type_, schema in zip(types, made, strict=True)}, components
 
@@ -94,16 +95,21 @@ def _success(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, Any]
 def _failures(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, Any]:
     by_status: dict[int, list[ErrorCode]] = {}
     for code in dict.fromkeys((*route.errors, *_implied_errors(route))):
-        by_status.setdefault(ERROR_TABLE[code].http_status, []).append(code)
+        by_status.setdefault(_status(route, code), []).append(code)
     for status in (route.status, *route.further_statuses):
         by_status.pop(status, None)
+    type_ = ErrorEnvelope if route.error_shape is None else route.error_shape.type_
     return {
         str(status): {
             "description": " ".join(f"`{code}`: {ERROR_TABLE[code].meaning}" for code in codes),
-            "content": {"application/json": {"schema": schemas[id(ErrorEnvelope)]}},
+            "content": {"application/json": {"schema": schemas[id(type_)]}},
         }
         for status, codes in sorted(by_status.items())
     }
+
+
+def _status(route: Route, code: ErrorCode) -> int:
+    return ERROR_TABLE[code].http_status if route.error_shape is None else route.error_shape.word(RbeesError(code, "")).status
 
 
 def _implied_errors(route: Route) -> tuple[ErrorCode, ...]:

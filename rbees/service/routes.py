@@ -5,11 +5,11 @@ Imports no web framework at run time, so that documents can be made from the tab
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from rbees.protocol.errors import ErrorCode
+from rbees.protocol.errors import ErrorCode, RbeesError
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -27,6 +27,24 @@ class Parameter:
     """A type that msgspec converts a string to: `int`, `bool`, a Literal, an Annotated with limits."""
     where: Literal["query", "path", "header"] = "query"
     required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WordedError:
+    """A failure as another API's clients expect it."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorShape:
+    """How an API that is served beside rbees' own words its failures."""
+
+    type_: Any
+    """Of the body."""
+    word: Callable[[RbeesError], WordedError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +76,5 @@ class Route:
     parameters: tuple[Parameter, ...] = ()
     content_type: str = "application/json"
     """Of the answer, where it is neither JSON nor a stream."""
+    error_shape: ErrorShape | None = None
+    """Of its failures, where it belongs to another API; None: the envelope."""

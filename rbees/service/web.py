@@ -18,12 +18,13 @@ from rbees.service.auth import Authenticator, BearerAuth, NoAuth, is_loopback
 from rbees.service.bodies import LIMITS, MAX_BODY_BYTES, argument, read, read_bytes, read_json
 from rbees.service.connection import Limits
 from rbees.service.edge import Edge
-from rbees.service.routes import Handler, Parameter, Route
+from rbees.service.routes import ErrorShape, Handler, Parameter, Route, WordedError
 from rbees.service.server import Server, check_can_listen
 
 __all__ = [
     "Authenticator",
     "BearerAuth",
+    "ErrorShape",
     "Handler",
     "Limits",
     "NoAuth",
@@ -31,6 +32,7 @@ __all__ = [
     "Readiness",
     "Route",
     "Server",
+    "WordedError",
     "argument",
     "build_app",
     "check_can_listen",

@@ -19,7 +19,19 @@ from rbees.protocol.ids import CORRELATION_ID_PATTERN
 from rbees.service import logs
 from rbees.service.auth import BearerAuth, Token
 from rbees.service.metrics import Metrics
-from rbees.service.web import Limits, NoAuth, Parameter, Route, Server, argument, build_app, read, reply
+from rbees.service.web import (
+    ErrorShape,
+    Limits,
+    NoAuth,
+    Parameter,
+    Route,
+    Server,
+    WordedError,
+    argument,
+    build_app,
+    read,
+    reply,
+)
 from tests.support.service_app import ask, read_answer, send_raw, serving
 
 SECRET = "rbk_" + "a" * 43
@@ -388,3 +400,34 @@ async def test_a_slow_body_is_given_up() -> None:
         assert b" 400 " in head
         assert b"did not arrive within 0.2 s" in await reader.readuntil(b"}}")
         writer.close()
+
+
+class Complaint(msgspec.Struct, frozen=True):
+    """A failure in the words of another API."""
+
+    complaint: str
+
+
+SHAPE = ErrorShape(Complaint, lambda error: WordedError(418, Complaint(error.code.lower()), {"X-Again": "no"}))
+
+
+async def test_routes_of_another_api_fail_in_its_own_words() -> None:
+    foreign = (
+        Route("GET", "/tea/refuse", refuse, "Refuse.", error_shape=SHAPE),
+        Route("GET", "/tea/fail", fail, "Fail.", error_shape=SHAPE),
+    )
+    async with serving(*ROUTES, *foreign, authenticator=BearerAuth(Token(SECRET))) as server:
+        assert (await ask(server, "GET", "/tea/refuse")).json == {"complaint": "unauthenticated"}
+        signed = {"Authorization": f"Bearer {SECRET}"}
+        for method, path, code in (
+            ("GET", "/tea/refuse", "queue_full"),
+            ("GET", "/tea/fail", "internal"),
+            ("GET", "/tea/refuse?x=1", "invalid_request"),
+            ("POST", "/tea/refuse", "method_not_allowed"),
+            ("GET", "/tea/none", "not_found"),
+        ):
+            answer = await ask(server, method, path, signed)
+            assert (answer.status, answer.json, answer.headers["x-again"]) == (418, {"complaint": code}, "no")
+        assert (await ask(server, "GET", "/tea/refuse", signed)).headers["retry-after"] == "4"
+        assert (await ask(server, "GET", "/refuse", signed)).code == "QUEUE_FULL"
+        assert (await ask(server, "GET", "/none", signed)).code == "NOT_FOUND"

@@ -13,7 +13,7 @@ from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import Event
 from rbees.protocol.jobs import JobAccepted, JobList, JobRequest
 from rbees.service import docs_page, openapi
-from rbees.service.routes import Parameter, Route
+from rbees.service.routes import ErrorShape, Parameter, Route, WordedError
 
 STATUS = Parameter("status", "Only these.", Literal["queued", "running"])
 LIMIT = Parameter("limit", "At most so many.", Annotated[int, msgspec.Meta(ge=1, le=100)])
@@ -122,3 +122,20 @@ def test_the_page_loads_nothing_and_runs_nothing(document: dict[str, Any]) -> No
         assert word not in page.html, word
     assert page.policy.startswith("default-src 'none'; style-src 'sha256-")
     assert all(path in page.html for path in document["paths"])
+
+
+class Complaint(msgspec.Struct, frozen=True):
+    """A failure in the words of another API."""
+
+    complaint: str
+
+
+def test_failures_of_another_api_have_its_shape_and_its_status() -> None:
+    shape = ErrorShape(Complaint, lambda error: WordedError(418 if error.code is ErrorCode.DRAINING else 400, Complaint("x")))
+    foreign = Route("GET", "/tea", handler, "Tea.", errors=(ErrorCode.DRAINING,), error_shape=shape)
+    made = openapi.document("orcd", "1.2.3", [*ROUTES, foreign])
+    answers = made["paths"]["/tea"]["get"]["responses"]
+    assert set(answers) == {"200", "400", "418"}
+    schema = answers["418"]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/Complaint"}
+    assert made["components"]["schemas"]["Complaint"]["required"] == ["complaint"]
