@@ -79,6 +79,7 @@ docs: $(STAMPS)/dev ## Write the pages of docs/ and the services of packaging/ t
 	$(BIN)/python -m rbees.service.docs_pages docs
 	$(BIN)/python -m scripts.cli_page docs
 	$(BIN)/python -m scripts.http_page docs
+	$(BIN)/python -m scripts.apis_page docs
 	$(BIN)/python -m scripts.service_files packaging
 
 .PHONY: picture

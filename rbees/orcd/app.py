@@ -14,10 +14,12 @@ from rbees import __version__
 from rbees.orcd.api import database as database_routes
 from rbees.orcd.api import internal as internal_routes
 from rbees.orcd.api import jobs as job_routes
+from rbees.orcd.api import openai as openai_routes
 from rbees.orcd.api import pools as pool_routes
 from rbees.orcd.api import status as status_routes
 from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
+from rbees.orcd.door.runs import Runs
 from rbees.orcd.event_log import EventLog, open_log
 from rbees.orcd.executor import LiveExecutor
 from rbees.orcd.figures import Figures
@@ -162,6 +164,7 @@ class Orcd:
                 *job_routes.routes(self._jobs, self._relay),
                 *pool_routes.routes(self._pools, self._own_url),
                 *status_routes.routes(self._watch),
+                *openai_routes.routes(Runs(self._jobs, self._relay, crew), self._pools),
                 *internal_routes.routes(self._pools),
                 *database_routes.routes(store),
             ],

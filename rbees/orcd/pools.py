@@ -296,6 +296,14 @@ class Pools:
         """Every model that some pool holds."""
         return tuple(ModelView(facts=facts, pools=pools, ready_workers=ready) for facts, pools, ready in self._scheduler.models())
 
+    def find_model(self, reference: str) -> ModelView:
+        """The model that a reference means. Raises RbeesError as `admission.resolve`, such as MODEL_NOT_FOUND with close names."""
+        facts = self._scheduler.resolve(reference)
+        if facts is None:
+            message = f"No pool has registered yet, so nobody knows the model `{reference}`; ask again once one has."
+            raise RbeesError(ErrorCode.MODEL_NOT_FOUND, message, model=reference)
+        return next(view for view in self.models() if view.facts.sha256 == facts.sha256)
+
     def _view(self, facts: PoolFacts) -> PoolView | None:
         address = self._directory.find_pool(facts.pool_id)
         if address is None:

@@ -13,11 +13,11 @@ from rbees.protocol.errors import ERROR_TABLE, ErrorCode, ExitCode
 from rbees.protocol.events import ChoiceEnd, End, Error, FinishReason, Result, Started, Token, Usage
 from rbees.protocol.workers import Beat, ExecuteRequest
 from rbees.service import docs_pages
-from scripts import cli_page, http_page
+from scripts import apis_page, cli_page, http_page
 from tests.architecture.sources import ROOT
 
 DOCS = ROOT / "docs"
-MADE = {**docs_pages.PAGES, cli_page.PAGE: cli_page.page, http_page.PAGE: http_page.page}
+MADE = {**docs_pages.PAGES, cli_page.PAGE: cli_page.page, http_page.PAGE: http_page.page, apis_page.PAGE: apis_page.page}
 UNSEEN = re.compile(r"^(?:```.*?^```|<!--.*?-->)$", re.MULTILINE | re.DOTALL)
 """Code, which may draw tables of its own, and comments."""
 TABLE_RULE = re.compile(r"\|(?: *:?-+:? *\|)+")

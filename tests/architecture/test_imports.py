@@ -10,6 +10,9 @@ from tests.architecture.sources import ROOT, imported, modules
 
 PURE = (
     "rbees.orcd.scheduler",
+    "rbees.orcd.door.collected",
+    "rbees.orcd.door.foreign",
+    "rbees.orcd.openai",
     "rbees.orcd.supply",
     "rbees.host.build_flags",
     "rbees.host.findings",

@@ -81,7 +81,9 @@ class Desk:
         self.store = JobStore(cast("Database", self.database), queries.load())
         self.figures = Figures(Metrics("orcd"))
         self.published: list[Run] = []
-        self.journal = Journal(self.store, clock, self.figures, self.published.append)
+        self.listeners: list[Callable[[Run], None]] = []
+        """Who hears of it too, such as a relay."""
+        self.journal = Journal(self.store, clock, self.figures, self._publish)
         self._writer: asyncio.Task[Any] | None = None
 
     async def __aenter__(self) -> Desk:
@@ -93,6 +95,11 @@ class Desk:
         self._writer.cancel()
         await asyncio.gather(self._writer, return_exceptions=True)
         self.database.connection.close()
+
+    def _publish(self, run: Run) -> None:
+        self.published.append(run)
+        for listener in self.listeners:
+            listener(run)
 
     async def job(self, name: str = "one", request: JobRequest | None = None, **fields: Any) -> LiveJob:
         """A durable job."""

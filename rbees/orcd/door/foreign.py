@@ -1,0 +1,114 @@
+"""PURE: reads a request of another API, whose clients send more than anybody here knows.
+
+A field is honoured (the struct declares it), refused by name (`refused` says why), or passed over, and then the answer names it.
+Types and ranges are checked as in every other request; null is what a client writes that leaves a field open.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Generic, TypeVar
+
+import msgspec
+
+from rbees.protocol.codec import Message, decode
+from rbees.protocol.errors import ErrorCode, RbeesError
+
+MAX_NAMED: Final = 32
+"""Fields that were passed over and are named; no client sends more by intention."""
+_PRINTABLE: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,80}")
+_PATH: Final = re.compile(r"at `\$\.([\w.\[\]]+)`")
+_MISSING: Final = re.compile(r"missing required field `(\w+)`(?: - at `\$\.([\w.\[\]]+)`)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A field that is known and cannot be honoured."""
+
+    why: str
+    """One sentence that says what to do."""
+    unless: tuple[Any, ...] = ()
+    """Values that ask for what happens anyhow."""
+
+
+class Foreign(Message, frozen=True, kw_only=True):
+    """Part of a request of another API."""
+
+    refused: ClassVar[Mapping[str, Refused]] = {}
+    extras: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are honoured though the API itself does not have them."""
+
+
+F = TypeVar("F", bound=Foreign)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[F]):
+    """A request, and the fields of it that nobody here knows, by path."""
+
+    request: F
+    passed_over: tuple[str, ...]
+
+
+def read_foreign(data: bytes, type_: type[F]) -> Reading[F]:
+    """The body as `type_`.
+
+    Raises:
+        RbeesError: INVALID_REQUEST, with the path of what does not fit as its `field`, or for a field that is refused.
+    """
+    try:
+        request = decode(data, type_)
+    except RbeesError as error:
+        raise _located(error) from None
+    names = tuple(_passed_over(request, msgspec.json.decode(data), ""))
+    return Reading(request, names)
+
+
+def told(names: tuple[str, ...]) -> str | None:
+    """What the answer's header says of fields that were passed over; None where there were none."""
+    if not names:
+        return None
+    shown = [name if _PRINTABLE.fullmatch(name) else "?" for name in names[:MAX_NAMED]]
+    return ", ".join([*shown, "..."] if len(names) > MAX_NAMED else shown)
+
+
+def described(type_: type[Foreign]) -> Iterator[tuple[str, str]]:
+    """Each field that is honoured, and what becomes of it, for the documentation."""
+    for field in msgspec.structs.fields(type_):
+        yield field.encode_name, str(msgspec.json.schema(field.type).get("description", ""))
+
+
+def _passed_over(value: Any, sent: Any, path: str) -> Iterator[str]:
+    """Paths of what `sent` holds beyond `value`, which was read from it. Raises RbeesError for what is refused."""
+    if isinstance(value, Foreign):
+        known = {*value.__struct_fields__, value.__struct_config__.tag_field}
+        for name, content in sent.items():
+            if content is None:
+                continue
+            if name in value.refused:
+                _refuse(value.refused[name], content, f"{path}{name}")
+            elif name not in known:
+                yield f"{path}{name}"
+        for name in value.__struct_fields__:
+            if name in sent:
+                yield from _passed_over(getattr(value, name), sent[name], f"{path}{name}.")
+    elif isinstance(value, tuple) and value and isinstance(value[0], Foreign):
+        for number, (one, its) in enumerate(zip(value, sent, strict=True)):
+            yield from _passed_over(one, its, f"{path[:-1]}[{number}].")
+
+
+def _refuse(refused: Refused, content: Any, path: str) -> None:
+    if content not in refused.unless:
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"`{path}` is not supported: {refused.why}", field=path)
+
+
+def _located(error: RbeesError) -> RbeesError:
+    """The same with the path that its sentence names as a detail, which other APIs have a place for."""
+    missing, place = _MISSING.search(error.message), _PATH.search(error.message)
+    if missing is not None:
+        error.details["field"] = f"{missing[2]}.{missing[1]}" if missing[2] else missing[1]
+    elif place is not None:
+        error.details["field"] = place[1]
+    return error

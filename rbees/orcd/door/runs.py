@@ -1,0 +1,119 @@
+"""Jobs for clients of other APIs: accepted as every job is, durable and under the same admission, and followed from the start.
+
+Whoever asks through a foreign API knows of no job that could be taken up again, so it is theirs alone: when they leave, it is
+cancelled as `cancel_on_disconnect` says, also where they leave before they could hear that it was accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from rbees.orcd.crew import Crew
+from rbees.orcd.frames import decode, payload, split
+from rbees.orcd.jobs import Jobs
+from rbees.orcd.relay import Relay
+from rbees.orcd.store.jobs import JobRow
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.events import Event, is_terminal
+from rbees.protocol.jobs import JobRequest
+
+PORTION_BYTES: Final = 64 * 1024
+"""Of events that are read at once; a single larger one is read alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A job that somebody follows."""
+
+    row: JobRow
+    pieces: AsyncIterator[bytes]
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        """Its events as they become durable, those together that came together, to the terminal one.
+
+        Raises:
+            RbeesError: DRAINING where this process stops before the job has ended.
+        """
+        async for piece in self.pieces:
+            for frames in _portions(split(piece)):
+                events = [decode(payload(frame)) for frame in frames]
+                yield events
+                if is_terminal(events[-1]):
+                    return
+                if sum(map(len, frames)) > PORTION_BYTES:
+                    # To read one takes a millisecond, and a result may have a hundred: others' streams go on in between.
+                    await asyncio.sleep(0)
+        message = "This orchestrator is shutting down; the job goes on once it is back. Ask again then."
+        raise RbeesError(ErrorCode.DRAINING, message, retry_after_s=5)
+
+
+class Runs:
+    """Has jobs accepted and follows them."""
+
+    def __init__(self, jobs: Jobs, relay: Relay, crew: Crew) -> None:
+        self._jobs = jobs
+        self._relay = relay
+        self._crew = crew
+
+    def check_room(self) -> None:
+        """Raises RbeesError DRAINING, QUEUE_FULL where no job can be taken at present, whatever it is."""
+        self._jobs.check_room()
+
+    @asynccontextmanager
+    async def of(self, wanted: Sequence[JobRequest], key: str | None = None) -> AsyncIterator[list[Run]]:
+        """A run of each job, in their order; `key` is an idempotency key for all of them. Whoever leaves is gone for the jobs too.
+
+        Raises:
+            RbeesError: as `Jobs.submit`; where one is refused, none goes on.
+        """
+        async with AsyncExitStack() as stack:
+            runs: list[Run] = []
+            try:
+                for number, request in enumerate(wanted):
+                    runs.append(await self._begin(stack, request, f"{key}#{number}" if key is not None and number else key))
+            except RbeesError:
+                for run in runs:
+                    await self._jobs.cancel(run.row.job_id)
+                raise
+            yield runs
+
+    async def _begin(self, stack: AsyncExitStack, request: JobRequest, key: str | None) -> Run:
+        submitting = asyncio.create_task(self._submit(request, key))
+        try:
+            row = await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            self._crew.start(self._given_up(submitting), "given_up")
+            raise
+        self._jobs.joined(row)
+        stack.callback(self._jobs.left, row)
+        watching = self._relay.watch(row.number, 0, lambda: self._jobs.is_live(row.job_id))
+        return Run(row, await stack.enter_async_context(watching))
+
+    async def _submit(self, request: JobRequest, key: str | None) -> JobRow:
+        accepted = await self._jobs.submit(request, key)
+        return await self._jobs.row_for_events(accepted.job_id)
+
+    async def _given_up(self, submitting: asyncio.Task[JobRow]) -> None:
+        """The client left while its job was being accepted: the same as if it had left right after."""
+        try:
+            row = await submitting
+        except RbeesError:
+            return
+        self._jobs.joined(row)
+        self._jobs.left(row)
+
+
+def _portions(frames: Sequence[bytes]) -> Iterator[list[bytes]]:
+    portion: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if portion and size + len(frame) > PORTION_BYTES:
+            yield portion
+            portion, size = [], 0
+        portion.append(frame)
+        size += len(frame)
+    yield portion

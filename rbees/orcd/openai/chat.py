@@ -1,0 +1,176 @@
+"""PURE: `/v1/chat/completions`: the request as a job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+
+from rbees.orcd.door.foreign import Foreign, Refused
+from rbees.orcd.openai.messages import Choice, Messages, Tools, chat_messages, job_tools
+from rbees.orcd.openai.shared import (
+    NOT_KEPT,
+    MaxTokens,
+    Metadata,
+    Name,
+    ServiceTier,
+    TextRequest,
+    asked_form,
+    job_fields,
+    one_of,
+    refusal,
+)
+from rbees.protocol.chat import TemplateOption, TemplateOptions
+from rbees.protocol.jobs import JobRequest
+from rbees.protocol.response_format import JsonObjectFormat, JsonSchemaFormat, ResponseFormat
+from rbees.protocol.sampling import TopLogprobs
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class AnyText(Foreign, frozen=True, kw_only=True, tag_field="type", tag="text"):
+    """No form."""
+
+
+class AnyObject(Foreign, frozen=True, kw_only=True, tag_field="type", tag="json_object"):
+    """Some JSON object; llama.cpp's clients may send a schema with it."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"schema"})
+    schema: dict[str, Any] | None = None
+
+
+class NamedSchema(Foreign, frozen=True, kw_only=True):
+    """A JSON schema. It is always followed to the letter, `strict` or not."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"name", "description", "schema"})
+    name: str | None = None
+    description: str | None = None
+    schema: dict[str, Any]
+    strict: bool | None = None
+
+
+class SchemaForm(Foreign, frozen=True, kw_only=True, tag_field="type", tag="json_schema"):
+    """JSON as a schema says."""
+
+    json_schema: NamedSchema
+
+
+class ChatRequest(TextRequest, frozen=True, kw_only=True):
+    """A chat. Absent and null fields are left open."""
+
+    private: ClassVar[frozenset[str]] = TextRequest.private | {"messages", "tools", "tool_choice", "chat_template_kwargs"}
+    extras: ClassVar[frozenset[str]] = TextRequest.extras | {"chat_template_kwargs"}
+    refused: ClassVar[Mapping[str, Refused]] = {
+        "audio": Refused("no model here speaks; leave it out."),
+        "function_call": Refused("it gave way to `tool_choice`; send that."),
+        "functions": Refused("it gave way to `tools`; send those."),
+        "modalities": Refused("answers are text; send `text` alone or leave it out.", (["text"],)),
+        "moderation": Refused("nothing is moderated here; leave it out."),
+        "prediction": Refused("workers guess ahead by themselves; leave it out."),
+        "prompt_cache_options": Refused("prompts are cached as far as they are alike; leave it out.", ({"mode": "implicit"},)),
+        "prompt_cache_retention": Refused(
+            "how long a prompt stays cached depends on what else comes; leave it out.", ("in_memory",)
+        ),
+        "store": NOT_KEPT,
+        "verbosity": Refused("say in the messages how long the answer is to be; leave it out.", ("medium",)),
+        "web_search_options": Refused("no model here searches the web; give it a tool that does."),
+    }
+    messages: Annotated[
+        Messages,
+        msgspec.Meta(
+            description="Roles system, developer (the same), user, assistant and tool; content as a text or as parts of text. "
+            "Images, audio and files are refused by their place. Thoughts of earlier turns as `reasoning_content` or `reasoning`."
+        ),
+    ]
+    logprobs: Annotated[bool | None, msgspec.Meta(description="Of the answer's text, not of thoughts and calls.")] = None
+    max_completion_tokens: Annotated[
+        MaxTokens | None, msgspec.Meta(description="The same as `max_tokens`; both leave the rest of the context if absent.")
+    ] = None
+    metadata: Annotated[Metadata | None, msgspec.Meta(description="Given back with a whole answer.")] = None
+    parallel_tool_calls: Annotated[
+        bool | None, msgspec.Meta(description="False: of several calls only the first is in the answer.")
+    ] = None
+    prompt_cache_key: Annotated[Name | None, msgspec.Meta(description="The job's session, where `user` is absent.")] = None
+    reasoning_effort: Annotated[
+        Effort | None,
+        msgspec.Meta(
+            description="Told to the model's template: `none` as `enable_thinking` false, others as `reasoning_effort`; "
+            "refused where the template has no such variable."
+        ),
+    ] = None
+    response_format: Annotated[
+        AnyText | AnyObject | SchemaForm | None,
+        msgspec.Meta(description="`text`, `json_object`, `json_schema`; schemas are always followed, `strict` or not."),
+    ] = None
+    safety_identifier: Annotated[Name | None, msgspec.Meta(description="The same as `user`.")] = None
+    service_tier: Annotated[
+        ServiceTier | None, msgspec.Meta(description="`flex` is a job of priority batch, every other an interactive one.")
+    ] = None
+    tool_choice: Annotated[
+        Choice | None,
+        msgspec.Meta(description="`auto`, `none`, `required`, a function by name, `allowed_tools`; a forced call is a single one."),
+    ] = None
+    tools: Annotated[
+        Tools | None,
+        msgspec.Meta(description="Functions; `strict` holds where a call is forced. Tools of type `custom` are refused."),
+    ] = None
+    top_logprobs: Annotated[TopLogprobs | None, msgspec.Meta(description="0 to 20, with `logprobs`.")] = None
+
+    chat_template_kwargs: Annotated[
+        TemplateOptions | None, msgspec.Meta(description="Variables of the model's template, `template_options` of a job.")
+    ] = None
+
+
+FLEX: Final = "flex"
+
+
+def chat_job(request: ChatRequest) -> JobRequest:
+    """The job that a chat asks for.
+
+    Raises:
+        RbeesError: INVALID_REQUEST for what contradicts itself or cannot be read, by its place.
+    """
+    fields = job_fields(request)
+    fields["session_id"] = fields["session_id"] or request.safety_identifier or request.prompt_cache_key
+    tools, choice = job_tools(request.tools or (), request.tool_choice)
+    return JobRequest(
+        **fields,
+        messages=chat_messages(request.messages, request.model),
+        tools=tools,
+        tool_choice=choice,
+        max_tokens=_max_tokens(request),
+        logprobs=bool(request.logprobs),
+        top_logprobs=request.top_logprobs or 0,
+        response_format=_form(request),
+        template_options=_template_options(request),
+        priority="batch" if request.service_tier == FLEX else "interactive",
+    )
+
+
+def _max_tokens(request: ChatRequest) -> int | None:
+    asked: int | None = one_of(request, "max_completion_tokens", "max_tokens", "n_predict")
+    return None if asked == -1 else asked
+
+
+def _form(request: ChatRequest) -> ResponseFormat | None:
+    extra = asked_form(request)
+    match request.response_format:
+        case None | AnyText():
+            return extra
+        case AnyObject(schema=schema):
+            form: ResponseFormat = JsonObjectFormat() if schema is None else JsonSchemaFormat(schema=schema)
+        case SchemaForm(json_schema=named):
+            form = JsonSchemaFormat(schema=named.schema)
+    if extra is not None:
+        raise refusal("`response_format` and another field each ask for a form; send one of them.", "response_format")
+    return form
+
+
+def _template_options(request: ChatRequest) -> dict[str, TemplateOption]:
+    options = dict(request.chat_template_kwargs or {})
+    if request.reasoning_effort == "none":
+        options.setdefault("enable_thinking", False)
+    elif request.reasoning_effort is not None:
+        options.setdefault("reasoning_effort", request.reasoning_effort)
+    return options

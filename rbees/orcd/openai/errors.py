@@ -1,0 +1,88 @@
+"""PURE: failures as OpenAI's clients read them: type, code, the field they are about, and whether to try again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from rbees.protocol.codec import Message
+from rbees.protocol.errors import ErrorCode, RbeesError
+
+
+class ErrorObject(Message, frozen=True, kw_only=True):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    """The field that it is about."""
+    code: str | None
+
+
+class ErrorAnswer(Message, frozen=True, kw_only=True):
+    """The body of every answer that is not a success, and the chunk in which a stream fails."""
+
+    error: ErrorObject
+
+
+# Where this API answers with another status than rbees' own routes do: its clients take 400 for what must be sent otherwise.
+_STATUS: Final = {ErrorCode.CONTEXT_EXCEEDED: 400, ErrorCode.MODEL_INCOMPATIBLE: 400}
+_CODES: Final = {
+    ErrorCode.CONTEXT_EXCEEDED: "context_length_exceeded",
+    ErrorCode.UNAUTHENTICATED: "invalid_api_key",
+    ErrorCode.QUEUE_FULL: "rate_limit_exceeded",
+    ErrorCode.QUOTA_EXCEEDED: "rate_limit_exceeded",
+}
+_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_AGAIN: Final = frozenset(
+    {
+        ErrorCode.QUEUE_FULL,
+        ErrorCode.QUOTA_EXCEEDED,
+        ErrorCode.DRAINING,
+        ErrorCode.MODEL_LOADING,
+        ErrorCode.POOL_UNREACHABLE,
+        ErrorCode.WORKER_UNREACHABLE,
+    }
+)
+"""What may well succeed the next time. All else has been tried as often as it makes sense, or cannot succeed."""
+_RETRIED: Final = frozenset({408, 409, 429})
+"""Statuses below 500 that clients try again by themselves."""
+
+
+def body_of(error: RbeesError) -> ErrorAnswer:
+    """The object that tells of it."""
+    status = status_of(error)
+    param = error.details.get("field")
+    return ErrorAnswer(
+        error=ErrorObject(
+            message=error.message,
+            type=_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
+            param=_param(param) if isinstance(param, str) else _PARAMS.get(error.code),
+            code=_CODES.get(error.code, error.code.lower()),
+        )
+    )
+
+
+def status_of(error: RbeesError) -> int:
+    """Of the answer that tells of it."""
+    return _STATUS.get(error.code, error.http_status)
+
+
+def headers_of(error: RbeesError) -> Mapping[str, str]:
+    """`x-should-retry` where clients would ask again by themselves, right or wrong."""
+    status = status_of(error)
+    if status < 500 and status not in _RETRIED:
+        return {}
+    return {"x-should-retry": "true" if error.code in _AGAIN else "false"}
+
+
+_PARAMS: Final[dict[ErrorCode, str]] = {ErrorCode.MODEL_NOT_FOUND: "model", ErrorCode.MODEL_INCOMPATIBLE: "model"}
+_NAMES: Final = {
+    "response_format.schema": "response_format.json_schema.schema",
+    "token_ids": "prompt",
+}
+"""Fields of a job that this API calls otherwise."""
+
+
+def _param(field: str) -> str:
+    return _NAMES.get(field, field.replace("template_options", "chat_template_kwargs"))

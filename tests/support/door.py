@@ -1,0 +1,52 @@
+"""A cluster for the clients that people already use: the embedded model, and scripted ones for what it cannot do.
+
+Workers start with the first job for their model and stay, so that each model is loaded once.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.support.chat_templates import HERMES
+from tests.support.home import Home
+from tests.support.orcd_cluster import Cluster
+from tests.support.scripted_models import write_script
+
+EMBEDDED = "haiku"
+THOUGHT = "Let me count the bees, one hive at a time 🐝."
+SAID = "One moment, please."
+CALLING = (
+    f"<think>\n{THOUGHT}\n</think>\n\n{SAID}\n"
+    '<tool_call>\n{"name": "count", "arguments": {"hive": "é"}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "count", "arguments": {"hive": "b"}}\n</tool_call>'
+)
+
+
+SCRIPTS: Final[dict[str, dict[str, object]]] = {
+    "slow": {"answer_tokens": 5_000, "tokens_per_second": 20.0},
+    "caller": {"chat_template": HERMES, "answer": CALLING},
+    "forced": {"chat_template": HERMES, "answer_tokens": 200},
+    "embedder": {"pooling": "mean", "dimensions": 16, "generates": False},
+    "ranker": {"pooling": "rank", "generates": False},
+    "fragile": {"crash_on": "boom", "answer_tokens": 3},
+}
+
+
+class Door:
+    """Where clients call, and the models that answer there."""
+
+    plain = "steady"
+    slow = "slow"
+    caller = "caller"
+    """Thinks, speaks and calls twice."""
+    forced = "forced"
+    embedder = "embedder"
+    ranker = "ranker"
+    fragile = "fragile"
+
+    def __init__(self, home: Home) -> None:
+        for name, fields in SCRIPTS.items():
+            write_script(home.folder / "models", name, **fields)
+        self.cluster = Cluster(home, answer_tokens=12, tokens_per_second=None)
+        self.url = self.cluster.url
+        self.base_url = f"{self.url}/v1"

@@ -1,0 +1,90 @@
+"""Requests of other APIs: what is taken, refused by name and passed over, and what the answer says of that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import pytest
+
+from rbees.orcd.door.foreign import MAX_NAMED, Foreign, Refused, read_foreign, told
+from rbees.protocol.codec import encode
+from rbees.protocol.errors import ErrorCode, RbeesError
+
+
+class Leaf(Foreign, frozen=True, kw_only=True, tag_field="kind", tag="leaf"):
+    """A part of a kind of its own."""
+
+    refused: ClassVar[Mapping[str, Refused]] = {"thorn": Refused("leaves have none.")}
+    colour: Literal["green", "red"] = "green"
+
+
+class Stone(Foreign, frozen=True, kw_only=True, tag_field="kind", tag="stone"):
+    """Another."""
+
+
+class Heap(Foreign, frozen=True, kw_only=True):
+    """The request."""
+
+    refused: ClassVar[Mapping[str, Refused]] = {"fire": Refused("heaps do not burn.", unless=(False, {"mode": "off"}))}
+    name: str
+    top: Leaf | None = None
+    parts: tuple[Leaf | Stone, ...] = ()
+
+
+def read(**fields: object) -> tuple[str, ...]:
+    return read_foreign(encode({"name": "h", **fields}), Heap).passed_over
+
+
+def refused(**fields: object) -> RbeesError:
+    with pytest.raises(RbeesError) as caught:
+        read_foreign(encode({"name": "h", **fields}), Heap)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    return caught.value
+
+
+def test_what_nobody_knows_is_named_by_its_path_wherever_it_stands() -> None:
+    assert read(top={"kind": "leaf", "vein": 1}, parts=[{"kind": "stone"}, {"kind": "leaf", "age": 2}], moss=3) == (
+        "moss",
+        "top.vein",
+        "parts[1].age",
+    )
+
+
+def test_null_leaves_a_field_open_whoever_knows_it() -> None:
+    assert read(moss=None, fire=None, top=None) == ()
+
+
+def test_what_cannot_be_honoured_is_refused_unless_it_asks_for_nothing() -> None:
+    assert read(fire=False) == read(fire={"mode": "off"}) == ()
+    error = refused(fire=True)
+    assert (error.details["field"], "heaps do not burn" in error.message) == ("fire", True)
+    assert refused(parts=[{"kind": "leaf", "thorn": 1}]).details["field"] == "parts[0].thorn"
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"name": 1}, "name"),
+        ({"name": None}, "name"),
+        ({"parts": [{"kind": "leaf", "colour": "blue"}]}, "parts[0].colour"),
+        ({"parts": [{"kind": "wind"}]}, "parts[0].kind"),
+        ({"parts": [{}]}, "parts[0].kind"),
+    ],
+)
+def test_what_does_not_fit_is_placed(fields: dict[str, object], place: str) -> None:
+    assert refused(**fields).details["field"] == place
+
+
+def test_a_missing_field_is_placed() -> None:
+    with pytest.raises(RbeesError) as caught:
+        read_foreign(b"{}", Heap)
+    assert caught.value.details["field"] == "name"
+
+
+def test_a_header_names_what_is_printable_and_not_without_end() -> None:
+    assert told(()) is None
+    assert told(("a", "b[0].c", "d e\r\nSet-Cookie: x")) == "a, b[0].c, ?"
+    many = told(tuple(f"x{number}" for number in range(MAX_NAMED + 1)))
+    assert many is not None
+    assert many.endswith(f"x{MAX_NAMED - 1}, ...")
