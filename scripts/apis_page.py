@@ -52,6 +52,9 @@ dies. `X-Rbees-Job-Id` names it, for `llorch jobs show` and the logs.
 - **Streams** are server-sent events. The head of a stream waits for the job to start, three seconds at most, so that most refusals
   have a status of their own. While a model loads, a comment every ten seconds keeps the connection alive; clients pass over it. A
   failure in the midst of a stream is a last chunk with `error`, and no `[DONE]` comes after it.
+- **`Prefer: wait=SECONDS`** is for who would rather be told than wait: where the job has not started by then, it is given up, and
+  the answer is 503 with the progress (also in `X-Rbees-Progress`) and `Retry-After` while its model loads, which goes on, or 429
+  where it waits for something else. It does not go together with `Idempotency-Key`.
 - **Leaving** cancels: a job whose client has been gone for five seconds ends, unless the request says `cancel_on_disconnect`:
   false.
 - **`Idempotency-Key`**: the same body under the same key gives the same answer again, from the same job, also while that still

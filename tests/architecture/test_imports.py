@@ -12,6 +12,7 @@ PURE = (
     "rbees.orcd.scheduler",
     "rbees.orcd.door.collected",
     "rbees.orcd.door.foreign",
+    "rbees.orcd.door.patience",
     "rbees.orcd.openai",
     "rbees.orcd.supply",
     "rbees.host.build_flags",

@@ -14,7 +14,7 @@ from rbees.orcd.door.runs import Run
 from rbees.orcd.door.streams import HEAD_S, stream
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
-from rbees.protocol.events import Error, Event, Queued, event_name
+from rbees.protocol.events import Error, Event, Metrics, Queued, event_name
 from rbees.service.sse import frame
 from rbees.service.web import Route
 from tests.support.orcd_parts import end, started, token
@@ -41,9 +41,11 @@ class Spelled:
 class Told:
     """What jobs say is put in by the test."""
 
-    def __init__(self, jobs: int = 1, head_s: float = HEAD_S) -> None:
+    def __init__(self, jobs: int = 1, head_s: float = HEAD_S, wait_s: float | None = None) -> None:
         self._queues: list[asyncio.Queue[bytes]] = [asyncio.Queue() for _ in range(jobs)]
         self._head_s = head_s
+        self._wait_s = wait_s
+        self.given_up = 0
         self._seq = 0
 
     def say(self, *events: Event, job: int = 0) -> None:
@@ -55,8 +57,11 @@ class Told:
             yield await queue.get()
 
     async def answer(self, request: http.Request) -> http.StreamResponse:
-        runs = [Run(cast("Any", None), self._pieces(queue)) for queue in self._queues]
-        return await stream(request, runs, Spelled(), HEADERS, self._head_s)
+        runs = [Run(cast("Any", None), self._pieces(queue), self._give_up) for queue in self._queues]
+        return await stream(request, runs, Spelled(), HEADERS, self._wait_s, self._head_s)
+
+    async def _give_up(self) -> None:
+        self.given_up += 1
 
     @asynccontextmanager
     async def asked(self) -> AsyncIterator[Any]:
@@ -105,3 +110,25 @@ async def test_several_jobs_come_one_after_the_other() -> None:
     async with told.asked() as response:
         first, second = (["queued", "started", *more, "end"] for more in ([], ["token"]))
         assert lines(await response.read()) == [*(f"0 {name}" for name in first), *(f"1 {name}" for name in second), "done"]
+
+
+async def test_who_would_rather_be_told_than_wait_is_told() -> None:
+    told = Told(jobs=2, wait_s=0.01)
+    told.say(QUEUED, Metrics(stage="waiting", reason="x"), Metrics(stage="loading", progress=0.25))
+    async with told.asked() as response:
+        said = (await response.json())["error"]
+        assert (response.status, said["code"], said["details"]["progress"]) == (503, "MODEL_LOADING", 0.25)
+        assert response.headers["Retry-After"]
+    assert told.given_up == 2
+
+
+async def test_patience_that_suffices_changes_nothing() -> None:
+    told = Told(wait_s=60)
+    told.say(QUEUED, started(), token(0), end())
+    async with told.asked() as response:
+        assert lines(await response.read()) == ["0 queued", "0 started", "0 token", "0 end", "done"]
+    failing = Told(wait_s=60)
+    failing.say(QUEUED, FAILED)
+    async with failing.asked() as response:
+        assert response.status == 422
+    assert told.given_up == failing.given_up == 0

@@ -29,6 +29,7 @@ SCRIPTS: Final[dict[str, dict[str, object]]] = {
     "embedder": {"pooling": "mean", "dimensions": 16, "generates": False},
     "ranker": {"pooling": "rank", "generates": False},
     "fragile": {"crash_on": "boom", "answer_tokens": 3},
+    "heavy": {"load_seconds": 4.0, "answer_tokens": 3},
 }
 
 
@@ -43,6 +44,8 @@ class Door:
     embedder = "embedder"
     ranker = "ranker"
     fragile = "fragile"
+    heavy = "heavy"
+    """Takes long to load."""
 
     def __init__(self, home: Home) -> None:
         for name, fields in SCRIPTS.items():

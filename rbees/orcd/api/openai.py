@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from rbees.orcd.door.foreign import Foreign, read_foreign, told
+from rbees.orcd.door.patience import LEAST_S, wait_of
 from rbees.orcd.door.runs import Run, Runs
 from rbees.orcd.door.streams import stream, whole
 from rbees.orcd.openai import errors
@@ -45,6 +46,12 @@ _KEY = Parameter(
     Annotated[str, msgspec.Meta(min_length=1, max_length=190)],
     where="header",
 )
+_PREFER = Parameter(
+    "Prefer",
+    "`wait=SECONDS`: where the job has not started by then, 503 or 429 with `Retry-After` comes instead of more waiting.",
+    Annotated[str, msgspec.Meta(max_length=1_000)],
+    where="header",
+)
 
 
 def _worded(error: RbeesError) -> WordedError:
@@ -62,28 +69,31 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
         async with runs.of([chat_job(asked)], argument(request, _KEY)) as [run]:
             made, headers = _identity("chatcmpl", run, asked.model), headers | _jobs([run])
             if asked.streams:
-                return await stream(request, [run], ChatChunks(asked, made), headers)
-            return reply(chat_answer(asked, made, await whole(run, asked.n or 1)), headers=headers)
+                return await stream(request, [run], ChatChunks(asked, made), headers, _wait_s(request))
+            return reply(chat_answer(asked, made, await whole(run, asked.n or 1, _wait_s(request))), headers=headers)
 
     async def complete(request: web.Request) -> web.StreamResponse:
         asked, headers = await _read(request, CompletionRequest)
         async with runs.of(completion_jobs(asked), argument(request, _KEY)) as followed:
             made, headers = _identity("cmpl", followed[0], asked.model), headers | _jobs(followed)
             if asked.streams:
-                return await stream(request, followed, CompletionChunks(asked, made), headers)
-            collected = [await whole(run, asked.n or 1) for run in followed]
+                return await stream(request, followed, CompletionChunks(asked, made), headers, _wait_s(request))
+            first, *others = followed
+            collected = [await whole(first, asked.n or 1, _wait_s(request)), *[await whole(run, asked.n or 1) for run in others]]
             return reply(completion_answer(asked, made, collected), headers=headers)
 
     async def embed(request: web.Request) -> web.StreamResponse:
         asked, headers = await _read(request, EmbeddingsRequest)
         async with runs.of([embeddings_job(asked)], argument(request, _KEY)) as [run]:
-            return await reply_large(embeddings_answer(asked, await whole(run)), headers=headers | _jobs([run]))
+            return await reply_large(
+                embeddings_answer(asked, await whole(run, wait_s=_wait_s(request))), headers=headers | _jobs([run])
+            )
 
     async def rank(request: web.Request) -> web.StreamResponse:
         asked, headers = await _read(request, RankRequest)
         async with runs.of([rank_job(asked)], argument(request, _KEY)) as [run]:
             id_ = _identity("rerank", run, asked.model).id
-            return reply(rank_answer(asked, id_, await whole(run)), headers=headers | _jobs([run]))
+            return reply(rank_answer(asked, id_, await whole(run, wait_s=_wait_s(request))), headers=headers | _jobs([run]))
 
     async def list_models(_request: web.Request) -> web.Response:
         return reply(model_list(pools.models()))
@@ -97,6 +107,9 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
         """What is asked for, and the headers of the answer that tell of what was passed over."""
         if argument(request, _KEY) is None:
             runs.check_room()
+        elif _wait_s(request) is not None:
+            message = "`Prefer: wait` gives a job up, and the key would give that job again; send one of them."
+            raise RbeesError(ErrorCode.INVALID_REQUEST, message)
         reading = read_foreign(await read_json(request), type_)
         asked = reading.request
         said = told((*reading.passed_over, *(unmet(asked) if isinstance(asked, TextRequest) else ())))
@@ -114,6 +127,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
         ErrorCode.CANCELLED,
         ErrorCode.WORKER_CRASHED,
         ErrorCode.NO_PLACEMENT,
+        ErrorCode.MODEL_LOADING,
         ErrorCode.DRAINING,
         ErrorCode.TIMEOUT,
         ErrorCode.DEADLINE_EXCEEDED,
@@ -129,7 +143,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             response=ChatCompletion,
             events=ChatCompletionChunk,
             errors=accepting,
-            parameters=(_KEY,),
+            parameters=(_KEY, _PREFER),
             error_shape=SHAPE,
         ),
         Route(
@@ -141,7 +155,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             response=Completion,
             events=Completion,
             errors=accepting,
-            parameters=(_KEY,),
+            parameters=(_KEY, _PREFER),
             error_shape=SHAPE,
         ),
         Route(
@@ -152,7 +166,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             request=EmbeddingsRequest,
             response=EmbeddingsAnswer,
             errors=accepting,
-            parameters=(_KEY,),
+            parameters=(_KEY, _PREFER),
             error_shape=SHAPE,
         ),
         Route(
@@ -163,7 +177,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             request=RankRequest,
             response=RankAnswer,
             errors=accepting,
-            parameters=(_KEY,),
+            parameters=(_KEY, _PREFER),
             error_shape=SHAPE,
         ),
         Route(
@@ -188,6 +202,12 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
 
 def _identity(prefix: str, run: Run, model: str) -> Identity:
     return identity(prefix, run.row.job_id, run.row.created_at_ms, model, run.row.model_sha256)
+
+
+def _wait_s(request: web.Request) -> float | None:
+    """How long the client waits for the start, where it says so."""
+    asked = wait_of(argument(request, _PREFER))
+    return None if asked is None else max(asked, LEAST_S)
 
 
 def _jobs(runs: list[Run]) -> dict[str, str]:

@@ -7,7 +7,7 @@ cancelled as `cancel_on_disconnect` says, also where they leave before they coul
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +31,8 @@ class Run:
 
     row: JobRow
     pieces: AsyncIterator[bytes]
+    give_up: Callable[[], Awaitable[object]]
+    """Has the job cancelled at once."""
 
     async def events(self) -> AsyncIterator[list[Event]]:
         """Its events as they become durable, those together that came together, to the terminal one.
@@ -77,7 +79,7 @@ class Runs:
                     runs.append(await self._begin(stack, request, f"{key}#{number}" if key is not None and number else key))
             except RbeesError:
                 for run in runs:
-                    await self._jobs.cancel(run.row.job_id)
+                    await run.give_up()
                 raise
             yield runs
 
@@ -91,7 +93,7 @@ class Runs:
         self._jobs.joined(row)
         stack.callback(self._jobs.left, row)
         watching = self._relay.watch(row.number, 0, lambda: self._jobs.is_live(row.job_id))
-        return Run(row, await stack.enter_async_context(watching))
+        return Run(row, await stack.enter_async_context(watching), lambda: self._jobs.cancel(row.job_id))
 
     async def _submit(self, request: JobRequest, key: str | None) -> JobRow:
         accepted = await self._jobs.submit(request, key)

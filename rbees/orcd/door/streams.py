@@ -1,18 +1,21 @@
 """Answers with what becomes of jobs: whole, or translated event by event.
 
 A stream's head goes out when the first job starts, so that a refusal which only a worker can speak still has its HTTP status; but
-it waits no longer than `HEAD_S`, and from then on comments keep the connection alive while a model loads.
+it waits no longer than `HEAD_S`, and from then on comments keep the connection alive while a model loads. Who would rather be told
+than wait says how long (`patience`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
 from aiohttp import web
 
 from rbees.orcd.door.collected import Collected
+from rbees.orcd.door.patience import not_started
 from rbees.orcd.door.runs import Run
 from rbees.protocol.errors import RbeesError
 from rbees.protocol.events import Error, Event, Started
@@ -35,33 +38,47 @@ class Translation(Protocol):
         """Frames that tell of a failure in the midst of the stream, its last ones."""
 
 
-async def whole(run: Run, choices: int = 1) -> Collected:
-    """What came of a job. Raises RbeesError where it failed."""
+async def whole(run: Run, choices: int = 1, wait_s: float | None = None) -> Collected:
+    """What came of a job, which must start within `wait_s` where that is given.
+
+    Raises:
+        RbeesError: it failed, or as `patience.not_started`.
+    """
     collected = Collected(choices)
-    async for events in run.events():
+    batches = run.events()
+    if wait_s is not None:
+        async with _opening(batches, wait_s) as opening:
+            for event in await opening.in_time([run]):
+                collected.take(event)
+    async for events in batches:
         for event in events:
             collected.take(event)
     return collected
 
 
 async def stream(
-    request: web.Request, runs: Sequence[Run], translation: Translation, headers: Mapping[str, str], head_s: float = HEAD_S
+    request: web.Request,
+    runs: Sequence[Run],
+    translation: Translation,
+    headers: Mapping[str, str],
+    wait_s: float | None = None,
+    head_s: float = HEAD_S,
 ) -> web.StreamResponse:
-    """Answer `request` with the jobs' events, one job after the other; the head waits for `head_s` at most.
+    """Answer `request` with the jobs' events, one job after the other.
+
+    The first job must start within `wait_s` where that is given; else the head waits for that no longer than `head_s`.
 
     Raises:
-        RbeesError: the first job failed before anything was sent.
+        RbeesError: the first job failed before anything was sent, or as `patience.not_started`.
     """
     streams = [run.events() for run in runs]
-    opening = asyncio.create_task(_opening(streams[0]))
-    try:
-        await asyncio.wait([opening], timeout=head_s)
-        if opening.done():
-            _raise_failure(opening.result())
+    async with _opening(streams[0], head_s if wait_s is None else wait_s) as opening:
+        if wait_s is not None or opening.is_over:
+            _raise_failure(await opening.in_time(runs))
         writer = SseWriter(request, headers)
         async with writer as out:
             try:
-                await _send(out, translation, 0, await opening)
+                await _send(out, translation, 0, await opening.events())
                 for number, batches in enumerate(streams):
                     async for events in batches:
                         await _send(out, translation, number, events)
@@ -69,19 +86,51 @@ async def stream(
             except RbeesError as error:
                 await out.write(translation.failed(error))
         return writer.response
+
+
+class _Opening:
+    """The events of a job up to the one that says whether it runs, and those that came together with it."""
+
+    def __init__(self, batches: AsyncIterator[list[Event]], waited_s: float) -> None:
+        self._seen: list[Event] = []
+        self._waited_s = waited_s
+        self.reading = asyncio.create_task(self._read(batches))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of them have come."""
+        return self.reading.done()
+
+    async def events(self) -> list[Event]:
+        """All of them, however long that takes."""
+        return await self.reading
+
+    async def in_time(self, runs: Sequence[Run]) -> list[Event]:
+        """All of them, if they have come by now; if not, the jobs are given up. Raises RbeesError as `patience.not_started`."""
+        if self.is_over:
+            return await self.reading
+        for run in runs:
+            await run.give_up()
+        raise not_started(self._seen, self._waited_s)
+
+    async def _read(self, batches: AsyncIterator[list[Event]]) -> list[Event]:
+        async for events in batches:
+            self._seen += events
+            if any(isinstance(event, Started | Error) for event in events):
+                break
+        return self._seen
+
+
+@asynccontextmanager
+async def _opening(batches: AsyncIterator[list[Event]], wait_s: float) -> AsyncIterator[_Opening]:
+    """The opening of a job, once it is over or `wait_s` have passed."""
+    opening = _Opening(batches, wait_s)
+    try:
+        await asyncio.wait([opening.reading], timeout=wait_s)
+        yield opening
     finally:
-        opening.cancel()
-        await asyncio.gather(opening, return_exceptions=True)
-
-
-async def _opening(batches: AsyncIterator[list[Event]]) -> list[Event]:
-    """The events up to the one that says whether the job runs, and those that came together with it."""
-    opening: list[Event] = []
-    async for events in batches:
-        opening += events
-        if any(isinstance(event, Started | Error) for event in events):
-            break
-    return opening
+        opening.reading.cancel()
+        await asyncio.gather(opening.reading, return_exceptions=True)
 
 
 async def _send(out: SseWriter, translation: Translation, number: int, events: Sequence[Event]) -> None:

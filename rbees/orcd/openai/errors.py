@@ -69,11 +69,13 @@ def status_of(error: RbeesError) -> int:
 
 
 def headers_of(error: RbeesError) -> Mapping[str, str]:
-    """`x-should-retry` where clients would ask again by themselves, right or wrong."""
+    """`x-should-retry` where clients would ask again by themselves, right or wrong, and how far a model has loaded."""
     status = status_of(error)
     if status < 500 and status not in _RETRIED:
         return {}
-    return {"x-should-retry": "true" if error.code in _AGAIN else "false"}
+    progress = error.details.get("progress")
+    told = {} if progress is None else {"X-Rbees-Progress": f"{progress:g}"}
+    return {"x-should-retry": "true" if error.code in _AGAIN else "false", **told}
 
 
 _PARAMS: Final[dict[ErrorCode, str]] = {ErrorCode.MODEL_NOT_FOUND: "model", ErrorCode.MODEL_INCOMPATIBLE: "model"}

@@ -209,6 +209,23 @@ def test_a_client_that_leaves_takes_its_job_with_it(client: OpenAI, door: Door) 
         wait_until(lambda job_id=job_id: show(door.url, job_id)["status"] == "cancelled", door.cluster.orcd, "cancel the job")  # type: ignore[misc]
 
 
+def test_who_would_rather_be_told_than_wait_hears_how_far_the_model_has_loaded(client: OpenAI, door: Door) -> None:
+    impatient = {"Prefer": "wait=1"}
+    with pytest.raises(openai.InternalServerError, match="loaded") as caught:
+        client.chat.completions.create(model=door.heavy, messages=HUM, stream=True, extra_headers=impatient)
+    told = caught.value.response
+    assert (told.status_code, caught.value.code, told.headers["x-should-retry"]) == (503, "model_loading", "true")
+    assert int(told.headers["retry-after"]) >= 1
+    assert 0 <= float(told.headers["x-rbees-progress"]) < 1
+    (job,) = jobs_of(door, door.heavy)
+    wait_until(lambda: show(door.url, job["job_id"])["status"] == "cancelled", door.cluster.orcd, "give the job up")
+    # Others wait for the same model, which went on loading; once it is there, nobody has to.
+    assert client.chat.completions.create(model=door.heavy, messages=HUM).choices[0].message.content
+    assert client.chat.completions.create(model=door.heavy, messages=HUM, extra_headers=impatient).choices[0].message.content
+    both = post(door, "/chat/completions", {"model": door.heavy, "messages": HUM}, **impatient, **{"Idempotency-Key": "k"})
+    assert (both.status, both.error["type"]) == (400, "invalid_request_error")
+
+
 def test_a_failure_in_the_midst_is_a_chunk_of_its_own(client: OpenAI, door: Door) -> None:
     chunks = client.chat.completions.create(model=door.slow, messages=HUM, stream=True)
     job = next(iter(chunks)).id.removeprefix("chatcmpl-")
