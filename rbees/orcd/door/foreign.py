@@ -60,10 +60,24 @@ def read_foreign(data: bytes, type_: type[F]) -> Reading[F]:
     """
     try:
         request = decode(data, type_)
+        # What is passed over has to be sound JSON too: the library looks at numbers and texts only where it keeps them.
+        sent = decode(data, dict[str, Any])
     except RbeesError as error:
         raise _located(error) from None
-    names = tuple(_passed_over(request, msgspec.json.decode(data), ""))
-    return Reading(request, names)
+    return Reading(request, tuple(_passed_over(request, sent, "")))
+
+
+def read_object(text: str, place: str, advice: str) -> dict[str, Any]:
+    """The JSON object that a field of a request holds as a text.
+
+    Raises:
+        RbeesError: INVALID_REQUEST about the field at `place`, with `advice`.
+    """
+    try:
+        return decode(text, dict[str, Any])
+    except RbeesError:
+        message = f"`{place}` is a text that holds no JSON object, or one nested too deeply; {advice}."
+        raise RbeesError(ErrorCode.INVALID_REQUEST, message, field=place) from None
 
 
 def told(names: tuple[str, ...]) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from rbees.orcd.door.foreign import Foreign, Refused
+from rbees.orcd.door.foreign import Foreign, Refused, read_object
 from rbees.orcd.openai.shared import refusal
 from rbees.protocol.chat import (
     MAX_MESSAGES,
@@ -207,7 +207,11 @@ def _chat_message(message: AnyMessage, place: str, model: str) -> ChatMessage:
                     ToolCall(
                         id=call.id,
                         name=call.function.name,
-                        arguments=_arguments(call.function.arguments, f"{place}.tool_calls[{number}].function.arguments"),
+                        arguments=read_object(
+                            call.function.arguments or "{}",
+                            f"{place}.tool_calls[{number}].function.arguments",
+                            "send back what the model wrote",
+                        ),
                     )
                     for number, call in enumerate(message.tool_calls or ())
                 ),
@@ -233,14 +237,6 @@ def _content(content: str | Sequence[Foreign], place: str, model: str) -> str | 
                 kind, where = _UNREADABLE[type(part)], f"{place}.content[{number}]"
                 raise refusal(f"`{where}` is {kind}, and the model `{model}` reads text only; send text.", where)
     return tuple(parts)
-
-
-def _arguments(text: str, place: str) -> dict[str, Any]:
-    try:
-        read: dict[str, Any] = msgspec.json.decode(text or "{}", type=dict[str, Any])
-    except msgspec.DecodeError:
-        raise refusal(f"`{place}` holds no JSON object; send back what the model wrote.", place) from None
-    return read
 
 
 def job_tools(tools: Sequence[FunctionTool | CustomTool], choice: Choice | None) -> tuple[tuple[Tool, ...], ToolChoice]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from rbees.orcd.door.foreign import Foreign, Refused
+from rbees.orcd.door.foreign import Foreign, Refused, read_object
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import MAX_CHOICES, MAX_DEADLINE_MS, MAX_TIMEOUT_MS, MAX_TOKENS
 from rbees.protocol.response_format import GrammarFormat, JsonSchemaFormat, RegexFormat, ResponseFormat
@@ -257,13 +257,7 @@ def refusal(sentence: str, field: str) -> RbeesError:
 
 
 def _schema(schema: dict[str, Any] | str, name: str) -> dict[str, Any]:
-    if isinstance(schema, dict):
-        return schema
-    try:
-        read: dict[str, Any] = msgspec.json.decode(schema, type=dict[str, Any])
-    except msgspec.DecodeError:
-        raise refusal(f"`{name}` is a text that holds no JSON object; send the schema itself.", name) from None
-    return read
+    return schema if isinstance(schema, dict) else read_object(schema, name, "send the schema itself")
 
 
 def _literally(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from rbees.orcd.door.foreign import MAX_NAMED, Foreign, Refused, read_foreign, told
+from rbees.orcd.door.foreign import MAX_NAMED, Foreign, Refused, read_foreign, read_object, told
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 
@@ -74,6 +74,21 @@ def test_what_cannot_be_honoured_is_refused_unless_it_asks_for_nothing() -> None
 )
 def test_what_does_not_fit_is_placed(fields: dict[str, object], place: str) -> None:
     assert refused(**fields).details["field"] == place
+
+
+@pytest.mark.parametrize("value", [b"1e999", b"9" * 5_000, b'"\\ud800"', b'"\xff"', b"NaN", b"[" * 100 + b"]" * 100])
+def test_what_is_passed_over_must_be_sound_json_too(value: bytes) -> None:
+    with pytest.raises(RbeesError) as caught:
+        read_foreign(b'{"name": "h", "moss": ' + value + b"}", Heap)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "1", '{"a": ' + "[" * 100_000, '{"a": 1e999}'])
+def test_an_object_within_a_text_is_read_with_the_same_care(text: str) -> None:
+    with pytest.raises(RbeesError, match="`top` is a text that holds no JSON object") as caught:
+        read_object(text, "top", "send another")
+    assert caught.value.details["field"] == "top"
+    assert read_object('{"a": [1]}', "top", "") == {"a": [1]}
 
 
 def test_a_missing_field_is_placed() -> None:
