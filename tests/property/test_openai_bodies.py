@@ -43,7 +43,7 @@ def test_every_body_becomes_jobs_or_is_refused(path: str) -> None:
     operation = schemathesis.openapi.from_dict(document("orcd", "1", ROUTES))[path]["POST"]
     cases = st.one_of(operation.as_strategy(), operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
     @given(cases)
     def judge(case: schemathesis.Case[Any]) -> None:
         try:

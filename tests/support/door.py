@@ -29,7 +29,7 @@ SCRIPTS: Final[dict[str, dict[str, object]]] = {
     "embedder": {"pooling": "mean", "dimensions": 16, "generates": False},
     "ranker": {"pooling": "rank", "generates": False},
     "fragile": {"crash_on": "boom", "answer_tokens": 3},
-    "heavy": {"load_seconds": 4.0, "answer_tokens": 3},
+    "heavy": {"load_seconds": 6.0, "answer_tokens": 3},
 }
 
 

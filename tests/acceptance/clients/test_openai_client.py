@@ -203,14 +203,18 @@ def test_a_client_that_leaves_takes_its_job_with_it(client: OpenAI, door: Door) 
     with client.chat.completions.create(model=door.slow, messages=HUM, stream=True) as chunks:
         streamed = next(iter(chunks)).id.removeprefix("chatcmpl-")
     with pytest.raises(openai.APITimeoutError):
-        client.chat.completions.create(model=door.slow, messages=HUM, timeout=1.0)
-    (waited,) = [job["job_id"] for job in jobs_of(door, door.slow) if job["job_id"] != streamed]
+        client.chat.completions.create(model=door.slow, messages=HUM, timeout=2.0)
+
+    def others() -> list[str]:
+        return [job["job_id"] for job in jobs_of(door, door.slow) if job["job_id"] != streamed]
+
+    (waited,) = wait_until(others, door.cluster.orcd, "accept the second job")
     for job_id in (streamed, waited):
         wait_until(lambda job_id=job_id: show(door.url, job_id)["status"] == "cancelled", door.cluster.orcd, "cancel the job")  # type: ignore[misc]
 
 
 def test_who_would_rather_be_told_than_wait_hears_how_far_the_model_has_loaded(client: OpenAI, door: Door) -> None:
-    impatient = {"Prefer": "wait=1"}
+    impatient = {"Prefer": "wait=2"}
     with pytest.raises(openai.InternalServerError, match="loaded") as caught:
         client.chat.completions.create(model=door.heavy, messages=HUM, stream=True, extra_headers=impatient)
     told = caught.value.response
@@ -221,7 +225,8 @@ def test_who_would_rather_be_told_than_wait_hears_how_far_the_model_has_loaded(c
     wait_until(lambda: show(door.url, job["job_id"])["status"] == "cancelled", door.cluster.orcd, "give the job up")
     # Others wait for the same model, which went on loading; once it is there, nobody has to.
     assert client.chat.completions.create(model=door.heavy, messages=HUM).choices[0].message.content
-    assert client.chat.completions.create(model=door.heavy, messages=HUM, extra_headers=impatient).choices[0].message.content
+    patient = {"Prefer": "wait=60"}
+    assert client.chat.completions.create(model=door.heavy, messages=HUM, extra_headers=patient).choices[0].message.content
     both = post(door, "/chat/completions", {"model": door.heavy, "messages": HUM}, **impatient, **{"Idempotency-Key": "k"})
     assert (both.status, both.error["type"]) == (400, "invalid_request_error")
 
@@ -301,6 +306,12 @@ def test_documents_are_ranked(door: Door) -> None:
 
 def test_models_are_listed_and_found_by_every_name(client: OpenAI, door: Door) -> None:
     client.chat.completions.create(model=door.plain, messages=HUM, max_tokens=1)
+
+    def is_ready() -> bool:
+        found: Any = client.models.retrieve(door.plain)
+        return bool(found.status == "ready")
+
+    wait_until(is_ready, door.cluster.orcd, "hear that the model is served")
     listed = {model.id: model for model in client.models.list()}
     assert {door.plain, door.embedder, EMBEDDED} <= listed.keys()
     steady: Any = listed[door.plain]
