@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 import openai
+import psutil
 import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionChunk
@@ -211,6 +212,24 @@ def test_a_client_that_leaves_takes_its_job_with_it(client: OpenAI, door: Door) 
     (waited,) = wait_until(others, door.cluster.orcd, "accept the second job")
     for job_id in (streamed, waited):
         wait_until(lambda job_id=job_id: show(door.url, job_id)["status"] == "cancelled", door.cluster.orcd, "cancel the job")  # type: ignore[misc]
+
+
+def test_a_worker_that_dies_shows_in_no_chunk(client: OpenAI, door: Door) -> None:
+    asked: dict[str, Any] = {"model": door.slow, "messages": HUM, "seed": 1, "max_tokens": 30}
+    undisturbed = client.chat.completions.create(**asked).choices[0].message.content
+    chunks = []
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        chunks.append(chunk)
+        if len(chunks) == 6:
+            (worker,) = (
+                w
+                for w in request("GET", f"{door.url}/v2/workers").json["workers"]
+                if "slow" in w["model_ref"] and w["state"] == "ready"
+            )
+            psutil.Process(worker["pid"]).kill()
+    assert content(chunks, 0) == undisturbed
+    job = show(door.url, chunks[0].id.removeprefix("chatcmpl-"))
+    assert len(job["attempts"]) == 2
 
 
 def test_who_would_rather_be_told_than_wait_hears_how_far_the_model_has_loaded(client: OpenAI, door: Door) -> None:
