@@ -22,17 +22,20 @@ def response_format(*, json_schema: Path | None, grammar: Path | None, regex: st
     if len(asked) > 1:
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"An answer has one form: give {' or '.join(asked)}, not both.")
     if json_schema is not None:
-        return {"type": "json_schema", "schema": _schema(_read(json_schema))}
+        return {"type": "json_schema", "schema": _schema(json_schema)}
     if grammar is not None:
         return {"type": "grammar", "syntax": "gbnf" if grammar.suffix == ".gbnf" else "lark", "grammar": _read(grammar)}
     return {"type": "regex", "pattern": regex} if regex is not None else None
 
 
-def _schema(text: str) -> Any:
+def _schema(path: Path) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(text)
+        schema = msgspec.json.decode(_read(path))
     except (msgspec.DecodeError, RecursionError):
-        raise RbeesError(ErrorCode.INVALID_REQUEST, "The file after `--json-schema` is not valid JSON.") from None
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"{path} holds no schema: it is not valid JSON.") from None
+    if not isinstance(schema, dict):
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"{path} holds no schema: a schema is a JSON object, such as {{}}.")
+    return schema
 
 
 def _read(path: Path) -> str:

@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from rbees.ctl.job_options import model_option, run_options
+from rbees.ctl.job_options import form_options, model_option, run_options, sampling_options, text_of_stdin
 from rbees.ctl.target import Target, asks_orcd
 
 STATUSES = ("queued", "dispatched", "running", "completed", "failed", "cancelled", "unfinished")
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _text(context: click.Context, option: click.Parameter, value: str | None) -> str:
     """The prompt itself. It is read before the event loop runs, where Ctrl-C would not reach a read that waits."""
     if value is None and sys.stdin.isatty():
         raise click.MissingParameter(ctx=context, param=option)
-    try:
-        return sys.stdin.buffer.read().decode() if value in {None, "-"} else value or ""
-    except UnicodeError:
-        raise click.BadParameter("the text is not valid UTF-8.") from None
-
-
-def _biases(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[int, float] | None:
-    """Token ids and what to add to their logits; the request's own check has the ranges."""
-    try:
-        pairs = [value.split(":") for value in values]
-        return {int(token): float(bias) for token, bias in pairs} or None
-    except ValueError:
-        raise click.BadParameter("write it as ID:BIAS, such as 198:-100.") from None
+    return text_of_stdin() if value in {None, "-"} else value or ""
 
 
 def _no_words(_context: click.Context, _argument: click.Parameter, words: tuple[str, ...]) -> None:
@@ -51,22 +37,10 @@ def jobs() -> None:
 @click.argument("words", nargs=-1, metavar="", expose_value=False, is_eager=True, callback=_no_words)
 @click.option("--prompt", metavar="TEXT", callback=_text, help="What to say; `-`, or a pipe and no such option, reads stdin.")
 @click.option("--raw", is_flag=True, help="Send the text as it is, without the model's chat template.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer. Default: what the context leaves.")
+@sampling_options
 @click.option("--n", type=click.IntRange(1, 16), help="Answers to make; the first is shown as it comes. Default: 1.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="0 is greedy; higher is more varied. Default: 0.7.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Keep the likeliest up to this sum. Default: 0.95.")
-@click.option("--top-k", type=click.IntRange(min=0), help="Keep this many of the likeliest tokens; 0 keeps all. Default: 40.")
-@click.option("--min-p", type=click.FloatRange(0, 1), help="Keep tokens with this share of the likeliest one's probability.")
-@click.option("--repetition-penalty", type=click.FloatRange(0.1, 10), help="Above 1: make the last 64 tokens less likely.")
-@click.option("--presence-penalty", type=click.FloatRange(-2, 2), help="Above 0: make tokens less likely that were there.")
-@click.option("--frequency-penalty", type=click.FloatRange(-2, 2), help="Above 0: the less likely the oftener they were there.")
-@click.option("--logit-bias", multiple=True, metavar="ID:BIAS", callback=_biases, help="Add to a token's logit, -100 to 100.")
 @click.option("--logprobs", type=click.IntRange(0, 20), help="With --json: each token's logprob, and of so many alternatives.")
-@click.option("--seed", type=click.IntRange(min=0), help="Same seed, same draws. Chosen and recorded if absent.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given up to four times.")
-@click.option("--json-schema", type=_FILE, metavar="FILE", help="Answer with JSON that satisfies the schema in this file.")
-@click.option("--grammar", type=_FILE, metavar="FILE", help="Answer as this grammar derives: GBNF in a .gbnf file, else Lark.")
-@click.option("--regex", metavar="PATTERN", help="Answer with text that the whole of this pattern matches.")
+@form_options("--json-schema")
 @run_options
 @click.option("--deterministic", is_flag=True, help="Decode this job alone: its text does not depend on other jobs.")
 @click.option("--session-id", metavar="TEXT", help="A name for jobs that belong together; recorded and shown.")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import click
@@ -63,32 +63,62 @@ async def run_job(
     if idempotency_key == "":
         message = "`--idempotency-key` is empty; give it a word of your own, or leave it out."
         raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="idempotency_key")
-    key = idempotency_key or secrets.token_hex(16)
+    with notes(silent=as_json) as said:
+        shown = screen(as_json=as_json, notes=said, reasoning=reasoning, max_tokens=job.max_tokens, documents=documents)
+
+        def tell(accepted: JobAccepted) -> None:
+            _tell_detached(accepted, said, as_json=as_json)
+
+        return await carry_out(target, job, shown, key=idempotency_key, leave_with=tell if detach else None)
+
+
+async def carry_out(
+    target: Target,
+    job: JobRequest,
+    shown: Screen,
+    *,
+    key: str | None = None,
+    leave_with: Callable[[JobAccepted], None] | None = None,
+    is_for_its_reader: bool = False,
+) -> int | None:
+    """Hand a job over and show it to its end; `leave_with`: only until it is accepted. Ctrl-C cancels it.
+
+    `is_for_its_reader`: so does whatever else takes the reader away, such as a closed terminal or a pipe that nobody reads.
+    Returns the exit code; a job that fails raises its error.
+    """
     clock = SystemClock()
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if is_for_its_reader else (signal.SIGINT,)
     async with target.client() as orcd:
-        with notes(silent=as_json) as said:
-            shown = screen(as_json=as_json, notes=said, reasoning=reasoning, max_tokens=job.max_tokens, documents=documents)
-            interrupted = _on_interrupt()
-            handing_over = hand_over(orcd, job, key, clock, RESTART_PATIENCE_S if target.is_home else 0.0)
+        with _interruption(signals) as interrupted:
+            patience_s = RESTART_PATIENCE_S if target.is_home else 0.0
+            handing_over = hand_over(orcd, job, key or secrets.token_hex(16), clock, patience_s)
             accepted = await _unless_interrupted(handing_over, interrupted, shown)
             if accepted is None:
-                return ExitCode.INTERRUPTED
-            if detach and not interrupted.is_set():
-                _tell_detached(accepted, said, as_json=as_json)
+                return interrupted.exit_code
+            if leave_with is not None and not interrupted.is_set():
+                leave_with(accepted)
                 return None
             shown.accepted(accepted)
-            return await _stream(orcd, accepted.job_id, shown, interrupted, clock)
+            return await _stream(orcd, accepted.job_id, shown, interrupted, clock, cancels_unread=is_for_its_reader)
 
 
 def build_job(text: str, *, raw: bool, **options: Any) -> JobRequest:
-    """The request that the options describe; what was not given keeps its default.
+    """The request for one prompt that the options describe.
 
     Raises:
         RbeesError: INVALID_REQUEST.
     """
-    content = {"prompt": text} if raw else {"messages": (ChatMessage(role="user", content=text),)}
     if not text:
         raise RbeesError(ErrorCode.INVALID_REQUEST, "The prompt is empty; write it after `--prompt` or to stdin.", field="prompt")
+    return job_of({"prompt": text} if raw else {"messages": (ChatMessage(role="user", content=text),)}, **options)
+
+
+def job_of(content: dict[str, Any], **options: Any) -> JobRequest:
+    """The request for a prompt or messages that the options describe; what was not given keeps its default.
+
+    Raises:
+        RbeesError: INVALID_REQUEST.
+    """
     options["response_format"] = response_format(**{name: options.pop(name, None) for name in ("json_schema", "grammar", "regex")})
     # Compared by identity: a temperature or a seed of 0 was given and must arrive.
     given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
@@ -117,7 +147,7 @@ async def hand_over(orcd: OrcdClient, job: JobRequest, key: str, clock: Clock, p
 
 
 async def _unless_interrupted(
-    work: Coroutine[Any, Any, JobAccepted], interrupted: asyncio.Event, shown: Screen
+    work: Coroutine[Any, Any, JobAccepted], interrupted: Interruption, shown: Screen
 ) -> JobAccepted | None:
     """What `work` gives. After Ctrl-C it has a little longer, because a job whose id is known can be cancelled; then None."""
     handing_over, waiting = asyncio.create_task(work), asyncio.create_task(interrupted.wait())
@@ -136,18 +166,25 @@ async def _unless_interrupted(
         handing_over.cancel()
 
 
-async def _stream(orcd: OrcdClient, job_id: str, shown: Screen, interrupted: asyncio.Event, clock: Clock) -> int | None:
+async def _stream(
+    orcd: OrcdClient, job_id: str, shown: Screen, interrupted: Interruption, clock: Clock, *, cancels_unread: bool
+) -> int | None:
     streaming = asyncio.create_task(show_events(orcd, job_id, shown, clock))
     waiting = asyncio.create_task(interrupted.wait())
     try:
         await asyncio.wait({streaming, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if not streaming.done():
             await _cancel(orcd, job_id, shown, streaming)
-            return ExitCode.INTERRUPTED
+            return interrupted.exit_code
         return streaming.result()
     except BrokenPipeError:
-        # A pager was closed or `head` has seen enough. That is no order to throw away what was computed.
-        shown.keep(f"nobody reads the answer any more; the job goes on: `llorch jobs watch {job_id}`")
+        # A pager was closed or `head` has seen enough. For a job that was submitted that is no order to throw its answer away.
+        if cancels_unread:
+            with contextlib.suppress(RbeesError, TimeoutError):
+                async with asyncio.timeout(CANCEL_PATIENCE_S):
+                    await orcd.cancel(job_id)
+        else:
+            shown.keep(f"nobody reads the answer any more; the job goes on: `llorch jobs watch {job_id}`")
         raise
     finally:
         waiting.cancel()
@@ -168,8 +205,10 @@ async def show_events(
 
 
 async def _cancel(orcd: OrcdClient, job_id: str, shown: Screen, streaming: asyncio.Task[None]) -> None:
-    shown.leave()
-    shown.note(f"cancelling {job_id}")
+    # A terminal that was closed takes no note, and the job is to end all the same.
+    with contextlib.suppress(OSError):
+        shown.leave()
+        shown.note(f"cancelling {job_id}")
     try:
         async with asyncio.timeout(CANCEL_PATIENCE_S):
             await orcd.cancel(job_id)
@@ -182,19 +221,36 @@ async def _cancel(orcd: OrcdClient, job_id: str, shown: Screen, streaming: async
     await asyncio.gather(streaming, return_exceptions=True)
 
 
-def _on_interrupt() -> asyncio.Event:
-    """Set by the first Ctrl-C; the second ends the command at once."""
-    loop, interrupted = asyncio.get_running_loop(), asyncio.Event()
+class Interruption(asyncio.Event):
+    """Set by the first signal; the second one ends the command at once."""
+
+    exit_code: int = ExitCode.INTERRUPTED
+
+
+@contextlib.contextmanager
+def _interruption(signals: Iterable[signal.Signals]) -> Iterator[Interruption]:
+    loop, interrupted = asyncio.get_running_loop(), Interruption()
     main = asyncio.current_task()
     assert main is not None
 
-    def on_signal() -> None:
+    def on_signal(number: signal.Signals) -> None:
         if interrupted.is_set():
             main.cancel()
+        interrupted.exit_code = 128 + number
         interrupted.set()
 
-    loop.add_signal_handler(signal.SIGINT, on_signal)
-    return interrupted
+    before = {number: signal.getsignal(number) for number in signals}
+    if before.get(signal.SIGHUP) is signal.SIG_IGN:
+        # Under `nohup` a terminal that is closed is no reason to end.
+        del before[signal.SIGHUP]
+    for number in before:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 def _tell_detached(accepted: JobAccepted, said: Notes, *, as_json: bool) -> None:

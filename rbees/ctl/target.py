@@ -89,6 +89,19 @@ Action = Callable[..., Awaitable[int | None]]
 def asks_orcd(action: Action) -> Callable[..., int | None]:
     """Make a click callback of `async def action(target, *, as_json, …)`, with the options that name the orchestrator."""
 
+    @functools.wraps(action)
+    def act(target: Target, **given: Any) -> int | None:
+        async def work() -> int | None:
+            return await action(target, **given)
+
+        return asyncio.run(work())
+
+    return names_orcd(act)
+
+
+def names_orcd(action: Callable[..., int | None]) -> Callable[..., int | None]:
+    """The same of `def action(target, *, as_json, …)`, which runs an event loop itself, if it needs one."""
+
     @click.option("--orcd-url", "--orcd", metavar="URL", help="The orchestrator to talk to.")
     @click.option("--token-file", type=click.Path(), help="File (mode 0600) with the cluster token.")
     @json_option
@@ -99,12 +112,8 @@ def asks_orcd(action: Action) -> Callable[..., int | None]:
                 click.echo("waiting for `rbees up`, which is starting", err=True)
 
         target = find_target(orcd_url, token_file, on_wait)
-
-        async def act() -> int | None:
-            return await action(target, **rest)
-
         try:
-            return asyncio.run(act())
+            return action(target, **rest)
         except asyncio.CancelledError:
             # An action that handles Ctrl-C itself cancels its own task upon the second one.
             raise KeyboardInterrupt from None

@@ -100,6 +100,13 @@ class _LiveSafe:
         self.clear()
 
 
+def aside(text: str) -> None:
+    """Lines on stderr beside a conversation; dimmed on a terminal."""
+    shown = "\n".join(printable(line) for line in text.split("\n"))
+    sys.stderr.write(f"\x1b[2m{shown}\x1b[22m\n" if shown and is_live(sys.stderr) else f"{shown}\n")
+    sys.stderr.flush()
+
+
 def notes(*, silent: bool = False) -> Notes:
     """The notes that fit this process's stderr."""
     if silent:

@@ -15,6 +15,8 @@ PURE = (
     "rbees.orcd.door.patience",
     "rbees.orcd.openai",
     "rbees.orcd.supply",
+    "rbees.ctl.chat_words",
+    "rbees.ctl.conversation",
     "rbees.host.build_flags",
     "rbees.host.findings",
     "rbees.host.fit",

@@ -10,10 +10,12 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from rbees.protocol.errors import ErrorCode
-from tests.support.shaky_orcd import JOB_ID, WORDS, ShakyOrcd, failed
+from rbees.protocol.events import ChoiceEnd, End
+from tests.support.shaky_orcd import JOB_ID, WORDS, ShakyOrcd, failed, finished
 
 PROMPT = ("--model", "m", "--prompt", "a pond")
 
@@ -248,6 +250,89 @@ async def until_said(process: asyncio.subprocess.Process, text: bytes) -> None:
     assert process.stderr is not None
     while text not in (line := await process.stderr.readline()):
         assert line, "it ended"
+
+
+async def test_a_run_has_the_answer_alone_on_stdout_over_breaks(orcd: ShakyOrcd, llorch: Llorch) -> None:
+    orcd.cuts = [3]
+    done = await llorch.run(orcd, "run", "m", "sum", "up", "--system", "be brief", "--top-k", "3", stdin=b"the page\n")
+    assert done[:2] == (0, "".join(WORDS) + "\n")
+    (body,) = orcd.bodies
+    said = [(message["role"], message["content"]) for message in body["messages"]]
+    assert said == [("system", "be brief"), ("user", "sum up\n\nthe page\n")]
+    assert body["top_k"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "said"),
+    [
+        ((), "page\n", "page\n"),
+        (("-",), "page\n", "page\n"),
+        (("ask",), "", "ask"),
+        (("ask",), " \n", "ask"),
+        (("--", "--x", "y"), "", "--x y"),
+    ],
+)
+async def test_a_run_is_asked_in_words_or_through_a_pipe(
+    orcd: ShakyOrcd, llorch: Llorch, words: tuple[str, ...], stdin: str, said: str
+) -> None:
+    code, _, err = await llorch.run(orcd, "run", "m", *words, stdin=stdin.encode())
+    assert code == 0, err
+    assert [message["content"] for message in orcd.bodies[0]["messages"]] == [said]
+
+
+async def test_a_run_that_cannot_be_is_refused_at_once(orcd: ShakyOrcd, llorch: Llorch, tmp_path: Path) -> None:
+    (tmp_path / "broken").write_text("{")
+    (tmp_path / "list").write_text("[]")
+    for words, stdin, said in (
+        ((), b" \n", "prompt is empty"),
+        (("",), b"", "prompt is empty"),
+        (("x",), b"\xff", "not valid UTF-8"),
+        (("x", "--schema", str(tmp_path / "none")), b"", "does not exist"),
+        (("x", "--schema", str(tmp_path / "broken")), b"", "not valid JSON"),
+        (("x", "--schema", str(tmp_path / "list")), b"", "a schema is a JSON object"),
+    ):
+        code, out, err = await llorch.run(orcd, "run", "m", *words, stdin=stdin)
+        assert (code, out) == (2, ""), err
+        assert said in err
+    assert not orcd.bodies
+
+
+async def test_a_form_that_was_cut_fails(orcd: ShakyOrcd, llorch: Llorch, tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text("{}")
+    (end,) = (event for event in orcd.job if isinstance(event, End))
+    orcd.job[-1] = msgspec.structs.replace(end, choices=(ChoiceEnd(finish_reason="length"),))
+    code, out, err = await llorch.run(orcd, "run", "m", "x", "--schema", str(tmp_path / "schema.json"))
+    assert (code, out) == (1, "".join(WORDS) + "\n")
+    assert "the answer was cut" in err
+    assert orcd.bodies[0]["response_format"] == {"type": "json_schema", "schema": {}}
+    assert (await llorch.run(orcd, "run", "m", "x"))[0] == 0, "text may be cut"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+async def test_whatever_ends_a_run_cancels_its_job(orcd: ShakyOrcd, llorch: Llorch, number: signal.Signals, code: int) -> None:
+    orcd.holds_after = 4
+    process = await llorch.start(orcd, "run", "m", "x")
+    assert process.stdin is not None
+    process.stdin.close()
+    await until_shown(process, "quiet")
+    process.send_signal(number)
+    _, err = await process.communicate()
+    assert process.returncode == code
+    assert orcd.cancelled.is_set()
+    assert b"Traceback" not in err
+
+
+async def test_a_run_whose_reader_leaves_ends_its_job_without_a_word(orcd: ShakyOrcd, llorch: Llorch) -> None:
+    orcd.job = finished(("word ",) * 20_000)
+    process = await llorch.start(orcd, "run", "m", "x")
+    assert process.stdin is not None
+    process.stdin.close()
+    await until_shown(process, "word")
+    process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+    assert process.stderr is not None
+    said = await process.stderr.read()
+    assert (await process.wait(), said) == (141, b"")
+    assert orcd.cancelled.is_set()
 
 
 async def test_ctrl_c_ends_watching_and_not_the_job(orcd: ShakyOrcd, llorch: Llorch) -> None:

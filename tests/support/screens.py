@@ -91,7 +91,11 @@ class Picture:
                 row, column = (int(number) for number in parameters.split(";"))
                 assert 1 <= row <= self.lines, f"line {row} of {self.lines}"
                 self._row, self._column = row - 1, column - 1
-            case "", "K":
+            case "?2004", "h" | "l":
+                pass  # Whether what is pasted comes marked.
+            case "1", "A":
+                pass  # The live line on the way back to its beginning, outside of the alternate screen.
+            case "" | "2", "K":
                 pass  # A line is always drawn whole, and this ends it.
             case "2", "J":
                 self._rows = [""] * self.lines

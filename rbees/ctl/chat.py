@@ -1,0 +1,35 @@
+"""`llorch chat`: how one is begun. What can be typed in it is in `chat_words.py`, what it then does in `chat_actions.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rbees.ctl.job_options import form_options, run_options, sampling_options
+from rbees.ctl.target import Target, names_orcd
+
+
+@click.command()
+@click.option("--model", metavar="REF", help="Alias, `hf:org/repo…` or `file:/path.gguf`. Default: the one that there is.")
+@click.option("--system", metavar="TEXT", help="What the model is told before the conversation begins.")
+@click.option(
+    "--load", "load_file", type=click.Path(path_type=Path), metavar="FILE", help="Go on with a conversation that /save kept."
+)
+@sampling_options
+@form_options("--schema", "--json-schema")
+@run_options
+@click.option("--deterministic", is_flag=True, help="Decode the answers alone: their text does not depend on other jobs.")
+@click.option("--no-reasoning", is_flag=True, help="Do not show what the model thinks before it answers.")
+@click.option("--no-history", is_flag=True, help="Do not keep what is typed for the up arrow of later chats.")
+@names_orcd
+def chat(target: Target, **given: Any) -> int | None:
+    """Talk with a model: each line is a message, `/help` lists the commands.
+
+    Ctrl-C stops an answer and keeps the chat; a second one, or Ctrl-D, leaves. Through a pipe every line is a message too, stdout
+    has the answers alone, and the first that fails ends it.
+    """
+    from rbees.ctl.chat_actions import chat as act
+
+    return act(target, **given)
