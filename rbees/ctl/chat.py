@@ -25,10 +25,16 @@ from rbees.ctl.target import Target, names_orcd
 @click.option("--no-history", is_flag=True, help="Do not keep what is typed for the up arrow of later chats.")
 @names_orcd
 def chat(target: Target, **given: Any) -> int | None:
-    """Talk with a model: each line is a message, `/help` lists the commands.
+    """Talk with a model: each line is a message, and the whole conversation goes with it.
+
+    Three quotes begin and end a message of several lines, and a backslash at a line's end continues it; what is pasted is one
+    message. Commands: `/model` and `/system` change who answers and what it was told beforehand, `/set` a sampling option; `/show`
+    has what was said, `/retry` asks again, `/clear` begins anew, `/save` and `/load` keep a conversation in a file and go on with
+    one, `/help` says more, `/quit` leaves. Two slashes begin a message with one.
 
     Ctrl-C stops an answer and keeps the chat; a second one, or Ctrl-D, leaves. Through a pipe every line is a message too, stdout
-    has the answers alone, and the first that fails ends it.
+    has the answers alone, and the first that fails ends it. What was typed is kept for the up arrow in `chat_history.jsonl` among
+    the state of `ctl`, for its owner alone.
     """
     from rbees.ctl.chat_actions import chat as act
 

@@ -109,28 +109,13 @@ class Chat:
             self._tell_turns()
         while True:
             try:
-                message = self._next_message()
+                code = self._obey_next()
             except EOFError:
                 return None
-            except KeyboardInterrupt:
-                if self._leaves_upon_interrupt():
-                    return ExitCode.INTERRUPTED
-                continue
-            if not message.strip():
-                continue
-            try:
-                code = self._obey(message)
             except RbeesError as error:
                 if not self._editor.is_asking:
                     raise
                 aside("\n".join(_problem_lines(error)))
-                continue
-            except KeyboardInterrupt:
-                # While a command waited for orcd.
-                if not self._editor.is_asking:
-                    raise
-                self._interrupts = 1
-                aside("\nstopped. Ctrl-C again, or Ctrl-D, leaves")
                 continue
             if code is not None:
                 return None if code == ExitCode.OK else code
@@ -156,6 +141,22 @@ class Chat:
                 self._editor.remember(whole)
                 return whole
 
+    def _obey_next(self) -> int | None:
+        """An exit code where the chat is over."""
+        try:
+            message = self._next_message()
+        except KeyboardInterrupt:
+            return ExitCode.INTERRUPTED if self._leaves_upon_interrupt() else None
+        try:
+            return self._obey(message) if message.strip() else None
+        except KeyboardInterrupt:
+            # While a command waited for orcd.
+            if not self._editor.is_asking:
+                raise
+            self._interrupts = 1
+            aside("\nstopped. Ctrl-C again, or Ctrl-D, leaves")
+            return None
+
     def _leaves_upon_interrupt(self) -> bool:
         """Ctrl-C at the prompt: takes away what was typed; where there is nothing, the second one in a row leaves."""
         if not self._editor.is_asking:
@@ -170,7 +171,6 @@ class Chat:
         return self._interrupts > 1
 
     def _obey(self, message: str) -> int | None:
-        """An exit code where the chat is over."""
         try:
             asked = understood(message)
         except ValueError as error:

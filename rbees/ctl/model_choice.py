@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rbees.ctl.target import Target
 from rbees.protocol.chat import ChatMessage
-from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.errors import ERROR_TABLE, ErrorCode, Fault, RbeesError
 from rbees.protocol.jobs import JobRequest
 from rbees.protocol.pools import ModelFacts, ModelView
 
@@ -21,8 +21,10 @@ async def choose_model(target: Target, named: str | None) -> str:
     async with target.client() as orcd:
         if named is None:
             return only_one((await orcd.models()).models)
-        # Nothing is submitted by that, and it refuses as a job would be refused.
-        await orcd.plan(JobRequest(model=named, messages=(ChatMessage(role="user", content="Hello."),)))
+        # Nothing is submitted by that, and it says whether a job would be refused.
+        told = await orcd.plan(JobRequest(model=named, messages=(ChatMessage(role="user", content="Hello."),)))
+    if told.error is not None and ERROR_TABLE[told.error.code].fault is Fault.CALLER:
+        raise RbeesError.from_body(told.error)
     return named
 
 

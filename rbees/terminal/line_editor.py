@@ -45,14 +45,17 @@ class LineEditor:
             UnicodeError: it is not UTF-8.
         """
         if self._readline is not None:
-            return input(prompt)
+            line = input(prompt)
+            # In an old locale what is no text comes as lone surrogates, which no request can carry.
+            line.encode()
+            return line
         if self.is_asking:
             sys.stderr.write(prompt)
             sys.stderr.flush()
-        line = sys.stdin.buffer.readline()
-        if not line:
+        data = sys.stdin.buffer.readline()
+        if not data:
             raise EOFError
-        return line.decode().removesuffix("\n").removesuffix("\r")
+        return data.decode().removesuffix("\n").removesuffix("\r")
 
     def typed(self) -> str:
         """What stood in the line that Ctrl-C took away, where that is known."""

@@ -328,7 +328,8 @@ async def test_a_run_whose_reader_leaves_ends_its_job_without_a_word(orcd: Shaky
     assert process.stdin is not None
     process.stdin.close()
     await until_shown(process, "word")
-    process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+    assert process.stdout is not None
+    process.stdout._transport.close()  # type: ignore[attr-defined]
     assert process.stderr is not None
     said = await process.stderr.read()
     assert (await process.wait(), said) == (141, b"")

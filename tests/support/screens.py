@@ -24,7 +24,7 @@ from rich.cells import cell_len
 
 from tests.support.home import START_S, STOP_S
 
-_SEQUENCE: Final = re.compile(r"\x1b\[(\??[0-9;]*)([A-Za-z])")
+_SEQUENCE: Final = re.compile(r"\x1b\[(\??[0-9;]*)([@A-Za-z])")
 _TAKE_TERMINAL: Final = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 """Makes the terminal the one from which the program gets its signals, and becomes the program."""
 _PARTIAL: Final = re.compile(r"\x1b(\[\??[0-9;]*)?\Z")
@@ -93,8 +93,8 @@ class Picture:
                 self._row, self._column = row - 1, column - 1
             case "?2004", "h" | "l":
                 pass  # Whether what is pasted comes marked.
-            case "1", "A":
-                pass  # The live line on the way back to its beginning, outside of the alternate screen.
+            case _, "A" | "C" | "J" | "P" | "@" if not self.is_alternate:
+                pass  # The live line on its way back, and a line that is edited.
             case "" | "2", "K":
                 pass  # A line is always drawn whole, and this ends it.
             case "2", "J":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rbees.ctl.chat import chat
 from rbees.ctl.chat_words import COMMANDS, Command, Lines, Say, endings, help_text, understood
 
 
@@ -30,9 +31,7 @@ def test_what_was_begun_is_open_until_it_is_dropped() -> None:
     lines = Lines()
     assert lines.take('"""one') is None
     assert lines.take("two") is None
-    assert lines.is_open
-    assert lines.drop() == "one\ntwo"
-    assert not lines.is_open
+    assert (lines.is_open, lines.drop(), lines.is_open) == (True, "one\ntwo", False)
     assert lines.take("three") == "three", "what was dropped opened nothing"
 
 
@@ -65,6 +64,10 @@ def test_the_help_names_every_command_in_80_columns() -> None:
     lines = help_text().split("\n")
     assert max(len(line) for line in lines) <= 79
     assert [line.split()[0] for line in lines[: len(COMMANDS)]] == list(COMMANDS)
+
+
+def test_the_page_of_the_command_names_every_command() -> None:
+    assert not [name for name in COMMANDS if f"`{name}`" not in (chat.help or "")]
 
 
 def test_a_beginning_is_completed() -> None:

@@ -98,7 +98,7 @@ def test_what_is_no_chat_is_neither_read_nor_replaced(tmp_path: Path) -> None:
 
 
 def model(name: str, *, ready: int = 0, can: tuple[Any, ...] = ("generate", "chat")) -> ModelView:
-    numbers = dict.fromkeys(
+    numbers: dict[str, Any] = dict.fromkeys(
         (
             "size_bytes",
             "parameters",
@@ -160,6 +160,7 @@ def test_options_are_set_and_taken_back() -> None:
         ("temperature 3", "<= 2"),
         ("top_k 1.5", "top_k cannot be 1.5"),
         ("seed 99999999999999999999", "seed cannot be"),
+        ("temperature nan", "temperature cannot be nan"),
     ],
 )
 def test_what_cannot_be_set_changes_nothing(typed: str, said: str) -> None:
