@@ -22,7 +22,7 @@ from rbees.protocol.jobs import AttemptView, JobStatus, Kind, Priority
 T = TypeVar("T")
 Row = dict[str, Any]
 
-JOURNAL_BYTES_PER_READ: Final = 64 * 1024
+JOURNAL_BYTES_PER_READ: Final = 128 * 1024
 """How much of a stream is held in memory for one reader at a time, but for the rest of a row."""
 JOBS_PER_SWEEP: Final = 200
 """How many jobs one retention transaction touches, so that the journal never waits long behind it."""
