@@ -50,7 +50,9 @@ class PooldClient(DaemonClient):
 
     async def stop_worker(self, worker_id: str, by: str) -> None:
         """Have a worker drained and stopped; `by` says who wants that, and why."""
-        said = " ".join(by.encode(errors="replace").decode().split())[:LONGEST_STOPPED_BY]
+        words = " ".join(by.encode(errors="replace").decode().split())[:LONGEST_STOPPED_BY]
+        # No header takes control characters, which the name of a file may hold: the worker is to end all the same.
+        said = "".join(character if character.isprintable() else "?" for character in words)
         await self._http.call("DELETE", f"/workers/{segment(worker_id)}", headers={STOPPED_BY: said})
 
     @asynccontextmanager

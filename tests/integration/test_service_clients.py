@@ -380,7 +380,7 @@ async def test_calls_go_to_the_routes_of_the_contract() -> None:
         await orcd.jobs(status="queued", limit=5)
         await orcd.cancel("j")
         await poold.workers()
-        await poold.stop_worker("w", "a test.\r\nX-Other: \udc80")
+        await poold.stop_worker("w", "a test.\r\nX-Other: \udc80 \x1b[2J")
         async with poold.logs("w", follow=True) as lines:
             assert [line async for line in lines] == ["one", "two", "three"]
         await worker.ack("j", 1, 5)
