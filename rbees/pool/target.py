@@ -133,18 +133,11 @@ def own_url(own: Any) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{own.port}"
 
 
-def asks_poold(action: Action) -> Callable[..., int | None]:
-    """Make a click callback of `async def action(pool, *, as_json, …)`, with the options that name the daemon."""
-
-    async def act(address: Address, /, **rest: Any) -> int | None:
-        async with address.client() as pool:
-            return await action(pool, **rest)
-
-    return _callback(action, act)
-
-
 def asks_poold_if_there(action: Action) -> Callable[..., int | None]:
-    """The same of `async def action(pool | None, *, as_json, …)`: None where no daemon runs here and none was named."""
+    """Make a click callback of `async def action(pool | None, *, as_json, …)`, with the options that name the daemon.
+
+    `pool` is None where no daemon runs here and none was named.
+    """
 
     async def act(address: Address, /, **rest: Any) -> int | None:
         if not address.is_certain and not address.is_listening():
