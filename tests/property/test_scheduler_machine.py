@@ -23,6 +23,7 @@ from rbees.orcd.scheduler.events import (
     AttemptStarted,
     CancelAsked,
     JobSpec,
+    KeepAsked,
     LoopStalled,
     PoolDrainChanged,
     PoolForgotten,
@@ -151,6 +152,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(pool_id=POOL, drains=st.booleans())
     def an_operator_drains_or_resumes(self, pool_id: str, drains: bool) -> None:
         self.shell.feed(PoolDrainChanged(pool_id, drains))
+
+    @rule(model=MODEL, idle_s=st.sampled_from((None, 0.0, 5.0, 60.0)))
+    def a_client_wants_a_model_kept(self, model: str, idle_s: float | None) -> None:
+        self.shell.feed(KeepAsked(MODELS[model].sha256, idle_s))
 
     @rule(pool_id=POOL, really=st.integers(0, 5))
     def a_pool_is_forgotten(self, pool_id: str, really: int) -> None:

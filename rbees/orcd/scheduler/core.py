@@ -13,7 +13,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
-from rbees.orcd.scheduler import arrivals, explain, glance, growth, leases, outcomes, passing, placement, prospects, reports, survey
+from rbees.orcd.scheduler import (
+    arrivals,
+    eviction,
+    explain,
+    glance,
+    growth,
+    leases,
+    outcomes,
+    passing,
+    placement,
+    prospects,
+    reports,
+    survey,
+)
 from rbees.orcd.scheduler.effects import Effect
 from rbees.orcd.scheduler.events import (
     AttemptCancelled,
@@ -27,6 +40,7 @@ from rbees.orcd.scheduler.events import (
     JobArrived,
     JobRecovered,
     JobSpec,
+    KeepAsked,
     LoopStalled,
     Moment,
     PoolDrainChanged,
@@ -111,6 +125,8 @@ class Scheduler:
                 arrivals.recover(turn, event)
             case CancelAsked(job_id=job_id):
                 arrivals.cancel(turn, job_id)
+            case KeepAsked(model_sha256=model_sha256, idle_s=idle_s):
+                eviction.keep(turn, model_sha256, idle_s)
             case PoolReported():
                 if reports.pool_reported(turn, event):
                     arrivals.resolve_waiting(turn)
@@ -285,6 +301,10 @@ class Scheduler:
             (holders[min(holders)], tuple(sorted(holders)), serving.get(sha256, 0))
             for sha256, holders in sorted(self._state.holders.items())
         )
+
+    def kept_for_s(self, model_sha256: str, now_s: float) -> float:
+        """See `eviction.kept_for_s`."""
+        return eviction.kept_for_s(self._state, self._policy, model_sha256, now_s)
 
     def learned(self) -> Learned:
         """What it has learned so far; it goes on learning in the same objects."""

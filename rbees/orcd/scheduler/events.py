@@ -86,6 +86,15 @@ class CancelAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepAsked:
+    """A client wants the model kept loaded for so long after its last job; the latest wish counts."""
+
+    model_sha256: str
+    idle_s: float | None
+    """0: it may go as soon as it has nothing to do; None: it stays until its memory is needed."""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolReported:
     """A registration or a heartbeat: the pool's whole state as of now."""
 
@@ -228,6 +237,7 @@ Event = (
     JobArrived
     | JobRecovered
     | CancelAsked
+    | KeepAsked
     | PoolReported
     | PoolForgotten
     | PoolDrainChanged

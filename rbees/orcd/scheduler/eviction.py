@@ -5,11 +5,13 @@ An end costs what loading the model again would take, by how likely it is that s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import takewhile
 
 from rbees.orcd.scheduler.effects import StopWorker
 from rbees.orcd.scheduler.fleet import Pool, Worker
+from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.scheduler.state import State
 from rbees.orcd.scheduler.turn import Turn
 
@@ -71,7 +73,7 @@ def stop(turn: Turn, worker: Worker, reason: str) -> None:
 
 def stop_long_idle(turn: Turn) -> None:
     """Stop workers that have had no work for a while and that no waiting job could use; one of several the sooner."""
-    shortest_s = min(turn.policy.worker_idle_s, turn.policy.replica_idle_s)
+    shortest_s = min(turn.policy.worker_idle_s, turn.policy.replica_idle_s, *turn.state.kept_s.values())
     turn.state.refile()
     for worker_id in list(takewhile(lambda unused: _idle_s(turn, unused) >= shortest_s, turn.state.unused)):
         worker = turn.state.workers[worker_id]
@@ -81,11 +83,31 @@ def stop_long_idle(turn: Turn) -> None:
         turn.state.refile()
         serving = turn.state.serving_of(worker.model_sha256).workers
         is_replica = len(serving) > (worker_id in serving)
-        patience_s = turn.policy.replica_idle_s if is_replica else turn.policy.worker_idle_s
+        patience_s = _patience_s(turn.state, turn.policy, worker.model_sha256, is_replica=is_replica)
         if _idle_s(turn, worker_id) < patience_s or turn.queue.depth(worker.model_sha256):
             continue
         if turn.state.pools[worker.pool_id].state == "live":
             stop(turn, worker, f"It has had no work for {patience_s:.0f} s.")
+
+
+def keep(turn: Turn, model_sha256: str, idle_s: float | None) -> None:
+    """From now on the model's last worker is stopped after so long without work, whatever the settings say of others."""
+    if model_sha256 in turn.state.holders:
+        turn.state.kept_s[model_sha256] = math.inf if idle_s is None else idle_s
+
+
+def kept_for_s(state: State, policy: Policy, model_sha256: str, now_s: float) -> float:
+    """How long the model stays loaded from now on if nobody asks for it and nobody needs its memory; infinite for good."""
+    workers = state.workers_of.get(model_sha256, {}).values()
+    if any(worker.pinned for worker in workers):
+        return math.inf
+    latest_s = max((now_s if worker.attempts else worker.idle_since_s for worker in workers), default=now_s)
+    return max(latest_s + _patience_s(state, policy, model_sha256, is_replica=False) - now_s, 0.0)
+
+
+def _patience_s(state: State, policy: Policy, model_sha256: str, *, is_replica: bool) -> float:
+    last_s = state.kept_s.get(model_sha256, policy.worker_idle_s)
+    return min(last_s, policy.replica_idle_s) if is_replica else last_s
 
 
 def _idle_s(turn: Turn, worker_id: str) -> float:

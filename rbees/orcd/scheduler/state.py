@@ -20,6 +20,8 @@ class State:
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
         self.pools: dict[str, Pool] = {}
+        self.kept_s: dict[str, float] = {}
+        """By model: for how long a client wants it kept without work; infinite for as long as nothing else needs the memory."""
         self.suspects: dict[str, None] = {}
         """Pools in state `suspect`."""
         self.drained: dict[str, None] = {}
@@ -142,6 +144,9 @@ class State:
         del siblings[worker.worker_id]
         if not siblings:
             del self.workers_of[worker.model_sha256]
+            if worker.stop_asked_at_s is not None:
+                # The wish was about what was loaded then; a worker that takes the place of one that died is still meant.
+                self.kept_s.pop(worker.model_sha256, None)
         self.release_claim(worker)
         self._forget_prefixes(worker, list(worker.prefixes))
         self.open_of(worker.model_sha256).drop(worker.worker_id)

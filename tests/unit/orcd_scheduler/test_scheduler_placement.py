@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
+import pytest
 
 from rbees.orcd.scheduler import rooms
 from rbees.orcd.scheduler.effects import Dispatch, Effect, Finish, Note, SpawnWorker, StopWorker
-from rbees.orcd.scheduler.events import AttemptCompleted, SpawnRefused
+from rbees.orcd.scheduler.events import AttemptCompleted, KeepAsked, SpawnRefused
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.pools import ModelFacts
@@ -164,6 +167,43 @@ def test_a_worker_without_work_is_stopped_after_a_while() -> None:
     for _ in range(9):
         assert drive.report("a", worker, after_s=1.0) == drive.tick() == []
     assert drive.report("a", worker, after_s=1.0) == [StopWorker("a", "w1", "It was told to stop before and is still there.")]
+
+
+def test_a_model_stays_for_as_long_as_a_client_wants_it() -> None:
+    drive = Drive(Policy(worker_idle_s=30.0))
+    worker = facts.worker("w1", HAIKU)
+
+    def stops(seconds: int) -> list[int]:
+        """The seconds after which it was told to stop."""
+        told = [(n, drive.report("a", worker, after_s=1.0) + drive.tick()) for n in range(1, seconds + 1)]
+        return [n for n, effects in told if any(isinstance(effect, StopWorker) for effect in effects)]
+
+    drive.report("a", worker)
+    drive.send(KeepAsked(HAIKU.sha256, None))
+    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == math.inf
+    assert stops(40) == []
+    drive.send(KeepAsked(HAIKU.sha256, 60.0))
+    drive.send(KeepAsked("of no model", 0.0))
+    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == pytest.approx(20.0)
+    assert stops(21)[0] == 20
+
+
+def test_a_model_that_a_client_wants_gone_goes_once_it_has_no_work() -> None:
+    drive = Drive(Policy(worker_idle_s=30.0, replica_idle_s=10.0))
+    workers = [facts.worker("w1", HAIKU), facts.worker("w2", HAIKU)]
+    drive.report("a", *workers)
+    drive.job("job-1", HAIKU)
+    drive.send(KeepAsked(HAIKU.sha256, 0.0))
+    (stop,) = drive.tick()
+    assert isinstance(stop, StopWorker), "the other one does something"
+    busy = next(worker for worker in workers if worker.worker_id != stop.worker_id)
+    drive.report("a", busy)
+    assert drive.tick() == []
+    drive.send(AttemptCompleted("job-1", 1))
+    assert drive.tick() == [StopWorker("a", busy.worker_id, "It has had no work for 0 s.")]
+    drive.report("a")
+    drive.report("a", facts.worker("w3", HAIKU))
+    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == pytest.approx(30.0), "the wish was about what was loaded then"
 
 
 def test_a_model_that_no_pool_could_ever_hold_fails_by_how_much() -> None:
