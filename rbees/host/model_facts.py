@@ -32,6 +32,8 @@ _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _MAX_DIMENSION: Final = 1 << 31
 _POOLINGS: Final[dict[int, Pooling]] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 """By llama.cpp's `llama_pooling_type`."""
+TEMPLATE_WORDS: Final = ("tools", "enable_thinking", "reasoning_effort", "</think>", "[/THINK]", "<|END_THINKING|>")
+"""What of a chat template tells clients whether tools and thoughts make sense: variables, and marks behind a thought."""
 _CLASSIFIER: Final = frozenset({"cls.weight", "cls.output.weight"})
 
 
@@ -54,6 +56,7 @@ class Shape:
     pooling: Pooling | None
     generates: bool
     memory: MemoryFacts | None = None
+    template_words: tuple[str, ...] = ()
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
@@ -74,6 +77,7 @@ class ScriptedModel(Message, frozen=True, kw_only=True):
     context_length: Annotated[int, msgspec.Meta(ge=SMALLEST_CONTEXT, le=16_777_216)] = 131_072
     pooling: Pooling | None = None
     generates: bool = True
+    chat_template: str | None = None
 
 
 def facts(shape: Shape, *, ref: str, aliases: tuple[str, ...], sha256: str, file_name: str, size_bytes: int) -> ModelFacts:
@@ -99,6 +103,7 @@ def facts(shape: Shape, *, ref: str, aliases: tuple[str, ...], sha256: str, file
         pooling=shape.pooling,
         capabilities=shape.capabilities,
         memory=shape.memory,
+        template_words=shape.template_words,
     )
 
 
@@ -127,7 +132,12 @@ def scripted_shape(document: bytes) -> Shape:
         has_chat_template=True,
         pooling=model.pooling,
         generates=model.generates,
+        template_words=_words_of(model.chat_template),
     )
+
+
+def _words_of(template: str | None) -> tuple[str, ...]:
+    return tuple(word for word in TEMPLATE_WORDS if template is not None and word in template)
 
 
 def shape_of(header: Header, *further: Header) -> Shape:
@@ -182,6 +192,7 @@ class _ShapeReader:
             pooling=self._pooling(),
             generates=self._architecture not in ENCODERS and self._metadata("attention.causal") is not False,
             memory=MemoryReader(self._architecture, self._header.metadata, self._tensors).read(),
+            template_words=_words_of(self._text("tokenizer.chat_template")),
         )
 
     def _pooling(self) -> Pooling | None:

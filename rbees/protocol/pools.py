@@ -132,6 +132,8 @@ class ModelFacts(Message, frozen=True, kw_only=True):
     """What it can do by its header; empty where the pool does not say."""
     memory: MemoryFacts | None = None
     """Absent where the pool does not say: of a scripted model, or by a pool of an earlier version."""
+    template_words: tuple[str, ...] = ()
+    """Of the words that tell what a chat template takes, those that it holds: `tools`, `enable_thinking`, `</think>` and others."""
 
 
 STOPPED_BY: Final = "X-Stopped-By"

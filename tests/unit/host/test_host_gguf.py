@@ -71,6 +71,15 @@ def test_a_model_without_template_says_so(tmp_path: Path) -> None:
     assert not shape_of(read_header(write_tiny_gguf(tmp_path / "tiny.gguf", template=None))).has_chat_template
 
 
+def test_facts_tell_what_a_chat_template_takes(tmp_path: Path) -> None:
+    assert shape_of(read_header(write_tiny_gguf(tmp_path / "tiny.gguf", template="{{ messages }}"))).template_words == ()
+    thinking = "{% if tools %}{% endif %}{% if enable_thinking %}<think>{% endif %}{{ x.split('</think>') }}"
+    able = shape_of(read_header(write_tiny_gguf(tmp_path / "able.gguf", template=thinking)))
+    assert able.template_words == ("tools", "enable_thinking", "</think>")
+    assert scripted_shape(b'{"chat_template": "{{ reasoning_effort }}"}').template_words == ("reasoning_effort",)
+    assert scripted_shape(b"{}").template_words == ()
+
+
 def test_the_packaged_model_can_be_read() -> None:
     import rbees.service.catalog as catalog
 
