@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -21,7 +21,7 @@ from rbees.protocol.downloads import (
 )
 from rbees.protocol.errors import RbeesError
 from rbees.service.correlation import correlation_id
-from rbees.service.sse import SseWriter, frame
+from rbees.service.sse import EVENTS, SseWriter, StreamForm, frame
 
 ANSWER_WITHIN_S: Final = 5.0
 """So long a refusal can still have a status of its own; then the stream begins, which keeps the connection alive."""
@@ -35,13 +35,21 @@ _NAMES: Final = {
 }
 
 
-async def stream_download(request: web.Request, events: AsyncGenerator[DownloadEvent]) -> web.StreamResponse:
+async def stream_download(
+    request: web.Request,
+    events: AsyncGenerator[DownloadEvent],
+    spelled: Callable[[DownloadEvent], bytes] | None = None,
+    form: StreamForm = EVENTS,
+) -> web.StreamResponse:
     """Send the events; what ends them is the last one. A client that leaves ends the download.
+
+    Another API spells them otherwise.
 
     Raises:
         RbeesError: what refused the download before anything was sent.
     """
-    writer = SseWriter(request)
+    spell = spelled or _frame
+    writer = SseWriter(request, form=form)
     async with aclosing(events):
         first = asyncio.ensure_future(anext(events))
         try:
@@ -50,11 +58,11 @@ async def stream_download(request: web.Request, events: AsyncGenerator[DownloadE
                 first.result()  # Raises what refuses it, while that can be an answer of its own.
             async with writer as out:
                 try:
-                    await out.write(_frame(await first))
+                    await out.write(spell(await first))
                     async for event in events:
-                        await out.write(_frame(event))
+                        await out.write(spell(event))
                 except RbeesError as error:
-                    await out.write(_frame(DownloadFailed(error=error.body(correlation_id.get()))))
+                    await out.write(spell(DownloadFailed(error=error.body(correlation_id.get()))))
         finally:
             # The iterator can only be closed once nobody waits for its next event any more.
             first.cancel()

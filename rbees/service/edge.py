@@ -24,7 +24,7 @@ from rbees.service.connection import Connection
 from rbees.service.correlation import HEADER, correlation_id
 from rbees.service.identity import Identities
 from rbees.service.metrics import Metrics
-from rbees.service.routes import ErrorShape, Handler, Route
+from rbees.service.routes import EVENT_STREAM, LINES, ErrorShape, Handler, Route
 
 ALWAYS_ALLOWED_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _STARTED = web.RequestKey("started", bool)
@@ -158,7 +158,7 @@ class Edge:
         label, status = self._label(request), response.status
         route = self._routes.get(request.match_info.route)
         self._requests.labels(request.method if route else "other", label, str(status)).inc()
-        if route is None or not (route.stream or response.content_type == "text/event-stream"):
+        if route is None or not (route.stream or response.content_type in {EVENT_STREAM, LINES}):
             self._seconds.labels(label).observe(seconds)
         logs.logger().debug(
             "request answered",

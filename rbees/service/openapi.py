@@ -86,7 +86,7 @@ def _success(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, Any]
     if route.response is not None:
         answer["content"] = {kind: {"schema": schemas[id(route.response)]}}
         if route.events is not None:
-            answer["content"]["text/event-stream"] = {"schema": schemas[id(route.events)]}
+            answer["content"][route.events_type] = {"schema": schemas[id(route.events)]}
     elif route.content_type != "application/json":
         answer["content"] = {kind: {"schema": {"type": "string"}}}
     return answer

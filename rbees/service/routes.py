@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from rbees.protocol.errors import ErrorCode, RbeesError
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+EVENT_STREAM: Final = "text/event-stream"
+LINES: Final = "application/x-ndjson"
+"""A JSON value on each line."""
 
 Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
 
@@ -73,6 +77,8 @@ class Route:
     """Answers with server-sent events."""
     events: Any = None
     """Type of each event's data, where a parameter makes a stream of what is else one answer."""
+    events_type: str = EVENT_STREAM
+    """Of such a stream."""
     parameters: tuple[Parameter, ...] = ()
     content_type: str = "application/json"
     """Of the answer, where it is neither JSON nor a stream."""

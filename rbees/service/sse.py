@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
 from aiohttp import web
 
+from rbees.service.routes import EVENT_STREAM
 from rbees.service.sse_parser import SseFrame, SseParser, SseTooLong
 
-__all__ = ["COMMENT", "ClientGone", "SseFrame", "SseParser", "SseTooLong", "SseWriter", "frame"]
+__all__ = ["COMMENT", "EVENTS", "ClientGone", "SseFrame", "SseParser", "SseTooLong", "SseWriter", "StreamForm", "frame"]
 
 COMMENT: Final = b":\n\n"
 """Keeps a connection alive and shows to no client."""
@@ -23,6 +25,18 @@ BUFFER_BYTES: Final = 64 * 1024
 """What may wait in this process for one client."""
 KERNEL_BUFFER_BYTES: Final = 256 * 1024
 PIECE_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StreamForm:
+    """What a stream is on the wire: server-sent events, or what another API has in their place."""
+
+    content_type: str = EVENT_STREAM
+    comment: bytes = COMMENT
+    """What clients pass over; sent while there is nothing else to send."""
+
+
+EVENTS: Final = StreamForm()
 
 
 class ClientGone(ConnectionError):
@@ -44,10 +58,17 @@ class SseWriter:
     `ClientGone` is no failure and raises nothing.
     """
 
-    def __init__(self, request: web.Request, headers: Mapping[str, str] | None = None, comment_every_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        request: web.Request,
+        headers: Mapping[str, str] | None = None,
+        comment_every_s: float = 10.0,
+        form: StreamForm = EVENTS,
+    ) -> None:
         self._request = request
+        self._comment = form.comment
         self.response = web.StreamResponse(headers={"X-Accel-Buffering": "no", **(headers or {})})
-        self.response.content_type = "text/event-stream"
+        self.response.content_type = form.content_type
         self.response.charset = "utf-8"
         self._comment_every_s = comment_every_s
         self._one_at_a_time = asyncio.Lock()
@@ -97,7 +118,7 @@ class SseWriter:
         while True:
             await asyncio.sleep(self._last_write + self._comment_every_s - loop.time())
             if loop.time() >= self._last_write + self._comment_every_s:
-                await self.write(COMMENT)
+                await self.write(self._comment)
 
 
 def _bound_buffers(transport: asyncio.Transport | None) -> None:

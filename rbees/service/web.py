@@ -18,10 +18,11 @@ from rbees.service.auth import Authenticator, BearerAuth, NoAuth, is_loopback
 from rbees.service.bodies import LIMITS, MAX_BODY_BYTES, argument, read, read_bytes, read_json
 from rbees.service.connection import Limits
 from rbees.service.edge import Edge
-from rbees.service.routes import ErrorShape, Handler, Parameter, Route, WordedError
+from rbees.service.routes import LINES, ErrorShape, Handler, Parameter, Route, WordedError
 from rbees.service.server import Server, check_can_listen
 
 __all__ = [
+    "LINES",
     "Authenticator",
     "BearerAuth",
     "ErrorShape",

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web as http
 
 from rbees.service import sse
-from rbees.service.web import Limits, Route, Server, reply
+from rbees.service.web import LINES, Limits, Route, Server, reply
 from tests.support.service_app import ask, serving
 
 FLOOD_BYTES = 32 * 1024 * 1024
@@ -263,6 +263,27 @@ async def test_comments_come_while_nothing_happens() -> None:
         assert b"X-Correlation-Id: " in head
         assert body.replace(b":\n\n", b"") == b"id: 1\nevent: token\ndata: {}\n\nid: 2\nevent: end\ndata: {}\n\n"
         assert 2 <= body.count(sse.COMMENT) <= quiet_s / 0.1 + 1
+
+
+async def test_a_stream_of_another_form_has_what_its_clients_pass_over() -> None:
+    heard = asyncio.Event()
+    form = sse.StreamForm(LINES, b'{"done":false}\n')
+
+    async def quiet(request: http.Request) -> http.StreamResponse:
+        async with sse.SseWriter(request, comment_every_s=0.01, form=form) as out:
+            await heard.wait()
+            await out.write(b'{"done":true}\n')
+        return out.response
+
+    async with serving(Route("GET", "/quiet", quiet, "Quiet.", stream=True)) as server, connection(server) as (reader, writer):
+        writer.write(b"GET /quiet HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        async with asyncio.timeout(10):
+            body = await reader.readuntil(form.comment)
+        heard.set()
+        body += await reader.read()
+        assert b"Content-Type: application/x-ndjson" in head
+        assert body.replace(form.comment, b"") == b'{"done":true}\n'
 
 
 async def test_a_failure_in_mid_stream_cuts_the_stream() -> None:

@@ -19,7 +19,7 @@ from rbees.orcd.door.patience import not_started
 from rbees.orcd.door.runs import Run
 from rbees.protocol.errors import RbeesError
 from rbees.protocol.events import Error, Event, Started
-from rbees.service.sse import SseWriter
+from rbees.service.sse import EVENTS, SseWriter, StreamForm
 
 HEAD_S: Final = 3.0
 """Some clients and what stands between give up on an answer whose head does not come."""
@@ -63,6 +63,7 @@ async def stream(
     headers: Mapping[str, str],
     wait_s: float | None = None,
     head_s: float = HEAD_S,
+    form: StreamForm = EVENTS,
 ) -> web.StreamResponse:
     """Answer `request` with the jobs' events, one job after the other.
 
@@ -75,7 +76,7 @@ async def stream(
     async with _opening(streams[0], head_s if wait_s is None else wait_s) as opening:
         if wait_s is not None or opening.is_over:
             _raise_failure(await opening.in_time(runs))
-        writer = SseWriter(request, headers)
+        writer = SseWriter(request, headers, form=form)
         async with writer as out:
             try:
                 await _send(out, translation, 0, await opening.events())

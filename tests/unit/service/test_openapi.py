@@ -13,7 +13,7 @@ from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import Event
 from rbees.protocol.jobs import JobAccepted, JobList, JobRequest
 from rbees.service import docs_page, openapi
-from rbees.service.routes import ErrorShape, Parameter, Route, WordedError
+from rbees.service.routes import LINES, ErrorShape, Parameter, Route, WordedError
 
 STATUS = Parameter("status", "Only these.", Literal["queued", "running"])
 LIMIT = Parameter("limit", "At most so many.", Annotated[int, msgspec.Meta(ge=1, le=100)])
@@ -113,6 +113,16 @@ def test_parameters(document: dict[str, Any]) -> None:
 def test_streams_say_so(document: dict[str, Any]) -> None:
     answer = document["paths"]["/v2/tasks/{job_id}/events"]["get"]["responses"]["200"]
     assert list(answer["content"]) == ["text/event-stream"]
+
+
+def test_what_may_be_a_stream_says_of_which_type() -> None:
+    routes = [
+        Route("GET", "/events", handler, "Events.", response=JobList, events=Event),
+        Route("GET", "/lines", handler, "Lines.", response=JobList, events=Event, events_type=LINES),
+    ]
+    paths = openapi.document("orcd", "1.2.3", routes)["paths"]
+    assert list(paths["/events"]["get"]["responses"]["200"]["content"]) == ["application/json", "text/event-stream"]
+    assert list(paths["/lines"]["get"]["responses"]["200"]["content"]) == ["application/json", "application/x-ndjson"]
 
 
 def test_the_page_loads_nothing_and_runs_nothing(document: dict[str, Any]) -> None:
