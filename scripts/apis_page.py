@@ -16,14 +16,16 @@ from rbees.orcd.openai.chat import ChatRequest
 from rbees.orcd.openai.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from rbees.orcd.openai.vectors import EmbeddingsRequest, RankRequest
 from rbees.protocol.errors import ERROR_TABLE, ErrorCode, RbeesError
+from scripts import apis_ollama
 
 PAGE: Final = "apis.md"
-_NOTE: Final = "<!-- Made by `make docs` from the requests' types in rbees/orcd/openai; edit those, or scripts/apis_page.py. -->"
+_NOTE: Final = "<!-- Made by `make docs` from the requests' types in rbees/orcd; edit those, or scripts/apis_*.py. -->"
 _HEAD: Final = """\
 # APIs for the clients you have
 
 orcd speaks OpenAI's API beside its own ([http.md](http.md)), so that programs written for that work with a cluster unchanged. Point
 them to orcd's address with `/v1` behind it; in home mode any key will do, in lab mode the key is the cluster's token.
+[Ollama's API](#ollamas-api) stands further below.
 
 ```python
 from openai import OpenAI
@@ -93,7 +95,8 @@ def page() -> str:
         "",
         *_table(RankRequest),
     ]
-    parts += ["## Errors", "", *_errors()]
+    parts += ["## Errors", "", *_errors(), ""]
+    parts += apis_ollama.section(_table)
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -102,7 +105,8 @@ def _table(type_: type[Foreign]) -> Iterator[str]:
     yield "|---|---|---|"
     rows = {name: ("extra" if name in type_.extras else "honoured", about) for name, about in described(type_)}
     rows |= {name: ("refused", _refusal(name, type_)) for name in type_.refused}
-    order = {"honoured": 0, "refused": 1, "extra": 2}
+    rows |= {name: ("ignored", about) for name, about in type_.passed_over.items()}
+    order = {"honoured": 0, "refused": 1, "extra": 2, "ignored": 3}
     for name, (state, about) in sorted(rows.items(), key=lambda row: (order[row[1][0]], row[0])):
         yield f"| `{name}` | {state} | {about} |"
     yield ""

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from rbees.orcd.api import database, internal, jobs, openai, pools, status
+from rbees.orcd.api import database, internal, jobs, ollama, openai, pools, status
 from rbees.poold import routes as poold_routes
-from rbees.service.routes import Route
+from rbees.service.routes import LINES, Route
 from rbees.workerd import routes as workerd_routes
 
 PAGE: Final = "http.md"
@@ -36,6 +36,7 @@ def page() -> str:
     parts = [_NOTE, "", _HEAD]
     parts += _section("orcd, for clients (default 127.0.0.1:8080)", orcd)
     parts += _section("orcd, for clients of OpenAI's API ([which fields](apis.md))", openai.routes(nothing, nothing))
+    parts += _section("orcd, for clients of Ollama's API ([which fields](apis.md))", ollama.routes(nothing, nothing, nothing))
     parts += _section("orcd, for pools", internal.routes(nothing))
     parts += _section("poold (default 127.0.0.1:9200)", poold_routes.routes(nothing))
     parts += _section("workerd, for orcd and poold; every call needs the worker's own secret", workerd_routes.routes(nothing))
@@ -62,7 +63,8 @@ def _answer(route: Route) -> str:
     if route.stream:
         return "events"
     if route.response is not None:
-        return f"`{_name(route.response)}`{', or events' if route.events is not None else ''}"
+        many = "lines" if route.events_type == LINES else "events"
+        return f"`{_name(route.response)}`{f', or {many}' if route.events is not None else ''}"
     return "" if route.content_type == "application/json" else route.content_type
 
 

@@ -14,6 +14,7 @@ from rbees import __version__
 from rbees.orcd.api import database as database_routes
 from rbees.orcd.api import internal as internal_routes
 from rbees.orcd.api import jobs as job_routes
+from rbees.orcd.api import ollama as ollama_routes
 from rbees.orcd.api import openai as openai_routes
 from rbees.orcd.api import pools as pool_routes
 from rbees.orcd.api import status as status_routes
@@ -157,6 +158,7 @@ class Orcd:
         self._retention = Retention(
             store, clock, retention_days=settings.retention_days, erase_content_after_s=settings.erase_content_after_s
         )
+        runs = Runs(self._jobs, self._relay, crew)
         app = web.build_app(
             role="orcd",
             version=__version__,
@@ -164,7 +166,8 @@ class Orcd:
                 *job_routes.routes(self._jobs, self._relay),
                 *pool_routes.routes(self._pools, self._own_url),
                 *status_routes.routes(self._watch),
-                *openai_routes.routes(Runs(self._jobs, self._relay, crew), self._pools),
+                *openai_routes.routes(runs, self._pools),
+                *ollama_routes.routes(runs, self._pools, clock),
                 *internal_routes.routes(self._pools),
                 *database_routes.routes(store),
             ],

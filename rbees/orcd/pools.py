@@ -13,7 +13,15 @@ from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
 from rbees.orcd.model_downloads import ModelDownloads
 from rbees.orcd.scheduler.core import PoolFacts, Scheduler
-from rbees.orcd.scheduler.events import Event, PoolDrainChanged, PoolForgotten, PoolReported, WorkerBecameReady, WorkerEnded
+from rbees.orcd.scheduler.events import (
+    Event,
+    KeepAsked,
+    PoolDrainChanged,
+    PoolForgotten,
+    PoolReported,
+    WorkerBecameReady,
+    WorkerEnded,
+)
 from rbees.orcd.store.jobs import JobStore, NamedEndpoint
 from rbees.orcd.turnstile import Turnstile
 from rbees.protocol import ids
@@ -268,6 +276,21 @@ class Pools:
             raise RbeesError(ErrorCode.WORKER_NOT_FOUND, message, worker_id=worker_id)
         await self._directory.pool(pool_id).client.stop_worker(worker_id, "the orchestrator: somebody told it to.")
 
+    def keep(self, model_sha256: str, idle_s: float | None) -> None:
+        """Have a model kept loaded for so long after its last job; None: until its memory is needed."""
+        self._post(KeepAsked(model_sha256, idle_s))
+
+    async def remove_model(self, reference: str) -> None:
+        """Have every pool that holds a model remove its files.
+
+        Raises RbeesError as `find_model`, or what the first pool answers that does not: DEVICE_BUSY where a worker serves it.
+        """
+        sha256 = self.find_model(reference).facts.sha256
+        # Each pool has its own name for the same bytes.
+        held = [(pool.pool_id, facts.ref) for pool in self._all_facts() for facts in pool.models if facts.sha256 == sha256]
+        for pool_id, own_reference in held:
+            await self._directory.pool(pool_id).client.remove_model(own_reference)
+
     async def _call(self, endpoint: str, own_url: OwnUrl) -> RegisterRequest:
         registration = await self._directory.pool_client(endpoint).announce(await own_url(endpoint))
         self._take_in(registration, dial=endpoint)
@@ -303,6 +326,10 @@ class Pools:
             message = f"No pool has registered yet, so nobody knows the model `{reference}`; ask again once one has."
             raise RbeesError(ErrorCode.MODEL_NOT_FOUND, message, model=reference)
         return next(view for view in self.models() if view.facts.sha256 == facts.sha256)
+
+    def kept_for_s(self, model_sha256: str) -> float:
+        """How long the model stays loaded if nobody asks for it and nobody needs its memory; infinite for good."""
+        return self._scheduler.kept_for_s(model_sha256, self._clock.monotonic())
 
     def _view(self, facts: PoolFacts) -> PoolView | None:
         address = self._directory.find_pool(facts.pool_id)

@@ -48,7 +48,7 @@ def encode(value: Any) -> bytes:
 
 
 def encode_in_pieces(value: Message) -> bytes:
-    """The same bytes as `encode` gives, made in many short calls: the messages in the tuples of `value` one by one.
+    """The same bytes as `encode` gives, made in many short calls: the messages and lists in the tuples of `value` one by one.
 
     The library holds the interpreter's lock as long as a call lasts, so a thread that encodes megabytes in one call stops all
     others; between two calls they have their turn.
@@ -57,9 +57,9 @@ def encode_in_pieces(value: Message) -> bytes:
 
 
 def _with_raw_items(value: Any) -> Any:
-    """`value` with each message in its tuples encoded already, which the library then only copies."""
+    """`value` with each message and each list in its tuples encoded already, which the library then only copies."""
     if isinstance(value, tuple):
-        return tuple(msgspec.Raw(encode(item)) if isinstance(item, Message) else item for item in value)
+        return tuple(msgspec.Raw(encode(item)) if isinstance(item, Message | tuple) else item for item in value)
     if not isinstance(value, Message):
         return value
     fields = ((name, getattr(value, name)) for name in value.__struct_fields__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Final
 
@@ -40,6 +40,7 @@ async def stream_download(
     events: AsyncGenerator[DownloadEvent],
     spelled: Callable[[DownloadEvent], bytes] | None = None,
     form: StreamForm = EVENTS,
+    headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
     """Send the events; what ends them is the last one. A client that leaves ends the download.
 
@@ -49,7 +50,7 @@ async def stream_download(
         RbeesError: what refused the download before anything was sent.
     """
     spell = spelled or _frame
-    writer = SseWriter(request, form=form)
+    writer = SseWriter(request, headers, form=form)
     async with aclosing(events):
         first = asyncio.ensure_future(anext(events))
         try:

@@ -30,6 +30,8 @@ SCRIPTS: Final[dict[str, dict[str, object]]] = {
     "ranker": {"pooling": "rank", "generates": False},
     "fragile": {"crash_on": "boom", "answer_tokens": 3},
     "heavy": {"load_seconds": 6.0, "answer_tokens": 3},
+    "kept": {"answer_tokens": 3},
+    "spare": {"answer_tokens": 3},
 }
 
 
@@ -46,6 +48,10 @@ class Door:
     fragile = "fragile"
     heavy = "heavy"
     """Takes long to load."""
+    kept = "kept"
+    """Is loaded and let go by those who say for how long they want it."""
+    spare = "spare"
+    """May be deleted."""
 
     def __init__(self, home: Home) -> None:
         for name, fields in SCRIPTS.items():

@@ -18,6 +18,7 @@ from rbees.protocol.events import (
     Ranked,
     Result,
     Started,
+    Timings,
     Token,
     TokenLogprob,
     Usage,
@@ -56,13 +57,14 @@ class Choice:
 
 
 class Collected:
-    """What has come of a job. Usage exists once it has ended well."""
+    """What has come of a job. Usage and timings exist once it has ended well."""
 
     def __init__(self, choices: int) -> None:
         self.choices = [Choice() for _ in range(choices)]
         self.embeddings: list[Embedding] = []
         self.ranking: list[Ranked] = []
         self.usage: Usage | None = None
+        self.timings: Timings | None = None
 
     @property
     def thought_tokens(self) -> int:
@@ -82,7 +84,7 @@ class Collected:
                 self.embeddings += event.embeddings
                 self.ranking += event.ranking
             case End():
-                self.usage = event.usage
+                self.usage, self.timings = event.usage, event.timings
                 for end in event.choices:
                     self.choices[end.choice].end = end
             case Error():

@@ -39,6 +39,8 @@ class Foreign(Message, frozen=True, kw_only=True):
     refused: ClassVar[Mapping[str, Refused]] = {}
     extras: ClassVar[frozenset[str]] = frozenset()
     """Fields that are honoured though the API itself does not have them."""
+    passed_over: ClassVar[Mapping[str, str]] = {}
+    """Fields that clients send as a matter of course and nobody here reads: why, for the documentation."""
 
 
 F = TypeVar("F", bound=Foreign)

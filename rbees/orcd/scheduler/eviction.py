@@ -64,7 +64,11 @@ def memory_on(worker: Worker) -> int:
 
 def stop(turn: Turn, worker: Worker, reason: str) -> None:
     """Have the worker stopped; from now on it gets no work."""
+    was_asked = worker.stop_asked_at_s is not None
     worker.stop_asked_at_s = turn.now_s
+    if not was_asked and all(other.stop_asked_at_s is not None for other in turn.state.workers_of[worker.model_sha256].values()):
+        # The wish was about what is loaded now. One whose worker died is still meant: another takes its place.
+        turn.state.kept_s.pop(worker.model_sha256, None)
     turn.state.release_claim(worker)
     turn.state.changed[worker.worker_id] = None
     turn.state.look_again(turn.state.pools[worker.pool_id])

@@ -144,9 +144,6 @@ class State:
         del siblings[worker.worker_id]
         if not siblings:
             del self.workers_of[worker.model_sha256]
-            if worker.stop_asked_at_s is not None:
-                # The wish was about what was loaded then; a worker that takes the place of one that died is still meant.
-                self.kept_s.pop(worker.model_sha256, None)
         self.release_claim(worker)
         self._forget_prefixes(worker, list(worker.prefixes))
         self.open_of(worker.model_sha256).drop(worker.worker_id)

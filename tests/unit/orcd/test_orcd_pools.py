@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from rbees.orcd.pools import Pools, url_seen_from
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.events import (
     Event,
+    KeepAsked,
     Moment,
     PoolDrainChanged,
     PoolForgotten,
@@ -27,10 +29,12 @@ from rbees.orcd.scheduler.events import (
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.store.jobs import NamedEndpoint
 from rbees.orcd.turnstile import AT_ONCE, KEPT_S, PER_S
+from rbees.protocol.downloads import ModelRemoved
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import Heartbeat, RegisterRequest, WorkerFacts, WorkerFailedReport, WorkerReadyReport
 from rbees.protocol.workers import WorkerReady, WorkerState
 from rbees.service.clock import ManualClock
+from tests.support.host_facts import model
 from tests.support.orcd_parts import Desk
 
 
@@ -350,6 +354,12 @@ class Door(PooldClient):
         if self.refuses:
             raise RbeesError(ErrorCode.FORBIDDEN, "I will come back.")
 
+    async def remove_model(self, name: str) -> ModelRemoved:
+        self.calls.append(f"remove {name}")
+        if self.refuses:
+            raise RbeesError(ErrorCode.DEVICE_BUSY, "A worker serves it.")
+        return ModelRemoved(model_ref=name, freed_bytes=1)
+
     async def announce(self, orcd_url: str) -> RegisterRequest:
         self.calls.append(orcd_url)
         if len(self.calls) < 3:
@@ -367,6 +377,39 @@ class Street(Directory):
 
     def pool_client(self, endpoint: str) -> PooldClient:
         return Door(endpoint, self.calls, self.refuses)
+
+
+async def test_a_model_is_removed_under_each_pools_own_name() -> None:
+    street = Street()
+    async with _realm(street) as realm:
+        realm.pools.register(
+            _registration(models=(model("file:/a.gguf", aliases=("bees",)), model("file:/c.gguf", sha256="c" * 64)))
+        )
+        realm.pools.register(
+            _registration(pool_id="cellar", endpoint="http://127.0.0.1:9201", models=(model("file:/b.gguf"),)),
+        )
+        await realm.pools.remove_model("bees")
+        assert street.calls == ["remove file:/a.gguf", "remove file:/b.gguf"]
+        with pytest.raises(RbeesError) as caught:
+            await realm.pools.remove_model("wasps")
+        assert _code(caught) is ErrorCode.MODEL_NOT_FOUND
+    async with _realm(Street(refuses=True)) as realm:
+        realm.pools.register(_registration(models=(model("file:/a.gguf"),)))
+        with pytest.raises(RbeesError) as caught:
+            await realm.pools.remove_model("file:/a.gguf")
+        assert _code(caught) is ErrorCode.DEVICE_BUSY
+
+
+async def test_how_long_a_model_stays_is_a_clients_wish(realm: Realm) -> None:
+    realm.pools.register(_registration(models=(model(sha256="ab" * 32),), workers=(_facts(),), ready=(_ready(),)))
+    assert realm.pools.kept_for_s("ab" * 32) == Policy().worker_idle_s
+    realm.pools.keep("ab" * 32, 5.0)
+    assert realm.last() == KeepAsked("ab" * 32, 5.0)
+    assert realm.pools.kept_for_s("ab" * 32) == 5.0
+    await realm.clock.advance(2.0)
+    assert realm.pools.kept_for_s("ab" * 32) == 3.0
+    realm.pools.keep("ab" * 32, None)
+    assert realm.pools.kept_for_s("ab" * 32) == math.inf
 
 
 async def _own_url(_endpoint: str) -> str:

@@ -201,9 +201,14 @@ def test_a_model_that_a_client_wants_gone_goes_once_it_has_no_work() -> None:
     assert drive.tick() == []
     drive.send(AttemptCompleted("job-1", 1))
     assert drive.tick() == [StopWorker("a", busy.worker_id, "It has had no work for 0 s.")]
+    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == pytest.approx(30.0), "the wish was about what was loaded then"
+    drive.send(KeepAsked(HAIKU.sha256, 7.0))
+    assert drive.report("a", busy, after_s=10.0) == [
+        StopWorker("a", busy.worker_id, "It was told to stop before and is still there.")
+    ]
     drive.report("a")
     drive.report("a", facts.worker("w3", HAIKU))
-    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == pytest.approx(30.0), "the wish was about what was loaded then"
+    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == pytest.approx(7.0), "a later one is about what comes next"
 
 
 def test_a_model_that_no_pool_could_ever_hold_fails_by_how_much() -> None:

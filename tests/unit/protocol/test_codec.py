@@ -174,6 +174,13 @@ def test_the_same_value_gives_the_same_bytes() -> None:
     assert codec.encode(Note(text="ü", number=1)) == '{"text":"ü","number":1}'.encode()
 
 
+class Numbers(Message, frozen=True, kw_only=True):
+    """Lists within a list."""
+
+    rows: tuple[tuple[float, ...], ...]
+    names: tuple[str, ...]
+
+
 def test_pieces_make_the_same_bytes() -> None:
     usage = Usage(prompt_tokens=3, cached_tokens=0, completion_tokens=0)
     numbers = Embedding(index=0, embedding=(0.5, -1e-9), tokens=1, truncated=False)
@@ -182,6 +189,7 @@ def test_pieces_make_the_same_bytes() -> None:
     job = JobView(job_id="j", status="completed", model="m", priority="batch", seed=1, created_at_ms=1, usage=usage)
     outputs = (Embeddings(embeddings=made), Ranking(results=ranked), (ChoiceOutput(choice=0, text="ü"),), None)
     messages: list[Message] = [EmbedAnswer(model="m", embeddings=made, usage=usage), Note(text="[{", number=1)]
+    messages.append(Numbers(rows=((0.5, -1e-9), ()), names=("a", "ü")))
     messages += [replace(job, output=output) for output in outputs]
     for message in messages:
         assert codec.encode_in_pieces(message) == codec.encode(message)

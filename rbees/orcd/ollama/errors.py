@@ -1,0 +1,34 @@
+"""PURE: failures as Ollama's clients read them: one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from rbees.protocol.codec import Message
+from rbees.protocol.errors import ErrorCode, RbeesError
+
+
+class ErrorAnswer(Message, frozen=True, kw_only=True):
+    """The body of every answer that is not a success, and the line in which a stream fails."""
+
+    error: str
+
+
+# As for clients of OpenAI's API: 422 is a defect of their own to them, 400 what must be sent otherwise.
+_STATUS: Final = {ErrorCode.CONTEXT_EXCEEDED: 400, ErrorCode.MODEL_INCOMPATIBLE: 400}
+
+
+def body_of(error: RbeesError) -> ErrorAnswer:
+    """The object that tells of it."""
+    return ErrorAnswer(error=error.message)
+
+
+def status_of(error: RbeesError) -> int:
+    """Of the answer that tells of it."""
+    return _STATUS.get(error.code, error.http_status)
+
+
+def headers_of(error: RbeesError) -> Mapping[str, str]:
+    """The code, for which this API has no other place."""
+    return {"X-Rbees-Error": error.code}
