@@ -57,6 +57,7 @@ def execute_request(job_id: str, epoch: int, request: JobRequest, generated: Seq
         generated_token_ids=generated[0] if request.n == 1 else (),
         choices=tuple(GivenChoice(generated_token_ids=ids) for ids in generated) if request.n > 1 else (),
         max_tokens=request.max_tokens,
+        fit_context=request.fit_context,
         sampling=request.sampling(request.seed or 0),
         response_format=request.response_format,
         deterministic=request.deterministic,

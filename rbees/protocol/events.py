@@ -151,11 +151,13 @@ class Timings(Message, frozen=True, kw_only=True):
 class ChoiceEnd(Message, frozen=True, kw_only=True):
     """How one choice ended."""
 
-    private: ClassVar[frozenset[str]] = frozenset({"tool_calls"})
+    private: ClassVar[frozenset[str]] = frozenset({"tool_calls", "stop_string"})
     choice: int = 0
     finish_reason: FinishReason
     tool_calls: tuple[ToolCall, ...] = ()
     """What the answer calls, in order."""
+    stop_string: str | msgspec.UnsetType = msgspec.UNSET
+    """The one of the job's that ended it; absent where none did."""
 
 
 class Speculation(Message, frozen=True, kw_only=True):

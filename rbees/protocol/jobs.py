@@ -60,6 +60,8 @@ class JobRequest(SeedlessSampling, frozen=True, kw_only=True):
     """`none`: the model is not told of the tools, and nothing it writes is a call. `required`, or a tool's name: it must call."""
     template_options: TemplateOptions = {}
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS, description="Default: what the context leaves.")] | None = None
+    fit_context: bool = False
+    """`max_tokens` may be more than the context leaves: the answer then ends where the context does, instead of being refused."""
     n: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES, description="Answers to make, each with draws of its own.")] = 1
     seed: Annotated[Seed, msgspec.Meta(description="Chosen and recorded if absent.")] | None = None
     response_format: Annotated[ResponseFormat, msgspec.Meta(description="The form that the answer must have.")] | None = None

@@ -63,6 +63,8 @@ class ExecuteRequest(Message, frozen=True, kw_only=True):
     generated_token_ids: tuple[int, ...] = ()
     choices: Annotated[tuple[GivenChoice, ...], msgspec.Meta(max_length=MAX_CHOICES)] = ()
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    fit_context: bool = False
+    """Where the context leaves less than `max_tokens`, the answer ends with it."""
     sampling: Sampling = Sampling()
     response_format: ResponseFormat | None = None
     deterministic: bool = False

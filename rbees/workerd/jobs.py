@@ -325,7 +325,7 @@ class Attempts:
             attempt.key,
             prompt.token_ids,
             generated,
-            request.max_tokens,
+            _most_tokens(request, prompt, self._ctx),
             request.sampling,
             request.deterministic,
             prompt.format,
@@ -461,12 +461,20 @@ def end_of(job_id: str, ends: list[Finished]) -> End:
     )
 
 
+def _most_tokens(request: ExecuteRequest, prompt: Prompt, ctx: int) -> int | None:
+    """Of each answer; None: what the context leaves."""
+    if request.fit_context and len(prompt.token_ids) + (request.max_tokens or 0) > ctx:
+        return None
+    return request.max_tokens
+
+
 def _choice_end(job_id: str, output: Finished) -> ChoiceEnd:
     calls = tuple(
         ToolCall(id=call_id(job_id, output.choice, number), name=call.name, arguments=call.arguments)
         for number, call in enumerate(output.calls)
     )
-    return ChoiceEnd(choice=output.choice, finish_reason=output.reason, tool_calls=calls)
+    stop_string = msgspec.UNSET if output.stop_string is None else output.stop_string
+    return ChoiceEnd(choice=output.choice, finish_reason=output.reason, tool_calls=calls, stop_string=stop_string)
 
 
 def _overtaken() -> RbeesError:

@@ -50,6 +50,8 @@ class Finished:
     """Tokens that were computed on a guess."""
     accepted: int = 0
     """Of these, how many the answer has."""
+    stop_string: str | None = field(default=None, repr=False)
+    """That ended it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,6 +253,7 @@ class Sequence:
             self.calls,
             drafted=guessed.drafted if guessed else 0,
             accepted=guessed.accepted if guessed else 0,
+            stop_string=self.text.stopped_by,
         )
 
     def _timings(self, now_s: float) -> Timings:

@@ -33,6 +33,8 @@ class TextStream:
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self._stops = tuple(stop.encode() for stop in stops)
+        self.stopped_by: str | None = None
+        """The stop string that is complete."""
         self._buffer = bytearray()
         self._tokens: list[tuple[int, int]] = []
         """Held tokens: id, and where their bytes end in the buffer."""
@@ -49,7 +51,9 @@ class TextStream:
         self._tokens.append((token, len(self._buffer)))
         cut = self._first_stop(before)
         if cut is not None:
-            return self._take_all(cut), True
+            begin, end = cut
+            self.stopped_by = self._buffer[begin:end].decode()
+            return self._take_all(begin), True
         return self._take(self._tokens_before(self._held_from())), False
 
     def finish(self) -> Piece | None:
@@ -64,14 +68,14 @@ class TextStream:
         self._sent_bytes = len(self._buffer) - _unfinished(self._buffer)
         self._sent_tokens = len(self._tokens)
 
-    def _first_stop(self, before: int) -> int | None:
-        """Where the stop string begins that is complete first, given that none was before the last `before` bytes."""
+    def _first_stop(self, before: int) -> tuple[int, int] | None:
+        """Where the stop string that is complete first begins and ends, given that none was before the last `before` bytes."""
         best: tuple[int, int] | None = None
         for stop in self._stops:
             start = self._buffer.find(stop, max(0, before - len(stop) + 1))
             if start >= 0 and (best is None or (start + len(stop), start) < best):
                 best = (start + len(stop), start)
-        return best[1] if best else None
+        return (best[1], best[0]) if best else None
 
     def _held_from(self) -> int:
         """The first byte that may not be sent yet."""

@@ -119,6 +119,10 @@ def test_what_tells_of_the_content_stays_out_of_logs() -> None:
     assert "secret" not in shown
 
 
+def test_a_worker_is_told_that_the_context_may_end_the_answer() -> None:
+    assert [execute_request("j", 1, job(fit_context=fits), [()]).fit_context for fits in (True, False)] == [True, False]
+
+
 def test_a_prompt_may_be_tokens_and_goes_to_the_worker_as_they_are() -> None:
     request = job(prompt=None, token_ids=[65, 66])
     check_job(request)

@@ -33,9 +33,11 @@ from tests.support.scripted_models import NoEmbedding
 class RecordingEngine:
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
+        self.works: list[Work] = []
 
     def submit(self, work: Work) -> None:
         self.calls.append(("submit", work.key))
+        self.works.append(work)
 
     def cancel(self, key: str) -> None:
         self.calls.append(("cancel", key))
@@ -284,6 +286,27 @@ def test_beginnings_stand_in_one_place() -> None:
     with pytest.raises(RbeesError) as caught:
         check_request(request)
     assert caught.value.details["field"] == "choices"
+
+
+async def test_an_answer_may_end_with_the_context_where_that_is_asked_for() -> None:
+    bench = Bench()
+    for epoch, (fits, most) in enumerate([(True, 63), (True, 64), (True, 900), (False, 63), (False, 900)], 1):
+        bench.attempts.execute(ExecuteRequest(job_id=f"job{epoch}", epoch=1, prompt="x", max_tokens=most, fit_context=fits))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert [work.max_tokens for work in bench.engine.works] == [63, None, None, 63], "what is left, and one is refused"
+
+
+async def test_the_string_that_stopped_an_answer_is_told_with_its_end() -> None:
+    bench = Bench()
+    attempt = await bench.execute()
+    bench.attempts.deliver([Admitted("a/1", 1)])
+    usage = Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1)
+    stopped = Finished("a/1", 0, "stop", usage, Timings(prefill_ms=1, decode_ms=1), stop_string="END")
+    bench.attempts.deliver([stopped])
+    (frame,) = attempt.events.after(1)
+    (choice,) = codec.decode(frame.partition(b"data: ")[2].strip(), End).choices
+    assert (choice.finish_reason, choice.stop_string) == ("stop", "END")
 
 
 async def test_what_does_not_fit_ends_with_the_numbers() -> None:

@@ -63,7 +63,8 @@ def test_a_stop_string_ends_the_answer_before_it() -> None:
     stop = text[30:36]
     stopped, _, ending = undisturbed(seed=3, stop=(stop,))
     assert stopped == text[: text.index(stop)]
-    assert ending.reason == "stop"
+    assert (ending.reason, ending.stop_string) == ("stop", stop)
+    assert undisturbed(seed=3, stop=("no bee says this",))[2].stop_string is None
 
 
 def test_the_seed_decides_the_draws_and_greedy_ignores_it() -> None:
@@ -166,7 +167,7 @@ def test_continuing_under_a_stop_string() -> None:
         outputs = run_out(engine)
         again = ending_of(outputs, "a")
         assert isinstance(again, Finished)
-        assert (again.reason, again.usage) == (ending.reason, ending.usage)
+        assert (again.reason, again.usage, again.stop_string) == (ending.reason, ending.usage, stop)
         assert text.endswith(text_of(outputs, "a"))
 
 

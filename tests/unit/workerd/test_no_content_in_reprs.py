@@ -25,7 +25,7 @@ WORK = Work("job/1", (TOKEN,), (TOKEN,), None, SAMPLING, further=((TOKEN,),))
 PIECE = Piece(CANARY, 0, (TOKEN,))
 CALL = Call(CANARY, {CANARY: CANARY})
 NUMBERS = np.array([TOKEN], dtype=np.int32)
-FINISHED: Any = Finished("job/1", 0, "stop", None, None, (CALL,))  # type: ignore[arg-type]
+FINISHED: Any = Finished("job/1", 0, "stop", None, None, (CALL,), stop_string=CANARY)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

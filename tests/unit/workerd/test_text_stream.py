@@ -69,6 +69,22 @@ def test_of_stops_that_end_together_the_longest_wins() -> None:
     assert "".join(p.text for p in run([b"xabc"], ("c", "abc"))[0]) == "x"
 
 
+@pytest.mark.parametrize(
+    ("tokens", "stops", "by"),
+    [
+        ([b"xabcd"], ("abcd", "bc"), "bc"),
+        ([b"xabc"], ("c", "abc"), "abc"),
+        ([b"a\xc3", b"\xa9b"], ("é",), "é"),
+        ([b"a", b"EN"], ("END",), None),
+    ],
+)
+def test_the_stop_that_ended_the_answer_is_known(tokens: list[bytes], stops: tuple[str, ...], by: str | None) -> None:
+    stream = TextStream(stops)
+    for number, data in enumerate(tokens):
+        stream.push(number, data)
+    assert stream.stopped_by == by
+
+
 def test_a_held_beginning_is_sent_when_the_answer_ends() -> None:
     assert run([b"a", b"EN"], ("END",)) == ([Piece("a", 0, (0,)), Piece("EN", 1, (1,))], False)
 
