@@ -147,7 +147,9 @@ class Prompts:
             )
         style = CallStyle()
         if tools or options or any(message.tool_calls for message in messages):
-            style = _call_style(await self._renderer.traits(), messages, tools, options)
+            traits = await self._renderer.traits()
+            options = {name: told for name, told in options.items() if not self._is_so_anyhow(name, told, traits)}
+            style = _call_style(traits, messages, tools, options)
         texts = _Texts()
         template_variables(messages, tools, options, style, texts.see)
         marker = texts.free_marker()
@@ -157,6 +159,11 @@ class Prompts:
             message = "The model's chat template makes an empty prompt of these messages; send some text."
             raise RbeesError(ErrorCode.INVALID_REQUEST, message, field="messages")
         return text.split(marker)
+
+    def _is_so_anyhow(self, name: str, told: TemplateOption, traits: TemplateTraits) -> bool:
+        """Whether an option forbids thoughts to a model whose template knows none."""
+        thinks = self._style is not None and self._style.reasoning is not None
+        return name == "enable_thinking" and told is False and not thinks and name not in traits.options
 
     def _break_up(self, content: str, marker: str) -> str:
         while self._controls is not None and self._controls.search(content):

@@ -211,6 +211,13 @@ async def test_an_option_reaches_the_template() -> None:
     assert (await spelled(HERMES, asked())).endswith("<assistant>")
 
 
+async def test_a_model_that_knows_no_thoughts_need_not_be_told_to_have_none() -> None:
+    assert await spelled(PLAIN, asked(template_options={"enable_thinking": False})) == await spelled(PLAIN, asked())
+    always = "{{ messages[0].content }}<think>{% if false %}</think>{% endif %}"
+    with pytest.raises(RbeesError, match="enable_thinking"):
+        await prompts(always).of_source(asked(template_options={"enable_thinking": False}))
+
+
 @pytest.mark.parametrize(("options", "thought"), [({}, "<think>hm</think>"), ({"enable_thinking": False}, "<t")])
 async def test_a_forced_call_opens_no_thought_where_the_template_closed_one(options: dict[str, bool], thought: str) -> None:
     request = asked(tools=(COUNT,), tool_choice="required", template_options=options)
