@@ -27,6 +27,8 @@ from rbees.service.metrics import Metrics
 from rbees.service.routes import EVENT_STREAM, LINES, ErrorShape, Handler, Route
 
 ALWAYS_ALLOWED_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+API_KEY = "X-Api-Key"
+"""Header in which some clients of other APIs send their token."""
 _STARTED = web.RequestKey("started", bool)
 
 
@@ -47,6 +49,8 @@ class Edge:
         self._routes: dict[web.AbstractRoute, Route] = {}
         self._shapes: dict[str, ErrorShape] = {}
         """By the first word of a path: how the API that lives there words what none of its routes answers."""
+        self._signs: dict[str, dict[str, ErrorShape]] = {}
+        """The same where several live there, by the header that only the clients of one send."""
         self._identities = Identities(SystemClock())
         self._requests = metrics.counter("http_requests_total", "Requests answered.", ("method", "route", "status"))
         self._seconds = metrics.histogram("http_request_seconds", "Time to the end of the answer; streams left out.", ("route",))
@@ -58,6 +62,8 @@ class Edge:
             self._routes[added] = route
             if route.error_shape is not None:
                 self._shapes.setdefault(_first_word(route.path), route.error_shape)
+                if route.error_shape.sign is not None:
+                    self._signs.setdefault(_first_word(route.path), {})[route.error_shape.sign] = route.error_shape
 
     @web.middleware
     async def envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -90,7 +96,7 @@ class Edge:
             return _preflight(request)
         route = self._routes.get(request.match_info.route)
         if route is None or not (route.public or route.own_proof):
-            self._authenticator.check(request.headers.get("Authorization"))
+            self._authenticator.check(_proof(request))
         if route is not None:
             _check_parameters(request, route)
             await _meet_expectation(request)
@@ -171,11 +177,21 @@ class Edge:
 
     def _shape(self, request: web.Request) -> ErrorShape | None:
         route = self._routes.get(request.match_info.route)
-        return route.error_shape if route else self._shapes.get(_first_word(request.path))
+        if route is not None and route.error_shape is None:
+            return None
+        signs = self._signs.get(_first_word(request.path), {})
+        signed = next((shape for sign, shape in signs.items() if sign in request.headers), None)
+        return signed or (route.error_shape if route else self._shapes.get(_first_word(request.path)))
 
     def _label(self, request: web.Request) -> str:
         route = self._routes.get(request.match_info.route)
         return route.path if route else "unknown"
+
+
+def _proof(request: web.Request) -> str | None:
+    """What the request brings as its `Authorization`; a key of another name is the same token."""
+    sent, key = request.headers.get("Authorization"), request.headers.get(API_KEY)
+    return f"Bearer {key}" if sent is None and key is not None else sent
 
 
 def _first_word(path: str) -> str:

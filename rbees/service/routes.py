@@ -49,6 +49,8 @@ class ErrorShape:
     type_: Any
     """Of the body."""
     word: Callable[[RbeesError], WordedError]
+    sign: str | None = None
+    """A header that only its clients send, so that they are answered in it on paths that several APIs share."""
 
 
 @dataclass(frozen=True, slots=True)

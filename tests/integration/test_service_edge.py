@@ -344,6 +344,15 @@ async def test_with_a_token_only_livez_answers_without_it() -> None:
             assert (await ask(server, "GET", route, right)).status == 200, route
 
 
+async def test_a_token_may_come_as_a_key_where_nothing_else_is_sent() -> None:
+    async with serving(*ROUTES, authenticator=BearerAuth(Token(SECRET))) as server:
+        wrong, bearer = {"X-Api-Key": "rbk_" + "b" * 43}, {"Authorization": "Bearer rbk_" + "b" * 43}
+        for headers, status in (({"x-api-key": SECRET}, 200), (wrong, 401), ({"X-Api-Key": ""}, 401), ({"X-Api-Key": "ü"}, 401)):
+            assert (await ask(server, "GET", "/orders", headers)).status == status, headers
+        assert (await ask(server, "GET", "/orders", {"X-Api-Key": SECRET, **bearer})).status == 401
+        assert (await ask(server, "GET", "/orders", {"Authorization": f"Bearer {SECRET}", **wrong})).status == 200
+
+
 async def test_readiness_names_what_is_wrong() -> None:
     checks: dict[str, str | None] = {"database": None, "pools": "No pool has registered."}
     async with serving(*ROUTES, readiness=lambda: checks) as server:
@@ -431,3 +440,22 @@ async def test_routes_of_another_api_fail_in_its_own_words() -> None:
         assert (await ask(server, "GET", "/tea/refuse", signed)).headers["retry-after"] == "4"
         assert (await ask(server, "GET", "/refuse", signed)).code == "QUEUE_FULL"
         assert (await ask(server, "GET", "/none", signed)).code == "NOT_FOUND"
+
+
+async def test_where_several_apis_live_a_clients_own_header_tells_which_words_it_reads() -> None:
+    other = ErrorShape(Complaint, lambda error: WordedError(419, Complaint(f"other {error.code.lower()}")), sign="tea-version")
+    foreign = (
+        Route("GET", "/tea/refuse", refuse, "Refuse.", error_shape=SHAPE),
+        Route("GET", "/tea/other", refuse, "Refuse.", error_shape=other),
+    )
+    async with serving(*ROUTES, *foreign) as server:
+        for path, headers, status in (
+            ("/tea/refuse", {}, 418),
+            ("/tea/none", {}, 418),
+            ("/tea/other", {}, 419),
+            ("/tea/refuse", {"Tea-Version": "1"}, 419),
+            ("/tea/none", {"Tea-Version": "1"}, 419),
+            ("/refuse", {"Tea-Version": "1"}, 429),
+            ("/none", {"Tea-Version": "1"}, 404),
+        ):
+            assert (await ask(server, "GET", path, headers)).status == status, (path, headers)
