@@ -13,6 +13,7 @@ PURE = (
     "rbees.orcd.door.collected",
     "rbees.orcd.door.foreign",
     "rbees.orcd.door.patience",
+    "rbees.orcd.door.retries",
     "rbees.orcd.ollama",
     "rbees.orcd.openai",
     "rbees.orcd.supply",

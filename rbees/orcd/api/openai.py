@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeVar
+from typing import Final, TypeVar
 
-import msgspec
 from aiohttp import web
 
-from rbees.orcd.door.foreign import Foreign, read_foreign, told
-from rbees.orcd.door.patience import LEAST_S, wait_of
+from rbees.orcd.api.asked import ACCEPTING, KEY, PREFER, names_of, read_asked, wait_s
+from rbees.orcd.door.foreign import Foreign
 from rbees.orcd.door.runs import Run, Runs
 from rbees.orcd.door.streams import stream, whole
 from rbees.orcd.openai import errors
@@ -31,27 +30,9 @@ from rbees.orcd.openai.vectors import (
 )
 from rbees.orcd.pools import Pools
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.service.web import ErrorShape, Parameter, Route, WordedError, argument, read_json, reply, reply_large
-
-IGNORED: Final = "X-Rbees-Ignored"
-"""Header that names the fields of a request that were passed over."""
-JOB: Final = "X-Rbees-Job-Id"
-"""Header that names the jobs behind an answer, for `llorch jobs show` and the log."""
+from rbees.service.web import ErrorShape, Route, WordedError, argument, reply, reply_large
 
 F = TypeVar("F", bound=Foreign)
-
-_KEY = Parameter(
-    "Idempotency-Key",
-    "Any text of up to 190 characters: sending the same body under the same key again gives the same answer, from the same job.",
-    Annotated[str, msgspec.Meta(min_length=1, max_length=190)],
-    where="header",
-)
-_PREFER = Parameter(
-    "Prefer",
-    "`wait=SECONDS`: where the job has not started by then, 503 or 429 with `Retry-After` comes instead of more waiting.",
-    Annotated[str, msgspec.Meta(max_length=1_000)],
-    where="header",
-)
 
 
 def _worded(error: RbeesError) -> WordedError:
@@ -66,34 +47,34 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
 
     async def chat(request: web.Request) -> web.StreamResponse:
         asked, headers = await _read(request, ChatRequest)
-        async with runs.of([chat_job(asked)], argument(request, _KEY)) as [run]:
-            made, headers = _identity("chatcmpl", run, asked.model), headers | _jobs([run])
+        async with runs.of([chat_job(asked)], argument(request, KEY)) as [run]:
+            made, headers = _identity("chatcmpl", run, asked.model), headers | names_of([run])
             if asked.streams:
-                return await stream(request, [run], ChatChunks(asked, made), headers, _wait_s(request))
-            return reply(chat_answer(asked, made, await whole(run, asked.n or 1, _wait_s(request))), headers=headers)
+                return await stream(request, [run], ChatChunks(asked, made), headers, wait_s(request))
+            return reply(chat_answer(asked, made, await whole(run, asked.n or 1, wait_s(request))), headers=headers)
 
     async def complete(request: web.Request) -> web.StreamResponse:
         asked, headers = await _read(request, CompletionRequest)
-        async with runs.of(completion_jobs(asked), argument(request, _KEY)) as followed:
-            made, headers = _identity("cmpl", followed[0], asked.model), headers | _jobs(followed)
+        async with runs.of(completion_jobs(asked), argument(request, KEY)) as followed:
+            made, headers = _identity("cmpl", followed[0], asked.model), headers | names_of(followed)
             if asked.streams:
-                return await stream(request, followed, CompletionChunks(asked, made), headers, _wait_s(request))
+                return await stream(request, followed, CompletionChunks(asked, made), headers, wait_s(request))
             first, *others = followed
-            collected = [await whole(first, asked.n or 1, _wait_s(request)), *[await whole(run, asked.n or 1) for run in others]]
+            collected = [await whole(first, asked.n or 1, wait_s(request)), *[await whole(run, asked.n or 1) for run in others]]
             return reply(completion_answer(asked, made, collected), headers=headers)
 
     async def embed(request: web.Request) -> web.StreamResponse:
         asked, headers = await _read(request, EmbeddingsRequest)
-        async with runs.of([embeddings_job(asked)], argument(request, _KEY)) as [run]:
+        async with runs.of([embeddings_job(asked)], argument(request, KEY)) as [run]:
             return await reply_large(
-                embeddings_answer(asked, await whole(run, wait_s=_wait_s(request))), headers=headers | _jobs([run])
+                embeddings_answer(asked, await whole(run, wait_s=wait_s(request))), headers=headers | names_of([run])
             )
 
     async def rank(request: web.Request) -> web.StreamResponse:
         asked, headers = await _read(request, RankRequest)
-        async with runs.of([rank_job(asked)], argument(request, _KEY)) as [run]:
+        async with runs.of([rank_job(asked)], argument(request, KEY)) as [run]:
             id_ = _identity("rerank", run, asked.model).id
-            return reply(rank_answer(asked, id_, await whole(run, wait_s=_wait_s(request))), headers=headers | _jobs([run]))
+            return reply(rank_answer(asked, id_, await whole(run, wait_s=wait_s(request))), headers=headers | names_of([run]))
 
     async def list_models(_request: web.Request) -> web.Response:
         return reply(model_list(pools.models()))
@@ -104,35 +85,8 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
         return reply(model_object(found.facts, ready=found.ready_workers > 0, name=name))
 
     async def _read(request: web.Request, type_: type[F]) -> tuple[F, dict[str, str]]:
-        """What is asked for, and the headers of the answer that tell of what was passed over."""
-        if argument(request, _KEY) is None:
-            runs.check_room()
-        elif _wait_s(request) is not None:
-            message = "`Prefer: wait` gives a job up, and the key would give that job again; send one of them."
-            raise RbeesError(ErrorCode.INVALID_REQUEST, message)
-        reading = read_foreign(await read_json(request), type_)
-        asked = reading.request
-        said = told((*reading.passed_over, *(unmet(asked) if isinstance(asked, TextRequest) else ())))
-        return asked, {} if said is None else {IGNORED: said}
+        return await read_asked(request, type_, runs, lambda asked: unmet(asked) if isinstance(asked, TextRequest) else ())
 
-    accepting = (
-        ErrorCode.MODEL_NOT_FOUND,
-        ErrorCode.MODEL_INCOMPATIBLE,
-        ErrorCode.CONTEXT_EXCEEDED,
-        ErrorCode.IDEMPOTENCY_CONFLICT,
-        ErrorCode.OUTPUT_ERASED,
-        ErrorCode.REQUEST_TOO_LARGE,
-        ErrorCode.QUEUE_FULL,
-        ErrorCode.QUOTA_EXCEEDED,
-        ErrorCode.CANCELLED,
-        ErrorCode.WORKER_CRASHED,
-        ErrorCode.NO_PLACEMENT,
-        ErrorCode.MODEL_LOADING,
-        ErrorCode.DRAINING,
-        ErrorCode.TIMEOUT,
-        ErrorCode.DEADLINE_EXCEEDED,
-        ErrorCode.STORAGE_FULL,
-    )
     return [
         Route(
             "POST",
@@ -142,8 +96,8 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             request=ChatRequest,
             response=ChatCompletion,
             events=ChatCompletionChunk,
-            errors=accepting,
-            parameters=(_KEY, _PREFER),
+            errors=ACCEPTING,
+            parameters=(KEY, PREFER),
             error_shape=SHAPE,
         ),
         Route(
@@ -154,8 +108,8 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             request=CompletionRequest,
             response=Completion,
             events=Completion,
-            errors=accepting,
-            parameters=(_KEY, _PREFER),
+            errors=ACCEPTING,
+            parameters=(KEY, PREFER),
             error_shape=SHAPE,
         ),
         Route(
@@ -165,8 +119,8 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             "Make vectors of texts.",
             request=EmbeddingsRequest,
             response=EmbeddingsAnswer,
-            errors=accepting,
-            parameters=(_KEY, _PREFER),
+            errors=ACCEPTING,
+            parameters=(KEY, PREFER),
             error_shape=SHAPE,
         ),
         Route(
@@ -176,8 +130,8 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             "Order documents by how well they answer a query.",
             request=RankRequest,
             response=RankAnswer,
-            errors=accepting,
-            parameters=(_KEY, _PREFER),
+            errors=ACCEPTING,
+            parameters=(KEY, PREFER),
             error_shape=SHAPE,
         ),
         Route(
@@ -202,13 +156,3 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
 
 def _identity(prefix: str, run: Run, model: str) -> Identity:
     return identity(prefix, run.row.job_id, run.row.created_at_ms, model, run.row.model_sha256)
-
-
-def _wait_s(request: web.Request) -> float | None:
-    """How long the client waits for the start, where it says so."""
-    asked = wait_of(argument(request, _PREFER))
-    return None if asked is None else max(asked, LEAST_S)
-
-
-def _jobs(runs: list[Run]) -> dict[str, str]:
-    return {JOB: ", ".join(run.row.job_id for run in runs)}

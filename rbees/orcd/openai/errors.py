@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from rbees.orcd.door.retries import retry_headers
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorCode, RbeesError
 
@@ -34,19 +35,6 @@ _CODES: Final = {
     ErrorCode.QUOTA_EXCEEDED: "rate_limit_exceeded",
 }
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_AGAIN: Final = frozenset(
-    {
-        ErrorCode.QUEUE_FULL,
-        ErrorCode.QUOTA_EXCEEDED,
-        ErrorCode.DRAINING,
-        ErrorCode.MODEL_LOADING,
-        ErrorCode.POOL_UNREACHABLE,
-        ErrorCode.WORKER_UNREACHABLE,
-    }
-)
-"""What may well succeed the next time. All else has been tried as often as it makes sense, or cannot succeed."""
-_RETRIED: Final = frozenset({408, 409, 429})
-"""Statuses below 500 that clients try again by themselves."""
 
 
 def body_of(error: RbeesError) -> ErrorAnswer:
@@ -70,12 +58,7 @@ def status_of(error: RbeesError) -> int:
 
 def headers_of(error: RbeesError) -> Mapping[str, str]:
     """`x-should-retry` where clients would ask again by themselves, right or wrong, and how far a model has loaded."""
-    status = status_of(error)
-    if status < 500 and status not in _RETRIED:
-        return {}
-    progress = error.details.get("progress")
-    told = {} if progress is None else {"X-Rbees-Progress": f"{progress:g}"}
-    return {"x-should-retry": "true" if error.code in _AGAIN else "false", **told}
+    return retry_headers(error, status_of(error))
 
 
 _PARAMS: Final[dict[ErrorCode, str]] = {ErrorCode.MODEL_NOT_FOUND: "model", ErrorCode.MODEL_INCOMPATIBLE: "model"}

@@ -1,0 +1,83 @@
+"""What routes of every foreign API read and say beside an API's own fields: headers, and the failures that a job may come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from rbees.orcd.door.foreign import Foreign, read_foreign, told
+from rbees.orcd.door.patience import LEAST_S, wait_of
+from rbees.orcd.door.runs import Run, Runs
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service.web import Parameter, argument, read_json
+
+IGNORED: Final = "X-Rbees-Ignored"
+"""Header that names the fields of a request that were passed over."""
+JOB: Final = "X-Rbees-Job-Id"
+"""Header that names the jobs behind an answer, for `llorch jobs show` and the log."""
+
+F = TypeVar("F", bound=Foreign)
+
+KEY: Final = Parameter(
+    "Idempotency-Key",
+    "Any text of up to 190 characters: sending the same body under the same key again gives the same answer, from the same job.",
+    Annotated[str, msgspec.Meta(min_length=1, max_length=190)],
+    where="header",
+)
+PREFER: Final = Parameter(
+    "Prefer",
+    "`wait=SECONDS`: where the job has not started by then, 503 or 429 with `Retry-After` comes instead of more waiting.",
+    Annotated[str, msgspec.Meta(max_length=1_000)],
+    where="header",
+)
+ACCEPTING: Final = (
+    ErrorCode.MODEL_NOT_FOUND,
+    ErrorCode.MODEL_INCOMPATIBLE,
+    ErrorCode.CONTEXT_EXCEEDED,
+    ErrorCode.IDEMPOTENCY_CONFLICT,
+    ErrorCode.OUTPUT_ERASED,
+    ErrorCode.REQUEST_TOO_LARGE,
+    ErrorCode.QUEUE_FULL,
+    ErrorCode.QUOTA_EXCEEDED,
+    ErrorCode.CANCELLED,
+    ErrorCode.WORKER_CRASHED,
+    ErrorCode.NO_PLACEMENT,
+    ErrorCode.MODEL_LOADING,
+    ErrorCode.DRAINING,
+    ErrorCode.TIMEOUT,
+    ErrorCode.DEADLINE_EXCEEDED,
+    ErrorCode.STORAGE_FULL,
+)
+"""What may come of a request for a job."""
+
+
+async def read_asked(
+    request: web.Request, type_: type[F], runs: Runs, unmet: Callable[[F], Sequence[str]]
+) -> tuple[F, dict[str, str]]:
+    """What is asked for, and the headers of the answer that tell of what was passed over; `unmet` names what nobody does.
+
+    Raises:
+        RbeesError: as `read_json`, `read_foreign` and `Runs.check_room`, or for headers that contradict each other.
+    """
+    if argument(request, KEY) is None:
+        runs.check_room()
+    elif wait_s(request) is not None:
+        message = "`Prefer: wait` gives a job up, and the key would give that job again; send one of them."
+        raise RbeesError(ErrorCode.INVALID_REQUEST, message)
+    reading = read_foreign(await read_json(request), type_)
+    said = told((*reading.passed_over, *unmet(reading.request)))
+    return reading.request, {} if said is None else {IGNORED: said}
+
+
+def wait_s(request: web.Request) -> float | None:
+    """How long the client waits for the start, where it says so."""
+    asked = wait_of(argument(request, PREFER))
+    return None if asked is None else max(asked, LEAST_S)
+
+
+def names_of(runs: Sequence[Run]) -> dict[str, str]:
+    """The header that names the jobs."""
+    return {JOB: ", ".join(run.row.job_id for run in runs)}
