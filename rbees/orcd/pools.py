@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from rbees.clients.http import is_base_url
+from rbees.clients.workerd import WorkerClient
 from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
 from rbees.orcd.model_downloads import ModelDownloads
@@ -330,6 +331,15 @@ class Pools:
     def kept_for_s(self, model_sha256: str) -> float:
         """How long the model stays loaded if nobody asks for it and nobody needs its memory; infinite for good."""
         return self._scheduler.kept_for_s(model_sha256, self._clock.monotonic())
+
+    def serving(self, reference: str) -> tuple[WorkerClient, ...]:
+        """Workers that serve the model now; none where nobody knows the model, which is for those to refuse who accept jobs."""
+        try:
+            facts = self._scheduler.resolve(reference)
+        except RbeesError:
+            return ()
+        known = filter(self._directory.has_worker, self._scheduler.serving(facts.sha256) if facts is not None else ())
+        return tuple(self._directory.worker(worker_id).client for worker_id in known)
 
     def _view(self, facts: PoolFacts) -> PoolView | None:
         address = self._directory.find_pool(facts.pool_id)

@@ -291,6 +291,11 @@ class Scheduler:
         """Every worker that a pool has reported and that has not ended, by id."""
         return _facts(self._state.workers.values())
 
+    def serving(self, sha256: str) -> tuple[str, ...]:
+        """The workers that serve a model now, those with a free slot first."""
+        sound = [worker for worker in self._state.workers_of.get(sha256, {}).values() if self._state.is_sound(worker)]
+        return tuple(worker.worker_id for worker in sorted(sound, key=lambda worker: (worker.free_slots <= 0, worker.worker_id)))
+
     def models(self) -> tuple[tuple[ModelFacts, tuple[str, ...], int], ...]:
         """Every model that a pool holds: its facts, the pools that hold it, and how many workers serve it now."""
         serving = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from rbees.clients.poold import PooldClient
 from rbees.orcd.crew import Crew
@@ -148,6 +149,16 @@ async def test_a_live_id_is_taken_and_a_silent_one_is_not(realm: Realm) -> None:
     realm.hear(Ticked())
     realm.pools.register(rival)
     assert realm.pools.view("attic").endpoint == "http://127.0.0.1:9300"
+
+
+async def test_workers_that_serve_a_model_can_be_called_by_any_of_its_names(realm: Realm) -> None:
+    held = replace(model("haiku"), aliases=("haiku",), sha256="ab" * 32)
+    realm.pools.register(_registration(models=(held,), workers=(_facts(),), ready=(_ready(),)))
+    for name in ("haiku", f"sha256:{held.sha256}"):
+        assert [worker.url for worker in realm.pools.serving(name)] == ["http://127.0.0.1:5"]
+    assert realm.pools.serving("hiku") == ()
+    realm.directory.drop_worker("worker-a")
+    assert realm.pools.serving("haiku") == ()
 
 
 async def test_the_same_pool_may_come_back_at_any_time(realm: Realm) -> None:
