@@ -1,12 +1,11 @@
-"""The part of docs/apis.md about Ollama's API, made from the requests that orcd reads; see `scripts/apis_page.py`."""
+"""Makes docs/apis-ollama.md from the requests that orcd reads; see `scripts/apis_page.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from rbees.orcd.api.ollama import API_VERSION
-from rbees.orcd.door.foreign import Foreign
 from rbees.orcd.ollama import errors
 from rbees.orcd.ollama.models import NamedRequest, ShowRequest
 from rbees.orcd.ollama.options import Options
@@ -14,13 +13,12 @@ from rbees.orcd.ollama.pull import PullRequest
 from rbees.orcd.ollama.text import ChatRequest, GenerateRequest
 from rbees.orcd.ollama.vectors import EmbedPrompt, EmbedTexts
 from rbees.protocol.errors import ERROR_TABLE, RbeesError
-
-Table = Callable[[type[Foreign]], Iterable[str]]
+from scripts.apis_fields import table
 
 _HEAD: Final = f"""\
-## Ollama's API
+# Ollama's API
 
-Programs written for Ollama work unchanged too: point them to orcd's own address, without anything behind it.
+Point clients to orcd's own address, without anything behind it; what holds for all APIs stands in [apis.md](apis.md).
 
 ```python
 from ollama import Client
@@ -33,8 +31,7 @@ print(client.chat("haiku", messages=[{{"role": "user", "content": "the sea"}}]).
 curl http://127.0.0.1:8080/api/generate -d '{{"model": "haiku", "prompt": "the sea"}}'
 ```
 
-In lab mode clients send the cluster's token, which the `ollama` package takes from `OLLAMA_API_KEY`. What holds for OpenAI's
-clients holds here too, as far as their API has a place for it: jobs, `X-Rbees-Job-Id`, `X-Rbees-Ignored`, leaving. Beyond that:
+In lab mode clients send the cluster's token, which the `ollama` package takes from `OLLAMA_API_KEY`.
 
 - **Models** are named as everywhere, or in Ollama's way: `:latest` says nothing, another tag is a quantisation (`qwen:Q4_K_M`,
   `hf.co/org/repo:Q4_K_M`), and a short name in `models.toml` may have a colon of its own (`"llama3.2:1b"`).
@@ -52,22 +49,26 @@ clients holds here too, as far as their API has a place for it: jobs, `X-Rbees-J
 """
 
 
-def section(table: Table) -> Iterator[str]:
-    """The lines, with tables of fields as `table` makes them."""
+def page() -> str:
+    """The text of docs/apis-ollama.md."""
+    return "\n".join(_lines())
+
+
+def _lines() -> Iterator[str]:
     yield _HEAD
-    yield from ("### `POST /api/chat`", "", *table(ChatRequest))
-    yield from ("### `POST /api/generate`", "", *table(GenerateRequest))
-    yield from ("### `options`", "", "Of all requests that have them; those that make vectors need none.", "", *table(Options))
-    yield from ("### `POST /api/embed`", "", "For models that make vectors; each has length 1.", "", *table(EmbedTexts))
+    yield from ("## `POST /api/chat`", "", *table(ChatRequest))
+    yield from ("## `POST /api/generate`", "", *table(GenerateRequest))
+    yield from ("## `options`", "", "Of all requests that have them; those that make vectors need none.", "", *table(Options))
+    yield from ("## `POST /api/embed`", "", "For models that make vectors; each has length 1.", "", *table(EmbedTexts))
     yield from (
-        "### `POST /api/embeddings`",
+        "## `POST /api/embeddings`",
         "",
         "The older form: one vector, as long as the model makes it.",
         "",
         *table(EmbedPrompt),
     )
     yield from (
-        "### Models",
+        "## Models",
         "",
         "`GET /api/tags` lists what pools hold, `GET /api/ps` what workers have loaded and when it goes. `POST /api/show` tells",
         "what a model's file says, with `capabilities` (`completion`, `tools`, `thinking`, `embedding`) by its chat template.",
@@ -75,7 +76,7 @@ def section(table: Table) -> Iterator[str]:
         *table(ShowRequest),
     )
     yield from (
-        "### `POST /api/pull`",
+        "## `POST /api/pull`",
         "",
         "The pool where the model fits best fetches it, from other pools where they hold it. A tag is the quantisation to fetch.",
         "Who leaves ends the download; the next one goes on from there. `digest` is the reference, pinned to a commit.",
@@ -83,14 +84,14 @@ def section(table: Table) -> Iterator[str]:
         *table(PullRequest),
     )
     yield from (
-        "### `DELETE /api/delete`",
+        "## `DELETE /api/delete`",
         "",
         "Every pool that holds the model removes its files. 409 while a worker serves it: send `keep_alive`: 0 first.",
         "",
         *table(NamedRequest),
     )
     yield from (
-        "### Not here",
+        "## Not here",
         "",
         "`/api/create`, `/api/copy`, `/api/push` and `/api/blobs` are refused by name, with what to do.",
         "",
@@ -99,7 +100,7 @@ def section(table: Table) -> Iterator[str]:
 
 
 def _errors() -> Iterator[str]:
-    yield from ("### Errors of Ollama's API", "")
+    yield from ("## Errors", "")
     yield '`{"error": "…"}`: one sentence that says what to do. `X-Rbees-Error` is the code of [errors.md](errors.md); the status'
     other = (
         f"{errors.status_of(RbeesError(code, ''))} for `{code}`"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from rbees.orcd.api import database, internal, jobs, ollama, openai, pools, status
+from rbees.orcd.api import anthropic, database, internal, jobs, ollama, openai, pools, status
 from rbees.poold import routes as poold_routes
 from rbees.service.routes import LINES, Route
 from rbees.workerd import routes as workerd_routes
@@ -35,8 +35,13 @@ def page() -> str:
     orcd = [*jobs.routes(nothing, nothing), *pools.routes(nothing, nothing), *status.routes(nothing), *database.routes(nothing)]
     parts = [_NOTE, "", _HEAD]
     parts += _section("orcd, for clients (default 127.0.0.1:8080)", orcd)
-    parts += _section("orcd, for clients of OpenAI's API ([which fields](apis.md))", openai.routes(nothing, nothing))
-    parts += _section("orcd, for clients of Ollama's API ([which fields](apis.md))", ollama.routes(nothing, nothing, nothing))
+    parts += _section("orcd, for clients of OpenAI's API ([fields](apis-openai.md))", openai.routes(nothing, nothing))
+    parts += _section(
+        "orcd, for clients of Ollama's API ([fields](apis-ollama.md))", ollama.routes(nothing, nothing, nothing)
+    )
+    parts += _section(
+        "orcd, for clients of Anthropic's API ([fields](apis-anthropic.md))", anthropic.routes(nothing, nothing)
+    )
     parts += _section("orcd, for pools", internal.routes(nothing))
     parts += _section("poold (default 127.0.0.1:9200)", poold_routes.routes(nothing))
     parts += _section("workerd, for orcd and poold; every call needs the worker's own secret", workerd_routes.routes(nothing))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 from rbees import __version__
+from rbees.orcd.api import anthropic as anthropic_routes
 from rbees.orcd.api import database as database_routes
 from rbees.orcd.api import internal as internal_routes
 from rbees.orcd.api import jobs as job_routes
@@ -168,6 +169,7 @@ class Orcd:
                 *status_routes.routes(self._watch),
                 *openai_routes.routes(runs, self._pools),
                 *ollama_routes.routes(runs, self._pools, clock),
+                *anthropic_routes.routes(runs, self._pools),
                 *internal_routes.routes(self._pools),
                 *database_routes.routes(store),
             ],

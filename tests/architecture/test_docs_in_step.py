@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -17,7 +18,12 @@ from scripts import apis_page, cli_page, http_page
 from tests.architecture.sources import ROOT
 
 DOCS = ROOT / "docs"
-MADE = {**docs_pages.PAGES, cli_page.PAGE: cli_page.page, http_page.PAGE: http_page.page, apis_page.PAGE: apis_page.page}
+MADE = {
+    **docs_pages.PAGES,
+    cli_page.PAGE: cli_page.page,
+    http_page.PAGE: http_page.page,
+    **{name: partial(apis_page.made, name) for name in apis_page.PAGES},
+}
 UNSEEN = re.compile(r"^(?:```.*?^```|<!--.*?-->)$", re.MULTILINE | re.DOTALL)
 """Code, which may draw tables of its own, and comments."""
 TABLE_RULE = re.compile(r"\|(?: *:?-+:? *\|)+")

@@ -14,6 +14,7 @@ PURE = (
     "rbees.orcd.door.foreign",
     "rbees.orcd.door.patience",
     "rbees.orcd.door.retries",
+    "rbees.orcd.anthropic",
     "rbees.orcd.ollama",
     "rbees.orcd.openai",
     "rbees.orcd.supply",

@@ -55,15 +55,18 @@ ACCEPTING: Final = (
 
 
 async def read_asked(
-    request: web.Request, type_: type[F], runs: Runs, unmet: Callable[[F], Sequence[str]]
+    request: web.Request, type_: type[F], runs: Runs | None, unmet: Callable[[F], Sequence[str]]
 ) -> tuple[F, dict[str, str]]:
     """What is asked for, and the headers of the answer that tell of what was passed over; `unmet` names what nobody does.
+
+    Without `runs` it does not matter whether there is room for a job.
 
     Raises:
         RbeesError: as `read_json`, `read_foreign` and `Runs.check_room`, or for headers that contradict each other.
     """
     if argument(request, KEY) is None:
-        runs.check_room()
+        if runs is not None:
+            runs.check_room()
     elif wait_s(request) is not None:
         message = "`Prefer: wait` gives a job up, and the key would give that job again; send one of them."
         raise RbeesError(ErrorCode.INVALID_REQUEST, message)

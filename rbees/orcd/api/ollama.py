@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from aiohttp import web
 
 from rbees import __version__
-from rbees.orcd.api.openai import IGNORED, JOB
+from rbees.orcd.api.asked import IGNORED, JOB
 from rbees.orcd.door.foreign import read_foreign, told
 from rbees.orcd.door.runs import Run, Runs
 from rbees.orcd.door.streams import stream, whole

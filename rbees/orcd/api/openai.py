@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 
 from aiohttp import web
 
+from rbees.orcd.api import anthropic
 from rbees.orcd.api.asked import ACCEPTING, KEY, PREFER, names_of, read_asked, wait_s
 from rbees.orcd.door.foreign import Foreign
 from rbees.orcd.door.runs import Run, Runs
@@ -76,11 +77,15 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             id_ = _identity("rerank", run, asked.model).id
             return reply(rank_answer(asked, id_, await whole(run, wait_s=wait_s(request))), headers=headers | names_of([run]))
 
-    async def list_models(_request: web.Request) -> web.Response:
+    async def list_models(request: web.Request) -> web.Response:
+        if anthropic.is_client(request):
+            return reply(anthropic.list_models(request, pools))
         return reply(model_list(pools.models()))
 
     async def show_model(request: web.Request) -> web.Response:
         name = request.match_info["model"]
+        if anthropic.is_client(request):
+            return reply(anthropic.show_model(name, pools))
         found = pools.find_model(name)
         return reply(model_object(found.facts, ready=found.ready_workers > 0, name=name))
 
@@ -140,6 +145,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             list_models,
             "List the models that are ready and those that would be started for the first who asks.",
             response=ModelObjects,
+            parameters=(anthropic.VERSION, *anthropic.PAGES),
             error_shape=SHAPE,
         ),
         Route(
@@ -149,6 +155,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             "Show a model by any of its names.",
             response=ModelObject,
             errors=(ErrorCode.MODEL_NOT_FOUND,),
+            parameters=(anthropic.VERSION,),
             error_shape=SHAPE,
         ),
     ]

@@ -1,0 +1,73 @@
+"""Makes docs/apis-anthropic.md from the requests that orcd reads; see `scripts/apis_page.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from rbees.orcd.anthropic import errors
+from rbees.orcd.anthropic.messages import CountRequest, MessagesRequest
+from rbees.protocol.errors import ErrorCode, RbeesError
+from scripts.apis_fields import table
+
+_HEAD: Final = """\
+# Anthropic's API
+
+Point clients to orcd's own address; what holds for all APIs stands in [apis.md](apis.md).
+
+```python
+from anthropic import Anthropic
+
+client = Anthropic(base_url="http://127.0.0.1:8080", api_key="none")
+hum = [{"role": "user", "content": "the sea"}]
+answer = client.messages.create(model="haiku", max_tokens=1000, messages=hum)
+print(answer.content[0].text)
+```
+
+Programs that read `ANTHROPIC_BASE_URL` need no other change than that and the name of a model.
+
+- **The key** is the cluster's token too, as `x-api-key` or as a bearer token; where both are sent, the bearer token counts.
+- **Models**: `/v1/models` and `/v1/models/NAME` answer in the shape of this API whoever sends `anthropic-version`, with `limit`,
+  `after_id` and `before_id`.
+- **Streams** bring `message_start`, the blocks one after the other (`content_block_start`, `content_block_delta`,
+  `content_block_stop`), `message_delta` and `message_stop`. A `ping` comes for whatever happens meanwhile, such as a model that
+  loads. A failure in the midst is an `error` event, and no `message_stop` comes after it.
+- **Blocks**: thoughts (`thinking`, where the request asks for them), text, calls (`tool_use`). A call is sent when it is whole. The
+  signature of thoughts is the message's id; when they come back, it is not looked at.
+- **`stop_reason`** is `end_turn`, `max_tokens`, `stop_sequence` (with the one that came), `tool_use`, or
+  `model_context_window_exceeded`.
+- **`usage`**: tokens found in a cache are `cache_read_input_tokens` and no `input_tokens`. `message_start` does not know them yet;
+  `message_delta` does.
+- **Turns**: those of one side that follow each other are one. What came of a call that failed (`is_error`) is told to the model
+  with `Error: ` before it.
+- **`anthropic-beta`** and `?beta=true` are taken and passed over, and what they bring is named in `X-Rbees-Ignored` as every
+  unknown field.
+"""
+
+
+def page() -> str:
+    """The text of docs/apis-anthropic.md."""
+    parts = [_HEAD, "## `POST /v1/messages`", "", *table(MessagesRequest)]
+    parts += [
+        "## `POST /v1/messages/count_tokens`",
+        "",
+        "The tokens of a prompt as the model's own template and tokenizer make them: a worker that serves the model is asked,",
+        "and no job runs. Where no worker does, a job of one token has one started first.",
+        "",
+        *table(CountRequest),
+    ]
+    return "\n".join([*parts, "## Errors", "", *_errors()])
+
+
+def _errors() -> Iterator[str]:
+    yield '`{"type": "error", "error": {"type", "message", "code", "field"}, "request_id"}`: the kind, one sentence that says what'
+    yield "to do, and of rbees' own the code of [errors.md](errors.md) and the field that it is about, or null. `request_id`, also"
+    yield "in the header `request-id`, is the correlation id. Statuses are those of the table above, and `x-should-retry` says the"
+    yield "same as there."
+    yield ""
+    yield "| status | `type` |"
+    yield "|---|---|"
+    kinds = {errors.status_of(error): errors.body_of(error) for error in (RbeesError(code, "") for code in ErrorCode)}
+    for status, body in sorted(kinds.items()):
+        if status >= 400:
+            yield f"| {status} | `{body.error.type}` |"

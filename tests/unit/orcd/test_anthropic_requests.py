@@ -1,0 +1,424 @@
+"""What Anthropic's clients ask for, as jobs: every field and every block of the reference, honoured or refused by name."""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_type_hints
+
+import anthropic.types as theirs
+import pytest
+from anthropic.types import message_content_param, message_count_tokens_params, message_create_params, tool_result_block_param
+
+from rbees.orcd.anthropic import blocks
+from rbees.orcd.anthropic.messages import (
+    LEAST_TOP_P,
+    CountRequest,
+    MessagesRequest,
+    Metadata,
+    OutputConfig,
+    PromptRequest,
+    ThinkingConfig,
+    counted_prompt,
+    message_job,
+    unmet,
+)
+from rbees.orcd.anthropic.tools import Choice, ToolDefinition
+from rbees.orcd.anthropic.turns import FAILED, AnyTurn
+from rbees.orcd.door.foreign import Foreign, described, read_foreign
+from rbees.protocol.chat import ChatMessage, NamedTool, TextPart, Tool, ToolCall
+from rbees.protocol.codec import encode
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.jobs import JobRequest, check_job
+from rbees.protocol.response_format import JsonSchemaFormat
+
+HUM: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hum"}]}
+COUNT: dict[str, Any] = {"name": "count", "input_schema": {"type": "object"}}
+HEADERS = {"user_profile_id", "workspace_id"}
+"""What the package sends as headers, though it is among a request's parameters."""
+
+
+def ask(**fields: Any) -> MessagesRequest:
+    reading = read_foreign(encode({**HUM, **fields}), MessagesRequest)
+    assert not reading.passed_over
+    return reading.request
+
+
+def job(**fields: Any) -> JobRequest:
+    made = message_job(ask(**fields))
+    check_job(made)
+    return made
+
+
+def told(*messages: dict[str, Any], **fields: Any) -> list[ChatMessage]:
+    made = job(messages=list(messages), **fields).messages
+    assert made is not None
+    return list(made)
+
+
+def refused(**fields: Any) -> RbeesError:
+    with pytest.raises(RbeesError) as caught:
+        job(**fields)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    return caught.value
+
+
+def user(*content: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "content": list(content)}
+
+
+# ---- nothing is left out -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ours", "params", "beside"),
+    [
+        (MessagesRequest, message_create_params.MessageCreateParamsStreaming, HEADERS),
+        (CountRequest, message_count_tokens_params.MessageCountTokensParams, HEADERS),
+        (ToolDefinition, theirs.ToolParam, set()),
+        (OutputConfig, theirs.OutputConfigParam, set()),
+        (Metadata, theirs.MetadataParam, set()),
+        (blocks.CacheControl, theirs.CacheControlEphemeralParam, set()),
+    ],
+)
+def test_every_field_of_the_reference_is_honoured_or_refused_by_name(ours: type[Foreign], params: Any, beside: set[str]) -> None:
+    assert fields_of(params) - beside == {*ours.__struct_fields__, *ours.refused} - ours.extras
+
+
+READ = {
+    blocks.Text: theirs.TextBlockParam,
+    blocks.Document: theirs.DocumentBlockParam,
+    blocks.SearchResult: theirs.SearchResultBlockParam,
+    blocks.Thinking: theirs.ThinkingBlockParam,
+    blocks.RedactedThinking: theirs.RedactedThinkingBlockParam,
+    blocks.ToolUse: theirs.ToolUseBlockParam,
+    blocks.ToolResult: theirs.ToolResultBlockParam,
+}
+
+
+THEIR_BLOCKS = [
+    each
+    for each in get_args(get_args(get_args(message_content_param.MessageContentParam)[1])[0])
+    if each.__name__.endswith("Param")
+]
+"""The others are those of answers, which are given back as these."""
+
+
+@pytest.mark.parametrize(("ours", "params"), READ.items())
+def test_every_field_of_a_block_too(ours: type[Foreign], params: Any) -> None:
+    assert fields_of(params) == {*ours.__struct_fields__, *ours.refused, "type"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "params"),
+    [
+        (blocks.Block, THEIR_BLOCKS),
+        (blocks.ResultPart, get_args(tool_result_block_param.Content)),
+        (ThinkingConfig, get_args(theirs.ThinkingConfigParam)),
+        (Choice, get_args(theirs.ToolChoiceParam)),
+        (AnyTurn, get_args(theirs.MessageParam)),
+    ],
+    ids=["block", "result", "thinking", "choice", "turn"],
+)
+def test_every_kind_of_part_is_known(ours: Any, params: Any) -> None:
+    tags = {str(part.__struct_config__.tag) for part in get_args(ours)}
+    assert tags == {tag_of(param) for param in params}
+
+
+def fields_of(params: Any) -> set[str]:
+    return {*params.__required_keys__, *params.__optional_keys__}
+
+
+def tag_of(param: Any) -> str:
+    hints = get_type_hints(param)
+    (tag,) = get_args(hints.get("type", hints.get("role")))
+    return str(tag)
+
+
+@pytest.mark.parametrize("type_", [MessagesRequest, CountRequest])
+def test_every_field_says_what_becomes_of_it(type_: type[Foreign]) -> None:
+    assert not [name for name, about in described(type_) if not about]
+    assert not set(type_.__struct_fields__) & set(type_.refused)
+
+
+# ---- fields --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_with_nothing_said_leaves_everything_to_the_defaults() -> None:
+    plain = JobRequest(
+        model="m",
+        messages=(ChatMessage(role="user", content="hum"),),
+        max_tokens=9,
+        fit_context=True,
+        cancel_on_disconnect=True,
+    )
+    assert job() == plain
+    nulls = {name: None for name in MessagesRequest.__struct_fields__ if name not in HUM}
+    assert job(**nulls) == plain
+
+
+def test_what_other_versions_of_the_api_and_rbees_itself_have_goes_over() -> None:
+    made = job(
+        temperature=0,
+        top_p=0,
+        top_k=-1,
+        min_p=0.1,
+        seed=3,
+        deterministic=True,
+        priority="batch",
+        timeout_ms=5,
+        deadline_ms=6,
+        stop_sequences=["x", "y"],
+        cancel_on_disconnect=False,
+        chat_template_kwargs={"x": 1},
+    )
+    assert (made.temperature, made.top_p, made.top_k, made.min_p, made.seed) == (0, LEAST_TOP_P, 0, 0.1, 3)
+    assert (made.deterministic, made.priority, made.timeout_ms, made.deadline_ms) == (True, "batch", 5, 6)
+    assert (made.stop, made.cancel_on_disconnect, made.template_options) == (("x", "y"), False, {"x": 1})
+    assert [job(service_tier=tier).priority for tier in ("auto", "standard_only")] == ["interactive"] * 2
+
+
+def test_who_asks_is_the_session_also_where_the_name_is_long() -> None:
+    assert job(metadata={"user_id": "ada"}).session_id == "ada"
+    assert job(metadata={"user_id": "ada"}, session_id="s").session_id == "s"
+    assert job(metadata={"user_id": ""}).session_id is None
+    long, other = (job(metadata={"user_id": letter * 400}).session_id for letter in "ab")
+    assert long != other
+    assert long == job(metadata={"user_id": "a" * 400}).session_id
+
+
+def test_thoughts_forms_and_efforts() -> None:
+    assert job(thinking={"type": "disabled"}).template_options == {"enable_thinking": False}
+    for shown in ({"type": "enabled", "budget_tokens": 1_024}, {"type": "adaptive"}, {"type": "between_tools"}):
+        assert job(thinking=shown).template_options == {}
+        assert ask(thinking=shown).shows_thoughts
+    assert not ask(thinking={"type": "adaptive", "display": "omitted"}).shows_thoughts
+    assert not ask(thinking={"type": "disabled"}).shows_thoughts
+    assert not ask().shows_thoughts
+    assert job(output_config={"effort": "low"}).template_options == {"reasoning_effort": "low"}
+    form = {"type": "json_schema", "schema": {"type": "object"}}
+    assert job(output_config={"format": form}).response_format == JsonSchemaFormat(schema={"type": "object"})
+
+
+def test_what_nobody_does_is_named_by_its_value() -> None:
+    tools = [
+        {**COUNT, "input_examples": [{}], "eager_input_streaming": True},
+        {**COUNT, "name": "b", "eager_input_streaming": False},
+    ]
+    asked = ask(thinking={"type": "enabled", "budget_tokens": 5}, tools=tools, diagnostics={"previous_message_id": "x"})
+    assert unmet(asked) == (
+        "tools[0].eager_input_streaming",
+        "tools[0].input_examples",
+        "thinking.budget_tokens",
+        "diagnostics",
+    )
+    assert unmet(ask()) == ()
+
+
+@pytest.mark.parametrize("name", MessagesRequest.refused)
+def test_what_is_refused_says_what_to_do_and_neutral_values_pass(name: str) -> None:
+    error = refused(**{name: {"some": "thing"}})
+    assert error.details["field"] == name
+    assert error.message.startswith(f"`{name}` is not supported: ")
+    for value in MessagesRequest.refused[name].unless:
+        job(**{name: value})
+
+
+def test_tools_and_choices() -> None:
+    other = {"type": "custom", "name": "other", "description": "d", "input_schema": {"type": "object"}, "strict": True}
+    made = job(tools=[COUNT, other], tool_choice={"type": "tool", "name": "other"})
+    assert made.tools == (
+        Tool(name="count", parameters={"type": "object"}),
+        Tool(name="other", description="d", parameters={"type": "object"}),
+    )
+    assert made.tool_choice == NamedTool(name="other")
+    assert [job(tools=[COUNT], tool_choice={"type": kind}).tool_choice for kind in ("auto", "none", "any")] == [
+        "auto",
+        "none",
+        "required",
+    ]
+    once = {"type": "any", "disable_parallel_tool_use": True}
+    assert [ask(tools=[COUNT], tool_choice=choice).calls_once for choice in (once, {"type": "none"}, None)] == [True, False, False]
+    assert refused(tools=[{"type": "web_search_20250305", "name": "web_search"}]).details["field"] == "tools[0].type"
+    assert refused(tools=[{"name": "count"}]).details["field"] == "tools[0].input_schema"
+    assert refused(tool_choice={"type": "tool", "name": "x"}).details["field"] == "tool_choice"
+    for name, value in (("allowed_callers", ["code_execution_20250825"]), ("defer_loading", True)):
+        assert refused(tools=[{**COUNT, name: value}]).details["field"] == f"tools[0].{name}"
+    job(tools=[{**COUNT, "allowed_callers": ["direct"], "defer_loading": False}])
+
+
+# ---- conversations -------------------------------------------------------------------------------------------------------
+
+
+def test_a_system_prompt_is_a_text_or_blocks() -> None:
+    hum = {"role": "user", "content": "hum"}
+    cached = {"type": "text", "text": "b", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    assert told(hum, system="be brief")[0] == ChatMessage(role="system", content="be brief")
+    assert told(hum, system=[{"type": "text", "text": "a"}, cached])[0].content == (TextPart(text="a"), TextPart(text="b"))
+    assert [message.role for message in told(hum, system="")] == ["user"]
+    later = told(hum, {"role": "system", "content": "now in verse"}, hum)
+    assert [(message.role, message.content) for message in later] == [("user", "hum"), ("system", "now in verse"), ("user", "hum")]
+
+
+def test_calls_and_what_came_of_them_are_turns_of_their_own() -> None:
+    messages = told(
+        {"role": "user", "content": "hum"},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "hm", "signature": "s"},
+                {"type": "redacted_thinking", "data": "x"},
+                {"type": "text", "text": "wait", "citations": None},
+                {"type": "tool_use", "id": "c1", "name": "count", "input": {"x": 1}, "caller": {"type": "direct"}},
+                {"type": "tool_use", "id": "c2", "name": "count", "input": {}},
+            ],
+        },
+        user(
+            {"type": "tool_result", "tool_use_id": "c1", "content": "3"},
+            {"type": "tool_result", "tool_use_id": "c2", "is_error": True, "content": [{"type": "text", "text": "no hive"}]},
+            {"type": "text", "text": "and?"},
+        ),
+    )
+    assert messages == [
+        ChatMessage(role="user", content="hum"),
+        ChatMessage(
+            role="assistant",
+            content="wait",
+            reasoning="hm",
+            tool_calls=(ToolCall(id="c1", name="count", arguments={"x": 1}), ToolCall(id="c2", name="count", arguments={})),
+        ),
+        ChatMessage(role="tool", content="3", tool_call_id="c1"),
+        ChatMessage(role="tool", content=f"{FAILED}no hive", tool_call_id="c2"),
+        ChatMessage(role="user", content="and?"),
+    ]
+    silent = told({"role": "user", "content": "x"}, {"role": "assistant", "content": []}, user())
+    assert [message.content for message in silent] == ["x", "", ""]
+    nothing = {"type": "tool_result", "tool_use_id": "c1"}
+    failed = {**nothing, "is_error": True, "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    assert [message.content for message in told(user(nothing, failed))] == ["", (TextPart(text=f"{FAILED}a"), TextPart(text="b"))]
+
+
+def test_turns_of_the_same_side_are_one() -> None:
+    messages = told(
+        {"role": "user", "content": "a"},
+        user({"type": "text", "text": "b"}),
+        {"role": "assistant", "content": "c"},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "count", "input": {}}]},
+        user({"type": "tool_result", "tool_use_id": "c1", "content": []}),
+        {"role": "user", "content": "d"},
+    )
+    assert [(message.role, message.text) for message in messages] == [
+        ("user", "a\nb"),
+        ("assistant", "c"),
+        ("tool", ""),
+        ("user", "d"),
+    ]
+    assert messages[1].tool_calls == (ToolCall(id="c1", name="count", arguments={}),)
+
+
+@pytest.mark.parametrize(
+    ("block", "text"),
+    [
+        (
+            {
+                "type": "document",
+                "title": "Bees",
+                "context": "old",
+                "source": {"type": "text", "media_type": "text/plain", "data": "hum"},
+            },
+            "Bees\nold\nhum",
+        ),
+        ({"type": "document", "citations": {"enabled": False}, "source": {"type": "content", "content": "hum"}}, "hum"),
+        ({"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "a"}]}}, "a"),
+        ({"type": "search_result", "source": "s", "title": "t", "content": [{"type": "text", "text": "c"}]}, "t\ns\nc"),
+    ],
+)
+def test_documents_of_text_are_text(block: dict[str, Any], text: str) -> None:
+    assert [message.text for message in told(user(block))] == [text]
+    assert [message.text for message in told(user({"type": "tool_result", "tool_use_id": "c", "content": [block]}))] == [text]
+
+
+SOURCE = "messages[0].content[0].source"
+
+
+@pytest.mark.parametrize(
+    ("block", "place", "said"),
+    [
+        ({"type": "image", "source": {"type": "url", "url": "x"}}, "messages[0].content[0]", "is an image"),
+        ({"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": ""}}, SOURCE, "no text"),
+        ({"type": "document", "source": {"type": "url", "url": "x"}}, SOURCE, "is an address"),
+        ({"type": "document", "source": {"type": "file", "file_id": "x"}}, SOURCE, "is a file"),
+        (
+            {"type": "document", "source": {"type": "content", "content": [{"type": "image", "source": {}}]}},
+            f"{SOURCE}.content[0]",
+            "is an image",
+        ),
+        (
+            {"type": "document", "citations": {"enabled": True}, "source": {"type": "content", "content": "x"}},
+            "messages[0].content[0].citations",
+            "not supported",
+        ),
+        (
+            {"type": "tool_result", "tool_use_id": "c", "content": [{"type": "image"}]},
+            "messages[0].content[0].content[0]",
+            "is an image",
+        ),
+        (
+            {"type": "tool_result", "tool_use_id": "c", "content": [{"type": "tool_reference", "tool_name": "x"}]},
+            "messages[0].content[0].content[0]",
+            "refers to a tool",
+        ),
+        ({"type": "server_tool_use", "id": "x", "name": "web_search", "input": {}}, "messages[0].content[0]", "Anthropic runs"),
+        ({"type": "container_upload", "file_id": "x"}, "messages[0].content[0]", "Anthropic runs"),
+        ({"type": "tool_use", "id": "c", "name": "count", "input": {}}, "messages[0].content[0]", "only the assistant"),
+        ({"type": "thinking", "thinking": "x", "signature": ""}, "messages[0].content[0]", "only the assistant"),
+    ],
+)
+def test_blocks_that_cannot_be_read_are_refused_by_their_place(block: dict[str, Any], place: str, said: str) -> None:
+    with pytest.raises(RbeesError, match=said) as caught:
+        message_job(read_foreign(encode({**HUM, "messages": [user(block)]}), MessagesRequest).request)
+    assert caught.value.details["field"] == place
+
+
+def test_what_the_assistant_never_says_is_refused_and_so_is_its_turn_at_the_end() -> None:
+    hum = {"role": "user", "content": "hum"}
+    for block in (
+        {"type": "tool_result", "tool_use_id": "c"},
+        {"type": "search_result", "source": "s", "title": "t", "content": []},
+        {"type": "web_search_tool_result"},
+    ):
+        error = refused(messages=[hum, {"role": "assistant", "content": [block]}, hum])
+        assert error.details["field"] == "messages[1].content[0]"
+    assert refused(messages=[hum, {"role": "assistant", "content": "It"}]).details["field"] == "messages[1]"
+
+
+def test_what_is_counted_is_what_a_job_would_compute() -> None:
+    fields: dict[str, Any] = {"system": "s", "tools": [COUNT], "thinking": {"type": "disabled"}}
+    body = {name: value for name, value in HUM.items() if name != "max_tokens"}
+    prompt = counted_prompt(read_foreign(encode({**body, **fields}), CountRequest).request)
+    made = job(**fields)
+    assert (prompt.messages, prompt.tools, prompt.tool_choice) == (made.messages, made.tools, made.tool_choice)
+    assert prompt.template_options == made.template_options
+    assert set(CountRequest.__struct_fields__) == set(PromptRequest.__struct_fields__)
+
+
+def test_nothing_of_a_conversation_shows_in_a_log() -> None:
+    fields = {
+        "system": "sekret",
+        "messages": [
+            user(
+                {"type": "text", "text": "sekret"},
+                {"type": "document", "title": "sekret", "source": {"type": "text", "data": "sekret"}},
+            ),
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "sekret", "input": {"sekret": "sekret"}}]},
+            user({"type": "tool_result", "tool_use_id": "c", "content": "sekret"}),
+        ],
+        "tools": [{"name": "sekret", "description": "sekret", "input_schema": {"title": "sekret"}}],
+        "tool_choice": {"type": "tool", "name": "sekret"},
+        "stop_sequences": ["sekret"],
+        "metadata": {"user_id": "sekret"},
+        "output_config": {"format": {"type": "json_schema", "schema": {"title": "sekret"}}},
+        "chat_template_kwargs": {"sekret": "sekret"},
+    }
+    request = read_foreign(encode({**HUM, **fields}), MessagesRequest).request
+    assert "sekret" not in repr(request)
+    for part in (request.tools, request.tool_choice, request.messages, request.output_config):
+        assert "sekret" not in repr(part)
