@@ -21,7 +21,8 @@ _NOTE: Final = "<!-- Made by `make docs` from the requests' types in rbees/orcd;
 _HEAD: Final = """\
 # APIs for the clients you have
 
-Beside its own API ([http.md](http.md)) orcd speaks those of others, so that programs written for them work with a cluster unchanged:
+Beside its own API ([http.md](http.md)) orcd speaks those of others, so that programs written for them work with a cluster as they
+are:
 
 | clients of | their address | their key | fields, answers, errors |
 |---|---|---|---|
@@ -52,10 +53,10 @@ dies. `X-Rbees-Job-Id` names it, for `llorch jobs show` and the logs.
 
 ## What is supported
 
-How many fields each route honours, of its API and beyond it (extra: those that clients of llama.cpp's server, vLLM or rbees send),
-and how many are refused by name or passed over; the pages above say of each what becomes of it.
+How many fields of its API each route honours, how many beyond it (which clients of llama.cpp's server, vLLM or rbees send), and
+which are refused by name; the pages above say of each what becomes of it.
 
-| route | honoured | extra | refused | passed over |
+| route | does | honoured | beyond | refused |
 |---|---|---|---|---|
 """
 
@@ -74,12 +75,11 @@ def page() -> str:
 def _support(api: str, routes: Sequence[Route]) -> Iterator[str]:
     yield f"| **{api}** | | | | |"
     for route in routes:
-        if isinstance(route.request, type) and issubclass(route.request, Foreign):
-            count = Counter(state for state, _ in states(route.request).values())
-            counts = " | ".join(str(count[state]) for state in ("honoured", "extra", "refused", "ignored"))
-        else:
-            counts = " | | | "
-        yield f"| `{route.method} {route.path}` | {counts} |"
+        fields = states(route.request) if isinstance(route.request, type) and issubclass(route.request, Foreign) else {}
+        count = Counter(state for state, _ in fields.values())
+        refused = ", ".join(f"`{name}`" for name, (state, _) in sorted(fields.items()) if state == "refused")
+        numbers = f"{count['honoured'] or ''} | {count['extra'] or ''}"
+        yield f"| `{route.method} {route.path}` | {route.summary} | {numbers} | {refused} |"
 
 
 PAGES: Final[Mapping[str, Callable[[], str]]] = {

@@ -36,12 +36,8 @@ def page() -> str:
     parts = [_NOTE, "", _HEAD]
     parts += _section("orcd, for clients (default 127.0.0.1:8080)", orcd)
     parts += _section("orcd, for clients of OpenAI's API ([fields](apis-openai.md))", openai.routes(nothing, nothing))
-    parts += _section(
-        "orcd, for clients of Ollama's API ([fields](apis-ollama.md))", ollama.routes(nothing, nothing, nothing)
-    )
-    parts += _section(
-        "orcd, for clients of Anthropic's API ([fields](apis-anthropic.md))", anthropic.routes(nothing, nothing)
-    )
+    parts += _section("orcd, for clients of Ollama's API ([fields](apis-ollama.md))", ollama.routes(nothing, nothing, nothing))
+    parts += _section("orcd, for clients of Anthropic's API ([fields](apis-anthropic.md))", anthropic.routes(nothing, nothing))
     parts += _section("orcd, for pools", internal.routes(nothing))
     parts += _section("poold (default 127.0.0.1:9200)", poold_routes.routes(nothing))
     parts += _section("workerd, for orcd and poold; every call needs the worker's own secret", workerd_routes.routes(nothing))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -18,7 +19,7 @@ from scripts import apis_page, cli_page, http_page
 from tests.architecture.sources import ROOT
 
 DOCS = ROOT / "docs"
-MADE = {
+MADE: dict[str, Callable[[], str]] = {
     **docs_pages.PAGES,
     cli_page.PAGE: cli_page.page,
     http_page.PAGE: http_page.page,
