@@ -5,25 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.examples import ROOT, example
 from tests.support.home import Home, wait_until
 from tests.support.orcd_cluster import Cluster
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def example(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run an example from the root of the repository, as its first lines say."""
-    command = [sys.executable] if name.endswith(".py") else ["sh"]
-    return subprocess.run(
-        [*command, f"examples/{name}", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=90, check=False
-    )
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +67,7 @@ def test_the_policy_of_the_example_decides_and_never_fails() -> None:
         assert "policy_plugin_failed" not in cluster.orcd.said
 
 
-def test_every_example_is_run_here() -> None:
-    text = Path(__file__).read_text(encoding="utf-8")
+def test_every_example_is_run_by_a_test() -> None:
+    here = Path(__file__)
+    text = "".join(path.read_text(encoding="utf-8") for path in (here, here.parent / "clients" / "test_api_examples.py"))
     assert not [name for name in os.listdir(ROOT / "examples") if name.endswith((".py", ".sh")) and f'"{name}"' not in text]
