@@ -325,10 +325,16 @@ async def test_own_pages_and_configured_ones_may() -> None:
         assert "access-control-allow-origin" not in own.headers
         foreign = await ask(server, "GET", "/orders", {"Origin": "https://dash.example"})
         assert (foreign.status, foreign.headers["access-control-allow-origin"]) == (200, "https://dash.example")
-        preflight = await ask(
-            server, "OPTIONS", "/orders", {"Origin": "https://dash.example", "Access-Control-Request-Method": "POST"}
-        )
+        assert foreign.headers["access-control-expose-headers"] == "*"
+
+
+async def test_a_page_that_may_call_may_send_what_clients_of_other_apis_send() -> None:
+    sent = "authorization,content-type,prefer,x-stainless-arch,x-stainless-retry-count"
+    async with serving(*ROUTES, allowed_origins=["https://dash.example"]) as server:
+        asked = {"Origin": "https://dash.example", "Access-Control-Request-Method": "POST"}
+        preflight = await ask(server, "OPTIONS", "/orders", {**asked, "Access-Control-Request-Headers": sent})
         assert (preflight.status, preflight.headers["access-control-allow-methods"]) == (204, "POST")
+        assert preflight.headers["access-control-allow-headers"] == sent
 
 
 async def test_with_a_token_only_livez_answers_without_it() -> None:
