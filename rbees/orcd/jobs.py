@@ -89,19 +89,21 @@ class Jobs:
 
     # ---- submitting ----------------------------------------------------------------------------------------------------
 
-    async def submit(self, request: JobRequest, idempotency_key: str | None = None) -> JobAccepted:
+    async def submit(self, request: JobRequest, idempotency_key: str | None = None, keep_s: float | None = None) -> JobAccepted:
         """Accept a job durably, or give the answer again that the same submission got before.
+
+        `keep_s` is how long the model is to stay without work after it, infinite until its memory is needed. A restart forgets it.
 
         Raises RbeesError: INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_INCOMPATIBLE, QUEUE_FULL, QUOTA_EXCEEDED, DEADLINE_EXCEEDED,
         DRAINING, STORAGE_FULL, IDEMPOTENCY_CONFLICT, OUTPUT_ERASED.
         """
         check_job(request)
         if idempotency_key is None:
-            return await self._accept(request, None)
+            return await self._accept(request, None, keep_s)
         # Two submissions under one key must not both find it unused, also where the first client leaves before its commit.
         while (under_way := self._submitting.get(idempotency_key)) is not None:
             await asyncio.wait([under_way])
-        task = asyncio.create_task(self._accept_once(request, idempotency_key))
+        task = asyncio.create_task(self._accept_once(request, idempotency_key, keep_s))
         self._submitting[idempotency_key] = task
         task.add_done_callback(lambda done: self._submitted(idempotency_key, done))
         return await asyncio.shield(task)
@@ -111,8 +113,8 @@ class Jobs:
         if not done.cancelled():
             done.exception()  # Told to the client, if that is still there.
 
-    async def _accept_once(self, request: JobRequest, key: str) -> JobAccepted:
-        return await self._answer_again(request, key) or await self._accept(request, key)
+    async def _accept_once(self, request: JobRequest, key: str, keep_s: float | None) -> JobAccepted:
+        return await self._answer_again(request, key) or await self._accept(request, key, keep_s)
 
     async def _answer_again(self, request: JobRequest, key: str) -> JobAccepted | None:
         before = await self._store.submitted(key)
@@ -131,7 +133,7 @@ class Jobs:
         seeded = msgspec.structs.replace(request, seed=before.seed if request.seed is None else request.seed)
         return stored is not None and msgspec.json.decode(stored, type=JobRequest) == seeded
 
-    async def _accept(self, request: JobRequest, key: str | None) -> JobAccepted:
+    async def _accept(self, request: JobRequest, key: str | None, keep_s: float | None) -> JobAccepted:
         self.check_room()
         model_ref.parse(request.model)
         facts = await self._resolve(request.model)
@@ -164,7 +166,8 @@ class Jobs:
             deadline_at_ms=spec.deadline_at_ms,
             correlation_id=correlation_id.get(),
         )
-        await self._journal.accept(new, lambda job: self._post(JobArrived(replace(spec, job_id=job.job_id, order=job.number))))
+        arrived = replace(spec, keep_s=keep_s)
+        await self._journal.accept(new, lambda job: self._post(JobArrived(replace(arrived, job_id=job.job_id, order=job.number))))
         return _accepted(new.job_id, new.queue_position, seed)
 
     async def _resolve(self, reference: str) -> ModelFacts | None:

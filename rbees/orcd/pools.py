@@ -16,7 +16,7 @@ from rbees.orcd.model_downloads import ModelDownloads
 from rbees.orcd.scheduler.core import PoolFacts, Scheduler
 from rbees.orcd.scheduler.events import (
     Event,
-    KeepAsked,
+    LetGoAsked,
     PoolDrainChanged,
     PoolForgotten,
     PoolReported,
@@ -277,9 +277,9 @@ class Pools:
             raise RbeesError(ErrorCode.WORKER_NOT_FOUND, message, worker_id=worker_id)
         await self._directory.pool(pool_id).client.stop_worker(worker_id, "the orchestrator: somebody told it to.")
 
-    def keep(self, model_sha256: str, idle_s: float | None) -> None:
-        """Have a model kept loaded for so long after its last job; None: until its memory is needed."""
-        self._post(KeepAsked(model_sha256, idle_s))
+    def let_go(self, model_sha256: str) -> None:
+        """Have a model unloaded as soon as it has nothing to do."""
+        self._post(LetGoAsked(model_sha256))
 
     async def remove_model(self, reference: str) -> None:
         """Have every pool that holds a model remove its files.

@@ -6,6 +6,7 @@ else, without any regard for plausibility.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from rbees.orcd.scheduler.events import (
     AttemptStarted,
     CancelAsked,
     JobSpec,
-    KeepAsked,
+    LetGoAsked,
     LoopStalled,
     PoolDrainChanged,
     PoolForgotten,
@@ -153,9 +154,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def an_operator_drains_or_resumes(self, pool_id: str, drains: bool) -> None:
         self.shell.feed(PoolDrainChanged(pool_id, drains))
 
-    @rule(model=MODEL, idle_s=st.sampled_from((None, 0.0, 5.0, 60.0)))
-    def a_client_wants_a_model_kept(self, model: str, idle_s: float | None) -> None:
-        self.shell.feed(KeepAsked(MODELS[model].sha256, idle_s))
+    @rule(model=MODEL)
+    def a_client_wants_a_model_gone(self, model: str) -> None:
+        self.shell.feed(LetGoAsked(MODELS[model].sha256))
 
     @rule(pool_id=POOL, really=st.integers(0, 5))
     def a_pool_is_forgotten(self, pool_id: str, really: int) -> None:
@@ -206,6 +207,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         choices=st.sampled_from((1, 1, 1, 2, 3, 16)),
         max_tokens=st.none() | st.integers(0, 100_000),
         prefixes=PREFIXES,
+        keep_s=st.sampled_from((None, None, 0.0, 5.0, math.inf)),
     )
     def a_job_arrives(
         self,
@@ -215,6 +217,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         choices: int = 1,
         max_tokens: int | None = None,
         prefixes: Sequence[str] = (),
+        keep_s: float | None = None,
     ) -> None:
         self.orders += 1
         spec = JobSpec(
@@ -229,6 +232,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_tokens=max_tokens,
             session_id=f"{self.orders % 3}",
             prefixes=tuple(prefixes),
+            keep_s=keep_s,
         )
         self.shell.accept(Record(spec, self.orders, 3, None, self.shell.now_s))
 

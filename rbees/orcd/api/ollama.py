@@ -105,18 +105,16 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
 
     async def text(request: web.Request, type_: type[T], ask: Callable[[T, Found], Asked], spell: Spell) -> web.StreamResponse:
         asked, passed_over = await _read_for_job(request, type_)
-        idle_s, found = seconds_of(asked.keep_alive), _find(asked.model)
+        keep_s, found = seconds_of(asked.keep_alive), _find(asked.model)
         if asked.is_empty:
             headers = _ignored(passed_over)
-            if idle_s == 0.0:
+            if keep_s == 0.0:
                 _unload(asked.model, found)
                 return reply(unloaded(spell, Stamp(asked.model, _written(clock.unix_ms()))), headers=headers)
-            async with runs.of([loading_job(found)]) as [run]:
-                _keep(run, idle_s)
+            async with runs.of([loading_job(found)], keep_s=keep_s) as [run]:
                 return reply(loaded(spell, _stamp(asked.model, run), await whole(run)), headers=headers | _job(run))
         wish = ask(asked, found)
-        async with runs.of([wish.job]) as [run]:
-            _keep(run, idle_s)
+        async with runs.of([wish.job], keep_s=keep_s) as [run]:
             stamp, headers = _stamp(asked.model, run), _ignored((*passed_over, *wish.unmet)) | _job(run)
             if asked.streams:
                 form = StreamForm(LINES, waiting(spell, stamp))
@@ -125,24 +123,22 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
 
     async def embed(request: web.Request) -> web.StreamResponse:
         asked, passed_over = await _read_for_job(request, EmbedTexts)
-        idle_s, found = seconds_of(asked.keep_alive), _find(asked.model)
+        keep_s, found = seconds_of(asked.keep_alive), _find(asked.model)
         headers = _ignored(passed_over)
-        if asked.is_empty and idle_s == 0.0:
+        if asked.is_empty and keep_s == 0.0:
             _unload(asked.model, found)
             return reply(EmbedAnswer(model=asked.model), headers=headers)
-        async with runs.of([loading_job(found) if asked.is_empty else embed_job(asked, found)]) as [run]:
-            _keep(run, idle_s)
+        async with runs.of([loading_job(found) if asked.is_empty else embed_job(asked, found)], keep_s=keep_s) as [run]:
             return await reply_large(embed_answer(asked, await whole(run)), headers=headers | _job(run))
 
     async def embed_one(request: web.Request) -> web.StreamResponse:
         asked, passed_over = await _read_for_job(request, EmbedPrompt)
-        idle_s, found = seconds_of(asked.keep_alive), _find(asked.model)
+        keep_s, found = seconds_of(asked.keep_alive), _find(asked.model)
         headers = _ignored(passed_over)
-        if asked.is_empty and idle_s == 0.0:
+        if asked.is_empty and keep_s == 0.0:
             _unload(asked.model, found)
             return reply(EmbeddingAnswer(), headers=headers)
-        async with runs.of([loading_job(found) if asked.is_empty else prompt_job(asked, found)]) as [run]:
-            _keep(run, idle_s)
+        async with runs.of([loading_job(found) if asked.is_empty else prompt_job(asked, found)], keep_s=keep_s) as [run]:
             return reply(embedding_answer(asked, await whole(run)), headers=headers | _job(run))
 
     async def list_models(_request: web.Request) -> web.Response:
@@ -210,12 +206,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
         return found.facts if found.facts is not None else pools.find_model(found.reference).facts
 
     def _unload(name: str, found: Found) -> None:
-        pools.keep((found.facts or _held(name)).sha256, 0.0)
-
-    def _keep(run: Run, idle_s: float | None) -> None:
-        """Only once the job is accepted: a wish of 0 seconds would have the model unloaded just before it is needed."""
-        if idle_s is not None and run.row.model_sha256 is not None:
-            pools.keep(run.row.model_sha256, None if math.isinf(idle_s) else idle_s)
+        pools.let_go((found.facts or _held(name)).sha256)
 
     def _gone_at(facts: ModelFacts) -> str:
         left_s = pools.kept_for_s(facts.sha256)

@@ -66,8 +66,12 @@ class Runs:
         self._jobs.check_room()
 
     @asynccontextmanager
-    async def of(self, wanted: Sequence[JobRequest], key: str | None = None) -> AsyncIterator[list[Run]]:
+    async def of(
+        self, wanted: Sequence[JobRequest], key: str | None = None, keep_s: float | None = None
+    ) -> AsyncIterator[list[Run]]:
         """A run of each job, in their order; `key` is an idempotency key for all of them. Whoever leaves is gone for the jobs too.
+
+        `keep_s` is as for `Jobs.submit`.
 
         Raises:
             RbeesError: as `Jobs.submit`; where one is refused, none goes on.
@@ -76,15 +80,15 @@ class Runs:
             runs: list[Run] = []
             try:
                 for number, request in enumerate(wanted):
-                    runs.append(await self._begin(stack, request, f"{key}#{number}" if key is not None and number else key))
+                    runs.append(await self._begin(stack, request, f"{key}#{number}" if key is not None and number else key, keep_s))
             except RbeesError:
                 for run in runs:
                     await run.give_up()
                 raise
             yield runs
 
-    async def _begin(self, stack: AsyncExitStack, request: JobRequest, key: str | None) -> Run:
-        submitting = asyncio.create_task(self._submit(request, key))
+    async def _begin(self, stack: AsyncExitStack, request: JobRequest, key: str | None, keep_s: float | None) -> Run:
+        submitting = asyncio.create_task(self._submit(request, key, keep_s))
         try:
             row = await asyncio.shield(submitting)
         except asyncio.CancelledError:
@@ -95,8 +99,8 @@ class Runs:
         watching = self._relay.watch(row.number, 0, lambda: self._jobs.is_live(row.job_id))
         return Run(row, await stack.enter_async_context(watching), lambda: self._jobs.cancel(row.job_id))
 
-    async def _submit(self, request: JobRequest, key: str | None) -> JobRow:
-        accepted = await self._jobs.submit(request, key)
+    async def _submit(self, request: JobRequest, key: str | None, keep_s: float | None) -> JobRow:
+        accepted = await self._jobs.submit(request, key, keep_s)
         return await self._jobs.row_for_events(accepted.job_id)
 
     async def _given_up(self, submitting: asyncio.Task[JobRow]) -> None:

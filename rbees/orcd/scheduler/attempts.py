@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from rbees.orcd.scheduler import prospects, retry
+from rbees.orcd.scheduler import eviction, prospects, retry
 from rbees.orcd.scheduler.effects import Abandon, Attach, Dispatch, Finish, Requeue
 from rbees.orcd.scheduler.fleet import Stay, Worker
 from rbees.orcd.scheduler.job import Attempt, Job, Move, Phase
@@ -32,6 +32,8 @@ def dispatch(turn: Turn, job: Job, worker: Worker, why: str) -> None:
     job.patient_until_s = None
     start_time(turn, job)
     _seat(turn, job, worker)
+    if job.spec.keep_s is not None:
+        eviction.keep(turn.state, worker.model_sha256, job.spec.keep_s)
     proof_tokens = _proof_tokens(turn, job)
     turn.effects.append(Dispatch(job.spec.job_id, job.epoch, worker.worker_id, worker.pool_id, why, proof_tokens))
 

@@ -40,7 +40,7 @@ from rbees.orcd.scheduler.events import (
     JobArrived,
     JobRecovered,
     JobSpec,
-    KeepAsked,
+    LetGoAsked,
     LoopStalled,
     Moment,
     PoolDrainChanged,
@@ -125,8 +125,8 @@ class Scheduler:
                 arrivals.recover(turn, event)
             case CancelAsked(job_id=job_id):
                 arrivals.cancel(turn, job_id)
-            case KeepAsked(model_sha256=model_sha256, idle_s=idle_s):
-                eviction.keep(turn, model_sha256, idle_s)
+            case LetGoAsked(model_sha256=model_sha256):
+                eviction.keep(turn.state, model_sha256, 0.0)
             case PoolReported():
                 if reports.pool_reported(turn, event):
                     arrivals.resolve_waiting(turn)

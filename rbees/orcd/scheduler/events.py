@@ -49,6 +49,8 @@ class JobSpec:
     """Sessions take turns; jobs without one are one session together."""
     prefixes: tuple[str, ...] = ()
     """Names of the prompt's beginnings, the shortest first, see `protocol/prefix_chain.py`."""
+    keep_s: float | None = None
+    """For how long its client wants the model kept without work after it, see `eviction.keep`; None where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +88,10 @@ class CancelAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class KeepAsked:
-    """A client wants the model kept loaded for so long after its last job; the latest wish counts."""
+class LetGoAsked:
+    """A client wants the model unloaded as soon as it has nothing to do."""
 
     model_sha256: str
-    idle_s: float | None
-    """0: it may go as soon as it has nothing to do; None: it stays until its memory is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ Event = (
     JobArrived
     | JobRecovered
     | CancelAsked
-    | KeepAsked
+    | LetGoAsked
     | PoolReported
     | PoolForgotten
     | PoolDrainChanged

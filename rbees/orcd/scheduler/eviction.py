@@ -64,10 +64,9 @@ def memory_on(worker: Worker) -> int:
 
 def stop(turn: Turn, worker: Worker, reason: str) -> None:
     """Have the worker stopped; from now on it gets no work."""
-    was_asked = worker.stop_asked_at_s is not None
     worker.stop_asked_at_s = turn.now_s
-    if not was_asked and all(other.stop_asked_at_s is not None for other in turn.state.workers_of[worker.model_sha256].values()):
-        # The wish was about what is loaded now. One whose worker died is still meant: another takes its place.
+    if not _is_here(turn.state, worker.model_sha256):
+        # The wish was about what is loaded now; a job that waits brings its own.
         turn.state.kept_s.pop(worker.model_sha256, None)
     turn.state.release_claim(worker)
     turn.state.changed[worker.worker_id] = None
@@ -94,10 +93,13 @@ def stop_long_idle(turn: Turn) -> None:
             stop(turn, worker, f"It has had no work for {patience_s:.0f} s.")
 
 
-def keep(turn: Turn, model_sha256: str, idle_s: float | None) -> None:
-    """From now on the model's last worker is stopped after so long without work, whatever the settings say of others."""
-    if model_sha256 in turn.state.holders:
-        turn.state.kept_s[model_sha256] = math.inf if idle_s is None else idle_s
+def keep(state: State, model_sha256: str, idle_s: float) -> None:
+    """From now on the model's last worker is stopped after so long without work, whatever the settings say of others.
+
+    0 seconds: once it has nothing to do; infinite: when its memory is needed. A wish for a model that is not here says nothing.
+    """
+    if _is_here(state, model_sha256):
+        state.kept_s[model_sha256] = idle_s
 
 
 def kept_for_s(state: State, policy: Policy, model_sha256: str, now_s: float) -> float:
@@ -107,6 +109,11 @@ def kept_for_s(state: State, policy: Policy, model_sha256: str, now_s: float) ->
         return math.inf
     latest_s = max((now_s if worker.attempts else worker.idle_since_s for worker in workers), default=now_s)
     return max(latest_s + _patience_s(state, policy, model_sha256, is_replica=False) - now_s, 0.0)
+
+
+def _is_here(state: State, model_sha256: str) -> bool:
+    """True where a worker has the model, or loads it, and was not told to stop."""
+    return any(worker.stop_asked_at_s is None for worker in state.workers_of.get(model_sha256, {}).values())
 
 
 def _patience_s(state: State, policy: Policy, model_sha256: str, *, is_replica: bool) -> float:

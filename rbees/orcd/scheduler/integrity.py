@@ -19,6 +19,7 @@ def check_state(state: State) -> None:
         assert all(state.workers.get(worker_id) is worker for worker_id, worker in pool.workers.items())
         assert all(pool_id in state.holders[facts.sha256] for facts in pool.models)
     assert sum(map(len, state.workers_of.values())) == len(state.workers)
+    assert state.kept_s.keys() <= state.workers_of.keys(), "a wish about a model that nobody has"
     held = {(prefix, worker.worker_id) for worker in state.workers.values() for prefix in worker.prefixes}
     assert held == {(prefix, worker_id) for prefix, holders in state.holding.items() for worker_id in holders}
     batch = {

@@ -21,7 +21,7 @@ class State:
         self.jobs: dict[str, Job] = {}
         self.pools: dict[str, Pool] = {}
         self.kept_s: dict[str, float] = {}
-        """By model: for how long a client wants it kept without work; infinite for as long as nothing else needs the memory."""
+        """By model that workers have: for how long a client wants it kept without work; infinite until its memory is needed."""
         self.suspects: dict[str, None] = {}
         """Pools in state `suspect`."""
         self.drained: dict[str, None] = {}
@@ -144,6 +144,7 @@ class State:
         del siblings[worker.worker_id]
         if not siblings:
             del self.workers_of[worker.model_sha256]
+            self.kept_s.pop(worker.model_sha256, None)
         self.release_claim(worker)
         self._forget_prefixes(worker, list(worker.prefixes))
         self.open_of(worker.model_sha256).drop(worker.worker_id)

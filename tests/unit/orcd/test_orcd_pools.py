@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,7 +17,7 @@ from rbees.orcd.pools import Pools, url_seen_from
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.events import (
     Event,
-    KeepAsked,
+    LetGoAsked,
     Moment,
     PoolDrainChanged,
     PoolForgotten,
@@ -414,13 +413,11 @@ async def test_a_model_is_removed_under_each_pools_own_name() -> None:
 async def test_how_long_a_model_stays_is_a_clients_wish(realm: Realm) -> None:
     realm.pools.register(_registration(models=(model(sha256="ab" * 32),), workers=(_facts(),), ready=(_ready(),)))
     assert realm.pools.kept_for_s("ab" * 32) == Policy().worker_idle_s
-    realm.pools.keep("ab" * 32, 5.0)
-    assert realm.last() == KeepAsked("ab" * 32, 5.0)
-    assert realm.pools.kept_for_s("ab" * 32) == 5.0
     await realm.clock.advance(2.0)
-    assert realm.pools.kept_for_s("ab" * 32) == 3.0
-    realm.pools.keep("ab" * 32, None)
-    assert realm.pools.kept_for_s("ab" * 32) == math.inf
+    assert realm.pools.kept_for_s("ab" * 32) == Policy().worker_idle_s - 2.0
+    realm.pools.let_go("ab" * 32)
+    assert realm.last() == LetGoAsked("ab" * 32)
+    assert realm.pools.kept_for_s("ab" * 32) == 0.0
 
 
 async def _own_url(_endpoint: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from rbees.orcd.scheduler import rooms
 from rbees.orcd.scheduler.effects import Dispatch, Effect, Finish, Note, SpawnWorker, StopWorker
-from rbees.orcd.scheduler.events import AttemptCompleted, KeepAsked, SpawnRefused
+from rbees.orcd.scheduler.events import AttemptCompleted, LetGoAsked, SpawnRefused
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.pools import ModelFacts
@@ -169,9 +169,15 @@ def test_a_worker_without_work_is_stopped_after_a_while() -> None:
     assert drive.report("a", worker, after_s=1.0) == [StopWorker("a", "w1", "It was told to stop before and is still there.")]
 
 
-def test_a_model_stays_for_as_long_as_a_client_wants_it() -> None:
+def test_a_model_stays_for_as_long_as_its_latest_job_wants_it() -> None:
     drive = Drive(Policy(worker_idle_s=30.0))
     worker = facts.worker("w1", HAIKU)
+
+    def ask(job_id: str, keep_s: float | None) -> float:
+        """The time for which the model stays after a job with this wish."""
+        drive.job(job_id, keep_s=keep_s)
+        drive.send(AttemptCompleted(job_id, 1))
+        return drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s)
 
     def stops(seconds: int) -> list[int]:
         """The seconds after which it was told to stop."""
@@ -179,21 +185,35 @@ def test_a_model_stays_for_as_long_as_a_client_wants_it() -> None:
         return [n for n, effects in told if any(isinstance(effect, StopWorker) for effect in effects)]
 
     drive.report("a", worker)
-    drive.send(KeepAsked(HAIKU.sha256, None))
-    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == math.inf
+    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == 30.0
+    assert ask("job-1", math.inf) == math.inf
     assert stops(40) == []
-    drive.send(KeepAsked(HAIKU.sha256, 60.0))
-    drive.send(KeepAsked("of no model", 0.0))
-    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == pytest.approx(20.0)
-    assert stops(21)[0] == 20
+    assert ask("job-2", 60.0) == 60.0
+    assert ask("job-3", None) == 60.0, "a job that says nothing changes nothing"
+    assert stops(60) == [60]
+    drive.report("a")
+    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == 30.0, "the wish was about what was loaded then"
+
+
+def test_a_wish_that_comes_while_its_model_is_being_unloaded_is_about_the_next_worker() -> None:
+    drive = Drive(Policy(worker_idle_s=30.0))
+    drive.report("a", facts.worker("w1", HAIKU))
+    drive.job("job-1", keep_s=0.0)
+    drive.send(AttemptCompleted("job-1", 1))
+    assert drive.tick() == [StopWorker("a", "w1", "It has had no work for 0 s.")]
+    drive.job("job-2", keep_s=600.0)
+    drive.report("a", facts.worker("w1", HAIKU), facts.worker("w2", HAIKU))
+    drive.send(AttemptCompleted("job-2", 1))
+    drive.report("a", facts.worker("w2", HAIKU))
+    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == pytest.approx(600.0)
 
 
 def test_a_model_that_a_client_wants_gone_goes_once_it_has_no_work() -> None:
     drive = Drive(Policy(worker_idle_s=30.0, replica_idle_s=10.0))
     workers = [facts.worker("w1", HAIKU), facts.worker("w2", HAIKU)]
     drive.report("a", *workers)
-    drive.job("job-1", HAIKU)
-    drive.send(KeepAsked(HAIKU.sha256, 0.0))
+    drive.job("job-1")
+    drive.send(LetGoAsked(HAIKU.sha256))
     (stop,) = drive.tick()
     assert isinstance(stop, StopWorker), "the other one does something"
     busy = next(worker for worker in workers if worker.worker_id != stop.worker_id)
@@ -201,14 +221,22 @@ def test_a_model_that_a_client_wants_gone_goes_once_it_has_no_work() -> None:
     assert drive.tick() == []
     drive.send(AttemptCompleted("job-1", 1))
     assert drive.tick() == [StopWorker("a", busy.worker_id, "It has had no work for 0 s.")]
-    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == pytest.approx(30.0), "the wish was about what was loaded then"
-    drive.send(KeepAsked(HAIKU.sha256, 7.0))
-    assert drive.report("a", busy, after_s=10.0) == [
-        StopWorker("a", busy.worker_id, "It was told to stop before and is still there.")
-    ]
+    drive.send(LetGoAsked(HAIKU.sha256))
     drive.report("a")
+    drive.send(LetGoAsked(HAIKU.sha256))
     drive.report("a", facts.worker("w3", HAIKU))
-    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == pytest.approx(7.0), "a later one is about what comes next"
+    assert drive.tick() == [], "nothing was there to be unloaded"
+    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == 30.0
+
+
+def test_a_wish_goes_with_a_worker_that_dies() -> None:
+    drive = Drive(Policy(worker_idle_s=30.0))
+    drive.report("a", facts.worker("w1", HAIKU))
+    drive.job("job-1", keep_s=5.0)
+    drive.send(AttemptCompleted("job-1", 1))
+    drive.report("a")
+    drive.report("a", facts.worker("w2", HAIKU))
+    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == 30.0
 
 
 def test_a_model_that_no_pool_could_ever_hold_fails_by_how_much() -> None:
