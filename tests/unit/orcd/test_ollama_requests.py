@@ -11,7 +11,7 @@ from ollama import _types as theirs
 from rbees.orcd.door.foreign import Foreign, described, read_foreign
 from rbees.orcd.ollama.models import NamedRequest, ShowRequest
 from rbees.orcd.ollama.names import Found
-from rbees.orcd.ollama.options import Options, thinking
+from rbees.orcd.ollama.options import ModelRequest, Options, thinking
 from rbees.orcd.ollama.pull import PullRequest, download_of
 from rbees.orcd.ollama.text import ChatRequest, GenerateRequest, chat_asked, generate_asked, loading_job
 from rbees.orcd.ollama.vectors import EmbedPrompt, EmbedTexts, embed_job, prompt_job
@@ -201,13 +201,14 @@ def test_pictures_are_refused_by_their_place() -> None:
 
 
 def test_requests_without_content_only_load() -> None:
-    for empty in ({}, {"messages": []}, {"messages": None}):
-        assert read_foreign(encode({"model": "m", **empty}), ChatRequest).request.is_empty
-    for nothing in ({}, {"prompt": ""}):
-        assert read_foreign(encode({"model": "m", **nothing}), GenerateRequest).request.is_empty
-        assert read_foreign(encode({"model": "m", **nothing}), EmbedPrompt).request.is_empty
-    for none in ({}, {"input": ""}, {"input": []}):
-        assert read_foreign(encode({"model": "m", **none}), EmbedTexts).request.is_empty
+    cases: list[tuple[type[ModelRequest], list[dict[str, object]]]] = [
+        (ChatRequest, [{}, {"messages": []}, {"messages": None}]),
+        (GenerateRequest, [{}, {"prompt": ""}]),
+        (EmbedPrompt, [{}, {"prompt": ""}]),
+        (EmbedTexts, [{}, {"input": ""}, {"input": []}]),
+    ]
+    for type_, bodies in cases:
+        assert all(read_foreign(encode({"model": "m", **body}), type_).request.is_empty for body in bodies)
     for found in (FOUND, Found("m", None), Found("m", model(capabilities=("embed",)))):
         check_job(loading_job(found))
     assert loading_job(FOUND).max_tokens == 1
