@@ -25,7 +25,7 @@ from rbees.host.lending import Copy, Lending
 from rbees.host.model_download import Capacity, Download, Pace, as_it_is, download, here_already, hub_reference, take_in
 from rbees.host.model_store import ModelStore, StoredModel
 from rbees.host.models_here import download_folder
-from rbees.host.variants import Variant, label_of, named
+from rbees.host.variants import Variant, named
 from rbees.protocol import model_ref
 from rbees.protocol.downloads import (
     CopyBegun,
@@ -44,6 +44,7 @@ from rbees.protocol.downloads import (
 )
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.model_ref import HubRef
+from rbees.protocol.quantizations import label_of
 from rbees.service import auth
 from rbees.service.clock import Clock
 

@@ -18,11 +18,12 @@ import msgspec
 from rbees.host.model_choice import sole
 from rbees.host.model_store import ModelStore, StoredModel
 from rbees.host.piece_sums import PieceSums
-from rbees.host.variants import Variant, label_of, named, ranked
+from rbees.host.variants import Variant, named, ranked
 from rbees.protocol import model_ref
 from rbees.protocol.downloads import CopyBegun, FilePieces, HubFile, ModelOffer, OfferedFile, PiecesHeld
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.model_ref import AliasRef, HubRef
+from rbees.protocol.quantizations import label_of
 
 
 @dataclass(slots=True)

@@ -15,9 +15,10 @@ from rbees.host.hub_cache import CachedFile, HubCache
 from rbees.host.local_folders import LocalFolders
 from rbees.host.model_files import ModelFolders, alias_of, is_file
 from rbees.host.registered_models import RegisteredModels
-from rbees.host.variants import PART, Variant, label_of, ranked
+from rbees.host.variants import PART, Variant, ranked
 from rbees.protocol.downloads import HubFile
 from rbees.protocol.model_ref import HubRef
+from rbees.protocol.quantizations import label_of
 from rbees.service.catalog import Catalog
 
 Origin = Literal["package", "folder", "cache", "registered"]

@@ -15,15 +15,10 @@ from typing import Final
 
 from rbees.protocol.downloads import HubFile
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.quantizations import LABEL, label_of
 
 PART: Final = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
 """How `llama-gguf-split` names the parts of one model."""
-_LABEL: Final = re.compile(
-    r"(?<![A-Za-z0-9])("
-    r"(?:I?Q|TQ)\d(?:_[A-Z0-9]{1,3}){0,3}|MXFP4(?:_MOE)?|BF16|FP?16|FP?32|Q8"
-    r")(?![A-Za-z0-9_])",
-    re.IGNORECASE,
-)
 _NOT_A_MODEL: Final = re.compile(r"(^|[/._-])(mmproj|imatrix)([._-]|$)", re.IGNORECASE)
 """Files beside a model that no worker can serve: projectors of pictures, statistics of the quantiser."""
 _OF_THE_QUANTISER: Final = frozenset({"gguf", "ud", "i1", "imat"})
@@ -81,16 +76,6 @@ def variants(files: Iterable[HubFile]) -> list[Variant]:
     return sorted(whole, key=lambda variant: variant.path)
 
 
-def label_of(path: str) -> str:
-    """The quantisation that a file name states last, in llama.cpp's spelling; the folder's where the name states none."""
-    name = path.rpartition("/")[2]
-    found: list[str] = _LABEL.findall(name) or _LABEL.findall(path)
-    if not found:
-        return ""
-    label = found[-1].upper()
-    return {"FP16": "F16", "FP32": "F32"}.get(label, label)
-
-
 def model_words(path: str) -> frozenset[str]:
     """What a path says besides a quantisation: equal for the variants of one model, whole and in parts, in folders or not."""
     parts = (PART.sub("", path) if PART.search(path) else path.removesuffix(".gguf")).split("/")
@@ -98,7 +83,7 @@ def model_words(path: str) -> frozenset[str]:
 
 
 def _words(name: str) -> str:
-    found = re.split(r"[-._ ]+", _LABEL.sub("", name).lower())
+    found = re.split(r"[-._ ]+", LABEL.sub("", name).lower())
     return "-".join(word for word in found if word and word not in _OF_THE_QUANTISER)
 
 

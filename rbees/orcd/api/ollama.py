@@ -149,8 +149,9 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
         return reply(shown_model(_held(asked.wanted)), headers=_ignored(passed_over))
 
     async def list_running(_request: web.Request) -> web.Response:
-        held = loaded_models([model.facts for model in pools.models()], pools.workers())
-        return reply(running([Loaded(facts, workers, _gone_at(facts)) for facts, workers in held], _known))
+        models = [model.facts for model in pools.models()]
+        held = loaded_models(models, pools.workers())
+        return reply(running([Loaded(facts, workers, _gone_at(facts)) for facts, workers in held], models, _known))
 
     async def pull(request: web.Request) -> web.StreamResponse:
         asked, passed_over = await _read(request, PullRequest)
@@ -191,11 +192,9 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
 
     def _known(reference: str) -> ModelFacts | None:
         try:
-            return pools.find_model(reference).facts
-        except RbeesError as error:
-            if error.code in {ErrorCode.MODEL_NOT_FOUND, ErrorCode.INVALID_REQUEST}:
-                return None
-            raise
+            return pools.held_model(reference)
+        except RbeesError:
+            return None
 
     def _find(name: str) -> Found:
         return find(name, _known, (model.facts for model in pools.models()))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from rbees.orcd.door.foreign import Foreign
-from rbees.orcd.ollama.names import Known, name_of
+from rbees.orcd.ollama.names import Known, names_of
 from rbees.orcd.ollama.options import thinks
 from rbees.orcd.openai.shared import refusal
 from rbees.protocol.codec import Message
@@ -122,8 +122,10 @@ class Loaded:
 
 def model_list(models: Iterable[ModelView], known: Known) -> ListAnswer:
     """The list."""
-    order = sorted(models, key=lambda model: (not model.ready_workers, model.facts.ref))
-    return ListAnswer(models=tuple(_listed(model.facts, known) for model in order))
+    held = list(models)
+    names = names_of([model.facts for model in held], known)
+    order = sorted(held, key=lambda model: (not model.ready_workers, model.facts.ref))
+    return ListAnswer(models=tuple(_listed(model.facts, names[model.facts.sha256]) for model in order))
 
 
 def shown_model(facts: ModelFacts) -> ShownModel:
@@ -156,13 +158,13 @@ def loaded_models(models: Iterable[ModelFacts], workers: Iterable[WorkerFacts]) 
     return [(facts, by_model[facts.sha256]) for facts in models if facts.sha256 in by_model]
 
 
-def running(loaded: Iterable[Loaded], known: Known) -> RunningAnswer:
-    """What is loaded, and until when."""
-    return RunningAnswer(models=tuple(_running(one, known) for one in loaded))
+def running(loaded: Iterable[Loaded], models: Iterable[ModelFacts], known: Known) -> RunningAnswer:
+    """What is loaded of all `models`, and until when."""
+    names = names_of(models, known)
+    return RunningAnswer(models=tuple(_running(one, names[one.facts.sha256]) for one in loaded))
 
 
-def _running(one: Loaded, known: Known) -> RunningModel:
-    name = name_of(one.facts, known)
+def _running(one: Loaded, name: str) -> RunningModel:
     return RunningModel(
         name=name,
         model=name,
@@ -175,8 +177,7 @@ def _running(one: Loaded, known: Known) -> RunningModel:
     )
 
 
-def _listed(facts: ModelFacts, known: Known) -> ListedModel:
-    name = name_of(facts, known)
+def _listed(facts: ModelFacts, name: str) -> ListedModel:
     return ListedModel(name=name, model=name, size=facts.size_bytes, digest=facts.sha256, details=_details(facts))
 
 

@@ -1,13 +1,13 @@
 """PURE: models by the names that Ollama's clients write: `name:tag`, and `hf.co/org/repo:quantization`.
 
-Every name that rbees itself knows is one here too. Beside those, `:latest` says nothing, and another tag is a quantisation, unless
-somebody gave a model a short name with just that colon in it.
+Every name that rbees itself knows is one here too. Beside those, `:latest` says nothing, and another tag is a quantisation, as the
+file's name has it or else its header, unless somebody gave a model a short name with just that colon in it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,10 +15,13 @@ from rbees.protocol import model_ref
 from rbees.protocol.errors import RbeesError
 from rbees.protocol.model_ref import AliasRef, HubRef
 from rbees.protocol.pools import ModelFacts
+from rbees.protocol.quantizations import LABEL, label_of
 
 LATEST: Final = "latest"
 HUB: Final = "hf.co"
 _HUB_NAME: Final = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/([^/:]+/[^/:]+)(?::([^/:]+))?")
+_QUANTISER: Final = re.compile(r"^(?:ud|i1|imat)-", re.IGNORECASE)
+"""What tags put before a quantisation to say by which method it was made."""
 _OWN_SCHEMES: Final = ("hf:", "file:", "sha256:")
 
 Known = Callable[[str], ModelFacts | None]
@@ -64,17 +67,48 @@ def find(name: str, known: Known, models: Iterable[ModelFacts]) -> Found:
     written = taken_apart(name)
     if written.tag is None:
         return Found(written.reference, known(written.reference))
-    meant = [facts for facts in models if _has(facts, written.reference) and facts.quantization.lower() == written.tag.lower()]
-    if meant:
-        return Found(meant[0].ref, meant[0])
-    is_hub = written.reference.startswith("hf:")
-    return Found(f"{written.reference}::file=*{written.tag}*" if is_hub else name, None)
+    meant = _quantized(written.tag, [facts for facts in models if _has(facts, written.reference)])
+    if meant is not None:
+        return Found(meant.ref, meant)
+    return Found(file_pattern(written) or name, None)
 
 
-def name_of(facts: ModelFacts, known: Known) -> str:
-    """The name under which a model is listed, which `find` takes for this very model."""
-    found = (name for name in _names(facts) if (meant := find(name, known, [facts]).facts) and meant.sha256 == facts.sha256)
-    return next(found, f"sha256:{facts.sha256}")
+def quantization_of(tag: str) -> str:
+    """The quantisation that a tag says and nothing else, in llama.cpp's spelling; empty where it says anything more."""
+    bare = _QUANTISER.sub("", tag)
+    return label_of(bare) if LABEL.fullmatch(bare) else ""
+
+
+def file_pattern(written: Written) -> str | None:
+    """The reference of a repository's file that has the tag in its name; None for a name of no repository."""
+    return f"{written.reference}::file=*{written.tag}*" if written.reference.startswith("hf:") else None
+
+
+def names_of(models: Iterable[ModelFacts], known: Known) -> dict[str, str]:
+    """The name under which each of all models is listed, by sha256: one that `find` takes for this very model."""
+    owners: dict[str, str] = {}
+    for facts in models:
+        found = (name for name in _names(facts) if name not in owners and _means(name, facts, known))
+        owners[next(found, f"sha256:{facts.sha256}")] = facts.sha256
+    return {sha256: name for name, sha256 in owners.items()}
+
+
+def _means(name: str, facts: ModelFacts, known: Known) -> bool:
+    found = find(name, known, [facts]).facts
+    return found is not None and found.sha256 == facts.sha256
+
+
+def _quantized(tag: str, models: Sequence[ModelFacts]) -> ModelFacts | None:
+    """The first of the models whose file says to have this quantisation, else the first that was made so."""
+    label = quantization_of(tag) or tag
+    by_name = (facts for facts in models if label_of(_path(facts)) == label)
+    by_header = (facts for facts in models if facts.quantization.lower() == label.lower())
+    return next(by_name, None) or next(by_header, None)
+
+
+def _path(facts: ModelFacts) -> str:
+    reference = _parsed(facts.ref)
+    return (isinstance(reference, HubRef) and reference.file) or facts.file_name
 
 
 def _names(facts: ModelFacts) -> Iterable[str]:
@@ -82,7 +116,7 @@ def _names(facts: ModelFacts) -> Iterable[str]:
         yield alias if ":" in alias else f"{alias}:{LATEST}"
     reference = _parsed(facts.ref)
     if isinstance(reference, HubRef):
-        yield f"{HUB}/{reference.repository}:{facts.quantization}"
+        yield f"{HUB}/{reference.repository}:{label_of(_path(facts)) or facts.quantization}"
     stem = facts.file_name.removesuffix(".gguf")
     if isinstance(_parsed(stem), AliasRef):
         yield f"{stem}:{LATEST}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Final, assert_never
 
@@ -12,7 +11,7 @@ from msgspec import UNSET, UnsetType
 from rbees.orcd.door.foreign import Refused
 from rbees.orcd.ollama import errors
 from rbees.orcd.ollama.models import NamedRequest
-from rbees.orcd.ollama.names import taken_apart
+from rbees.orcd.ollama.names import file_pattern, quantization_of, taken_apart
 from rbees.orcd.ollama.text_answers import line
 from rbees.protocol.codec import Message
 from rbees.protocol.downloads import (
@@ -26,8 +25,6 @@ from rbees.protocol.downloads import (
     SourceDropped,
 )
 from rbees.protocol.errors import RbeesError
-
-_QUANTIZATION: Final = re.compile(r"(?:I?Q\d|T?Q\d|BF16|F16|F32|FP16|MXFP4)[A-Z0-9_]{0,32}", re.IGNORECASE)
 
 
 class PullRequest(NamedRequest, frozen=True, kw_only=True):
@@ -67,9 +64,9 @@ def download_of(name: str) -> DownloadRequest:
     written = taken_apart(name)
     if written.tag is None:
         return DownloadRequest(model_ref=written.reference)
-    if _QUANTIZATION.fullmatch(written.tag):
-        return DownloadRequest(model_ref=written.reference, quantization=written.tag)
-    return DownloadRequest(model_ref=name)
+    if label := quantization_of(written.tag):
+        return DownloadRequest(model_ref=written.reference, quantization=label)
+    return DownloadRequest(model_ref=file_pattern(written) or name)
 
 
 class PullLines:

@@ -25,38 +25,50 @@ def resolve(
     unusable: Iterable[UnusableModel] = (),
     downloadable: Collection[str] = (),
 ) -> ModelFacts:
-    """The model that `reference` means; `holders` has what each pool holds, `unusable` what pools hold and cannot serve,
-    `downloadable` the short names of what they could fetch.
-
-    Where one name means different files, the file that most pools hold is taken, and of those the one whose sha256 sorts first,
-    so the answer does not depend on the order in which pools came.
+    """The model that `reference` means, as `held`; `unusable` is what pools hold and cannot serve, `downloadable` the short names
+    of what they could fetch.
 
     Raises:
         RbeesError: MODEL_NOT_FOUND with close names or how to fetch it; INVALID_REQUEST for what is no reference at all; what a
             pool says about the file of this name, such as MODEL_INCOMPATIBLE, where no pool can serve one.
     """
-    wanted = model_ref.parse(reference)
     known = [facts for models in holders for facts in models]
-    for matches in _MEANINGS:
-        found = [facts for facts in known if matches(reference, wanted, facts)]
-        if found:
-            return min(found, key=lambda facts: (-_copies(facts, found), facts.sha256, facts.ref))
+    found = held(reference, known)
+    if found is not None:
+        return found
     for problem in unusable:
         if problem.name == reference:
             raise RbeesError(problem.code, problem.message, model=reference)
     raise not_found(reference, known, downloadable)
 
 
+def held(reference: str, known: Sequence[ModelFacts]) -> ModelFacts | None:
+    """The model that `reference` means among those that pools hold, the same ones several times; None where it means none.
+
+    Where one name means different files, the file that most pools hold is taken, and of those the one whose sha256 sorts first,
+    so the answer does not depend on the order in which pools came.
+
+    Raises:
+        RbeesError: INVALID_REQUEST for what is no reference at all.
+    """
+    wanted = model_ref.parse(reference)
+    for matches in _MEANINGS:
+        found = [facts for facts in known if matches(reference, wanted, facts)]
+        if found:
+            return min(found, key=lambda facts: (-_copies(facts, found), facts.sha256, facts.ref))
+    return None
+
+
 def not_found(reference: str, known: Iterable[ModelFacts], downloadable: Collection[str] = ()) -> RbeesError:
     """MODEL_NOT_FOUND, with the names that look most like `reference`, of what is held and of what could be fetched."""
-    held = {name for facts in known for name in (facts.ref, *facts.aliases)}
+    names = {name for facts in known for name in (facts.ref, *facts.aliases)}
     fetched = reference.startswith("hf:") or reference in downloadable
-    close = [] if fetched else difflib.get_close_matches(reference, sorted(held.union(downloadable)), n=CLOSE_NAMES, cutoff=0.5)
+    close = [] if fetched else difflib.get_close_matches(reference, sorted(names.union(downloadable)), n=CLOSE_NAMES, cutoff=0.5)
     if fetched:
         hint = f"Have a pool fetch it: `llorch models download {reference}`."
     elif close:
         hint = "Did you mean " + " or ".join(f"`{name}`" for name in close) + "?"
-    elif held:
+    elif names:
         hint = "List what pools hold with `llorch models list`, or have one fetch it with `llorch models download hf:org/repo`."
     else:
         hint = "No pool holds any model yet; have one fetched with `llorch models download NAME`."

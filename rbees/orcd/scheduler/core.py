@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 from rbees.orcd.scheduler import (
+    admission,
     arrivals,
     eviction,
     explain,
@@ -187,6 +188,10 @@ class Scheduler:
     def resolve(self, reference: str) -> ModelFacts | None:
         """The model that a reference means, see `arrivals.find_model`."""
         return arrivals.find_model(self._state, self._policy, reference)
+
+    def held_model(self, reference: str) -> ModelFacts | None:
+        """The model that a reference means among those that pools hold, see `admission.held`."""
+        return admission.held(reference, [facts for pool in self._state.pools.values() for facts in pool.models])
 
     def queue_position(self, job_id: str) -> int | None:
         """1 for the next of its model's jobs; None if the job does not wait.

@@ -6,9 +6,10 @@ import pytest
 
 from rbees.host.fit import Room
 from rbees.host.model_choice import choose, sole, wanted
-from rbees.host.variants import Variant, label_of, ranked, variants
+from rbees.host.variants import Variant, ranked, variants
 from rbees.protocol.downloads import HubFile
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.quantizations import label_of
 from tests.support.host_facts import device
 
 GIB = 1 << 30

@@ -255,9 +255,10 @@ def test_what_is_loaded_is_told_by_model() -> None:
         facts.worker("w2", small, device_id="cuda:0"),
         facts.worker("w3", facts.model("large", 2 << 30), "loading"),
     ]
-    held = loaded_models([small, facts.model("large", 2 << 30)], workers)
+    models = [small, facts.model("large", 2 << 30)]
+    held = loaded_models(models, workers)
     assert [(one.ref, [worker.worker_id for worker in have]) for one, have in held] == [("small", ["w1", "w2"])]
-    answer = running([Loaded(one, have, "9999-12-31T23:59:59Z") for one, have in held], {"small": small}.get)
+    answer = running([Loaded(one, have, "9999-12-31T23:59:59Z") for one, have in held], models, {"small": small}.get)
     (told,) = plain(answer, ollama.ProcessResponse)["models"]
     assert (told["size"], told["size_vram"]) == (sum(w.memory_bytes for w in workers[:2]), workers[1].memory_bytes)
     assert (told["expires_at"], told["context_length"]) == ("9999-12-31T23:59:59Z", workers[0].ctx)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from rbees.orcd.ollama.keep_alive import seconds_of
-from rbees.orcd.ollama.names import Found, find, name_of, taken_apart
+from rbees.orcd.ollama.names import Found, find, names_of, taken_apart
 from rbees.orcd.scheduler.admission import resolve
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import ModelFacts
@@ -18,7 +18,11 @@ LARGE = model("hf:org/bees@c1::file=bees-Q8_0.gguf", sha256="b" * 64, file_name=
 TAGGED = model("file:/m/tiny.gguf", aliases=("llama3.2:1b",), sha256="c" * 64, file_name="tiny.gguf")
 NAMELESS = model("file:/n/two words.gguf", sha256="d" * 64, file_name="two words.gguf")
 SAME_NAME = model("file:/o/tiny.gguf", sha256="e" * 64, file_name="tiny.gguf")
-MODELS = (BEES, LARGE, TAGGED, NAMELESS, SAME_NAME)
+DYNAMIC = model("hf:org/ants@c1::file=UD/ants-UD-Q4_K_XL.gguf", sha256="f" * 64, file_name="ants-UD-Q4_K_XL.gguf")
+PLAIN = model("hf:org/ants@c1::file=ants-Q4_K_M.gguf", sha256="1" * 64, file_name="ants-Q4_K_M.gguf")
+FOLDER = model("hf:org/ants@c1::file=Q4_K_M/ants.gguf", sha256="2" * 64, file_name="ants.gguf")
+UNNAMED = model("hf:org/moths@c1::file=moths.gguf", sha256="3" * 64, file_name="moths.gguf")
+MODELS = (BEES, LARGE, TAGGED, NAMELESS, SAME_NAME, DYNAMIC, PLAIN, FOLDER, UNNAMED)
 
 
 def known(reference: str) -> ModelFacts | None:
@@ -44,6 +48,10 @@ def known(reference: str) -> ModelFacts | None:
         ("llama3.2:1b", TAGGED),
         ("tiny:Q4_K_M", TAGGED),
         ("file:/m/tiny.gguf", TAGGED),
+        ("hf.co/org/ants:Q4_K_M", PLAIN),
+        ("hf.co/org/ants:UD-Q4_K_XL", DYNAMIC),
+        ("hf.co/org/ants:q4_k_xl", DYNAMIC),
+        ("hf.co/org/moths:Q4_K_M", UNNAMED),
     ],
 )
 def test_a_model_is_found_by_every_name(name: str, meant: ModelFacts) -> None:
@@ -66,6 +74,7 @@ def test_a_repository_without_a_quantisation_is_whatever_pools_hold_of_it() -> N
         ("hf.co/org/bees:Q2_K", "hf:org/bees::file=*Q2_K*"),
         ("hf.co/org/wasps", "hf:org/wasps"),
         ("hf:org/wasps", "hf:org/wasps"),
+        ("hf.co/org/bees:1b-Q4_K_M", "hf:org/bees::file=*1b-Q4_K_M*"),
         ("two words", "two words"),
         (":", ":"),
     ],
@@ -75,13 +84,17 @@ def test_a_name_that_means_nothing_stays_what_a_refusal_can_speak_of(name: str, 
 
 
 def test_every_model_is_listed_under_a_name_that_means_it() -> None:
-    names = {facts.sha256: name_of(facts, known) for facts in MODELS}
+    names = names_of(MODELS, known)
     assert names == {
         BEES.sha256: "bees:latest",
         LARGE.sha256: "hf.co/org/bees:Q8_0",
         TAGGED.sha256: "llama3.2:1b",
         NAMELESS.sha256: f"sha256:{NAMELESS.sha256}",
         SAME_NAME.sha256: f"sha256:{SAME_NAME.sha256}",
+        DYNAMIC.sha256: "hf.co/org/ants:Q4_K_XL",
+        PLAIN.sha256: "hf.co/org/ants:Q4_K_M",
+        FOLDER.sha256: "ants:latest",
+        UNNAMED.sha256: "hf.co/org/moths:Q4_K_M",
     }
     assert all(find(name, known, MODELS).facts == facts for facts, name in zip(MODELS, names.values(), strict=True))
 

@@ -234,9 +234,12 @@ def test_vectors() -> None:
     [
         ("haiku", DownloadRequest(model_ref="haiku")),
         ("haiku:latest", DownloadRequest(model_ref="haiku")),
-        ("qwen:q8_0", DownloadRequest(model_ref="qwen", quantization="q8_0")),
+        ("qwen:q8_0", DownloadRequest(model_ref="qwen", quantization="Q8_0")),
+        ("qwen:fp16", DownloadRequest(model_ref="qwen", quantization="F16")),
         ("llama3.2:1b", DownloadRequest(model_ref="llama3.2:1b")),
         ("hf.co/org/repo:Q4_K_M", DownloadRequest(model_ref="hf:org/repo", quantization="Q4_K_M")),
+        ("hf.co/org/repo:UD-Q4_K_XL", DownloadRequest(model_ref="hf:org/repo", quantization="Q4_K_XL")),
+        ("hf.co/org/repo:1b-q8_0", DownloadRequest(model_ref="hf:org/repo::file=*1b-q8_0*")),
         ("hf.co/org/repo", DownloadRequest(model_ref="hf:org/repo")),
         ("hf:org/repo::file=x.gguf", DownloadRequest(model_ref="hf:org/repo::file=x.gguf")),
     ],

@@ -398,6 +398,7 @@ async def test_a_model_is_removed_under_each_pools_own_name() -> None:
         realm.pools.register(
             _registration(pool_id="cellar", endpoint="http://127.0.0.1:9201", models=(model("file:/b.gguf"),)),
         )
+        assert [realm.pools.held_model(name) is not None for name in ("bees", "file:/c.gguf", "wasps")] == [True, True, False]
         await realm.pools.remove_model("bees")
         assert street.calls == ["remove file:/a.gguf", "remove file:/b.gguf"]
         with pytest.raises(RbeesError) as caught:
