@@ -173,7 +173,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
         return reply(VersionAnswer(version=API_VERSION, rbees=__version__))
 
     async def tell_life(_request: web.Request) -> web.Response:
-        return reply()
+        return web.Response(text="rbees is running.")
 
     async def refuse(request: web.Request) -> web.Response:
         resource = request.match_info.route.resource
@@ -315,7 +315,10 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
             response=VersionAnswer,
             error_shape=SHAPE,
         ),
-        Route("HEAD", "/", tell_life, "Tell that something answers, as Ollama's clients ask first."),
+        *(
+            Route(method, "/", tell_life, "Tell that something answers, as Ollama's clients ask first.", content_type="text/plain")
+            for method in ("GET", "HEAD")
+        ),
         *(
             Route(method, path, refuse, f"Refused: {why}", response=errors.ErrorAnswer, status=400, error_shape=SHAPE)
             for (method, path), why in _NOT_HERE.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -15,13 +16,24 @@ class ErrorAnswer(Message, frozen=True, kw_only=True):
     error: str
 
 
+_NAMES: Final = {
+    "max_tokens": "options.num_predict",
+    "reasoning": "thinking",
+    "response_format": "format",
+}
+"""Fields of a job that this API calls otherwise."""
+_OF_FIELDS: Final = frozenset({ErrorCode.INVALID_REQUEST, ErrorCode.CONTEXT_EXCEEDED, ErrorCode.MODEL_INCOMPATIBLE})
+"""Refusals that speak of fields; in others such a word is the name of a model."""
+_FIELD: Final = re.compile(r"`(\w+)`")
 # As for clients of OpenAI's API: 422 is a defect of their own to them, 400 what must be sent otherwise.
 _STATUS: Final = {ErrorCode.CONTEXT_EXCEEDED: 400, ErrorCode.MODEL_INCOMPATIBLE: 400}
 
 
 def body_of(error: RbeesError) -> ErrorAnswer:
     """The object that tells of it."""
-    return ErrorAnswer(error=error.message)
+    if error.code not in _OF_FIELDS:
+        return ErrorAnswer(error=error.message)
+    return ErrorAnswer(error=_FIELD.sub(lambda found: f"`{_NAMES.get(found[1], found[1])}`", error.message))
 
 
 def status_of(error: RbeesError) -> int:

@@ -103,11 +103,14 @@ def keep(state: State, model_sha256: str, idle_s: float) -> None:
 
 
 def kept_for_s(state: State, policy: Policy, model_sha256: str, now_s: float) -> float:
-    """How long the model stays loaded from now on if nobody asks for it and nobody needs its memory; infinite for good."""
-    workers = state.workers_of.get(model_sha256, {}).values()
+    """How long the model stays loaded from now on if nobody asks for it and nobody needs its memory; infinite for good.
+
+    0 where it is not loaded, or being unloaded.
+    """
+    workers = [worker for worker in state.workers_of.get(model_sha256, {}).values() if worker.stop_asked_at_s is None]
     if any(worker.pinned for worker in workers):
         return math.inf
-    latest_s = max((now_s if worker.attempts else worker.idle_since_s for worker in workers), default=now_s)
+    latest_s = max((now_s if worker.attempts else worker.idle_since_s for worker in workers), default=-math.inf)
     return max(latest_s + _patience_s(state, policy, model_sha256, is_replica=False) - now_s, 0.0)
 
 

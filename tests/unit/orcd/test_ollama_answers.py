@@ -193,6 +193,14 @@ def test_every_failure_is_one_sentence_and_names_its_code(code: ErrorCode) -> No
     assert errors.status_of(error) == expected
 
 
+def test_a_refusal_calls_fields_as_this_api_does() -> None:
+    for code in (ErrorCode.INVALID_REQUEST, ErrorCode.CONTEXT_EXCEEDED):
+        error = RbeesError(code, "Lower `max_tokens`, or leave out `response_format` or `stop`.")
+        assert errors.body_of(error).error == "Lower `options.num_predict`, or leave out `format` or `stop`."
+    unknown = RbeesError(ErrorCode.MODEL_NOT_FOUND, "No pool holds the model `reasoning`.")
+    assert errors.body_of(unknown).error == unknown.message
+
+
 def test_a_failed_stream_ends_with_the_failure() -> None:
     assert TextLines(chat_line, STAMP).failed(RbeesError(ErrorCode.TIMEOUT, "Too slow.")) == b'{"error":"Too slow."}\n'
 

@@ -191,7 +191,10 @@ def test_a_model_stays_for_as_long_as_its_latest_job_wants_it() -> None:
     assert ask("job-2", 60.0) == 60.0
     assert ask("job-3", None) == 60.0, "a job that says nothing changes nothing"
     assert stops(60) == [60]
+    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == 0.0, "it is being unloaded"
     drive.report("a")
+    assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == 0.0
+    drive.report("a", facts.worker("w2", HAIKU))
     assert drive.scheduler.kept_for_s(HAIKU.sha256, drive.now_s) == 30.0, "the wish was about what was loaded then"
 
 
