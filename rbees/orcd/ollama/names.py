@@ -22,6 +22,7 @@ HUB: Final = "hf.co"
 _HUB_NAME: Final = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/([^/:]+/[^/:]+)(?::([^/:]+))?")
 _QUANTISER: Final = re.compile(r"^(?:ud|i1|imat)-", re.IGNORECASE)
 """What tags put before a quantisation to say by which method it was made."""
+_ENDING: Final = re.compile(r"(?:-\d{5}-of-\d{5})?\.gguf$", re.IGNORECASE)
 _OWN_SCHEMES: Final = ("hf:", "file:", "sha256:")
 
 Known = Callable[[str], ModelFacts | None]
@@ -86,15 +87,21 @@ def file_pattern(written: Written) -> str | None:
 
 def names_of(models: Iterable[ModelFacts], known: Known) -> dict[str, str]:
     """The name under which each of all models is listed, by sha256: one that `find` takes for this very model."""
-    owners: dict[str, str] = {}
-    for facts in models:
-        found = (name for name in _names(facts) if name not in owners and _means(name, facts, known))
-        owners[next(found, f"sha256:{facts.sha256}")] = facts.sha256
-    return {sha256: name for name, sha256 in owners.items()}
+    listed = list(models)
+    siblings: dict[str | None, list[ModelFacts]] = {}
+    for facts in listed:
+        siblings.setdefault(_repository(facts), []).append(facts)
+    names = {}
+    for facts in listed:
+        # Tags tell models of one repository apart; all other names are known as they stand.
+        others = siblings[repository] if (repository := _repository(facts)) else []
+        found = (name for name in _names(facts) if _means(name, facts, known, others))
+        names[facts.sha256] = next(found, f"sha256:{facts.sha256}")
+    return names
 
 
-def _means(name: str, facts: ModelFacts, known: Known) -> bool:
-    found = find(name, known, [facts]).facts
+def _means(name: str, facts: ModelFacts, known: Known, models: Sequence[ModelFacts]) -> bool:
+    found = find(name, known, models).facts
     return found is not None and found.sha256 == facts.sha256
 
 
@@ -112,12 +119,12 @@ def _path(facts: ModelFacts) -> str:
 
 
 def _names(facts: ModelFacts) -> Iterable[str]:
-    for alias in facts.aliases:
-        yield alias if ":" in alias else f"{alias}:{LATEST}"
-    reference = _parsed(facts.ref)
-    if isinstance(reference, HubRef):
-        yield f"{HUB}/{reference.repository}:{label_of(_path(facts)) or facts.quantization}"
-    stem = facts.file_name.removesuffix(".gguf")
+    """Names for a list, the best first: one that somebody gave it, that of its repository, that of its file."""
+    stem = _ENDING.sub("", facts.file_name)
+    given = [alias for alias in facts.aliases if alias != stem and isinstance(_parsed(alias), AliasRef)]
+    yield from (alias if ":" in alias else f"{alias}:{LATEST}" for alias in given)
+    if repository := _repository(facts):
+        yield f"{HUB}/{repository}:{label_of(_path(facts)) or facts.quantization}"
     if isinstance(_parsed(stem), AliasRef):
         yield f"{stem}:{LATEST}"
 
@@ -125,8 +132,13 @@ def _names(facts: ModelFacts) -> Iterable[str]:
 def _has(facts: ModelFacts, reference: str) -> bool:
     if reference in {facts.ref, facts.file_name, facts.file_name.removesuffix(".gguf"), *facts.aliases}:
         return True
-    wanted, held = _parsed(reference), _parsed(facts.ref)
-    return isinstance(wanted, HubRef) and isinstance(held, HubRef) and wanted.repository == held.repository
+    wanted = _parsed(reference)
+    return isinstance(wanted, HubRef) and wanted.repository == _repository(facts)
+
+
+def _repository(facts: ModelFacts) -> str | None:
+    reference = _parsed(facts.ref)
+    return reference.repository if isinstance(reference, HubRef) else None
 
 
 def _parsed(reference: str) -> model_ref.ModelRef | None:

@@ -14,7 +14,13 @@ from rbees.protocol.pools import ModelFacts
 from tests.support.host_facts import model
 
 BEES = model("hf:org/bees@c1::file=bees-Q4_K_M.gguf", aliases=("bees",), sha256="a" * 64, file_name="bees-Q4_K_M.gguf")
-LARGE = model("hf:org/bees@c1::file=bees-Q8_0.gguf", sha256="b" * 64, file_name="bees-Q8_0.gguf", quantization="Q8_0")
+LARGE = model(
+    "hf:org/bees@c1::file=bees-Q8_0.gguf",
+    aliases=("hf:org/bees@main::file=bees-Q8_0.gguf", "bees-Q8_0"),
+    sha256="b" * 64,
+    file_name="bees-Q8_0.gguf",
+    quantization="Q8_0",
+)
 TAGGED = model("file:/m/tiny.gguf", aliases=("llama3.2:1b",), sha256="c" * 64, file_name="tiny.gguf")
 NAMELESS = model("file:/n/two words.gguf", sha256="d" * 64, file_name="two words.gguf")
 SAME_NAME = model("file:/o/tiny.gguf", sha256="e" * 64, file_name="tiny.gguf")
@@ -22,7 +28,15 @@ DYNAMIC = model("hf:org/ants@c1::file=UD/ants-UD-Q4_K_XL.gguf", sha256="f" * 64,
 PLAIN = model("hf:org/ants@c1::file=ants-Q4_K_M.gguf", sha256="1" * 64, file_name="ants-Q4_K_M.gguf")
 FOLDER = model("hf:org/ants@c1::file=Q4_K_M/ants.gguf", sha256="2" * 64, file_name="ants.gguf")
 UNNAMED = model("hf:org/moths@c1::file=moths.gguf", sha256="3" * 64, file_name="moths.gguf")
-MODELS = (BEES, LARGE, TAGGED, NAMELESS, SAME_NAME, DYNAMIC, PLAIN, FOLDER, UNNAMED)
+PARTS = model(
+    "hf:org/hornets@c1::file=hornets-Q6_K-00001-of-00002.gguf",
+    aliases=("hornets-Q6_K",),
+    sha256="4" * 64,
+    file_name="hornets-Q6_K-00001-of-00002.gguf",
+)
+BY_HEADER = model("hf:org/wax@c1::file=wax.gguf", sha256="6" * 64, file_name="wax.gguf")
+LABELLED = model("hf:org/moths@c1::file=moths-Q4_K_M.gguf", sha256="5" * 64, file_name="moths-Q4_K_M.gguf")
+MODELS = (BEES, LARGE, TAGGED, NAMELESS, SAME_NAME, DYNAMIC, PLAIN, FOLDER, UNNAMED, PARTS, LABELLED, BY_HEADER)
 
 
 def known(reference: str) -> ModelFacts | None:
@@ -51,7 +65,8 @@ def known(reference: str) -> ModelFacts | None:
         ("hf.co/org/ants:Q4_K_M", PLAIN),
         ("hf.co/org/ants:UD-Q4_K_XL", DYNAMIC),
         ("hf.co/org/ants:q4_k_xl", DYNAMIC),
-        ("hf.co/org/moths:Q4_K_M", UNNAMED),
+        ("hf.co/org/moths:Q4_K_M", LABELLED),
+        ("hf.co/org/wax:Q4_K_M", BY_HEADER),
     ],
 )
 def test_a_model_is_found_by_every_name(name: str, meant: ModelFacts) -> None:
@@ -94,7 +109,10 @@ def test_every_model_is_listed_under_a_name_that_means_it() -> None:
         DYNAMIC.sha256: "hf.co/org/ants:Q4_K_XL",
         PLAIN.sha256: "hf.co/org/ants:Q4_K_M",
         FOLDER.sha256: "ants:latest",
-        UNNAMED.sha256: "hf.co/org/moths:Q4_K_M",
+        UNNAMED.sha256: "moths:latest",
+        LABELLED.sha256: "hf.co/org/moths:Q4_K_M",
+        BY_HEADER.sha256: "hf.co/org/wax:Q4_K_M",
+        PARTS.sha256: "hf.co/org/hornets:Q6_K",
     }
     assert all(find(name, known, MODELS).facts == facts for facts, name in zip(MODELS, names.values(), strict=True))
 
