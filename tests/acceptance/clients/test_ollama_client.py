@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import ollama
@@ -15,8 +16,10 @@ from pydantic import BaseModel, ConfigDict
 
 from tests.support.door import EMBEDDED, SAID, THOUGHT, Door
 from tests.support.home import wait_until
+from tests.support.hub import Hub
 from tests.support.jobs import show
 from tests.support.raw_http import request
+from tests.support.tiny_gguf import write_tiny_gguf
 
 HUM: Final[list[Any]] = [{"role": "user", "content": "hum"}]
 COUNT: Final[list[Any]] = [
@@ -285,6 +288,26 @@ def test_a_model_is_loaded_kept_and_let_go(client: Client, door: Door) -> None:
     wait_until(lambda: name not in running(), door.cluster.orcd, "unload the model again")
 
 
+def test_a_model_is_pulled_and_answers_under_the_name_that_it_was_pulled_by(
+    client: Client, door: Door, hub: Hub, tmp_path: Path
+) -> None:
+    size = len(file := write_tiny_gguf(tmp_path / "tiny.gguf", layers=2, width=64, heads=4, heads_kv=2).read_bytes())
+    hub.add("org/tiny-GGUF", {"tiny-UD-Q4_K_XL.gguf": file, "README.md": b"tiny"})
+    name = "hf.co/org/tiny-GGUF:UD-Q4_K_XL"
+    steps = list(client.pull(name, stream=True))
+    assert (steps[0].status, steps[-1].status) == ("pulling manifest", "success")
+    fetched = [(step.completed, step.total) for step in steps if step.digest]
+    assert (fetched[0], fetched[-1]) == ((0, size), (size, size))
+    assert client.generate(name, "hum", options={"num_predict": 3}).eval_count == 3
+    assert "hf.co/org/tiny-GGUF:Q4_K_XL" in {model.model for model in client.list().models}
+    assert client.pull(name).status == "success", "it is here already"
+    with pytest.raises(ollama.ResponseError, match="it has: Q4_K_XL") as missing:
+        client.pull("hf.co/org/tiny-GGUF:Q8_0")
+    assert missing.value.status_code == 404
+    with pytest.raises(ollama.ResponseError, match="no repository org/none"):
+        list(client.pull("hf.co/org/none", stream=True))
+
+
 def test_a_model_that_is_here_is_pulled_in_no_time_and_can_be_deleted(client: Client, door: Door) -> None:
     steps = [step.status for step in client.pull(f"{EMBEDDED}:latest", stream=True)]
     assert (steps[0], steps[-1]) == ("pulling manifest", "success")
@@ -312,7 +335,7 @@ def test_a_model_that_is_here_is_pulled_in_no_time_and_can_be_deleted(client: Cl
 
 
 def test_what_clients_ask_first(door: Door) -> None:
-    assert request("HEAD", door.url).status == 200
+    assert [request(method, door.url).status for method in ("HEAD", "GET")] == [200, 200]
     version = request("GET", f"{door.url}/api/version").json
     assert [part.isdigit() for part in version["version"].split(".")] == [True] * 3
 
@@ -338,12 +361,17 @@ MANY: Final = [{"role": "user", "content": "x"}] * 1_025
         ("/chat", {"options": {"stop": ["a", "b", "c", "d", "e"]}}, "length <= 4"),
         ("/chat", {"tools": [{"type": "function", "function": {"name": "two words"}}]}, "tools[0].function.name"),
         ("/chat", {"format": "yaml"}, "format"),
-        ("/chat", {"format": {"type": "object", "minProperties": "two"}}, "schema"),
+        ("/chat", {"format": {"type": "object", "minProperties": "two"}}, "`format` is not a valid schema"),
+        ("/chat", {"format": {"type": "object", "properties": {"a": False}, "required": ["a"]}}, "can satisfy `format`"),
         ("/chat", {"think": "hard"}, "think"),
         ("/chat", {"keep_alive": "soon"}, "`keep_alive` is no duration"),
         ("/chat", {"top_logprobs": 3}, "needs `logprobs`"),
         ("/chat", {"truncate": True}, "`truncate` is not supported"),
-        ("/chat", {"options": {"num_predict": 900_000}}, "900000, but the context holds"),
+        (
+            "/chat",
+            {"options": {"num_predict": 900_000}},
+            "may have 900000, but the context holds 1024; shorten the prompt, lower `options.num_predict`",
+        ),
         ("/generate", {"prompt": "x", "suffix": "y"}, "`suffix` is not supported"),
         ("/generate", {"prompt": "x", "images": ["AA=="]}, "`images` is not supported"),
         ("/generate", {"prompt": "x", "template": "{{ .Prompt }}"}, "`template` is not supported"),
