@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Final
 
 from tests.support.chat_templates import HERMES
-from tests.support.home import Home
+from tests.support.home import Home, wait_until
 from tests.support.orcd_cluster import Cluster
+from tests.support.raw_http import request
 from tests.support.scripted_models import write_script
 
 EMBEDDED = "haiku"
@@ -59,3 +60,11 @@ class Door:
         self.cluster = Cluster(home, answer_tokens=12, tokens_per_second=None)
         self.url = self.cluster.url
         self.base_url = f"{self.url}/v1"
+
+    def unload(self, model: str) -> None:
+        """Have no worker of the model left, whoever had it loaded."""
+        request("POST", f"{self.url}/api/generate", {"model": model, "keep_alive": 0})
+        wait_until(lambda: f"{model}:latest" not in self._loaded(), self.cluster.orcd, f"unload {model}")
+
+    def _loaded(self) -> set[str]:
+        return {model["name"] for model in request("GET", f"{self.url}/api/ps").json["models"]}

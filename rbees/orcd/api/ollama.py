@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from aiohttp import web
 
 from rbees import __version__
-from rbees.orcd.api.asked import IGNORED, JOB
+from rbees.orcd.api.asked import IGNORED, JOB, PREFER, wait_s
 from rbees.orcd.door.foreign import read_foreign, told
 from rbees.orcd.door.runs import Run, Runs
 from rbees.orcd.door.streams import stream, whole
@@ -112,14 +112,16 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
                 _unload(asked.model, found)
                 return reply(unloaded(spell, Stamp(asked.model, _written(clock.unix_ms()))), headers=headers)
             async with runs.of([loading_job(found)], keep_s=keep_s) as [run]:
-                return reply(loaded(spell, _stamp(asked.model, run), await whole(run)), headers=headers | _job(run))
+                return reply(
+                    loaded(spell, _stamp(asked.model, run), await whole(run, wait_s=wait_s(request))), headers=headers | _job(run)
+                )
         wish = ask(asked, found)
         async with runs.of([wish.job], keep_s=keep_s) as [run]:
             stamp, headers = _stamp(asked.model, run), _ignored((*passed_over, *wish.unmet)) | _job(run)
             if asked.streams:
                 form = StreamForm(LINES, waiting(spell, stamp))
-                return await stream(request, [run], TextLines(spell, stamp), headers, form=form)
-            return reply(whole_answer(spell, stamp, await whole(run)), headers=headers)
+                return await stream(request, [run], TextLines(spell, stamp), headers, wait_s(request), form=form)
+            return reply(whole_answer(spell, stamp, await whole(run, wait_s=wait_s(request))), headers=headers)
 
     async def embed(request: web.Request) -> web.StreamResponse:
         asked, passed_over = await _read_for_job(request, EmbedTexts)
@@ -129,7 +131,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
             _unload(asked.model, found)
             return reply(EmbedAnswer(model=asked.model), headers=headers)
         async with runs.of([loading_job(found) if asked.is_empty else embed_job(asked, found)], keep_s=keep_s) as [run]:
-            return await reply_large(embed_answer(asked, await whole(run)), headers=headers | _job(run))
+            return await reply_large(embed_answer(asked, await whole(run, wait_s=wait_s(request))), headers=headers | _job(run))
 
     async def embed_one(request: web.Request) -> web.StreamResponse:
         asked, passed_over = await _read_for_job(request, EmbedPrompt)
@@ -139,7 +141,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
             _unload(asked.model, found)
             return reply(EmbeddingAnswer(), headers=headers)
         async with runs.of([loading_job(found) if asked.is_empty else prompt_job(asked, found)], keep_s=keep_s) as [run]:
-            return reply(embedding_answer(asked, await whole(run)), headers=headers | _job(run))
+            return reply(embedding_answer(asked, await whole(run, wait_s=wait_s(request))), headers=headers | _job(run))
 
     async def list_models(_request: web.Request) -> web.Response:
         return reply(model_list(pools.models(), _known))
@@ -221,6 +223,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
         ErrorCode.CANCELLED,
         ErrorCode.WORKER_CRASHED,
         ErrorCode.NO_PLACEMENT,
+        ErrorCode.MODEL_LOADING,
         ErrorCode.DRAINING,
         ErrorCode.TIMEOUT,
         ErrorCode.DEADLINE_EXCEEDED,
@@ -238,6 +241,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
             events=ChatLine,
             events_type=LINES,
             errors=accepting,
+            parameters=(PREFER,),
             error_shape=SHAPE,
         ),
         Route(
@@ -250,6 +254,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
             events=GenerateLine,
             events_type=LINES,
             errors=accepting,
+            parameters=(PREFER,),
             error_shape=SHAPE,
         ),
         Route(
@@ -260,6 +265,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
             request=EmbedTexts,
             response=EmbedAnswer,
             errors=accepting,
+            parameters=(PREFER,),
             error_shape=SHAPE,
         ),
         Route(
@@ -270,6 +276,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
             request=EmbedPrompt,
             response=EmbeddingAnswer,
             errors=accepting,
+            parameters=(PREFER,),
             error_shape=SHAPE,
         ),
         Route("GET", "/api/tags", list_models, "List the models that pools hold.", response=ListAnswer, error_shape=SHAPE),

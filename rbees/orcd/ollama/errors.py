@@ -42,5 +42,6 @@ def status_of(error: RbeesError) -> int:
 
 
 def headers_of(error: RbeesError) -> Mapping[str, str]:
-    """The code, for which this API has no other place."""
-    return {"X-Rbees-Error": error.code}
+    """The code, and how far a model has loaded, for which this API has no other place."""
+    progress = error.details.get("progress")
+    return {"X-Rbees-Error": error.code} | ({} if progress is None else {"X-Rbees-Progress": f"{progress:g}"})

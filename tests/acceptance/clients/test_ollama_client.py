@@ -178,6 +178,19 @@ def test_a_worker_that_dies_shows_in_no_line(client: Client, door: Door) -> None
     assert "".join(parts) == undisturbed
 
 
+def test_who_would_rather_be_told_than_wait_hears_how_far_the_model_has_loaded(door: Door) -> None:
+    door.unload(door.heavy)
+    for stream in (True, False):
+        asked = {"model": door.heavy, "messages": HUM, "stream": stream}
+        told = request("POST", f"{door.url}/api/chat", asked, headers={"Prefer": "wait=1"})
+        assert (told.status, told.headers["x-rbees-error"], set(told.json)) == (503, "MODEL_LOADING", {"error"})
+        assert int(told.headers["retry-after"]) >= 1
+        assert 0 <= float(told.headers["x-rbees-progress"]) < 1
+    # It went on loading meanwhile.
+    with Client(host=door.url, headers={"Prefer": "wait=60"}) as patient:
+        assert patient.chat(door.heavy, HUM).message.content
+
+
 def test_a_failure_in_the_midst_is_a_line_of_its_own(client: Client, door: Door) -> None:
     stream = iter(client.chat(door.slow, HUM, stream=True))
     next(stream)

@@ -189,6 +189,8 @@ def test_every_failure_is_one_sentence_and_names_its_code(code: ErrorCode) -> No
     error = RbeesError(code, "Do it otherwise.")
     assert json.loads(encode(errors.body_of(error))) == {"error": "Do it otherwise."}
     assert errors.headers_of(error) == {"X-Rbees-Error": code}
+    loading = RbeesError(code, "Ask again.", progress=0.25)
+    assert errors.headers_of(loading) == {"X-Rbees-Error": code, "X-Rbees-Progress": "0.25"}
     expected = 400 if code in {ErrorCode.CONTEXT_EXCEEDED, ErrorCode.MODEL_INCOMPATIBLE} else ERROR_TABLE[code].http_status
     assert errors.status_of(error) == expected
 
