@@ -201,13 +201,14 @@ def test_the_same_key_gives_the_same_answer(door: Door) -> None:
 
 
 def test_a_client_that_leaves_takes_its_job_with_it(client: OpenAI, door: Door) -> None:
+    before = jobs_of(door, door.slow)
     with client.chat.completions.create(model=door.slow, messages=HUM, stream=True) as chunks:
         streamed = next(iter(chunks)).id.removeprefix("chatcmpl-")
     with pytest.raises(openai.APITimeoutError):
         client.chat.completions.create(model=door.slow, messages=HUM, timeout=2.0)
 
-    def others() -> list[str]:
-        return [job["job_id"] for job in jobs_of(door, door.slow) if job["job_id"] != streamed]
+    def others() -> set[str]:
+        return jobs_of(door, door.slow) - before - {streamed}
 
     (waited,) = wait_until(others, door.cluster.orcd, "accept the second job")
     for job_id in (streamed, waited):
@@ -234,14 +235,16 @@ def test_a_worker_that_dies_shows_in_no_chunk(client: OpenAI, door: Door) -> Non
 
 def test_who_would_rather_be_told_than_wait_hears_how_far_the_model_has_loaded(client: OpenAI, door: Door) -> None:
     impatient = {"Prefer": "wait=2"}
+    door.unload(door.heavy)
+    before = jobs_of(door, door.heavy)
     with pytest.raises(openai.InternalServerError, match="loaded") as caught:
         client.chat.completions.create(model=door.heavy, messages=HUM, stream=True, extra_headers=impatient)
     told = caught.value.response
     assert (told.status_code, caught.value.code, told.headers["x-should-retry"]) == (503, "model_loading", "true")
     assert int(told.headers["retry-after"]) >= 1
     assert 0 <= float(told.headers["x-rbees-progress"]) < 1
-    (job,) = jobs_of(door, door.heavy)
-    wait_until(lambda: show(door.url, job["job_id"])["status"] == "cancelled", door.cluster.orcd, "give the job up")
+    (job_id,) = jobs_of(door, door.heavy) - before
+    wait_until(lambda: show(door.url, job_id)["status"] == "cancelled", door.cluster.orcd, "give the job up")
     # Others wait for the same model, which went on loading; once it is there, nobody has to.
     assert client.chat.completions.create(model=door.heavy, messages=HUM).choices[0].message.content
     patient = {"Prefer": "wait=60"}
@@ -458,6 +461,5 @@ def content(chunks: list[ChatCompletionChunk], number: int) -> str:
     return "".join(c.delta.content or "" for chunk in chunks for c in chunk.choices if c.index == number)
 
 
-def jobs_of(door: Door, model: str) -> list[dict[str, Any]]:
-    listed: list[dict[str, Any]] = request("GET", f"{door.url}/v2/tasks?model={model}").json["jobs"]
-    return listed
+def jobs_of(door: Door, model: str) -> set[str]:
+    return {job["job_id"] for job in request("GET", f"{door.url}/v2/tasks?model={model}").json["jobs"]}
