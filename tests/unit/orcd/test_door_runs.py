@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 
 import pytest
@@ -16,7 +17,7 @@ from rbees.orcd.jobs import GONE_AFTER_S, Jobs
 from rbees.orcd.live import LiveJob
 from rbees.orcd.relay import Relay
 from rbees.orcd.scheduler.core import Scheduler
-from rbees.orcd.scheduler.events import CancelAsked, Event
+from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import Embedding, Result, Started
@@ -89,6 +90,14 @@ async def test_a_job_that_fails_raises_its_error(reception: Reception) -> None:
         with pytest.raises(RbeesError) as caught:
             await whole(run)
     assert caught.value.code is ErrorCode.CONTEXT_EXCEEDED
+
+
+async def test_a_wish_for_the_model_travels_with_the_job(reception: Reception) -> None:
+    for keep_s, key in ((60.0, None), (math.inf, "key"), (None, None)):
+        async with reception.runs.of([HUM], key, keep_s):
+            arrived = reception.posted[-1]
+            assert isinstance(arrived, JobArrived)
+            assert arrived.job.keep_s == keep_s
 
 
 async def test_a_job_whose_client_left_is_cancelled(reception: Reception) -> None:
