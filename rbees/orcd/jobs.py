@@ -145,6 +145,8 @@ class Jobs:
         self._check_quota(spec)
         self._check_deadline(spec, now_ms)
         seed = request.seed if request.seed is not None else self._identities.seed()
+        record = encode(msgspec.structs.replace(request, seed=seed))
+        _check_readable(record)
         new = NewJob(
             job_id=self._identities.job_id(),
             kind=request.kind,
@@ -158,7 +160,7 @@ class Jobs:
             choices=request.n,
             extent=extent,
             cancel_on_disconnect=request.cancel_on_disconnect,
-            request=encode(msgspec.structs.replace(request, seed=seed)),
+            request=record,
             request_sha256=_fingerprint(request),
             idempotency_key=key,
             queue_position=self._scheduler.position_of(spec, self._clock.monotonic()),
@@ -420,6 +422,21 @@ def _check_capable(request: JobRequest, facts: ModelFacts | None) -> None:
     able = ", ".join(f"`{name}`" for name in facts.capabilities if name != "chat") or "nothing that jobs ask for"
     message = f"The model {needs}; by its header it can do {able}. Choose another model."
     raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, message, model=request.model, capabilities=list(facts.capabilities))
+
+
+def _check_readable(record: bytes) -> None:
+    """Refuse what fits the API by which it came and is more than a job holds: a record that cannot be read would end this process.
+
+    Raises:
+        RbeesError: INVALID_REQUEST, with the path in the job.
+    """
+    try:
+        msgspec.json.decode(record, type=JobRequest)
+    except msgspec.ValidationError as error:
+        from rbees.protocol import validation  # Only a refusal pays for this import.
+
+        message = f"This asks for more than a job holds: {validation.sentence(error, JobRequest)}."
+        raise RbeesError(ErrorCode.INVALID_REQUEST, message) from None
 
 
 def _newcomer(request: JobRequest, extent: Extent, facts: ModelFacts | None, now_ms: int) -> JobSpec:

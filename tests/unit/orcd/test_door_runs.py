@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -19,6 +20,7 @@ from rbees.orcd.relay import Relay
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived
 from rbees.orcd.scheduler.policy import Policy
+from rbees.protocol.chat import MAX_TOOL_CALLS, ChatMessage, ToolCall
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import Embedding, Result, Started
 from rbees.protocol.jobs import JobRequest
@@ -131,6 +133,16 @@ async def test_a_client_that_leaves_while_its_job_is_accepted_leaves_none_behind
     (job_id,) = reception.desk.journal.live
     await reception.wait_gone()
     assert reception.cancelled() == [job_id]
+
+
+async def test_a_job_whose_record_could_not_be_read_is_refused(reception: Reception) -> None:
+    calls = tuple(ToolCall(id=f"c{number}", name="count", arguments={}) for number in range(MAX_TOOL_CALLS + 1))
+    messages = (ChatMessage(role="user", content="hum"), ChatMessage(role="assistant", tool_calls=calls))
+    with pytest.raises(RbeesError, match=re.escape("`$.messages[1].tool_calls`")) as caught:
+        async with reception.runs.of([JobRequest(model="bees", messages=messages)]):
+            pass
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert not reception.desk.journal.live
 
 
 async def test_where_one_of_several_is_refused_none_goes_on(reception: Reception) -> None:
