@@ -30,8 +30,8 @@ Programs that read `ANTHROPIC_BASE_URL` need no other change than that and the n
 - **Models**: `/v1/models` and `/v1/models/NAME` answer in the shape of this API whoever sends `anthropic-version`, with `limit`,
   `after_id` and `before_id`.
 - **Streams** bring `message_start`, the blocks one after the other (`content_block_start`, `content_block_delta`,
-  `content_block_stop`), `message_delta` and `message_stop`. A `ping` comes for whatever happens meanwhile, such as a model that
-  loads. A failure in the midst is an `error` event, and no `message_stop` comes after it.
+  `content_block_stop`), `message_delta` and `message_stop`. A `ping` comes after ten seconds without another event, as while a
+  model loads. A failure in the midst is an `error` event, and no `message_stop` comes after it.
 - **Blocks**: thoughts (`thinking`, where the request asks for them), text, calls (`tool_use`). A call is sent when it is whole. The
   signature of thoughts is the message's id; when they come back, it is not looked at.
 - **`stop_reason`** is `end_turn`, `max_tokens`, `stop_sequence` (with the one that came), `tool_use`, or

@@ -18,7 +18,7 @@ from rbees.protocol.chat import ToolCall
 from rbees.protocol.codec import Message as Part
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import RbeesError
-from rbees.protocol.events import ChoiceEnd, End, Event, Metrics, Started, Token
+from rbees.protocol.events import ChoiceEnd, End, Event, Started, Token
 from rbees.protocol.events import Usage as JobUsage
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"]
@@ -157,7 +157,7 @@ class MessageStop(Part, frozen=True, kw_only=True, tag_field="type", tag="messag
 
 
 class Ping(Part, frozen=True, kw_only=True, tag_field="type", tag="ping"):
-    """Something happens meanwhile, such as a model that loads."""
+    """Nothing has happened, and the answer is still to come; clients of this API watch events, and comments are none."""
 
 
 StreamEvent = MessageStart | BlockStart | BlockDelta | BlockStop | MessageDelta | MessageStop | Ping
@@ -213,8 +213,6 @@ class MessageStream:
         match event:
             case Started():
                 return _frames([self._begun(event.prompt_tokens), Ping()])
-            case Metrics():
-                return _frames([Ping()])
             case Token(part="reasoning"):
                 self._thought_tokens += len(event.token_ids)
                 return _frames(self._grown("reasoning", event.text)) if self._request.shows_thoughts else b""
@@ -308,3 +306,7 @@ def _usage(request: MessagesRequest, usage: JobUsage, thought_tokens: int) -> Us
 def _frames(events: list[StreamEvent] | Iterator[StreamEvent]) -> bytes:
     """Events as they are sent: the name of each is its type."""
     return b"".join(b"event: %b\ndata: %b\n\n" % (str(event.__struct_config__.tag).encode(), encode(event)) for event in events)
+
+
+PING: Final = _frames([Ping()])
+"""Sent while there is nothing else to send."""

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from rbees.orcd.anthropic import errors
-from rbees.orcd.anthropic.answers import AnsweredMessage, MessageStream, StreamEvent, TokenCount, message_answer, message_id
+from rbees.orcd.anthropic.answers import PING, AnsweredMessage, MessageStream, StreamEvent, TokenCount, message_answer, message_id
 from rbees.orcd.anthropic.messages import CountRequest, MessagesRequest, counted_prompt, message_job, unmet
 from rbees.orcd.anthropic.models import MAX_LIMIT, ModelInfo, ModelPage, model_info, model_page
 from rbees.orcd.api.asked import ACCEPTING, KEY, PREFER, names_of, read_asked, wait_s
@@ -20,6 +20,7 @@ from rbees.orcd.door.streams import stream, whole
 from rbees.orcd.pools import Pools
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service.correlation import correlation_id
+from rbees.service.sse import StreamForm
 from rbees.service.web import ErrorShape, Parameter, Route, WordedError, argument, reply
 
 REQUEST_ID: Final = "request-id"
@@ -29,7 +30,7 @@ VERSION: Final = Parameter(
     "Sent by Anthropic's clients, which are answered in the shape of their API. All versions are taken as the one described here.",
     where="header",
 )
-_BETA: Final = Parameter("beta", "Taken and passed over.", bool)
+BETA: Final = Parameter("beta", "Taken and passed over.", bool)
 _ID = Annotated[str, msgspec.Meta(min_length=1, max_length=1_024)]
 PAGES: Final = (
     Parameter("limit", "So many models at most, 20 where nothing is said.", Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]),
@@ -49,6 +50,7 @@ def _request_id() -> dict[str, str]:
     return {} if current is None else {REQUEST_ID: current}
 
 
+FORM: Final = StreamForm(comment=PING)
 SHAPE: Final = ErrorShape(errors.ErrorAnswer, _worded, sign=VERSION.name)
 
 
@@ -78,7 +80,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
         async with runs.of([message_job(asked)], argument(request, KEY)) as [run]:
             id_, headers = message_id(run.row.job_id), headers | names_of([run]) | _request_id()
             if asked.stream:
-                return await stream(request, [run], MessageStream(asked, id_), headers, wait_s(request))
+                return await stream(request, [run], MessageStream(asked, id_), headers, wait_s(request), form=FORM)
             return reply(message_answer(asked, id_, await whole(run, wait_s=wait_s(request))), headers=headers)
 
     async def count(request: web.Request) -> web.StreamResponse:
@@ -96,7 +98,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             response=AnsweredMessage,
             events=StreamEvent,
             errors=ACCEPTING,
-            parameters=(VERSION, KEY, PREFER, _BETA),
+            parameters=(VERSION, KEY, PREFER, BETA),
             error_shape=SHAPE,
         ),
         Route(
@@ -107,7 +109,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             request=CountRequest,
             response=TokenCount,
             errors=(*ACCEPTING, ErrorCode.WORKER_UNREACHABLE),
-            parameters=(VERSION, PREFER, _BETA),
+            parameters=(VERSION, PREFER, BETA),
             error_shape=SHAPE,
         ),
     ]

@@ -21,9 +21,10 @@ from anthropic.types.shared import error_type
 from msgspec.structs import replace
 
 from rbees.orcd.anthropic import errors
-from rbees.orcd.anthropic.answers import MessageStream, TokenCount, message_answer, message_id
+from rbees.orcd.anthropic.answers import PING, MessageStream, TokenCount, message_answer, message_id
 from rbees.orcd.anthropic.messages import MessagesRequest
 from rbees.orcd.anthropic.models import DEFAULT_LIMIT, model_info, model_page
+from rbees.orcd.api.anthropic import FORM
 from rbees.orcd.door.collected import Collected
 from rbees.orcd.door.foreign import read_foreign
 from rbees.protocol.chat import ToolCall
@@ -175,11 +176,11 @@ def test_a_stream_brings_block_after_block() -> None:
     assert stopped == {"type": "message_stop"}
 
 
-def test_what_happens_meanwhile_is_a_ping() -> None:
+def test_a_ping_tells_that_the_answer_is_still_to_come() -> None:
     translation = MessageStream(ask(), "msg_1")
-    assert translation.take(0, STARTED[0]) == b""
-    assert translation.take(0, STARTED[1]) == b'event: ping\ndata: {"type":"ping"}\n\n'
-    assert translation.take(0, STARTED[2]).endswith(b'event: ping\ndata: {"type":"ping"}\n\n')
+    assert translation.take(0, STARTED[0]) == translation.take(0, STARTED[1]) == b""
+    assert PING == b'event: ping\ndata: {"type":"ping"}\n\n' == FORM.comment
+    assert translation.take(0, STARTED[2]).endswith(PING)
 
 
 def test_one_call_where_no_more_are_wanted() -> None:
