@@ -63,11 +63,11 @@ def _names_within(field: inspect.Field) -> set[str]:
 
 
 def choices(type_: Any, path: str) -> list[str]:
-    """The values that may stand at `path` of a `type_`; empty where it is no list of words or numbers."""
+    """The values that may stand at `path` of a `type_`, each once; empty where it is no list of words or numbers."""
     nodes = _nodes(type_, path)
     found = [value for node in nodes if isinstance(node, inspect.LiteralType) for value in node.values]
     found += [member.value for node in nodes if isinstance(node, inspect.EnumType) for member in node.cls]
-    return [str(value) for value in found]
+    return list(dict.fromkeys(str(value) for value in found))
 
 
 def _nodes(type_: Any, path: str) -> list[inspect.Type]:

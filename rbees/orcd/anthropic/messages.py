@@ -77,7 +77,7 @@ class PromptRequest(Foreign, frozen=True, kw_only=True):
     """What both routes ask about. Absent and null fields are left open."""
 
     private: ClassVar[frozenset[str]] = frozenset({"messages", "system", "tools", "tool_choice", "chat_template_kwargs"})
-    extras: ClassVar[frozenset[str]] = frozenset({"chat_template_kwargs"})
+    extras: ClassVar[frozenset[str]] = frozenset({"chat_template_kwargs", "output_format"})
     refused: ClassVar[Mapping[str, Refused]] = {
         "speed": Refused("an answer comes as fast as it can; leave it out.", ("standard",)),
     }
@@ -123,10 +123,13 @@ class PromptRequest(Foreign, frozen=True, kw_only=True):
         Tools | None,
         msgspec.Meta(
             description="Tools with an `input_schema`; `strict` holds where a call is forced. `input_examples` and "
-            "`eager_input_streaming` are passed over and named. Tools that Anthropic runs are refused by their place."
+            "`eager_input_streaming` are passed over and named. Tools of other types are refused by their place."
         ),
     ] = None
 
+    output_format: Annotated[
+        OwnSchema | None, msgspec.Meta(description="What `output_config.format` was called before; send one of them.")
+    ] = None
     chat_template_kwargs: Annotated[
         TemplateOptions | None, msgspec.Meta(description="Variables of the model's template, `template_options` of a job.")
     ] = None
@@ -223,7 +226,7 @@ def message_job(request: MessagesRequest) -> JobRequest:
         fields["top_p"] = max(request.top_p, LEAST_TOP_P)
     if request.top_k is not None:
         fields["top_k"] = max(request.top_k, 0)
-    form = request.output_config.format if request.output_config is not None else None
+    form = _form(request)
     return JobRequest(
         **fields,
         **_prompt(request),
@@ -261,6 +264,13 @@ def _prompt(request: PromptRequest) -> dict[str, Any]:
         "tool_choice": job_choice(request.tool_choice),
         "template_options": _template_options(request),
     }
+
+
+def _form(request: PromptRequest) -> OwnSchema | None:
+    form = request.output_config.format if request.output_config is not None else None
+    if form is not None and request.output_format is not None:
+        raise refusal("`output_format` is what `output_config.format` was called before; send one of them.", "output_format")
+    return form or request.output_format
 
 
 def _template_options(request: PromptRequest) -> dict[str, TemplateOption]:

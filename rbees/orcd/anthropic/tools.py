@@ -13,14 +13,15 @@ from rbees.protocol.chat import MAX_TOOLS, NamedTool, Tool, ToolChoice, ToolName
 
 
 class ToolDefinition(Foreign, frozen=True, kw_only=True):
-    """A tool of the client's own. Those of other types run at Anthropic."""
+    """A tool with a schema. Those of other types are known to Anthropic's models, or written as another API has them."""
 
     private: ClassVar[frozenset[str]] = frozenset({"name", "description", "input_schema", "input_examples"})
     refused: ClassVar[Mapping[str, Refused]] = {
         "allowed_callers": Refused("only models call tools here; leave it out.", (["direct"],)),
         "defer_loading": Refused("models are told of all tools; leave it out.", (False,)),
     }
-    name: ToolName
+    name: ToolName | None = None
+    """Only tools of other types have none."""
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     type: str | None = None
@@ -97,8 +98,10 @@ def unmet(tools: Sequence[ToolDefinition]) -> tuple[str, ...]:
 
 def _tool(tool: ToolDefinition, place: str) -> Tool:
     if tool.type not in (None, "custom"):
-        sentence = f"`{place}` is a tool that Anthropic runs; define one of your own, with `name` and `input_schema`."
+        sentence = f"`{place}` is of a type that models here do not know; define one of your own, with `name` and `input_schema`."
         raise refusal(sentence, f"{place}.type")
+    if tool.name is None:
+        raise refusal(f"`{place}` has no `name`; send the one by which it is called.", f"{place}.name")
     if tool.input_schema is None:
         raise refusal(f'`{place}` has no `input_schema`; send one, be it `{{"type": "object"}}`.', f"{place}.input_schema")
     return Tool(name=tool.name, description=tool.description or "", parameters=tool.input_schema)

@@ -27,7 +27,7 @@ from rbees.orcd.anthropic.blocks import (
     unreadable,
 )
 from rbees.orcd.door.foreign import Foreign
-from rbees.protocol.chat import MAX_MESSAGES, ChatMessage, TextPart, ToolCall
+from rbees.protocol.chat import MAX_MESSAGES, MAX_TEXT_PARTS, MAX_TOOL_CALLS, ChatMessage, TextPart, ToolCall
 
 FAILED: Final = "Error: "
 """Before what came of a call that failed: the messages of a chat have no other place for that."""
@@ -79,6 +79,9 @@ def chat_messages(system: str | Sequence[Text] | None, turns: Sequence[AnyTurn])
             messages += _user(placed)
         else:
             messages.append(ChatMessage(role="system", content=_said(placed)))
+    if len(messages) > MAX_MESSAGES:
+        made = f"with the system prompt and what came of each call as messages of their own it has {len(messages)}"
+        raise refusal(f"`messages` is too long: {made}, and at most {MAX_MESSAGES} are taken; leave out old ones.", "messages")
     return tuple(messages)
 
 
@@ -150,6 +153,7 @@ def _assistant(placed: Sequence[_Placed]) -> ChatMessage:
             case RedactedThinking():
                 pass
             case ToolUse():
+                _check_call(block, place, calls)
                 calls.append(ToolCall(id=block.id, name=block.name, arguments=block.input))
             case ToolResult() | Document() | SearchResult():
                 raise refusal(f"`{place}` is of a kind that only the user's turns have; send it there.", place)
@@ -163,8 +167,18 @@ def _assistant(placed: Sequence[_Placed]) -> ChatMessage:
     )
 
 
+def _check_call(call: ToolUse, place: str, before: Sequence[ToolCall]) -> None:
+    if len(before) == MAX_TOOL_CALLS:
+        raise refusal(f"`{place}` is one call too many: a turn has at most {MAX_TOOL_CALLS}; leave some out.", place)
+    if any(other.id == call.id for other in before):
+        raise refusal(f"`{place}` has the `id` of another call of its turn; give each its own.", f"{place}.id")
+
+
 def _said(placed: Sequence[_Placed]) -> str | tuple[TextPart, ...]:
     """One text as such, several as parts."""
+    if len(placed) > MAX_TEXT_PARTS:
+        place, _ = placed[MAX_TEXT_PARTS]
+        raise refusal(f"`{place}` is one block too many: what a side says at once has at most {MAX_TEXT_PARTS}; join some.", place)
     texts = [text_of(block, place) for place, block in placed]
     return texts[0] if len(texts) == 1 else tuple(TextPart(text=text) for text in texts) or ""
 

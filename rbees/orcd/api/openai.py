@@ -145,7 +145,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             list_models,
             "List the models that are ready and those that would be started for the first who asks.",
             response=ModelObjects,
-            parameters=(anthropic.VERSION, *anthropic.PAGES),
+            parameters=(anthropic.VERSION, *anthropic.PAGES, anthropic.BETA),
             error_shape=SHAPE,
         ),
         Route(
@@ -155,7 +155,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             "Show a model by any of its names.",
             response=ModelObject,
             errors=(ErrorCode.MODEL_NOT_FOUND,),
-            parameters=(anthropic.VERSION,),
+            parameters=(anthropic.VERSION, anthropic.BETA),
             error_shape=SHAPE,
         ),
     ]

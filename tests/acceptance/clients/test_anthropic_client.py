@@ -242,6 +242,8 @@ def test_models_are_listed_in_the_shape_of_whoever_asks(client: Anthropic, door:
     assert [model.id for model in before.data] == listed[1:3]
     found = client.models.retrieve(door.plain)
     assert (found.id, found.type, found.lifecycle) == (door.plain, "model", "active")
+    for path in ("/models?beta=true", f"/models/{door.plain}?beta=true"):
+        assert request("GET", f"{door.base_url}{path}", headers=VERSION).status == 200
     theirs = request("GET", f"{door.base_url}/models").json
     assert theirs["object"] == "list"
     assert {model["id"] for model in theirs["data"]} == set(listed)
@@ -272,7 +274,7 @@ IMAGE: Final = [
         ({"temperature": 2.5}, "temperature", "<= 2"),
         ({"stop_sequences": ["a", "b", "c", "d", "e"]}, "stop_sequences", "length <= 4"),
         ({"tools": [{"name": "two words", "input_schema": {}}]}, "tools[0].name", "regex"),
-        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type", "Anthropic runs"),
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type", "do not know"),
         ({"tool_choice": {"type": "any"}}, "tool_choice", "there are no `tools`"),
         ({"container": "c"}, "container", "not supported"),
         ({"speed": "fast"}, "speed", "not supported"),

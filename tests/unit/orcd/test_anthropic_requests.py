@@ -24,7 +24,7 @@ from rbees.orcd.anthropic.messages import (
 from rbees.orcd.anthropic.tools import Choice, ToolDefinition
 from rbees.orcd.anthropic.turns import FAILED, AnyTurn
 from rbees.orcd.door.foreign import Foreign, described, read_foreign
-from rbees.protocol.chat import ChatMessage, NamedTool, TextPart, Tool, ToolCall
+from rbees.protocol.chat import MAX_MESSAGES, MAX_TEXT_PARTS, MAX_TOOL_CALLS, ChatMessage, NamedTool, TextPart, Tool, ToolCall
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import JobRequest, check_job
@@ -195,7 +195,9 @@ def test_thoughts_forms_and_efforts() -> None:
     assert not ask().shows_thoughts
     assert job(output_config={"effort": "low"}).template_options == {"reasoning_effort": "low"}
     form = {"type": "json_schema", "schema": {"type": "object"}}
-    assert job(output_config={"format": form}).response_format == JsonSchemaFormat(schema={"type": "object"})
+    for asked in ({"output_config": {"format": form}}, {"output_format": form}):
+        assert job(**asked).response_format == JsonSchemaFormat(schema={"type": "object"})
+    assert refused(output_config={"format": form}, output_format=form).details["field"] == "output_format"
 
 
 def test_what_nobody_does_is_named_by_its_value() -> None:
@@ -237,7 +239,16 @@ def test_tools_and_choices() -> None:
     ]
     once = {"type": "any", "disable_parallel_tool_use": True}
     assert [ask(tools=[COUNT], tool_choice=choice).calls_once for choice in (once, {"type": "none"}, None)] == [True, False, False]
-    assert refused(tools=[{"type": "web_search_20250305", "name": "web_search"}]).details["field"] == "tools[0].type"
+    foreign: list[dict[str, Any]] = [
+        {"type": "web_search_20250305", "name": "web_search"},
+        {"type": "mcp_toolset", "mcp_server_name": "x"},
+        {"type": "function", "function": {"name": "x"}},
+    ]
+    for tool in foreign:
+        with pytest.raises(RbeesError, match="models here do not know") as caught:
+            message_job(read_foreign(encode({**HUM, "tools": [tool]}), MessagesRequest).request)
+        assert caught.value.details["field"] == "tools[0].type"
+    assert refused(tools=[{"input_schema": {}}]).details["field"] == "tools[0].name"
     assert refused(tools=[{"name": "count"}]).details["field"] == "tools[0].input_schema"
     assert refused(tool_choice={"type": "tool", "name": "x"}).details["field"] == "tool_choice"
     for name, value in (("allowed_callers", ["code_execution_20250825"]), ("defer_loading", True)):
@@ -378,6 +389,18 @@ def test_blocks_that_cannot_be_read_are_refused_by_their_place(block: dict[str, 
     assert caught.value.details["field"] == place
 
 
+def test_kinds_that_exist_are_told_once_to_whoever_sends_another() -> None:
+    error = refused(messages=[user({"type": "image_url", "image_url": {}})])
+    assert error.details["field"] == "messages[0].content[0].type"
+    assert error.message.count("`tool_result`") == 1
+
+
+def test_the_names_of_tools_may_be_as_long_as_agents_make_them() -> None:
+    for name, fits in (("a" * 128, True), ("a" * 129, False), ("two words", False)):
+        made = {"tools": [{**COUNT, "name": name}], "tool_choice": {"type": "tool", "name": name}}
+        assert (job(**made).tools[0].name == name) if fits else refused(**made)
+
+
 def test_what_the_assistant_never_says_is_refused_and_so_is_its_turn_at_the_end() -> None:
     hum = {"role": "user", "content": "hum"}
     for block in (
@@ -388,6 +411,28 @@ def test_what_the_assistant_never_says_is_refused_and_so_is_its_turn_at_the_end(
         error = refused(messages=[hum, {"role": "assistant", "content": [block]}, hum])
         assert error.details["field"] == "messages[1].content[0]"
     assert refused(messages=[hum, {"role": "assistant", "content": "It"}]).details["field"] == "messages[1]"
+
+
+def test_what_becomes_more_than_a_job_holds_is_refused_by_its_place() -> None:
+    hum, text = {"role": "user", "content": "hum"}, {"type": "text", "text": "x"}
+
+    def calling(*ids: str) -> list[dict[str, Any]]:
+        return [{"type": "tool_use", "id": id_, "name": "count", "input": {}} for id_ in ids]
+
+    def field(*messages: dict[str, Any], **fields: Any) -> Any:
+        return refused(messages=list(messages), **fields).details["field"]
+
+    result = {"type": "tool_result", "tool_use_id": "c"}
+    many = [str(number) for number in range(MAX_TOOL_CALLS + 1)]
+    assert field(hum, {"role": "assistant", "content": calling(*many)}, hum) == f"messages[1].content[{MAX_TOOL_CALLS}]"
+    one_by_one = [{"role": "assistant", "content": calling(id_)} for id_ in many]
+    assert field(hum, *one_by_one, hum) == f"messages[{MAX_TOOL_CALLS + 1}].content[0]"
+    assert field(hum, {"role": "assistant", "content": calling("a", "b", "a")}, hum, system="s") == "messages[1].content[2].id"
+    job(messages=[hum, {"role": "assistant", "content": calling("a")}, hum, {"role": "assistant", "content": calling("a")}, hum])
+    assert field(user(*[text] * MAX_TEXT_PARTS), user(text)) == "messages[1].content[0]"
+    assert len(told(user(*[result] * MAX_MESSAGES))) == MAX_MESSAGES
+    assert field(user(*[result] * MAX_MESSAGES), user(result)) == "messages"
+    assert field(user(*[result] * MAX_MESSAGES), system="s") == "messages"
 
 
 def test_what_is_counted_is_what_a_job_would_compute() -> None:
