@@ -340,12 +340,16 @@ class Pools:
         """How long the model stays loaded if nobody asks for it and nobody needs its memory; infinite for good."""
         return self._scheduler.kept_for_s(model_sha256, self._clock.monotonic())
 
-    def serving(self, reference: str) -> tuple[WorkerClient, ...]:
-        """Workers that serve the model now; none where nobody knows the model, which is for those to refuse who accept jobs."""
+    def facts_of(self, reference: str) -> ModelFacts | None:
+        """The model that a reference means; None where nobody knows it, which is for those to refuse who accept jobs."""
         try:
-            facts = self._scheduler.resolve(reference)
+            return self._scheduler.resolve(reference)
         except RbeesError:
-            return ()
+            return None
+
+    def serving(self, reference: str) -> tuple[WorkerClient, ...]:
+        """Workers that serve the model now; none where nobody knows the model."""
+        facts = self.facts_of(reference)
         known = filter(self._directory.has_worker, self._scheduler.serving(facts.sha256) if facts is not None else ())
         return tuple(self._directory.worker(worker_id).client for worker_id in known)
 

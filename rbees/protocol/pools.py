@@ -135,6 +135,11 @@ class ModelFacts(Message, frozen=True, kw_only=True):
     template_words: tuple[str, ...] = ()
     """Of the words that tell what a chat template takes, those that it holds: `tools`, `enable_thinking`, `</think>` and others."""
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the template speaks of thoughts."""
+        return any(word != "tools" for word in self.template_words)
+
 
 STOPPED_BY: Final = "X-Stopped-By"
 """Header of `DELETE /workers/{id}`: who wants the worker ended, and why. A pool that does not know it stops the worker as well."""

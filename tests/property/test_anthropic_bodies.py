@@ -20,19 +20,21 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import check_job
 from rbees.protocol.workers import TokenizeRequest
 from rbees.service.openapi import document
+from tests.support.host_facts import model
 
 NOTHING: Any = None
+FACTS = model(template_words=("tools", "enable_thinking", "reasoning_effort"))
 ROUTES = anthropic.routes(NOTHING, NOTHING)
 
 
 def checked_job(request: MessagesRequest) -> Any:
-    job = message_job(request)
+    job = message_job(request, FACTS)
     check_job(job)
     return job
 
 
 def checked_prompt(request: CountRequest) -> TokenizeRequest:
-    prompt = counted_prompt(request)
+    prompt = counted_prompt(request, FACTS)
     check_chat(prompt.messages, prompt.tools, prompt.tool_choice, prompt.template_options)
     return prompt
 
@@ -64,7 +66,7 @@ def test_every_body_becomes_a_job_or_is_refused(path: str) -> None:
             return
         try:
             reading: Any = read_foreign(body, type_)
-            told((*reading.passed_over, *unmet(reading.request)))
+            told((*reading.passed_over, *unmet(reading.request, FACTS)))
             made = made_of(reading.request)
         except RbeesError as error:
             refusal: RbeesError | None = error

@@ -57,8 +57,6 @@ _TYPES: Final[dict[int, ErrorType]] = {
 }
 _FIELDS: Final[dict[ErrorCode, str]] = {ErrorCode.MODEL_NOT_FOUND: "model", ErrorCode.MODEL_INCOMPATIBLE: "model"}
 _NAMES: Final = {
-    "template_options.enable_thinking": "thinking",
-    "template_options.reasoning_effort": "output_config.effort",
     "response_format.schema": "output_config.format.schema",
     "response_format": "output_config.format",
     "stop": "stop_sequences",

@@ -8,13 +8,16 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
+from rbees.orcd.anthropic import thoughts
 from rbees.orcd.anthropic import tools as tools_of
 from rbees.orcd.anthropic.blocks import CacheControl, Texts, refusal
+from rbees.orcd.anthropic.thoughts import Effort, ThinkingConfig
 from rbees.orcd.anthropic.tools import Choice, Tools, is_single, job_choice, job_tools
 from rbees.orcd.anthropic.turns import Turns, chat_messages
 from rbees.orcd.door.foreign import Foreign, Refused
-from rbees.protocol.chat import TemplateOption, TemplateOptions
+from rbees.protocol.chat import TemplateOptions
 from rbees.protocol.jobs import MAX_DEADLINE_MS, MAX_TIMEOUT_MS, MAX_TOKENS, JobRequest, Priority
+from rbees.protocol.pools import ModelFacts
 from rbees.protocol.response_format import JsonSchemaFormat
 from rbees.protocol.sampling import MAX_SEED, MinP, StopStrings, Temperature
 from rbees.protocol.workers import TokenizeRequest
@@ -36,7 +39,7 @@ class OwnSchema(Foreign, frozen=True, kw_only=True, tag_field="type", tag="json_
 class OutputConfig(Foreign, frozen=True, kw_only=True):
     """How much is thought about an answer, and in what form it comes."""
 
-    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    effort: Effort | None = None
     format: OwnSchema | None = None
 
 
@@ -44,33 +47,6 @@ class Metadata(Foreign, frozen=True, kw_only=True):
     """Who asks."""
 
     user_id: Annotated[str, msgspec.Meta(max_length=4_096)] | None = None
-
-
-_Display = Literal["summarized", "omitted"]
-
-
-class Enabled(Foreign, frozen=True, kw_only=True, tag_field="type", tag="enabled"):
-    """The model thinks first, with so many tokens at most."""
-
-    budget_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
-    display: _Display | None = None
-
-
-class Adaptive(Foreign, frozen=True, kw_only=True, tag_field="type", tag="adaptive"):
-    """The model decides whether it thinks."""
-
-    display: _Display | None = None
-
-
-class BetweenTools(Foreign, frozen=True, kw_only=True, tag_field="type", tag="between_tools"):
-    """The same, also after what came of calls."""
-
-
-class Disabled(Foreign, frozen=True, kw_only=True, tag_field="type", tag="disabled"):
-    """The model answers at once."""
-
-
-ThinkingConfig = Enabled | Adaptive | BetweenTools | Disabled
 
 
 class PromptRequest(Foreign, frozen=True, kw_only=True):
@@ -100,7 +76,7 @@ class PromptRequest(Foreign, frozen=True, kw_only=True):
         OutputConfig | None,
         msgspec.Meta(
             description="`format`: a JSON schema, which is always followed. `effort` is told to the model's template as "
-            "`reasoning_effort`; refused where the template has no such variable."
+            "`reasoning_effort`; passed over and named where the template has no such variable."
         ),
     ] = None
     system: Annotated[str | Texts | None, msgspec.Meta(description="A text or blocks of text.")] = None
@@ -108,8 +84,8 @@ class PromptRequest(Foreign, frozen=True, kw_only=True):
         ThinkingConfig | None,
         msgspec.Meta(
             description="`enabled`, `adaptive`, `between_tools`: thoughts are shown as blocks, unless `display` is `omitted`; "
-            "whether the model thinks is its own affair, and `budget_tokens` is passed over and named. `disabled` is told to the "
-            "template as `enable_thinking` false; refused for a model that thinks and has no such variable. Absent: not shown."
+            "`disabled` or absent: they are not. The wish is told to the model's template as `enable_thinking`; where that has no "
+            "such variable and does otherwise, the field is named as passed over. `budget_tokens` always is."
         ),
     ] = None
     tool_choice: Annotated[
@@ -136,14 +112,13 @@ class PromptRequest(Foreign, frozen=True, kw_only=True):
 
     @property
     def shows_thoughts(self) -> bool:
-        """Whether the answer tells what the model thought: whoever does not ask for that reads the first block as the answer."""
-        match self.thinking:
-            case None | Disabled():
-                return False
-            case BetweenTools():
-                return True
-            case Enabled(display=display) | Adaptive(display=display):
-                return display != "omitted"
+        """Whether the answer tells what the model thought."""
+        return thoughts.are_shown(self.thinking)
+
+    @property
+    def effort(self) -> Effort | None:
+        """How much is thought."""
+        return self.output_config.effort if self.output_config is not None else None
 
     @property
     def calls_once(self) -> bool:
@@ -215,8 +190,8 @@ class MessagesRequest(PromptRequest, frozen=True, kw_only=True):
 _SAME: Final = ("temperature", "min_p", "seed", "deterministic", "priority", "timeout_ms", "deadline_ms")
 
 
-def message_job(request: MessagesRequest) -> JobRequest:
-    """The job that a request asks for.
+def message_job(request: MessagesRequest, facts: ModelFacts | None) -> JobRequest:
+    """The job that a request asks for, of a model of which that is known.
 
     Raises:
         RbeesError: INVALID_REQUEST for what contradicts itself or cannot be read, by its place.
@@ -229,7 +204,7 @@ def message_job(request: MessagesRequest) -> JobRequest:
     form = _form(request)
     return JobRequest(
         **fields,
-        **_prompt(request),
+        **_prompt(request, facts),
         model=request.model,
         max_tokens=request.max_tokens,
         fit_context=True,
@@ -240,29 +215,27 @@ def message_job(request: MessagesRequest) -> JobRequest:
     )
 
 
-def counted_prompt(request: CountRequest) -> TokenizeRequest:
+def counted_prompt(request: CountRequest, facts: ModelFacts | None) -> TokenizeRequest:
     """What a worker is to count. Raises as `message_job`."""
-    return TokenizeRequest(**_prompt(request))
+    return TokenizeRequest(**_prompt(request, facts))
 
 
-def unmet(request: PromptRequest) -> tuple[str, ...]:
-    """Fields that are known, and whose value asks for what nobody does."""
-    names = [*tools_of.unmet(request.tools or ())]
-    if isinstance(request.thinking, Enabled):
-        names.append("thinking.budget_tokens")
+def unmet(request: PromptRequest, facts: ModelFacts | None) -> tuple[str, ...]:
+    """Fields that are known, and whose value asks for what nobody does, or not this model."""
+    names = [*tools_of.unmet(request.tools or ()), *thoughts.unmet(request.thinking, request.effort, facts)]
     if isinstance(request, MessagesRequest) and request.diagnostics:
         names.append("diagnostics")
     return tuple(names)
 
 
-def _prompt(request: PromptRequest) -> dict[str, Any]:
+def _prompt(request: PromptRequest, facts: ModelFacts | None) -> dict[str, Any]:
     if isinstance(request.tool_choice, tools_of.AnyChoice | tools_of.NamedChoice) and not request.tools:
         raise refusal("`tool_choice` asks for a call, but there are no `tools`; send them too.", "tool_choice")
     return {
         "messages": chat_messages(request.system, request.messages),
         "tools": job_tools(request.tools or ()),
         "tool_choice": job_choice(request.tool_choice),
-        "template_options": _template_options(request),
+        "template_options": thoughts.told(request.thinking, request.effort, facts) | (request.chat_template_kwargs or {}),
     }
 
 
@@ -271,15 +244,6 @@ def _form(request: PromptRequest) -> OwnSchema | None:
     if form is not None and request.output_format is not None:
         raise refusal("`output_format` is what `output_config.format` was called before; send one of them.", "output_format")
     return form or request.output_format
-
-
-def _template_options(request: PromptRequest) -> dict[str, TemplateOption]:
-    options = dict(request.chat_template_kwargs or {})
-    if isinstance(request.thinking, Disabled):
-        options.setdefault("enable_thinking", False)
-    if request.output_config is not None and request.output_config.effort is not None:
-        options.setdefault("reasoning_effort", request.output_config.effort)
-    return options
 
 
 def _session(metadata: Metadata | None) -> str | None:

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from rbees.orcd.anthropic import errors
 from rbees.orcd.anthropic.answers import PING, AnsweredMessage, MessageStream, StreamEvent, TokenCount, message_answer, message_id
-from rbees.orcd.anthropic.messages import CountRequest, MessagesRequest, counted_prompt, message_job, unmet
+from rbees.orcd.anthropic.messages import CountRequest, MessagesRequest, PromptRequest, counted_prompt, message_job, unmet
 from rbees.orcd.anthropic.models import MAX_LIMIT, ModelInfo, ModelPage, model_info, model_page
 from rbees.orcd.api.asked import ACCEPTING, KEY, PREFER, names_of, read_asked, wait_s
 from rbees.orcd.door.counts import Counts
@@ -76,17 +76,21 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
     counts = Counts(runs, pools)
 
     async def messages(request: web.Request) -> web.StreamResponse:
-        asked, headers = await read_asked(request, MessagesRequest, runs, unmet)
-        async with runs.of([message_job(asked)], argument(request, KEY)) as [run]:
+        asked, headers = await read_asked(request, MessagesRequest, runs, missed)
+        async with runs.of([message_job(asked, pools.facts_of(asked.model))], argument(request, KEY)) as [run]:
             id_, headers = message_id(run.row.job_id), headers | names_of([run]) | _request_id()
             if asked.stream:
                 return await stream(request, [run], MessageStream(asked, id_), headers, wait_s(request), form=FORM)
             return reply(message_answer(asked, id_, await whole(run, wait_s=wait_s(request))), headers=headers)
 
     async def count(request: web.Request) -> web.StreamResponse:
-        asked, headers = await read_asked(request, CountRequest, None, unmet)
-        counted = await counts.count(asked.model, counted_prompt(asked), wait_s(request))
+        asked, headers = await read_asked(request, CountRequest, None, missed)
+        prompt = counted_prompt(asked, pools.facts_of(asked.model))
+        counted = await counts.count(asked.model, prompt, wait_s(request))
         return reply(TokenCount(input_tokens=counted), headers=headers | _request_id())
+
+    def missed(asked: PromptRequest) -> tuple[str, ...]:
+        return unmet(asked, pools.facts_of(asked.model))
 
     return [
         Route(

@@ -207,6 +207,11 @@ def test_fields_that_nobody_knows_are_named(client: Anthropic, door: Door) -> No
         "context_management, messages[0].content[0].mood, tools[0].sparkle, tools[0].input_examples, thinking.budget_tokens"
     )
     assert raw.parse().usage.service_tier == "batch"
+    # Agents say how much is to be thought to every model.
+    for thinking, named in ((THINKING, "thinking, output_config.effort"), (SILENT, "output_config.effort")):
+        wished: dict[str, Any] = {"thinking": thinking, "output_config": {"effort": "high"}}
+        raw = client.messages.with_raw_response.create(model=EMBEDDED, messages=HUM, max_tokens=3, **wished)
+        assert raw.headers["x-rbees-ignored"] == named
 
 
 def test_the_beta_clients_are_answered_too(client: Anthropic, door: Door) -> None:
@@ -278,7 +283,7 @@ IMAGE: Final = [
         ({"tool_choice": {"type": "any"}}, "tool_choice", "there are no `tools`"),
         ({"container": "c"}, "container", "not supported"),
         ({"speed": "fast"}, "speed", "not supported"),
-        ({"output_config": {"effort": "low"}}, "output_config.effort", "no variable"),
+        ({"chat_template_kwargs": {"mood": "blue"}}, "chat_template_kwargs.mood", "no variable"),
         (
             {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object", "minProperties": "two"}}}},
             None,

@@ -291,7 +291,6 @@ def test_an_error_names_the_field_as_this_api_does() -> None:
     def field(code: ErrorCode, **details: Any) -> str | None:
         return errors.body_of(RbeesError(code, "What to do.", **details)).error.field
 
-    assert field(ErrorCode.INVALID_REQUEST, field="template_options.enable_thinking") == "thinking"
     assert field(ErrorCode.INVALID_REQUEST, field="template_options.x") == "chat_template_kwargs.x"
     assert field(ErrorCode.INVALID_REQUEST, field="stop") == "stop_sequences"
     assert field(ErrorCode.MODEL_NOT_FOUND) == "model"

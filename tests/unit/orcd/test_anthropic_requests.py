@@ -16,11 +16,11 @@ from rbees.orcd.anthropic.messages import (
     Metadata,
     OutputConfig,
     PromptRequest,
-    ThinkingConfig,
     counted_prompt,
     message_job,
     unmet,
 )
+from rbees.orcd.anthropic.thoughts import ThinkingConfig
 from rbees.orcd.anthropic.tools import Choice, ToolDefinition
 from rbees.orcd.anthropic.turns import FAILED, AnyTurn
 from rbees.orcd.door.foreign import Foreign, described, read_foreign
@@ -28,10 +28,15 @@ from rbees.protocol.chat import MAX_MESSAGES, MAX_TEXT_PARTS, MAX_TOOL_CALLS, Ch
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import JobRequest, check_job
+from rbees.protocol.pools import ModelFacts
 from rbees.protocol.response_format import JsonSchemaFormat
+from tests.support.host_facts import model
 
 HUM: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hum"}]}
 COUNT: dict[str, Any] = {"name": "count", "input_schema": {"type": "object"}}
+ABLE = model(template_words=("tools", "enable_thinking", "reasoning_effort", "</think>"))
+THINKS = model(template_words=("tools", "[/THINK]"))
+PLAIN = model()
 HEADERS = {"user_profile_id", "workspace_id"}
 """What the package sends as headers, though it is among a request's parameters."""
 
@@ -42,8 +47,8 @@ def ask(**fields: Any) -> MessagesRequest:
     return reading.request
 
 
-def job(**fields: Any) -> JobRequest:
-    made = message_job(ask(**fields))
+def job(facts: ModelFacts | None = ABLE, **fields: Any) -> JobRequest:
+    made = message_job(ask(**fields), facts)
     check_job(made)
     return made
 
@@ -185,15 +190,49 @@ def test_who_asks_is_the_session_also_where_the_name_is_long() -> None:
     assert long == job(metadata={"user_id": "a" * 400}).session_id
 
 
-def test_thoughts_forms_and_efforts() -> None:
-    assert job(thinking={"type": "disabled"}).template_options == {"enable_thinking": False}
-    for shown in ({"type": "enabled", "budget_tokens": 1_024}, {"type": "adaptive"}, {"type": "between_tools"}):
-        assert job(thinking=shown).template_options == {}
+ENABLED = {"type": "enabled", "budget_tokens": 1_024}
+DISABLED = {"type": "disabled"}
+
+
+def test_thoughts_and_how_many_are_told_to_a_template_that_knows_of_them() -> None:
+    for shown in (ENABLED, {"type": "adaptive"}, {"type": "between_tools"}):
+        assert job(thinking=shown).template_options == {"enable_thinking": True}
         assert ask(thinking=shown).shows_thoughts
+    assert job(thinking=DISABLED, output_config={"effort": "low"}).template_options == {
+        "enable_thinking": False,
+        "reasoning_effort": "low",
+    }
+    assert job(thinking=ENABLED, chat_template_kwargs={"enable_thinking": False}).template_options == {"enable_thinking": False}
     assert not ask(thinking={"type": "adaptive", "display": "omitted"}).shows_thoughts
-    assert not ask(thinking={"type": "disabled"}).shows_thoughts
+    assert not ask(thinking=DISABLED).shows_thoughts
     assert not ask().shows_thoughts
-    assert job(output_config={"effort": "low"}).template_options == {"reasoning_effort": "low"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "thinking", "names"),
+    [
+        (ABLE, ENABLED, ("thinking.budget_tokens",)),
+        (ABLE, DISABLED, ()),
+        (THINKS, ENABLED, ("thinking.budget_tokens",)),
+        (THINKS, {"type": "adaptive"}, ()),
+        (THINKS, DISABLED, ("thinking",)),
+        (PLAIN, {"type": "adaptive"}, ("thinking",)),
+        (PLAIN, DISABLED, ()),
+        (PLAIN, None, ()),
+        (None, ENABLED, ("thinking", "thinking.budget_tokens")),
+        (None, DISABLED, ()),
+    ],
+)
+def test_what_a_template_cannot_be_told_is_named_where_it_does_otherwise(
+    facts: ModelFacts | None, thinking: dict[str, Any] | None, names: tuple[str, ...]
+) -> None:
+    assert unmet(ask(thinking=thinking), facts) == names
+    if facts is not ABLE:
+        assert job(facts, thinking=thinking, output_config={"effort": "max"}).template_options == {}
+        assert unmet(ask(output_config={"effort": "max"}), facts) == ("output_config.effort",)
+
+
+def test_forms() -> None:
     form = {"type": "json_schema", "schema": {"type": "object"}}
     for asked in ({"output_config": {"format": form}}, {"output_format": form}):
         assert job(**asked).response_format == JsonSchemaFormat(schema={"type": "object"})
@@ -206,13 +245,13 @@ def test_what_nobody_does_is_named_by_its_value() -> None:
         {**COUNT, "name": "b", "eager_input_streaming": False},
     ]
     asked = ask(thinking={"type": "enabled", "budget_tokens": 5}, tools=tools, diagnostics={"previous_message_id": "x"})
-    assert unmet(asked) == (
+    assert unmet(asked, ABLE) == (
         "tools[0].eager_input_streaming",
         "tools[0].input_examples",
         "thinking.budget_tokens",
         "diagnostics",
     )
-    assert unmet(ask()) == ()
+    assert unmet(ask(), ABLE) == ()
 
 
 @pytest.mark.parametrize("name", MessagesRequest.refused)
@@ -246,7 +285,7 @@ def test_tools_and_choices() -> None:
     ]
     for tool in foreign:
         with pytest.raises(RbeesError, match="models here do not know") as caught:
-            message_job(read_foreign(encode({**HUM, "tools": [tool]}), MessagesRequest).request)
+            message_job(read_foreign(encode({**HUM, "tools": [tool]}), MessagesRequest).request, None)
         assert caught.value.details["field"] == "tools[0].type"
     assert refused(tools=[{"input_schema": {}}]).details["field"] == "tools[0].name"
     assert refused(tools=[{"name": "count"}]).details["field"] == "tools[0].input_schema"
@@ -385,7 +424,7 @@ SOURCE = "messages[0].content[0].source"
 )
 def test_blocks_that_cannot_be_read_are_refused_by_their_place(block: dict[str, Any], place: str, said: str) -> None:
     with pytest.raises(RbeesError, match=said) as caught:
-        message_job(read_foreign(encode({**HUM, "messages": [user(block)]}), MessagesRequest).request)
+        message_job(read_foreign(encode({**HUM, "messages": [user(block)]}), MessagesRequest).request, None)
     assert caught.value.details["field"] == place
 
 
@@ -397,7 +436,7 @@ def test_kinds_that_exist_are_told_once_to_whoever_sends_another() -> None:
 
 def test_the_names_of_tools_may_be_as_long_as_agents_make_them() -> None:
     for name, fits in (("a" * 128, True), ("a" * 129, False), ("two words", False)):
-        made = {"tools": [{**COUNT, "name": name}], "tool_choice": {"type": "tool", "name": name}}
+        made: dict[str, Any] = {"tools": [{**COUNT, "name": name}], "tool_choice": {"type": "tool", "name": name}}
         assert (job(**made).tools[0].name == name) if fits else refused(**made)
 
 
@@ -438,7 +477,7 @@ def test_what_becomes_more_than_a_job_holds_is_refused_by_its_place() -> None:
 def test_what_is_counted_is_what_a_job_would_compute() -> None:
     fields: dict[str, Any] = {"system": "s", "tools": [COUNT], "thinking": {"type": "disabled"}}
     body = {name: value for name, value in HUM.items() if name != "max_tokens"}
-    prompt = counted_prompt(read_foreign(encode({**body, **fields}), CountRequest).request)
+    prompt = counted_prompt(read_foreign(encode({**body, **fields}), CountRequest).request, ABLE)
     made = job(**fields)
     assert (prompt.messages, prompt.tools, prompt.tool_choice) == (made.messages, made.tools, made.tool_choice)
     assert prompt.template_options == made.template_options
