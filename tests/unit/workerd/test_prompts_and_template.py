@@ -18,7 +18,7 @@ from rbees.workerd.engine.backend import BackendFacts
 from rbees.workerd.engine.grammar import Grammars
 from rbees.workerd.engine.scripted import Script, ScriptedBackend
 from rbees.workerd.prompts import Prompt, Prompts
-from rbees.workerd.template import render
+from rbees.workerd.template import compiled, render
 from tests.support.chat_templates import DEEPSEEK, HERMES, LLAMA, MISTRAL
 from tests.support.forms import scripted_backend
 from tests.support.templates import CALL, called_turn, traits_of
@@ -136,6 +136,13 @@ def test_ids_that_cannot_be_computed_are_refused(ids: list[int]) -> None:
 )
 def test_templates_render_in_the_sandbox(template: str, expected: dict[str, Any]) -> None:
     assert render(template, {"messages": [{"role": "user", "content": "hi"}]}) == expected
+
+
+def test_a_template_is_compiled_once_and_keeps_nothing_of_a_chat() -> None:
+    counting = "{% set seen = namespace(n=0) %}{% for m in messages %}{% set seen.n = seen.n + 1 %}{% endfor %}{{ seen.n }}"
+    before = compiled(counting)
+    assert [render(counting, {"messages": [{"content": "hi"}] * n}) for n in (2, 1, 3)] == [{"text": text} for text in "213"]
+    assert compiled(counting) is before
 
 
 def asked(*messages: ChatMessage, **fields: Any) -> TokenizeRequest:
