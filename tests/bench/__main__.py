@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.bench import document, engine, host, orcd, rows, spine
+from tests.bench import api, document, engine, host, orcd, rows, spine
 from tests.bench.rows import Row
 
 SUITES: dict[str, dict[str, Callable[[bool], list[Row]]]] = {
     "spine": spine.PARTS,
     "orcd": orcd.PARTS,
     "engine": engine.PARTS,
+    "api": api.PARTS,
     "host": host.PARTS,
 }
 

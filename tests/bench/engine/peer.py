@@ -21,6 +21,7 @@ from scripts.llama_source import archive, locked
 
 FOLDER: Final = Path("build/peer")
 TARGETS: Final = ("llama-server", "llama-batched-bench")
+LITELLM: Final = "litellm[proxy]==1.108.7"
 _SAME_AS_THE_WHEEL: Final = ("-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON")
 _LEFT_OUT: Final = (
     "-DLLAMA_BUILD_TESTS=OFF",
@@ -43,14 +44,24 @@ def program(name: str) -> Path:
 
 def python_server() -> Path:
     """The interpreter of an environment with `llama_cpp.server`: the library that rbees installs, and what its server needs."""
-    python, ready = FOLDER / "python" / "bin" / "python", FOLDER / "python" / "ready"
+    version = locked("llama-cpp-python").split()[0].partition("==")[2]
+    return _installed("python", f"llama-cpp-python[server]=={version}", {"CMAKE_ARGS": _cmake_arguments()})
+
+
+def litellm() -> Path:
+    """The program `litellm` of an environment of its own, which neither rbees nor its tests see."""
+    return _installed("litellm", LITELLM).parent / "litellm"
+
+
+def _installed(name: str, wanted: str, more_environ: Mapping[str, str] | None = None) -> Path:
+    """The interpreter of an environment with what is wanted."""
+    python, ready = FOLDER / name / "bin" / "python", FOLDER / name / "ready"
     if not ready.exists():
-        print("Installing llama_cpp.server for comparison.", file=sys.stderr)
-        version = locked("llama-cpp-python").split()[0].partition("==")[2]
-        _quietly([sys.executable, "-m", "venv", "--clear", str(FOLDER / "python")])
-        wanted = f"llama-cpp-python[server]=={version}"
+        print(f"Installing {wanted} for comparison.", file=sys.stderr)
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        _quietly([sys.executable, "-m", "venv", "--clear", str(FOLDER / name)])
         pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
-        _quietly([*pip, wanted], {"CMAKE_ARGS": _cmake_arguments()})
+        _quietly([*pip, wanted], more_environ)
         ready.touch()
     return python.absolute()
 

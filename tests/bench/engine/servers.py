@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -166,7 +166,7 @@ async def llama_server(settings: Settings, *flags: str) -> AsyncIterator[LlamaSe
     slots = settings.slots
     shape = ["--parallel", str(slots), "--ctx-size", str(slots * settings.ctx), "--threads", str(settings.threads)]
     command = [str(await asyncio.to_thread(peer.program, "llama-server")), "--model", str(settings.model), *shape]
-    async with _serving([*command, "--host", HOST, *flags], "/health") as (pid, port):
+    async with serving([*command, "--host", HOST, *flags], "/health") as (pid, port):
         yield LlamaServer(pid, port)
 
 
@@ -176,18 +176,18 @@ async def llama_cpp_python(settings: Settings) -> AsyncIterator[LlamaCppPython]:
     shape = {"--n_ctx": settings.ctx, "--n_threads": settings.threads, "--n_threads_batch": settings.threads}
     words = [str(word) for pair in shape.items() for word in pair]
     command = [str(await asyncio.to_thread(peer.python_server)), "-m", "llama_cpp.server", "--model", str(settings.model), *words]
-    async with _serving([*command, "--interrupt_requests", "False", "--host", HOST], "/v1/models") as (pid, port):
+    async with serving([*command, "--interrupt_requests", "False", "--host", HOST], "/v1/models") as (pid, port):
         yield LlamaCppPython(pid, port, models.spelling(settings.model))
 
 
 @contextlib.asynccontextmanager
-async def _serving(command: list[str], health: str) -> AsyncIterator[tuple[int, int]]:
-    """The process of a server that takes `--port`, once its health route answers 200; ended by its id."""
+async def serving(command: list[str], health: str, more_environ: Mapping[str, str] | None = None) -> AsyncIterator[tuple[int, int]]:
+    """The process of a server that takes `--port`, and that port, once its health route answers 200; ended by its id."""
     port = _free_port()
     with tempfile.TemporaryFile() as log:
         # A session of its own, as the worker has: Linux may share the processors out by sessions.
         process = await asyncio.create_subprocess_exec(
-            *command, "--port", str(port), stdout=log, stderr=log, start_new_session=True, env=environ()
+            *command, "--port", str(port), stdout=log, stderr=log, start_new_session=True, env={**environ(), **(more_environ or {})}
         )
         try:
             async with asyncio.timeout(START_S):
