@@ -98,7 +98,8 @@ def decode_known(data: bytes | str, type_: type[M]) -> M:
         RbeesError: INVALID_REQUEST, also for a field of the outermost object that `type_` does not have.
     """
     value = decode(data, type_)
-    known = {field.encode_name for field in msgspec.structs.fields(type_)}
+    # The library's own list of fields would have their types evaluated, which takes longer than to run a short job.
+    known = type_.__struct_encode_fields__
     name = next((name for name in msgspec.json.decode(data, type=dict[str, msgspec.Raw]) if name not in known), None)
     if name is not None:
         from rbees.protocol import validation

@@ -72,5 +72,6 @@ class LibraryLog:
         level = 0 if self._subdued or _HARMLESS.search(line) else self._level
         if level >= _WARNING:
             self._complaints.append(line)
-        write = {_WARNING: self._log.warning, _ERROR: self._log.error}.get(level, self._log.debug)
+        # Looked up by name: each look at the log costs as much as the line itself, and a step has a dozen lines.
+        write = getattr(self._log, {_WARNING: "warning", _ERROR: "error"}.get(level, "debug"))
         write(line, action="llama_log")
