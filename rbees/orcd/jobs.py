@@ -55,6 +55,8 @@ RESOLVE_AGAIN_S: Final = 0.25
 """How often a model that nobody has is looked for while pools may still come back."""
 LONGEST_RETRY_AFTER_S: Final = 60
 UNKNOWN_RATE_RETRY_AFTER_S: Final = 10
+Begun = Callable[[JobRow], None]
+"""Is told of a job that is new, right after its commit and before anything else happens to it."""
 
 
 class Jobs:
@@ -89,21 +91,29 @@ class Jobs:
 
     # ---- submitting ----------------------------------------------------------------------------------------------------
 
-    async def submit(self, request: JobRequest, idempotency_key: str | None = None, keep_s: float | None = None) -> JobAccepted:
+    async def submit(
+        self,
+        request: JobRequest,
+        idempotency_key: str | None = None,
+        keep_s: float | None = None,
+        *,
+        begun: Begun | None = None,
+    ) -> JobAccepted:
         """Accept a job durably, or give the answer again that the same submission got before.
 
         `keep_s` is how long the model is to stay without work after it, infinite until its memory is needed. A restart forgets it.
+        `begun` is told of a job that is new, right after its commit and before anything else happens to it.
 
         Raises RbeesError: INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_INCOMPATIBLE, QUEUE_FULL, QUOTA_EXCEEDED, DEADLINE_EXCEEDED,
         DRAINING, STORAGE_FULL, IDEMPOTENCY_CONFLICT, OUTPUT_ERASED.
         """
         check_job(request)
         if idempotency_key is None:
-            return await self._accept(request, None, keep_s)
+            return await self._accept(request, None, keep_s, begun)
         # Two submissions under one key must not both find it unused, also where the first client leaves before its commit.
         while (under_way := self._submitting.get(idempotency_key)) is not None:
             await asyncio.wait([under_way])
-        task = asyncio.create_task(self._accept_once(request, idempotency_key, keep_s))
+        task = asyncio.create_task(self._accept_once(request, idempotency_key, keep_s, begun))
         self._submitting[idempotency_key] = task
         task.add_done_callback(lambda done: self._submitted(idempotency_key, done))
         return await asyncio.shield(task)
@@ -113,8 +123,8 @@ class Jobs:
         if not done.cancelled():
             done.exception()  # Told to the client, if that is still there.
 
-    async def _accept_once(self, request: JobRequest, key: str, keep_s: float | None) -> JobAccepted:
-        return await self._answer_again(request, key) or await self._accept(request, key, keep_s)
+    async def _accept_once(self, request: JobRequest, key: str, keep_s: float | None, begun: Begun | None) -> JobAccepted:
+        return await self._answer_again(request, key) or await self._accept(request, key, keep_s, begun)
 
     async def _answer_again(self, request: JobRequest, key: str) -> JobAccepted | None:
         before = await self._store.submitted(key)
@@ -133,7 +143,7 @@ class Jobs:
         seeded = msgspec.structs.replace(request, seed=before.seed if request.seed is None else request.seed)
         return stored is not None and msgspec.json.decode(stored, type=JobRequest) == seeded
 
-    async def _accept(self, request: JobRequest, key: str | None, keep_s: float | None) -> JobAccepted:
+    async def _accept(self, request: JobRequest, key: str | None, keep_s: float | None, begun: Begun | None) -> JobAccepted:
         self.check_room()
         model_ref.parse(request.model)
         facts = await self._resolve(request.model)
@@ -168,8 +178,13 @@ class Jobs:
             deadline_at_ms=spec.deadline_at_ms,
             correlation_id=correlation_id.get(),
         )
-        arrived = replace(spec, keep_s=keep_s)
-        await self._journal.accept(new, lambda job: self._post(JobArrived(replace(arrived, job_id=job.job_id, order=job.number))))
+
+        def durable(job: LiveJob) -> None:
+            if begun is not None:
+                begun(_row(job, new))
+            self._post(JobArrived(replace(spec, job_id=job.job_id, order=job.number, keep_s=keep_s)))
+
+        await self._journal.accept(new, durable)
         return _accepted(new.job_id, new.queue_position, seed)
 
     async def _resolve(self, reference: str) -> ModelFacts | None:
@@ -454,6 +469,30 @@ def _newcomer(request: JobRequest, extent: Extent, facts: ModelFacts | None, now
         max_tokens=request.max_tokens if request.kind == "generate" else 0,
         session_id=request.session_id or "",
         prefixes=extent.names,
+    )
+
+
+def _row(job: LiveJob, new: NewJob) -> JobRow:
+    """The job as it is stored right after its acceptance."""
+    return JobRow(
+        number=job.number,
+        job_id=new.job_id,
+        kind=new.kind,
+        status="queued",
+        model=new.model,
+        model_sha256=new.model_sha256,
+        priority=new.priority,
+        session_id=new.session_id,
+        seed=new.seed,
+        cancel_on_disconnect=new.cancel_on_disconnect,
+        erased=False,
+        created_at_ms=new.created_at_ms,
+        deadline_at_ms=new.deadline_at_ms,
+        dispatched_at_ms=None,
+        started_at_ms=None,
+        ended_at_ms=None,
+        outcome=None,
+        last_seq=job.stream.last_seq,
     )
 
 

@@ -63,14 +63,17 @@ class Tail:
 class Watcher:
     """One client's position in one job's stream."""
 
-    def __init__(self, store: JobStore, tail: Tail, number: int, after: int, is_live: Callable[[], bool]) -> None:
+    def __init__(
+        self, store: JobStore, tail: Tail, number: int, after: int, is_live: Callable[[], bool], *, is_newest: bool = False
+    ) -> None:
         self._store = store
         self._tail = tail
-        self._number = number
+        self.number = number
+        """Of the job."""
         self._is_live = is_live
         self._position = after
         self._news = asyncio.Event()
-        self._disk_is_read = False
+        self._disk_is_read = is_newest
         self._over = False
         self._closing = False
 
@@ -115,7 +118,7 @@ class Watcher:
 
     async def _from_disk(self) -> bytes:
         piece: list[bytes] = []
-        rows = await self._store.journal_from(self._number, self._position + 1)
+        rows = await self._store.journal_from(self.number, self._position + 1)
         self._disk_is_read = not rows
         for row in rows:
             frames = split(row.frames)
@@ -145,22 +148,35 @@ class Relay:
         """Whether anybody watches the job."""
         return number in self._tails
 
-    @asynccontextmanager
-    async def watch(self, number: int, after: int, is_live: Callable[[], bool]) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The job's frames after event `after`, as an iterator that ends when the job has; `is_live` tells whether it has."""
+    def follow(self, number: int, after: int, is_live: Callable[[], bool], *, is_newest: bool = False) -> Watcher:
+        """A watcher of the job's frames after event `after`, until `leave`; `is_live` tells whether the job has not ended.
+
+        `is_newest` says that `after` is the last event that is durable at this moment, so that nothing is to be read from the disk.
+        """
         tail = self._tails.setdefault(number, Tail())
-        watcher = Watcher(self._store, tail, number, after, is_live)
+        watcher = Watcher(self._store, tail, number, after, is_live, is_newest=is_newest)
         tail.watchers.add(watcher)
         self._figures.watchers.inc()
         if self._closed:
             watcher.end()
+        return watcher
+
+    def leave(self, watcher: Watcher) -> None:
+        """The client of a watcher has gone."""
+        self._figures.watchers.dec()
+        watchers = self._tails[watcher.number].watchers
+        watchers.discard(watcher)
+        if not watchers:
+            del self._tails[watcher.number]
+
+    @asynccontextmanager
+    async def watch(self, number: int, after: int, is_live: Callable[[], bool]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The job's frames after event `after`, as an iterator that ends when the job has; `is_live` tells whether it has."""
+        watcher = self.follow(number, after, is_live)
         try:
             yield watcher.pieces()
         finally:
-            self._figures.watchers.dec()
-            tail.watchers.discard(watcher)
-            if not tail.watchers:
-                del self._tails[number]
+            self.leave(watcher)
 
     def close(self) -> None:
         """End every stream where it stands; clients resume with `Last-Event-ID`."""

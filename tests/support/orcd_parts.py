@@ -43,6 +43,7 @@ class MemoryDatabase:
         self.gate.set()
         self.failure: RbeesError | None = None
         self.commits = 0
+        self.reads = 0
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """See `Database`."""
@@ -62,6 +63,7 @@ class MemoryDatabase:
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """See `Database`."""
+        self.reads += 1
         await asyncio.sleep(0)
         return work(self.connection)
 

@@ -15,7 +15,7 @@ from typing import Final
 from rbees.orcd.crew import Crew
 from rbees.orcd.frames import decode, payload, split
 from rbees.orcd.jobs import Jobs
-from rbees.orcd.relay import Relay
+from rbees.orcd.relay import Relay, Watcher
 from rbees.orcd.store.jobs import JobRow
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import Event, is_terminal
@@ -54,7 +54,7 @@ class Run:
 
 
 class Runs:
-    """Has jobs accepted and follows them."""
+    """Has jobs accepted and follows them. A new one's `queued`, which tells an API of others nothing, is not among its events."""
 
     def __init__(self, jobs: Jobs, relay: Relay, crew: Crew) -> None:
         self._jobs = jobs
@@ -90,26 +90,39 @@ class Runs:
     async def _begin(self, stack: AsyncExitStack, request: JobRequest, key: str | None, keep_s: float | None) -> Run:
         submitting = asyncio.create_task(self._submit(request, key, keep_s))
         try:
-            row = await asyncio.shield(submitting)
+            row, watcher = await asyncio.shield(submitting)
         except asyncio.CancelledError:
             self._crew.start(self._given_up(submitting), "given_up")
             raise
         self._jobs.joined(row)
         stack.callback(self._jobs.left, row)
-        watching = self._relay.watch(row.number, 0, lambda: self._jobs.is_live(row.job_id))
-        return Run(row, await stack.enter_async_context(watching), lambda: self._jobs.cancel(row.job_id))
+        stack.callback(self._relay.leave, watcher)
+        return Run(row, watcher.pieces(), lambda: self._jobs.cancel(row.job_id))
 
-    async def _submit(self, request: JobRequest, key: str | None, keep_s: float | None) -> JobRow:
-        accepted = await self._jobs.submit(request, key, keep_s)
-        return await self._jobs.row_for_events(accepted.job_id)
+    async def _submit(self, request: JobRequest, key: str | None, keep_s: float | None) -> tuple[JobRow, Watcher]:
+        """The job, and who follows it: a new one from its first moment, so that nothing of it has to be read from the disk."""
+        followed: list[tuple[JobRow, Watcher]] = []
 
-    async def _given_up(self, submitting: asyncio.Task[JobRow]) -> None:
+        def begun(row: JobRow) -> None:
+            followed.append((row, self._follow(row, row.last_seq, is_newest=True)))
+
+        accepted = await self._jobs.submit(request, key, keep_s, begun=begun)
+        if followed:
+            return followed[0]
+        row = await self._jobs.row_for_events(accepted.job_id)
+        return row, self._follow(row, 0)
+
+    def _follow(self, row: JobRow, after: int, *, is_newest: bool = False) -> Watcher:
+        return self._relay.follow(row.number, after, lambda: self._jobs.is_live(row.job_id), is_newest=is_newest)
+
+    async def _given_up(self, submitting: asyncio.Task[tuple[JobRow, Watcher]]) -> None:
         """The client left while its job was being accepted: the same as if it had left right after."""
         try:
-            row = await submitting
+            row, watcher = await submitting
         except RbeesError:
             return
         self._jobs.joined(row)
+        self._relay.leave(watcher)
         self._jobs.left(row)
 
 

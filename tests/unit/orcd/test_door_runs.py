@@ -85,6 +85,18 @@ async def test_a_whole_answer_is_put_together_from_the_events(reception: Recepti
     assert collected.usage.completion_tokens == 2
 
 
+async def test_a_new_job_is_followed_without_a_look_at_the_disk(reception: Reception) -> None:
+    reads = reception.desk.database.reads
+    async with reception.runs.of([HUM]) as [run]:
+        collecting = asyncio.create_task(whole(run))
+        await settle()
+        assert reception.desk.database.reads == reads
+        assert run.row == await reception.jobs.row(run.row.job_id)
+        await reception.answer(run.row.job_id, started(), token(0, "hum"), end(1))
+        assert (await collecting).choices[0].text == "hum"
+    assert not reception.relay.is_watched(run.row.number)
+
+
 async def test_a_job_that_fails_raises_its_error(reception: Reception) -> None:
     async with reception.runs.of([HUM]) as [run]:
         error = ErrorBody(code=ErrorCode.CONTEXT_EXCEEDED, message="too long")
