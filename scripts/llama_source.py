@@ -7,6 +7,7 @@ nothing else is downloaded, and what is in build/ already is used again.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,7 +19,8 @@ TEMPLATES: Final = FOLDER / "templates"
 LOCK: Final = Path("requirements/runtime.txt")
 VOCABULARIES: Final = FOLDER / "vocabularies"
 _TEMPLATE: Final = re.compile("/vendor/llama.cpp/models/templates/")
-_VOCABULARY: Final = re.compile("/vendor/llama.cpp/models/ggml-vocab-(gpt-2|llama-spm).gguf$")
+_VOCABULARY: Final = re.compile("/vendor/llama.cpp/models/ggml-vocab-(gpt-2|llama-bpe|llama-spm|qwen2).gguf$")
+_VOCABULARY_COUNT: Final = 4
 
 
 def archive() -> Path:
@@ -42,6 +44,8 @@ def templates() -> Path:
 
 def vocabularies() -> Path:
     """The folder of the tokenizers that tests use: GGUF files without weights."""
+    if VOCABULARIES.exists() and len(list(VOCABULARIES.iterdir())) < _VOCABULARY_COUNT:
+        shutil.rmtree(VOCABULARIES)  # Unpacked when tests used fewer.
     return _unpacked(_VOCABULARY, VOCABULARIES)
 
 

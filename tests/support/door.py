@@ -1,4 +1,5 @@
-"""A cluster for the clients that people already use: the embedded model, and scripted ones for what it cannot do.
+"""A cluster for the clients that people already use: the embedded model, random weights behind the tokenizers and templates of
+published families, and scripted models for what neither can do.
 
 Workers start with the first job for their model and stay, so that each model is loaded once.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.support.chat_templates import HERMES
+from tests.support.families import LLAMA3, QWEN3, QWQ
 from tests.support.home import Home, wait_until
 from tests.support.orcd_cluster import Cluster
 from tests.support.raw_http import request
@@ -57,6 +59,8 @@ class Door:
     def __init__(self, home: Home) -> None:
         for name, fields in SCRIPTS.items():
             write_script(home.folder / "models", name, **fields)
+        for family in (QWEN3, QWQ, LLAMA3):
+            family.write(home.folder / "models" / f"{family.name}.gguf")
         self.cluster = Cluster(home, answer_tokens=12, tokens_per_second=None)
         self.url = self.cluster.url
         self.base_url = f"{self.url}/v1"

@@ -5,7 +5,7 @@ The tokenizers are those of llama.cpp's own tests, which `python -m scripts.llam
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,9 +14,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.llama_source import VOCABULARIES
-
-ROOT: Final = Path(__file__).parents[2]
+from tests.support.vocabulary_files import Field, read_vocabulary
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,9 @@ _CONTEXT: Final = 4_096
 _Tensor = tuple[str, NDArray[np.float16] | NDArray[np.float32]]
 
 
-def write_shaped_gguf(path: Path, shape: Shape, *, seed: int = 0) -> Path:
-    """Write a model to `path`. The same arguments always give the same weights."""
+def write_shaped_gguf(path: Path, shape: Shape, *, seed: int = 0, tokenizer: Mapping[str, Field] | None = None) -> Path:
+    """Write a model to `path`, with the shape's tokenizer or another. The same arguments always give the same weights."""
+    fields = read_vocabulary(shape.tokenizer) if tokenizer is None else tokenizer
     writer = gguf.GGUFWriter(path, shape.architecture)
     writer.add_name(shape.architecture)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
@@ -66,25 +65,15 @@ def write_shaped_gguf(path: Path, shape: Shape, *, seed: int = 0) -> Path:
         writer.add_sliding_window(shape.window)
         writer.add_attn_logit_softcapping(50.0)
         writer.add_final_logit_softcapping(30.0)
-    tokens = _add_tokenizer(writer, ROOT / VOCABULARIES / f"ggml-vocab-{shape.tokenizer}.gguf")
-    for name, values in _tensors(shape, tokens, np.random.default_rng(seed)):
+    for name, field in fields.items():
+        writer.add_key_value(name, field.value, field.kind, sub_type=field.of)
+    for name, values in _tensors(shape, len(fields["tokenizer.ggml.tokens"].value), np.random.default_rng(seed)):
         writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def _add_tokenizer(writer: gguf.GGUFWriter, file: Path) -> int:
-    """Everything that a vocabulary file says about its tokenizer; how many tokens it has."""
-    assert file.exists(), "llama.cpp's vocabularies are not here: fetch them with `python -m scripts.llama_source`."
-    fields = gguf.GGUFReader(file).fields
-    for name, field in fields.items():
-        if name.startswith("tokenizer."):
-            kind, *of = field.types
-            writer.add_key_value(name, field.contents(), kind, sub_type=of[0] if of else None)
-    return len(fields["tokenizer.ggml.tokens"].data)
 
 
 def _tensors(shape: Shape, tokens: int, rng: np.random.Generator) -> Iterator[_Tensor]:
@@ -106,6 +95,8 @@ def _tensors(shape: Shape, tokens: int, rng: np.random.Generator) -> Iterator[_T
             yield matrix(f"blk.{i}.{name}.weight", rows, width)
             if shape.architecture == "qwen2":
                 yield f"blk.{i}.{name}.bias", (rng.standard_normal(rows) * 0.1).astype(np.float32)
+            if shape.architecture == "qwen3" and name != "attn_v":
+                yield f"blk.{i}.{name}_norm.weight", np.ones(shape.head_width, dtype=np.float32)
         yield matrix(f"blk.{i}.attn_output.weight", width, queries)
         yield matrix(f"blk.{i}.ffn_gate.weight", inner, width)
         yield matrix(f"blk.{i}.ffn_up.weight", inner, width)
