@@ -43,7 +43,7 @@ def body_of(error: RbeesError) -> ErrorAnswer:
     param = error.details.get("field")
     return ErrorAnswer(
         error=ErrorObject(
-            message=error.message,
+            message=_sentence(error),
             type=_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
             param=_param(param) if isinstance(param, str) else _PARAMS.get(error.code),
             code=_CODES.get(error.code, error.code.lower()),
@@ -59,6 +59,14 @@ def status_of(error: RbeesError) -> int:
 def headers_of(error: RbeesError) -> Mapping[str, str]:
     """`x-should-retry` where clients would ask again by themselves, right or wrong, and how far a model has loaded."""
     return retry_headers(error, status_of(error))
+
+
+def _sentence(error: RbeesError) -> str:
+    """Begins as OpenAI's own where the context is exceeded: libraries between a program and this API know that by its words."""
+    held = error.details.get("ctx_tokens")
+    if error.code is not ErrorCode.CONTEXT_EXCEEDED or held is None:
+        return error.message
+    return f"This model's maximum context length is {held} tokens. {error.message}"
 
 
 _PARAMS: Final[dict[ErrorCode, str]] = {ErrorCode.MODEL_NOT_FOUND: "model", ErrorCode.MODEL_INCOMPATIBLE: "model"}

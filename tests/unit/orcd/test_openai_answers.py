@@ -338,6 +338,12 @@ def test_errors_have_the_shape_and_status_of_the_api(code: ErrorCode, status: in
     assert errors.body_of(error).error == errors.ErrorObject(message="What to do.", type=type_, param="messages[0]", code=told)
 
 
+def test_a_context_that_is_exceeded_is_told_in_words_that_libraries_look_for() -> None:
+    error = RbeesError(ErrorCode.CONTEXT_EXCEEDED, "The prompt has 9 tokens.", prompt_tokens=9, ctx_tokens=8)
+    told = errors.body_of(error).error.message
+    assert told == "This model's maximum context length is 8 tokens. The prompt has 9 tokens."
+
+
 @pytest.mark.parametrize("code", ErrorCode)
 def test_clients_that_would_ask_again_are_told_whether_to(code: ErrorCode) -> None:
     error = RbeesError(code, "What to do.")
