@@ -34,11 +34,12 @@ curl http://127.0.0.1:8080/api/generate -d '{{"model": "haiku", "prompt": "the s
 In lab mode clients send the cluster's token, which the `ollama` package takes from `OLLAMA_API_KEY`.
 
 - **Models** are named as everywhere, or in Ollama's way: `:latest` says nothing, another tag is a quantisation (`qwen:Q4_K_M`,
-  `hf.co/org/repo:Q4_K_M`), and a short name in `models.toml` may have a colon of its own (`"llama3.2:1b"`).
+  `hf.co/org/repo:Q4_K_M`) that a file says in its name, else in its header; and a short name in `models.toml` may have a colon of
+  its own (`"llama3.2:1b"`).
 - **Streams** are lines of JSON, and what clients get that do not say `"stream": false`. While a model loads, a line without text
   comes every ten seconds. A failure in the midst is a last line with `error`, and no line with `done` comes after it.
 - **`keep_alive`** is a wish for the whole cluster: how long the model's last worker stays once it has nothing to do, in place of
-  the setting `worker_idle_s`. The latest wish counts until the model goes or orcd ends. Models that `pinned_models` names stay
+  the setting `worker_idle_s`. The latest wish counts until that worker ends, however it does, or orcd. Models that `pinned_models` names stay
   whatever it says, and no wish keeps one whose memory others need.
 - **Durations** are nanoseconds of the job: `total_duration` from its acceptance on, `load_duration` what of that passed until a
   worker took it up (its turn, and the model's load), the others the worker's computing.
