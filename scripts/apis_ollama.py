@@ -39,8 +39,8 @@ In lab mode clients send the cluster's token, which the `ollama` package takes f
 - **Streams** are lines of JSON, and what clients get that do not say `"stream": false`. While a model loads, a line without text
   comes every ten seconds. A failure in the midst is a last line with `error`, and no line with `done` comes after it.
 - **`keep_alive`** is a wish for the whole cluster: how long the model's last worker stays once it has nothing to do, in place of
-  the setting `worker_idle_s`. The latest wish counts until that worker ends, however it does, or orcd. Models that `pinned_models` names stay
-  whatever it says, and no wish keeps one whose memory others need.
+  the setting `worker_idle_s`. The latest wish counts until that worker ends, however it does, or orcd. Models that `pinned_models`
+  names stay whatever it says, and no wish keeps one whose memory others need.
 - **Durations** are nanoseconds of the job: `total_duration` from its acceptance on, `load_duration` what of that passed until a
   worker took it up (its turn, and the model's load), the others the worker's computing.
 - **Thoughts** stand in `thinking`, **calls of tools** come whole in a line of their own before the last.
