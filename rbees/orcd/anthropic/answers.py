@@ -180,9 +180,9 @@ def message_answer(request: MessagesRequest, id_: str, collected: Collected) -> 
     assert collected.usage is not None
     assert choice.end is not None
     blocks: list[AnswerBlock] = []
-    if choice.reasoning and request.shows_thoughts:
+    if choice.reasoning and request.shows_thoughts and not request.says_nothing:
         blocks.append(ThinkingBlock(thinking=choice.reasoning, signature=id_))
-    if choice.text:
+    if choice.text and not request.says_nothing:
         blocks.append(TextBlock(text=choice.text))
     calls = _calls(request, choice.end)
     blocks += (ToolUseBlock(id=call.id, name=call.name, input=call.arguments) for call in calls)
@@ -213,6 +213,8 @@ class MessageStream:
         match event:
             case Started():
                 return _frames([self._begun(event.prompt_tokens), Ping()])
+            case Token() if self._request.says_nothing:
+                return b""
             case Token(part="reasoning"):
                 self._thought_tokens += len(event.token_ids)
                 return _frames(self._grown("reasoning", event.text)) if self._request.shows_thoughts else b""
@@ -280,6 +282,8 @@ _REASONS: Final[dict[str, StopReason]] = {"stop": "end_turn", "tool_calls": "too
 
 def _ending(request: MessagesRequest, end: ChoiceEnd, usage: JobUsage) -> Ending:
     """Only a text that was stopped by a sequence says so; calls are what the client has to see to."""
+    if request.says_nothing:
+        return Ending(stop_reason="max_tokens", stop_sequence=None)
     reason = _REASONS[end.finish_reason]
     stop = None if isinstance(end.stop_string, msgspec.UnsetType) else end.stop_string
     if reason == "end_turn" and stop is not None:
@@ -290,6 +294,8 @@ def _ending(request: MessagesRequest, end: ChoiceEnd, usage: JobUsage) -> Ending
 
 
 def _calls(request: MessagesRequest, end: ChoiceEnd) -> tuple[ToolCall, ...]:
+    if request.says_nothing:
+        return ()
     return end.tool_calls[:1] if request.calls_once else end.tool_calls
 
 
@@ -297,8 +303,8 @@ def _usage(request: MessagesRequest, usage: JobUsage, thought_tokens: int) -> Us
     return Usage(
         input_tokens=usage.prompt_tokens - usage.cached_tokens,
         cache_read_input_tokens=usage.cached_tokens,
-        output_tokens=usage.completion_tokens,
-        output_tokens_details=OutputDetails(thinking_tokens=thought_tokens),
+        output_tokens=0 if request.says_nothing else usage.completion_tokens,
+        output_tokens_details=OutputDetails(thinking_tokens=0 if request.says_nothing else thought_tokens),
         service_tier="batch" if request.priority == "batch" else "standard",
     )
 

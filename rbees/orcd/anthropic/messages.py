@@ -144,10 +144,10 @@ class MessagesRequest(PromptRequest, frozen=True, kw_only=True):
         "inference_geo": Refused("answers are computed where your workers are; leave it out."),
     }
     max_tokens: Annotated[
-        Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)],
+        Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)],
         msgspec.Meta(
             description="The most tokens of the answer. Where the context leaves less, the answer ends there, with "
-            "`model_context_window_exceeded`."
+            "`model_context_window_exceeded`. 0: the prompt is computed and kept for later requests, and the answer is empty."
         ),
     ]
     diagnostics: Annotated[
@@ -186,6 +186,11 @@ class MessagesRequest(PromptRequest, frozen=True, kw_only=True):
         bool | None, msgspec.Meta(description="False: the job goes on when its client has left. Default: true.")
     ] = None
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether only the prompt is to be computed, for later requests."""
+        return self.max_tokens == 0
+
 
 _SAME: Final = ("temperature", "min_p", "seed", "deterministic", "priority", "timeout_ms", "deadline_ms")
 
@@ -206,7 +211,7 @@ def message_job(request: MessagesRequest, facts: ModelFacts | None) -> JobReques
         **fields,
         **_prompt(request, facts),
         model=request.model,
-        max_tokens=request.max_tokens,
+        max_tokens=max(request.max_tokens, 1),
         fit_context=True,
         stop=request.stop_sequences or (),
         response_format=None if form is None else JsonSchemaFormat(schema=form.schema),

@@ -107,6 +107,18 @@ def test_an_answer_may_be_allowed_more_than_the_context_holds(client: Anthropic,
     assert message.stop_reason == "end_turn"
 
 
+def test_a_prompt_may_be_computed_ahead_of_its_question(client: Anthropic, door: Door) -> None:
+    asked: dict[str, Any] = {
+        "model": door.plain,
+        "system": "Count the bees of each hive, and then those that fly. " * 8,
+        "messages": HUM,
+    }
+    ahead = client.messages.create(**asked, max_tokens=0)
+    assert (ahead.content, ahead.stop_reason, ahead.usage.output_tokens) == ([], "max_tokens", 0)
+    answer = client.messages.create(**asked, max_tokens=3)
+    assert (answer.usage.cache_read_input_tokens or 0) > answer.usage.input_tokens
+
+
 def test_the_sequence_that_stopped_an_answer_is_named(client: Anthropic, door: Door) -> None:
     asked: dict[str, Any] = {"model": door.plain, "messages": HUM, "max_tokens": 50, "extra_body": {"seed": 3}}
     text = text_of(client.messages.create(**asked))
@@ -270,7 +282,7 @@ IMAGE: Final = [
     [
         ({"model": 3}, "model", "Expected `str`"),
         ({"max_tokens": None}, "max_tokens", "Expected"),
-        ({"max_tokens": 0}, "max_tokens", ">= 1"),
+        ({"max_tokens": -1}, "max_tokens", ">= 0"),
         ({"messages": [{"role": "root", "content": "x"}]}, "messages[0].role", "`assistant`"),
         ({"messages": []}, "messages", "length >= 1"),
         ({"messages": [{"role": "user", "content": "x"}] * 1_025}, "messages", "length <= 1024"),

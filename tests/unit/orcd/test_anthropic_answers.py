@@ -211,6 +211,15 @@ def test_an_answer_that_says_nothing_has_no_blocks() -> None:
     assert [event["type"] for event in streamed(ask(), *STARTED, end())] == ["message_start", "message_delta", "message_stop"]
 
 
+def test_where_only_the_prompt_is_to_be_computed_nothing_is_said() -> None:
+    asked = ask(max_tokens=0, thinking=SHOWN)
+    answer = whole(asked, *CALLING)
+    used = {**USED, "output_tokens": 0, "output_tokens_details": {"thinking_tokens": 0}}
+    assert (answer["content"], answer["stop_reason"], answer["usage"]) == ([], "max_tokens", used)
+    _, ended, _ = streamed(asked, *CALLING)
+    assert (ended["delta"]["stop_reason"], ended["usage"]) == ("max_tokens", used)
+
+
 def test_the_tier_that_served_is_told() -> None:
     assert whole(ask(priority="batch"), *CALLING)["usage"]["service_tier"] == "batch"
 

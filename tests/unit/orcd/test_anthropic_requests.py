@@ -181,6 +181,11 @@ def test_what_other_versions_of_the_api_and_rbees_itself_have_goes_over() -> Non
     assert [job(service_tier=tier).priority for tier in ("auto", "standard_only")] == ["interactive"] * 2
 
 
+def test_a_prompt_that_is_only_to_be_computed_takes_a_single_token() -> None:
+    assert job(max_tokens=0).max_tokens == 1
+    assert [ask(max_tokens=number).says_nothing for number in (0, 1)] == [True, False]
+
+
 def test_who_asks_is_the_session_also_where_the_name_is_long() -> None:
     assert job(metadata={"user_id": "ada"}).session_id == "ada"
     assert job(metadata={"user_id": "ada"}, session_id="s").session_id == "s"
