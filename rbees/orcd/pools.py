@@ -330,26 +330,22 @@ class Pools:
         return next(view for view in self.models() if view.facts.sha256 == facts.sha256)
 
     def held_model(self, reference: str) -> ModelFacts | None:
-        """The model that a reference means; None where no pool holds it. Raises RbeesError INVALID_REQUEST for no reference at all.
+        """The model that a reference means; None where no pool holds it, which is for those to refuse who accept jobs.
 
         Unlike `find_model` it looks for no close names, which takes milliseconds.
         """
-        return self._scheduler.held_model(reference)
+        try:
+            return self._scheduler.held_model(reference)
+        except RbeesError:
+            return None
 
     def kept_for_s(self, model_sha256: str) -> float:
         """How long the model stays loaded if nobody asks for it and nobody needs its memory; infinite for good."""
         return self._scheduler.kept_for_s(model_sha256, self._clock.monotonic())
 
-    def facts_of(self, reference: str) -> ModelFacts | None:
-        """The model that a reference means; None where nobody knows it, which is for those to refuse who accept jobs."""
-        try:
-            return self._scheduler.resolve(reference)
-        except RbeesError:
-            return None
-
     def serving(self, reference: str) -> tuple[WorkerClient, ...]:
         """Workers that serve the model now; none where nobody knows the model."""
-        facts = self.facts_of(reference)
+        facts = self.held_model(reference)
         known = filter(self._directory.has_worker, self._scheduler.serving(facts.sha256) if facts is not None else ())
         return tuple(self._directory.worker(worker_id).client for worker_id in known)
 

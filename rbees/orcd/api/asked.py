@@ -71,8 +71,13 @@ async def read_asked(
         message = "`Prefer: wait` gives a job up, and the key would give that job again; send one of them."
         raise RbeesError(ErrorCode.INVALID_REQUEST, message)
     reading = read_foreign(await read_json(request), type_)
-    said = told((*reading.passed_over, *unmet(reading.request)))
-    return reading.request, {} if said is None else {IGNORED: said}
+    return reading.request, ignored((*reading.passed_over, *unmet(reading.request)))
+
+
+def ignored(names: tuple[str, ...]) -> dict[str, str]:
+    """The header that names what was passed over."""
+    said = told(names)
+    return {} if said is None else {IGNORED: said}
 
 
 def wait_s(request: web.Request) -> float | None:

@@ -15,8 +15,8 @@ from typing import Final, TypeVar
 from aiohttp import web
 
 from rbees import __version__
-from rbees.orcd.api.asked import IGNORED, JOB, PREFER, wait_s
-from rbees.orcd.door.foreign import read_foreign, told
+from rbees.orcd.api.asked import PREFER, ignored, names_of, wait_s
+from rbees.orcd.door.foreign import read_foreign
 from rbees.orcd.door.runs import Run, Runs
 from rbees.orcd.door.streams import stream, whole
 from rbees.orcd.ollama import errors
@@ -107,17 +107,18 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
         asked, passed_over = await _read_for_job(request, type_)
         keep_s, found = seconds_of(asked.keep_alive), _find(asked.model)
         if asked.is_empty:
-            headers = _ignored(passed_over)
+            headers = ignored(passed_over)
             if keep_s == 0.0:
                 _unload(asked.model, found)
                 return reply(unloaded(spell, Stamp(asked.model, _written(clock.unix_ms()))), headers=headers)
             async with runs.of([loading_job(found)], keep_s=keep_s) as [run]:
                 return reply(
-                    loaded(spell, _stamp(asked.model, run), await whole(run, wait_s=wait_s(request))), headers=headers | _job(run)
+                    loaded(spell, _stamp(asked.model, run), await whole(run, wait_s=wait_s(request))),
+                    headers=headers | names_of([run]),
                 )
         wish = ask(asked, found)
         async with runs.of([wish.job], keep_s=keep_s) as [run]:
-            stamp, headers = _stamp(asked.model, run), _ignored((*passed_over, *wish.unmet)) | _job(run)
+            stamp, headers = _stamp(asked.model, run), ignored((*passed_over, *wish.unmet)) | names_of([run])
             if asked.streams:
                 form = StreamForm(LINES, waiting(spell, stamp))
                 return await stream(request, [run], TextLines(spell, stamp), headers, wait_s(request), form=form)
@@ -126,50 +127,52 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
     async def embed(request: web.Request) -> web.StreamResponse:
         asked, passed_over = await _read_for_job(request, EmbedTexts)
         keep_s, found = seconds_of(asked.keep_alive), _find(asked.model)
-        headers = _ignored(passed_over)
+        headers = ignored(passed_over)
         if asked.is_empty and keep_s == 0.0:
             _unload(asked.model, found)
             return reply(EmbedAnswer(model=asked.model), headers=headers)
         async with runs.of([loading_job(found) if asked.is_empty else embed_job(asked, found)], keep_s=keep_s) as [run]:
-            return await reply_large(embed_answer(asked, await whole(run, wait_s=wait_s(request))), headers=headers | _job(run))
+            return await reply_large(
+                embed_answer(asked, await whole(run, wait_s=wait_s(request))), headers=headers | names_of([run])
+            )
 
     async def embed_one(request: web.Request) -> web.StreamResponse:
         asked, passed_over = await _read_for_job(request, EmbedPrompt)
         keep_s, found = seconds_of(asked.keep_alive), _find(asked.model)
-        headers = _ignored(passed_over)
+        headers = ignored(passed_over)
         if asked.is_empty and keep_s == 0.0:
             _unload(asked.model, found)
             return reply(EmbeddingAnswer(), headers=headers)
         async with runs.of([loading_job(found) if asked.is_empty else prompt_job(asked, found)], keep_s=keep_s) as [run]:
-            return reply(embedding_answer(asked, await whole(run, wait_s=wait_s(request))), headers=headers | _job(run))
+            return reply(embedding_answer(asked, await whole(run, wait_s=wait_s(request))), headers=headers | names_of([run]))
 
     async def list_models(_request: web.Request) -> web.Response:
-        return reply(model_list(pools.models(), _known))
+        return reply(model_list(pools.models(), pools.held_model))
 
     async def show_model(request: web.Request) -> web.Response:
         asked, passed_over = await _read(request, ShowRequest)
-        return reply(shown_model(_held(asked.wanted)), headers=_ignored(passed_over))
+        return reply(shown_model(_held(asked.wanted)), headers=ignored(passed_over))
 
     async def list_running(_request: web.Request) -> web.Response:
         models = [model.facts for model in pools.models()]
         held = loaded_models(models, pools.workers())
-        return reply(running([Loaded(facts, workers, _gone_at(facts)) for facts, workers in held], models, _known))
+        return reply(running([Loaded(facts, workers, _gone_at(facts)) for facts, workers in held], models, pools.held_model))
 
     async def pull(request: web.Request) -> web.StreamResponse:
         asked, passed_over = await _read(request, PullRequest)
         events = pools.downloads.where_it_fits(download_of(asked.wanted))
         if asked.streams:
-            return await stream_download(request, events, PullLines().take, StreamForm(LINES, line(BEGUN)), _ignored(passed_over))
+            return await stream_download(request, events, PullLines().take, StreamForm(LINES, line(BEGUN)), ignored(passed_over))
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, DownloadFailed):
                     raise RbeesError.from_body(event.error)
-        return reply(SUCCESS, headers=_ignored(passed_over))
+        return reply(SUCCESS, headers=ignored(passed_over))
 
     async def delete(request: web.Request) -> web.Response:
         asked, passed_over = await _read(request, NamedRequest)
         await pools.remove_model(_held(asked.wanted).ref)
-        return reply(status=200, headers=_ignored(passed_over))
+        return reply(status=200, headers=ignored(passed_over))
 
     async def tell_version(_request: web.Request) -> web.Response:
         return reply(VersionAnswer(version=API_VERSION, rbees=__version__))
@@ -192,14 +195,8 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
         reading = read_foreign(await read_bytes(request), type_)
         return reading.request, reading.passed_over
 
-    def _known(reference: str) -> ModelFacts | None:
-        try:
-            return pools.held_model(reference)
-        except RbeesError:
-            return None
-
     def _find(name: str) -> Found:
-        return find(name, _known, (model.facts for model in pools.models()))
+        return find(name, pools.held_model, (model.facts for model in pools.models()))
 
     def _held(name: str) -> ModelFacts:
         """The model of this name. Raises RbeesError as `Pools.find_model`."""
@@ -339,12 +336,3 @@ def _stamp(model: str, run: Run) -> Stamp:
 
 def _written(unix_ms: int) -> str:
     return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _ignored(names: tuple[str, ...]) -> dict[str, str]:
-    said = told(names)
-    return {} if said is None else {IGNORED: said}
-
-
-def _job(run: Run) -> dict[str, str]:
-    return {JOB: run.row.job_id}

@@ -10,7 +10,6 @@ import msgspec
 
 from rbees.orcd.door.foreign import Foreign
 from rbees.orcd.ollama.names import Known, names_of
-from rbees.orcd.ollama.options import thinks
 from rbees.orcd.openai.shared import refusal
 from rbees.protocol.codec import Message
 from rbees.protocol.pools import ModelFacts, ModelView, WorkerFacts
@@ -197,7 +196,7 @@ def _capabilities(facts: ModelFacts) -> tuple[str, ...]:
     able = {
         "completion": "generate" in facts.capabilities,
         "tools": chats and "tools" in facts.template_words,
-        "thinking": chats and thinks(facts),
+        "thinking": chats and facts.thinks,
         "embedding": "embed" in facts.capabilities,
     }
     return tuple(name for name, can in able.items() if can)

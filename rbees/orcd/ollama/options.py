@@ -173,11 +173,6 @@ def text_fields(request: TextRequest, reference: str, template_options: Mapping[
     }
 
 
-def thinks(facts: ModelFacts) -> bool:
-    """Whether the model's template speaks of thoughts."""
-    return any(word != "tools" for word in facts.template_words)
-
-
 def thinking(think: bool | str | None, facts: ModelFacts | None) -> tuple[dict[str, TemplateOption], tuple[str, ...]]:
     """What the model's template is told of the wish to think, and the field's name where it cannot be told and would have to be."""
     words = () if facts is None else facts.template_words
@@ -187,7 +182,7 @@ def thinking(think: bool | str | None, facts: ModelFacts | None) -> tuple[dict[s
         return {"reasoning_effort": think}, ()
     if "enable_thinking" in words:
         return {"enable_thinking": bool(think)}, ("think",) if isinstance(think, str) else ()
-    does_so_anyhow = facts is not None and not isinstance(think, str) and think == thinks(facts)
+    does_so_anyhow = facts is not None and not isinstance(think, str) and think == facts.thinks
     return {}, () if does_so_anyhow else ("think",)
 
 
