@@ -95,6 +95,18 @@ async def test_the_head_does_not_wait_for_ever_and_then_a_failure_is_part_of_the
         assert lines(await response.read()) == ["0 queued", "CONTEXT_EXCEEDED"]
 
 
+async def test_what_happens_before_the_start_is_told_as_it_comes() -> None:
+    told = Told(head_s=0.01)
+    told.say(QUEUED)
+    async with told.asked() as response:
+        assert lines(await response.content.readuntil(b"\n\n")) == ["0 queued"]
+        told.say(Metrics(stage="loading", progress=0.5))
+        assert lines(await response.content.readuntil(b"\n\n")) == ["0 metrics"]
+        told.say(started(), token(0))
+        told.say(end())
+        assert lines(await response.read()) == ["0 started", "0 token", "0 end", "done"]
+
+
 async def test_what_came_before_a_failure_is_not_lost_with_it() -> None:
     told = Told()
     told.say(QUEUED, started())

@@ -8,7 +8,7 @@ than wait says how long (`patience`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
@@ -45,15 +45,24 @@ async def whole(run: Run, choices: int = 1, wait_s: float | None = None) -> Coll
         RbeesError: it failed, or as `patience.not_started`.
     """
     collected = Collected(choices)
+    await each_event(run, collected.take, wait_s)
+    return collected
+
+
+async def each_event(run: Run, take: Callable[[Event], object], wait_s: float | None = None) -> None:
+    """Have everything taken that comes of a job, an error too; it must start within `wait_s` where that is given.
+
+    Raises:
+        RbeesError: as `patience.not_started` or `Run.events`.
+    """
     batches = run.events()
     if wait_s is not None:
         async with _opening(batches, wait_s) as opening:
             for event in await opening.in_time([run]):
-                collected.take(event)
+                take(event)
     async for events in batches:
         for event in events:
-            collected.take(event)
-    return collected
+            take(event)
 
 
 async def stream(
@@ -79,7 +88,8 @@ async def stream(
         writer = SseWriter(request, headers, form=form)
         async with writer as out:
             try:
-                await _send(out, translation, 0, await opening.events())
+                async for events in opening.events():
+                    await _send(out, translation, 0, events)
                 for number, batches in enumerate(streams):
                     async for events in batches:
                         await _send(out, translation, number, events)
@@ -95,16 +105,26 @@ class _Opening:
     def __init__(self, batches: AsyncIterator[list[Event]], waited_s: float) -> None:
         self._seen: list[Event] = []
         self._waited_s = waited_s
+        self._news = asyncio.Event()
         self.reading = asyncio.create_task(self._read(batches))
+        self.reading.add_done_callback(lambda _: self._news.set())
 
     @property
     def is_over(self) -> bool:
         """Whether all of them have come."""
         return self.reading.done()
 
-    async def events(self) -> list[Event]:
-        """All of them, however long that takes."""
-        return await self.reading
+    async def events(self) -> AsyncIterator[list[Event]]:
+        """All of them as they come, however long that takes."""
+        given = 0
+        while not self.is_over or given < len(self._seen):
+            self._news.clear()
+            if len(self._seen) > given:
+                fresh, given = self._seen[given:], len(self._seen)
+                yield fresh
+            elif not self.is_over:
+                await self._news.wait()
+        await self.reading  # Which may have failed.
 
     async def in_time(self, runs: Sequence[Run]) -> list[Event]:
         """All of them, if they have come by now; if not, the jobs are given up. Raises RbeesError as `patience.not_started`."""
@@ -117,6 +137,7 @@ class _Opening:
     async def _read(self, batches: AsyncIterator[list[Event]]) -> list[Event]:
         async for events in batches:
             self._seen += events
+            self._news.set()
             if any(isinstance(event, Started | Error) for event in events):
                 break
         return self._seen
