@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from rbees.orcd.api import anthropic, ollama, openai
+from rbees.orcd.api import anthropic, ollama, openai, responses
 from rbees.orcd.door.foreign import Foreign
 from rbees.service.routes import Route
-from scripts import apis_anthropic, apis_ollama, apis_openai
+from scripts import apis_anthropic, apis_ollama, apis_openai, apis_responses
 from scripts.apis_fields import states
 
 _NOTE: Final = "<!-- Made by `make docs` from the requests' types in rbees/orcd; edit those, or scripts/apis_*.py. -->"
@@ -27,6 +27,7 @@ are:
 | clients of | their address | their key | fields, answers, errors |
 |---|---|---|---|
 | OpenAI | `http://127.0.0.1:8080/v1` | any, or in lab mode the cluster's token | [apis-openai.md](apis-openai.md) |
+| OpenAI's Responses API | the same | the same | [apis-responses.md](apis-responses.md) |
 | Ollama | `http://127.0.0.1:8080` | none, or the token as `OLLAMA_API_KEY` | [apis-ollama.md](apis-ollama.md) |
 | Anthropic | `http://127.0.0.1:8080` | any, or the token | [apis-anthropic.md](apis-anthropic.md) |
 
@@ -66,6 +67,7 @@ def page() -> str:
     nothing: Any = None
     lines = [
         *_support("OpenAI", openai.routes(nothing, nothing)),
+        *_support("OpenAI's Responses API", responses.routes(nothing, nothing, nothing)),
         *_support("Ollama", ollama.routes(nothing, nothing, nothing)),
         *_support("Anthropic", anthropic.routes(nothing, nothing)),
     ]
@@ -85,6 +87,7 @@ def _support(api: str, routes: Sequence[Route]) -> Iterator[str]:
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "apis.md": page,
     "apis-openai.md": apis_openai.page,
+    "apis-responses.md": apis_responses.page,
     "apis-ollama.md": apis_ollama.page,
     "apis-anthropic.md": apis_anthropic.page,
 }

@@ -18,6 +18,7 @@ from rbees.orcd.api import jobs as job_routes
 from rbees.orcd.api import ollama as ollama_routes
 from rbees.orcd.api import openai as openai_routes
 from rbees.orcd.api import pools as pool_routes
+from rbees.orcd.api import responses as response_routes
 from rbees.orcd.api import status as status_routes
 from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
@@ -27,6 +28,7 @@ from rbees.orcd.executor import LiveExecutor
 from rbees.orcd.figures import Figures
 from rbees.orcd.jobs import Jobs
 from rbees.orcd.journal import Journal
+from rbees.orcd.kept_responses import KeptResponses
 from rbees.orcd.learning import Keeper, recall
 from rbees.orcd.loop import SchedulerLoop
 from rbees.orcd.plugin import GuardedPlugin
@@ -45,6 +47,7 @@ from rbees.orcd.state_files import DATABASE, EVENTS, LOCK
 from rbees.orcd.store import queries
 from rbees.orcd.store.jobs import JobStore
 from rbees.orcd.store.migrations import packaged
+from rbees.orcd.store.responses import ResponseStore
 from rbees.orcd.store.sqlite import Database, StorageBroken
 from rbees.orcd.watch import Watch
 from rbees.protocol.errors import ExitCode
@@ -89,12 +92,12 @@ async def serve(settings: OrcdSettings, stopping: asyncio.Event) -> int:
             _leave(error)
         stack.push_async_callback(database.close)
         crew = Crew()
-        store = JobStore(database, queries.load())
+        store, responses = JobStore(database, queries.load()), ResponseStore(database, queries.load())
         clock, policy, learned = SystemClock(), policy_of(settings), await recall(store)
         event_log = open_log(folder / EVENTS, policy, settings.event_log_bytes, clock.unix_ms(), settings.policy_plugin, learned)
         if event_log is not None:
             stack.callback(event_log.close)
-        orcd = Orcd(settings, security, store, clock, crew, policy, learned, event_log)
+        orcd = Orcd(settings, security, store, responses, clock, crew, policy, learned, event_log)
         stack.push_async_callback(orcd.close)
         await orcd.start()
         lock.describe(f"at {orcd.server.url}")
@@ -113,6 +116,7 @@ class Orcd:
         settings: OrcdSettings,
         security: Security,
         store: JobStore,
+        responses: ResponseStore,
         clock: Clock,
         crew: Crew,
         policy: Policy,
@@ -160,6 +164,7 @@ class Orcd:
             store, clock, retention_days=settings.retention_days, erase_content_after_s=settings.erase_content_after_s
         )
         runs = Runs(self._jobs, self._relay, crew)
+        kept = KeptResponses(responses, store, self._jobs, runs)
         app = web.build_app(
             role="orcd",
             version=__version__,
@@ -168,6 +173,7 @@ class Orcd:
                 *pool_routes.routes(self._pools, self._own_url),
                 *status_routes.routes(self._watch),
                 *openai_routes.routes(runs, self._pools),
+                *response_routes.routes(runs, kept, self._pools),
                 *ollama_routes.routes(runs, self._pools, clock),
                 *anthropic_routes.routes(runs, self._pools),
                 *internal_routes.routes(self._pools),

@@ -61,6 +61,8 @@ class Acceptance:
     row: Statement
     then: Callable[[], None]
     refuse: Callable[[RbeesError], None]
+    beside: tuple[Statement, ...] = ()
+    """What becomes durable together with it."""
 
 
 @dataclass(slots=True)
@@ -90,7 +92,9 @@ class Group:
 
     def statements(self) -> list[Statement]:
         """The transaction. Jobs come first, since everything else refers to them."""
-        return [*(new.row for new in self.accepted.values()), *(run.statement() for run in self.runs()), *self.changes]
+        accepted = self.accepted.values()
+        rows = [*(new.row for new in accepted), *(statement for new in accepted for statement in new.beside)]
+        return [*rows, *(run.statement() for run in self.runs()), *self.changes]
 
     def refuse_new(self, error: RbeesError) -> None:
         """Leave out the jobs that are not accepted yet, and tell those who wait for them."""

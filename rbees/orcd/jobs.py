@@ -16,7 +16,7 @@ import msgspec
 
 from rbees.orcd.crew import Crew
 from rbees.orcd.frames import decode, journaled
-from rbees.orcd.journal import Journal, NewJob
+from rbees.orcd.journal import Beside, Journal, NewJob
 from rbees.orcd.live import LiveJob
 from rbees.orcd.plugin import GuardedPlugin
 from rbees.orcd.relay import Relay
@@ -98,8 +98,9 @@ class Jobs:
         keep_s: float | None = None,
         *,
         begun: Begun | None = None,
+        beside: Beside | None = None,
     ) -> JobAccepted:
-        """Accept a job durably, or give the answer again that the same submission got before.
+        """Accept a job durably and whatever is `beside` it, or give the answer again that the same submission got before.
 
         `keep_s` is how long the model is to stay without work after it, infinite until its memory is needed. A restart forgets it.
         `begun` is told of a job that is new, right after its commit and before anything else happens to it.
@@ -109,11 +110,11 @@ class Jobs:
         """
         check_job(request)
         if idempotency_key is None:
-            return await self._accept(request, None, keep_s, begun)
+            return await self._accept(request, None, keep_s, begun, beside)
         # Two submissions under one key must not both find it unused, also where the first client leaves before its commit.
         while (under_way := self._submitting.get(idempotency_key)) is not None:
             await asyncio.wait([under_way])
-        task = asyncio.create_task(self._accept_once(request, idempotency_key, keep_s, begun))
+        task = asyncio.create_task(self._accept_once(request, idempotency_key, keep_s, begun, beside))
         self._submitting[idempotency_key] = task
         task.add_done_callback(lambda done: self._submitted(idempotency_key, done))
         return await asyncio.shield(task)
@@ -123,14 +124,18 @@ class Jobs:
         if not done.cancelled():
             done.exception()  # Told to the client, if that is still there.
 
-    async def _accept_once(self, request: JobRequest, key: str, keep_s: float | None, begun: Begun | None) -> JobAccepted:
-        return await self._answer_again(request, key) or await self._accept(request, key, keep_s, begun)
+    async def _accept_once(
+        self, request: JobRequest, key: str, keep_s: float | None, begun: Begun | None, beside: Beside | None
+    ) -> JobAccepted:
+        again = await self._answer_again(request, key, beside)
+        return again or await self._accept(request, key, keep_s, begun, beside)
 
-    async def _answer_again(self, request: JobRequest, key: str) -> JobAccepted | None:
+    async def _answer_again(self, request: JobRequest, key: str, beside: Beside | None) -> JobAccepted | None:
         before = await self._store.submitted(key)
         if before is None:
             return None
-        if before.request_sha256 != _fingerprint(request) and not await self._is_the_same(before, request):
+        same = before.request_sha256 == _fingerprint(request, beside)
+        if not same and (beside is not None or not await self._is_the_same(before, request)):
             message = "This Idempotency-Key was used with another body; send a new key."
             raise RbeesError(ErrorCode.IDEMPOTENCY_CONFLICT, message, job_id=before.job_id)
         if before.erased:
@@ -143,7 +148,9 @@ class Jobs:
         seeded = msgspec.structs.replace(request, seed=before.seed if request.seed is None else request.seed)
         return stored is not None and msgspec.json.decode(stored, type=JobRequest) == seeded
 
-    async def _accept(self, request: JobRequest, key: str | None, keep_s: float | None, begun: Begun | None) -> JobAccepted:
+    async def _accept(
+        self, request: JobRequest, key: str | None, keep_s: float | None, begun: Begun | None, beside: Beside | None
+    ) -> JobAccepted:
         self.check_room()
         model_ref.parse(request.model)
         facts = await self._resolve(request.model)
@@ -171,12 +178,13 @@ class Jobs:
             extent=extent,
             cancel_on_disconnect=request.cancel_on_disconnect,
             request=record,
-            request_sha256=_fingerprint(request),
+            request_sha256=_fingerprint(request, beside),
             idempotency_key=key,
             queue_position=self._scheduler.position_of(spec, self._clock.monotonic()),
             created_at_ms=now_ms,
             deadline_at_ms=spec.deadline_at_ms,
             correlation_id=correlation_id.get(),
+            beside=beside,
         )
 
         def durable(job: LiveJob) -> None:
@@ -512,9 +520,9 @@ def _accepted(job_id: str, queue_position: int, seed: int) -> JobAccepted:
     )
 
 
-def _fingerprint(request: JobRequest) -> bytes:
-    """Of the submitted request, whatever the order of its fields and the space between them."""
-    return hashlib.sha256(encode(request)).digest()
+def _fingerprint(request: JobRequest, beside: Beside | None) -> bytes:
+    """Of the submitted request and what is kept beside it, whatever the order of its fields and the space between them."""
+    return hashlib.sha256(encode(request) + (b"" if beside is None else beside.said)).digest()
 
 
 def _erased(job_id: str) -> RbeesError:

@@ -40,6 +40,16 @@ FULL_RETRY_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """What an API keeps of its own beside a job: both become durable in one transaction, or neither."""
+
+    said: bytes
+    """All that it depends on; a job that is submitted again under its idempotency key must have the same."""
+    rows: Callable[[int], tuple[Statement, ...]]
+    """By the job's number."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """A job that was checked and may be accepted."""
 
@@ -62,6 +72,7 @@ class NewJob:
     created_at_ms: int
     deadline_at_ms: int | None = None
     correlation_id: str | None = None
+    beside: Beside | None = None
 
 
 class Journal:
@@ -123,7 +134,8 @@ class Journal:
             self._drop(job)
             durable.set_exception(error)
 
-        self._group.accepted[job.number] = Acceptance(_job_row(job.number, new), accepted, refuse)
+        beside = () if new.beside is None else new.beside.rows(job.number)
+        self._group.accepted[job.number] = Acceptance(_job_row(job.number, new), accepted, refuse, beside)
         self._append(job, Queued(queue_position=new.queue_position, created_at_ms=new.created_at_ms))
         # Shielded: a caller that leaves must not turn the future of a commit under way into a cancelled one.
         return await asyncio.shield(durable)

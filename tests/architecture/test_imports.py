@@ -17,6 +17,7 @@ PURE = (
     "rbees.orcd.anthropic",
     "rbees.orcd.ollama",
     "rbees.orcd.openai",
+    "rbees.orcd.responses",
     "rbees.orcd.supply",
     "rbees.ctl.chat_words",
     "rbees.ctl.conversation",

@@ -27,6 +27,7 @@ CALLING = (
 
 SCRIPTS: Final[dict[str, dict[str, object]]] = {
     "slow": {"answer_tokens": 5_000, "tokens_per_second": 20.0},
+    "lasting": {"answer_tokens": 5_000, "tokens_per_second": 40.0},
     "caller": {"chat_template": HERMES, "answer": CALLING},
     "forced": {"chat_template": HERMES, "answer_tokens": 200},
     "embedder": {"pooling": "mean", "dimensions": 16, "generates": False},
@@ -43,6 +44,8 @@ class Door:
 
     plain = "steady"
     slow = "slow"
+    lasting = "lasting"
+    """Slow too, for those whose jobs nobody else is to count."""
     caller = "caller"
     """Thinks, speaks and calls twice."""
     forced = "forced"

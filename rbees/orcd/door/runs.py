@@ -15,6 +15,7 @@ from typing import Final
 from rbees.orcd.crew import Crew
 from rbees.orcd.frames import decode, payload, split
 from rbees.orcd.jobs import Jobs
+from rbees.orcd.journal import Beside
 from rbees.orcd.relay import Relay, Watcher
 from rbees.orcd.store.jobs import JobRow
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -67,11 +68,11 @@ class Runs:
 
     @asynccontextmanager
     async def of(
-        self, wanted: Sequence[JobRequest], key: str | None = None, keep_s: float | None = None
+        self, wanted: Sequence[JobRequest], key: str | None = None, keep_s: float | None = None, beside: Beside | None = None
     ) -> AsyncIterator[list[Run]]:
         """A run of each job, in their order; `key` is an idempotency key for all of them. Whoever leaves is gone for the jobs too.
 
-        `keep_s` is as for `Jobs.submit`.
+        `keep_s` and `beside` are as for `Jobs.submit`.
 
         Raises:
             RbeesError: as `Jobs.submit`; where one is refused, none goes on.
@@ -80,33 +81,47 @@ class Runs:
             runs: list[Run] = []
             try:
                 for number, request in enumerate(wanted):
-                    runs.append(await self._begin(stack, request, f"{key}#{number}" if key is not None and number else key, keep_s))
+                    own_key = f"{key}#{number}" if key is not None and number else key
+                    runs.append(await self._begin(stack, request, own_key, keep_s, beside))
             except RbeesError:
                 for run in runs:
                     await run.give_up()
                 raise
             yield runs
 
-    async def _begin(self, stack: AsyncExitStack, request: JobRequest, key: str | None, keep_s: float | None) -> Run:
-        submitting = asyncio.create_task(self._submit(request, key, keep_s))
+    @asynccontextmanager
+    async def again(self, row: JobRow) -> AsyncIterator[Run]:
+        """A run of a job that was accepted before, from its first event on."""
+        async with AsyncExitStack() as stack:
+            yield self._run(stack, row, self._follow(row, 0))
+
+    async def _begin(
+        self, stack: AsyncExitStack, request: JobRequest, key: str | None, keep_s: float | None, beside: Beside | None
+    ) -> Run:
+        submitting = asyncio.create_task(self._submit(request, key, keep_s, beside))
         try:
             row, watcher = await asyncio.shield(submitting)
         except asyncio.CancelledError:
             self._crew.start(self._given_up(submitting), "given_up")
             raise
+        return self._run(stack, row, watcher)
+
+    def _run(self, stack: AsyncExitStack, row: JobRow, watcher: Watcher) -> Run:
         self._jobs.joined(row)
         stack.callback(self._jobs.left, row)
         stack.callback(self._relay.leave, watcher)
         return Run(row, watcher.pieces(), lambda: self._jobs.cancel(row.job_id))
 
-    async def _submit(self, request: JobRequest, key: str | None, keep_s: float | None) -> tuple[JobRow, Watcher]:
+    async def _submit(
+        self, request: JobRequest, key: str | None, keep_s: float | None, beside: Beside | None
+    ) -> tuple[JobRow, Watcher]:
         """The job, and who follows it: a new one from its first moment, so that nothing of it has to be read from the disk."""
         followed: list[tuple[JobRow, Watcher]] = []
 
         def begun(row: JobRow) -> None:
             followed.append((row, self._follow(row, row.last_seq, is_newest=True)))
 
-        accepted = await self._jobs.submit(request, key, keep_s, begun=begun)
+        accepted = await self._jobs.submit(request, key, keep_s, begun=begun, beside=beside)
         if followed:
             return followed[0]
         row = await self._jobs.row_for_events(accepted.job_id)

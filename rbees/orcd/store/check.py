@@ -24,6 +24,8 @@ JOBS_PER_LOOK: Final = 50
 TROUBLES_TOLD: Final = 100
 _PREFIXES_SINCE: Final = 4
 """The schema in which jobs got names of their prompts' beginnings."""
+_RESPONSES_SINCE: Final = 7
+"""The schema in which responses are kept."""
 DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 """SQLite's codes for a file that is itself ill."""
 _FRAME: Final = re.compile(rb"id: ([0-9]+)\nevent: ([a-z]+)\ndata: ([^\n]*)\n\n")
@@ -127,6 +129,10 @@ class _Check:
                 for row in self._connection.execute(self._sql["check_prefixes"]):
                     what = "outlive the prompt" if row["erased"] else "are cut off"
                     self._tell(row["job_id"], f"the names of its prompt's beginnings {what}")
+            if self._version >= _RESPONSES_SINCE:
+                for row in self._connection.execute(self._sql["check_responses"]):
+                    what = "outlives the prompt" if row["erased"] else "is gone, and the prompt is not"
+                    self._tell(row["job_id"], f"what is kept of its response {what}")
 
     def _check_some(self, after: int) -> int | None:
         """Look at the next jobs; the number of the last one, None where there is none."""

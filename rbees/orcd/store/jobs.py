@@ -235,6 +235,7 @@ class JobStore:
 
         def work(connection: sqlite3.Connection) -> int:
             connection.execute(self._sql["erase_journal"], values)
+            connection.execute(self._sql["erase_responses"], values)
             return connection.execute(self._sql["erase_requests"], values).rowcount
 
         return await self._database.write(work)

@@ -14,7 +14,9 @@ PROMPT = "write a haiku with the word guitar"
 
 
 @pytest.mark.parametrize(
-    ("name", "asked"), [("openai_chat.py", PROMPT), ("langchain_chat.py", "guitar")], ids=["openai", "langchain"]
+    ("name", "asked"),
+    [("openai_chat.py", PROMPT), ("openai_responses.py", PROMPT), ("langchain_chat.py", "guitar")],
+    ids=["openai", "responses", "langchain"],
 )
 def test_a_chat_is_streamed(door: Door, name: str, asked: str) -> None:
     done = example(name, door.url, EMBEDDED, asked)
@@ -59,7 +61,9 @@ def test_lines_are_found_by_what_they_mean(door: Door, tmp_path: Path) -> None:
     assert float(second.split()[0]) <= 1.0
 
 
-@pytest.mark.parametrize("name", ["openai_chat.py", "langchain_chat.py", "openai_tools.py", "openai_schema.py"])
+@pytest.mark.parametrize(
+    "name", ["openai_chat.py", "openai_responses.py", "langchain_chat.py", "openai_tools.py", "openai_schema.py"]
+)
 def test_what_is_wrong_is_said(door: Door, name: str) -> None:
     done = example(name, door.url, "haikus", "hello")
     assert done.returncode == 1

@@ -145,6 +145,27 @@ DELETE FROM journal WHERE job IN (SELECT number FROM jobs WHERE ended_at_ms <= :
 UPDATE jobs SET request = NULL, prefixes = x''
 WHERE number IN (SELECT number FROM jobs WHERE ended_at_ms <= :before_ms AND request IS NOT NULL LIMIT :limit);
 
+-- insert_response --
+INSERT INTO responses (job, record) VALUES (:job, :record);
+
+-- response_of --
+-- By the id of its job.
+SELECT responses.record FROM responses JOIN jobs ON jobs.number = responses.job WHERE jobs.job_id = :job_id;
+
+-- erase_responses --
+UPDATE responses SET record = NULL
+WHERE job IN (SELECT number FROM jobs WHERE ended_at_ms <= :before_ms AND request IS NOT NULL LIMIT :limit);
+
+-- forget_response --
+-- Together with the two below: what is left is a job that ended and whose content was erased.
+DELETE FROM responses WHERE job = :job;
+
+-- forget_journal --
+DELETE FROM journal WHERE job = :job;
+
+-- forget_request --
+UPDATE jobs SET request = NULL, prefixes = x'' WHERE number = :job;
+
 -- name_endpoint --
 INSERT INTO pool_endpoints (endpoint, pool_id, added_at_ms) VALUES (:endpoint, :pool_id, :at_ms)
 ON CONFLICT (endpoint) DO UPDATE SET pool_id = excluded.pool_id;
@@ -189,6 +210,11 @@ SELECT first_seq, last_seq, epoch, worker_seq, frames FROM journal WHERE job = :
 -- Jobs that keep names made from content although that is gone, or names that are cut off.
 SELECT job_id, request IS NULL AS erased FROM jobs
 WHERE (request IS NULL AND length(prefixes) > 0) OR length(prefixes) % 8 != 0;
+
+-- check_responses --
+-- Responses that keep what was asked although their job's content is gone, or the other way round.
+SELECT job_id, request IS NULL AS erased FROM responses JOIN jobs ON jobs.number = responses.job
+WHERE (request IS NULL) != (record IS NULL);
 
 -- check_numbers --
 -- Numbers that would be given out again.

@@ -1,0 +1,422 @@
+"""PURE: `/v1/responses`: the request as a job, and what is kept of it beside the job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
+
+import msgspec
+
+from rbees.orcd.door.foreign import Foreign, Refused
+from rbees.orcd.openai.chat import FLEX, AnyObject, AnyText, ChatRequest, Effort
+from rbees.orcd.openai.shared import (
+    MaxTokens,
+    Metadata,
+    Name,
+    ServiceTier,
+    StreamOptions,
+    TextRequest,
+    asked_form,
+    job_fields,
+    one_of,
+    refusal,
+)
+from rbees.orcd.openai.shared import unmet as unmet_of_any
+from rbees.orcd.responses.answers import AnsweredTool, ReasoningSettings, Response
+from rbees.orcd.responses.items import Input, Item, check_length, turns_of
+from rbees.protocol.chat import MAX_TOOLS, ChatMessage, NamedTool, TemplateOption, TemplateOptions, Tool, ToolChoice, ToolName
+from rbees.protocol.codec import Message
+from rbees.protocol.jobs import JobRequest
+from rbees.protocol.response_format import JsonObjectFormat, JsonSchemaFormat, ResponseFormat
+from rbees.protocol.sampling import TopLogprobs
+from rbees.protocol.workers import TokenizeRequest
+
+LOGPROBS: Final = "message.output_text.logprobs"
+_Summary = Literal["auto", "concise", "detailed"]
+_Included = Annotated[str, msgspec.Meta(max_length=128)]
+
+
+class Reasoning(Foreign, frozen=True, kw_only=True):
+    """How the model is to think."""
+
+    refused: ClassVar[Mapping[str, Refused]] = {
+        "context": Refused("which thoughts of earlier turns count is up to the model's template; leave it out.", ("auto",)),
+        "mode": Refused("there is one mode only; leave it out.", ("standard",)),
+    }
+    effort: Effort | None = None
+    summary: _Summary | None = None
+    generate_summary: _Summary | None = None
+
+
+class NamedForm(Foreign, frozen=True, kw_only=True, tag_field="type", tag="json_schema"):
+    """JSON as a schema says. It is always followed to the letter, `strict` or not."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"name", "description", "schema"})
+    name: str | None = None
+    description: str | None = None
+    schema: dict[str, Any]
+    strict: bool | None = None
+
+
+class TextSettings(Foreign, frozen=True, kw_only=True):
+    """The form of the answer's text."""
+
+    refused: ClassVar[Mapping[str, Refused]] = {"verbosity": ChatRequest.refused["verbosity"]}
+    format: AnyText | AnyObject | NamedForm | None = None
+
+
+class AnyTool(Foreign, frozen=True, kw_only=True):
+    """A tool: a function, or one of the kinds that nobody here runs."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"name", "description", "parameters", "output_schema"})
+    type: str
+    name: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class AnyChoice(Foreign, frozen=True, kw_only=True):
+    """Which tool must be called, or which may be."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"name"})
+    type: str
+    name: ToolName | None = None
+    mode: Literal["auto", "required"] | None = None
+    tools: Annotated[tuple[AnyTool, ...], msgspec.Meta(min_length=1, max_length=MAX_TOOLS)] | None = None
+
+
+Choice = Literal["auto", "none", "required"] | AnyChoice
+Tools = Annotated[tuple[AnyTool, ...], msgspec.Meta(max_length=MAX_TOOLS)]
+ResponseId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+_ABOUT_INPUT: Final = msgspec.Meta(
+    description="A text, or items: messages (`input_text`, `output_text`), `function_call`, `function_call_output`, `reasoning`, "
+    "and `item_reference` to an item that orcd named. Images, files and items of other kinds are refused by their place."
+)
+_ABOUT_INSTRUCTIONS: Final = msgspec.Meta(description="A system message before all else; a next response does not take it over.")
+_ABOUT_PREVIOUS: Final = msgspec.Meta(
+    description="The conversation goes on behind that response: what it was asked and what it answered come first."
+)
+_ABOUT_REASONING: Final = msgspec.Meta(
+    description="`effort` is told to the model's template, as `reasoning_effort` of a chat. Thoughts are answered as they are: "
+    "`summary` is passed over and named."
+)
+_ABOUT_TEXT: Final = msgspec.Meta(
+    description="`format`: `text`, `json_object`, `json_schema`; schemas are always followed, `strict` or not."
+)
+_ABOUT_CHOICE: Final = msgspec.Meta(
+    description="`auto`, `none`, `required`, a function by name, `allowed_tools`; a forced call is a single one."
+)
+_ABOUT_TOOLS: Final = msgspec.Meta(description="Functions; `strict` holds where a call is forced. All other tools are refused.")
+_ABOUT_PARALLEL: Final = msgspec.Meta(description="False: of several calls only the first is in the answer.")
+_NO_CONVERSATION: Final = Refused("conversations are not kept here; send `previous_response_id`, or the items themselves.")
+_NO_CUTTING: Final = Refused(
+    "what exceeds the context is refused, and nothing is cut off; send `disabled` or leave it out.", ("disabled",)
+)
+
+
+class ResponseRequest(TextRequest, frozen=True, kw_only=True):
+    """A response. Absent and null fields are left open."""
+
+    private: ClassVar[frozenset[str]] = TextRequest.private | {
+        *("input", "instructions", "text", "tools", "tool_choice", "chat_template_kwargs")
+    }
+    extras: ClassVar[frozenset[str]] = TextRequest.extras | {
+        *("frequency_penalty", "logit_bias", "max_tokens", "n", "presence_penalty", "seed", "stop", "chat_template_kwargs")
+    }
+    refused: ClassVar[Mapping[str, Refused]] = {
+        "access_programs": Refused("there are no such programs here; leave it out."),
+        "background_options": Refused("a job begins as soon as it can; leave it out.", ({"completion_window": "soonest"},)),
+        "context_management": Refused("nothing is compacted here; leave it out."),
+        "conversation": _NO_CONVERSATION,
+        "image": Refused("no model here looks at images; leave it out."),
+        "moderation": ChatRequest.refused["moderation"],
+        "prompt": Refused("templates of prompts are not kept here; send `instructions` and `input`."),
+        "prompt_cache_options": ChatRequest.refused["prompt_cache_options"],
+        "prompt_cache_retention": ChatRequest.refused["prompt_cache_retention"],
+        "truncation": _NO_CUTTING,
+    }
+    input: Annotated[Input, _ABOUT_INPUT]
+    instructions: Annotated[str | None, _ABOUT_INSTRUCTIONS] = None
+    previous_response_id: Annotated[ResponseId | None, _ABOUT_PREVIOUS] = None
+    background: Annotated[
+        bool | None,
+        msgspec.Meta(description="True: answered at once, and the response goes on whoever leaves; not with `store`: false."),
+    ] = None
+    store: Annotated[
+        bool | None,
+        msgspec.Meta(
+            description="False: it cannot be asked for again, and its job is kept as every job is. Default: true, for as long "
+            "as the retention setting says."
+        ),
+    ] = None
+    include: Annotated[
+        Annotated[tuple[_Included, ...], msgspec.Meta(max_length=32)] | None,
+        msgspec.Meta(description=f"`{LOGPROBS}`; others tell of what there is none of, and are passed over and named."),
+    ] = None
+    max_output_tokens: Annotated[
+        MaxTokens | None,
+        msgspec.Meta(description="The most tokens of thoughts, text and calls; the rest of the context if absent."),
+    ] = None
+    max_tool_calls: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] | None,
+        msgspec.Meta(description="Bounds the calls of tools that a server runs, of which there are none; given back."),
+    ] = None
+    metadata: Annotated[Metadata | None, msgspec.Meta(description="Given back with every answer.")] = None
+    parallel_tool_calls: Annotated[bool | None, _ABOUT_PARALLEL] = None
+    prompt_cache_key: Annotated[Name | None, msgspec.Meta(description="The job's session, where `user` is absent.")] = None
+    reasoning: Annotated[Reasoning | None, _ABOUT_REASONING] = None
+    safety_identifier: Annotated[Name | None, msgspec.Meta(description="The same as `user`.")] = None
+    service_tier: Annotated[
+        ServiceTier | Literal["ultrafast"] | None,
+        msgspec.Meta(description="`flex` is a job of priority batch, every other an interactive one."),
+    ] = None
+    stream: Annotated[bool | None, msgspec.Meta(description="Server-sent events with `sequence_number`.")] = None
+    stream_options: Annotated[
+        StreamOptions | None, msgspec.Meta(description="Nothing to choose: the last event always has usage, and none is padded.")
+    ] = None
+    text: Annotated[TextSettings | None, _ABOUT_TEXT] = None
+    tool_choice: Annotated[Choice | None, _ABOUT_CHOICE] = None
+    tools: Annotated[Tools | None, _ABOUT_TOOLS] = None
+    top_logprobs: Annotated[TopLogprobs | None, msgspec.Meta(description=f"0 to 20; more than 0 asks for `{LOGPROBS}` too.")] = None
+
+    chat_template_kwargs: Annotated[
+        TemplateOptions | None, msgspec.Meta(description="Variables of the model's template, `template_options` of a job.")
+    ] = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it can be asked for again."""
+        return self.store is not False
+
+
+class CountRequest(Foreign, frozen=True, kw_only=True):
+    """A response whose prompt is to be counted. Absent and null fields are left open."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"input", "instructions", "text", "tools", "tool_choice"})
+    refused: ClassVar[Mapping[str, Refused]] = {
+        "conversation": _NO_CONVERSATION,
+        "personality": Refused("say in `instructions` how the model is to speak; leave it out."),
+        "truncation": _NO_CUTTING,
+    }
+    model: Annotated[
+        str, msgspec.Meta(min_length=1, max_length=1024, description="An alias, `hf:` or `file:` reference, sha256 or file name.")
+    ]
+    input: Annotated[Input, _ABOUT_INPUT]
+    instructions: Annotated[str | None, _ABOUT_INSTRUCTIONS] = None
+    previous_response_id: Annotated[ResponseId | None, _ABOUT_PREVIOUS] = None
+    parallel_tool_calls: Annotated[bool | None, msgspec.Meta(description="Changes nothing about a prompt.")] = None
+    reasoning: Annotated[Reasoning | None, _ABOUT_REASONING] = None
+    text: Annotated[TextSettings | None, msgspec.Meta(description="Changes nothing about a prompt.")] = None
+    tool_choice: Annotated[Choice | None, _ABOUT_CHOICE] = None
+    tools: Annotated[Tools | None, _ABOUT_TOOLS] = None
+
+
+class Asked(Message, frozen=True, kw_only=True):
+    """What every answer repeats of the request."""
+
+    asked: Response
+    """Its id and time are those of the job."""
+
+
+class Record(Asked, frozen=True, kw_only=True):
+    """What is kept of a response beside its job. The input may have megabytes, which only those read who ask for it."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"input"})
+    input: tuple[Item, ...]
+
+
+class PromptSource(Protocol):
+    """What makes a prompt, in requests for one and for its length."""
+
+    @property
+    def instructions(self) -> str | None:
+        """A system message before all else."""
+
+    @property
+    def tools(self) -> Sequence[AnyTool] | None:
+        """What may be called."""
+
+    @property
+    def tool_choice(self) -> Choice | None:
+        """Whether it may."""
+
+    @property
+    def reasoning(self) -> Reasoning | None:
+        """How to think."""
+
+
+def response_job(request: ResponseRequest, earlier: Sequence[ChatMessage], items: Sequence[Item]) -> JobRequest:
+    """The job that a response asks for; `earlier` is the conversation before its `items`.
+
+    Raises:
+        RbeesError: INVALID_REQUEST for what contradicts itself or cannot be read, by its place.
+    """
+    if request.background and not request.is_kept:
+        raise refusal("`background` goes with a response that is kept; leave `store` out.", "background")
+    if request.n not in (None, 1):
+        raise refusal("A response is one answer; leave `n` out, or ask `/v1/chat/completions`.", "n")
+    fields = job_fields(request)
+    if request.background:
+        fields["cancel_on_disconnect"] = False
+    fields["session_id"] = fields["session_id"] or request.safety_identifier or request.prompt_cache_key
+    max_tokens: int | None = one_of(request, "max_output_tokens", "max_tokens", "n_predict")
+    return JobRequest(
+        **fields,
+        **_prompt(request, earlier, items, request.chat_template_kwargs or {}),
+        max_tokens=None if max_tokens == -1 else max_tokens,
+        logprobs=LOGPROBS in (request.include or ()) or bool(request.top_logprobs),
+        top_logprobs=request.top_logprobs or 0,
+        response_format=_form(request),
+        priority="batch" if request.service_tier == FLEX else "interactive",
+    )
+
+
+def counted_prompt(request: CountRequest, earlier: Sequence[ChatMessage], items: Sequence[Item]) -> TokenizeRequest:
+    """What a worker is to count. Raises as `response_job`."""
+    return TokenizeRequest(**_prompt(request, earlier, items, {}))
+
+
+def record_of(request: ResponseRequest, job: JobRequest, items: Sequence[Item]) -> Record:
+    """What is kept beside the job, and what answers repeat of the request."""
+    settings = request.reasoning or Reasoning()
+    asked = Response(
+        status="queued" if request.background else "in_progress",
+        background=bool(request.background),
+        instructions=request.instructions,
+        max_output_tokens=job.max_tokens,
+        max_tool_calls=request.max_tool_calls,
+        metadata=request.metadata or {},
+        model=request.model,
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        previous_response_id=request.previous_response_id,
+        prompt_cache_key=request.prompt_cache_key,
+        reasoning=ReasoningSettings(effort=settings.effort),
+        safety_identifier=request.safety_identifier,
+        service_tier="flex" if request.service_tier == FLEX else "default",
+        store=request.is_kept,
+        temperature=job.temperature,
+        text={"format": _told_form(request)},
+        tool_choice=_told_choice(request.tool_choice),
+        tools=tuple(
+            AnsweredTool(name=tool.name or "", description=tool.description, parameters=tool.parameters, strict=tool.strict)
+            for tool in request.tools or ()
+        ),
+        top_logprobs=job.top_logprobs,
+        top_p=job.top_p,
+        user=request.user,
+    )
+    return Record(asked=asked, input=tuple(items))
+
+
+def conversation_of(job: JobRequest, asked: Response, output: Sequence[Item]) -> tuple[ChatMessage, ...]:
+    """What a response was asked and what it answered, for the one that goes on behind it: its instructions are not carried over."""
+    told = job.messages or ()
+    return (*(told if asked.instructions is None else told[1:]), *turns_of(output))
+
+
+def unmet(request: ResponseRequest | CountRequest) -> tuple[str, ...]:
+    """Fields that are known, and whose value asks for what nobody does."""
+    settings = request.reasoning or Reasoning()
+    names = [f"reasoning.{name}" for name in ("summary", "generate_summary") if getattr(settings, name) is not None]
+    if isinstance(request, ResponseRequest):
+        names += unmet_of_any(request)
+        names += [f"include[{number}]" for number, name in enumerate(request.include or ()) if name != LOGPROBS]
+    return tuple(names)
+
+
+def _prompt(
+    request: PromptSource, earlier: Sequence[ChatMessage], items: Sequence[Item], options: Mapping[str, TemplateOption]
+) -> dict[str, Any]:
+    instructions = () if request.instructions is None else (ChatMessage(role="system", content=request.instructions),)
+    messages = (*instructions, *earlier, *turns_of(items))
+    check_length(messages)
+    tools = tuple(_tool(tool, f"tools[{number}]") for number, tool in enumerate(request.tools or ()))
+    tools, choice = _chosen(tools, request.tool_choice)
+    effort = None if request.reasoning is None else request.reasoning.effort
+    told: dict[str, TemplateOption] = {}
+    if effort == "none":
+        told["enable_thinking"] = False
+    elif effort is not None:
+        told["reasoning_effort"] = effort
+    return {"messages": messages, "tools": tools, "tool_choice": choice, "template_options": {**told, **options}}
+
+
+# ---- tools ---------------------------------------------------------------------------------------------------------------
+
+
+def _tool(tool: AnyTool, place: str) -> Tool:
+    _check_function(tool.type, place)
+    try:
+        name = msgspec.convert(tool.name, ToolName)
+    except msgspec.ValidationError:
+        message = f"`{place}.name` is missing or no name of a tool; write letters, digits, `_`, `.`, `:` or `-`, at most 64."
+        raise refusal(message, f"{place}.name") from None
+    return Tool(name=name, description=tool.description or "", parameters=tool.parameters or {})
+
+
+def _check_function(type_: str, place: str) -> None:
+    if type_ == "custom":
+        message = "Tools of type `custom` are not supported; define a function with a parameter for the text."
+        raise refusal(message, f"{place}.type")
+    if type_ != "function":
+        message = (
+            f"`{place}` is a tool that a server would have to run, and nobody here does; define a function and run it yourself."
+        )
+        raise refusal(message, f"{place}.type")
+
+
+def _chosen(tools: tuple[Tool, ...], choice: Choice | None) -> tuple[tuple[Tool, ...], ToolChoice]:
+    if not isinstance(choice, AnyChoice):
+        return tools, choice or "auto"
+    if choice.type == "allowed_tools":
+        names = [_named(tool.type, tool.name, f"tool_choice.tools[{n}]", tools) for n, tool in enumerate(choice.tools or ())]
+        if not names:
+            raise refusal("`tool_choice.tools` is missing; name the tools that may be called.", "tool_choice.tools")
+        return tuple(tool for tool in tools if tool.name in names), choice.mode or "auto"
+    return tools, NamedTool(name=_named(choice.type, choice.name, "tool_choice", tools))
+
+
+def _named(type_: str, name: str | None, place: str, tools: Sequence[Tool]) -> str:
+    _check_function(type_, place)
+    if name is None or all(tool.name != name for tool in tools):
+        raise refusal(f"`{place}` names a tool that is not among `tools`; write the name of one of them.", place)
+    return name
+
+
+def _told_choice(choice: Choice | None) -> str | dict[str, Any]:
+    if not isinstance(choice, AnyChoice):
+        return choice or "auto"
+    if choice.type == "allowed_tools":
+        named = [{"type": tool.type, "name": tool.name} for tool in choice.tools or ()]
+        return {"type": choice.type, "mode": choice.mode or "auto", "tools": named}
+    return {"type": choice.type, "name": choice.name}
+
+
+# ---- forms ---------------------------------------------------------------------------------------------------------------
+
+
+def _form(request: ResponseRequest) -> ResponseFormat | None:
+    extra = asked_form(request)
+    match None if request.text is None else request.text.format:
+        case None | AnyText():
+            return extra
+        case AnyObject(schema=schema):
+            form: ResponseFormat = JsonObjectFormat() if schema is None else JsonSchemaFormat(schema=schema)
+        case NamedForm(schema=named):
+            form = JsonSchemaFormat(schema=named)
+    if extra is not None:
+        raise refusal("`text.format` and another field each ask for a form; send one of them.", "text.format")
+    return form
+
+
+def _told_form(request: ResponseRequest) -> dict[str, Any]:
+    match None if request.text is None else request.text.format:
+        case None | AnyText():
+            return {"type": "text"}
+        case AnyObject():
+            return {"type": "json_object"}
+        case NamedForm() as form:
+            told = {"description": form.description, "schema": form.schema, "strict": form.strict is not False}
+            return {"type": "json_schema", "name": form.name or "answer", **told}
