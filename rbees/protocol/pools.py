@@ -10,20 +10,21 @@ from rbees.protocol.codec import Message, Request
 from rbees.protocol.device_options import DeviceOptions
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.vectors import Capability, Pooling
-from rbees.protocol.workers import Backend, MemoryArchitecture, WorkerReady, WorkerState
+from rbees.protocol.workers import Amount, Backend, MemoryArchitecture, WorkerReady, WorkerState
 
 PoolState = Literal["live", "suspect", "lost"]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+ExitCode = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 32)]
 
 
 class NumaNode(Message, frozen=True, kw_only=True):
     """A part of main memory that some processors are nearer to than others."""
 
-    node: int
+    node: Amount
     processors: str
     """As the kernel lists them: `0-15,32-47`; empty where the memory has none of its own."""
-    total_bytes: int
-    free_bytes: int
+    total_bytes: Amount
+    free_bytes: Amount
 
 
 class Device(Message, frozen=True, kw_only=True):
@@ -34,13 +35,13 @@ class Device(Message, frozen=True, kw_only=True):
     backend: Backend
     name: str
     memory_architecture: MemoryArchitecture
-    total_bytes: int
-    free_bytes: int
+    total_bytes: Amount
+    free_bytes: Amount
     healthy: bool = True
     problem: str | None = None
     """Why it is unhealthy, in one sentence."""
-    measured_at_ms: int
-    age_ms: int | None = None
+    measured_at_ms: Amount
+    age_ms: Amount | None = None
     """How long ago that was when this was said, by a clock that nobody sets."""
     utilization: float | None = None
     """0 to 1."""
@@ -48,9 +49,9 @@ class Device(Message, frozen=True, kw_only=True):
     driver_version: str | None = None
     compute_capability: str | None = None
     """What kernels are built for: `8.6`, `gfx1100`, `metal3`."""
-    physical_cores: int | None = None
+    physical_cores: Amount | None = None
     """Those that this host's workers may use."""
-    logical_cores: int | None = None
+    logical_cores: Amount | None = None
     """The same with each thread of a core counted."""
     vendor: str | None = None
     """Of an accelerator: `nvidia`, `amd`, `apple`."""
@@ -72,9 +73,9 @@ class IdleAccelerator(Message, frozen=True, kw_only=True):
     address: str | None = None
     """On the PCI bus."""
     memory_architecture: MemoryArchitecture
-    total_bytes: int | None = None
+    total_bytes: Amount | None = None
     """None where the driver does not say, and where it has no memory of its own."""
-    free_bytes: int | None = None
+    free_bytes: Amount | None = None
     utilization: float | None = None
     """0 to 1."""
     temperature_celsius: float | None = None
@@ -86,20 +87,20 @@ class IdleAccelerator(Message, frozen=True, kw_only=True):
 class MemoryFacts(Message, frozen=True, kw_only=True):
     """What of a model's header decides how much memory a worker takes beside the weights; `demand.py` reckons with it."""
 
-    key_elements: int
+    key_elements: Amount
     """Of one KV cell, in all layers together that keep keys."""
-    value_elements: int
-    state_bytes: int = 0
+    value_elements: Amount
+    state_bytes: Amount = 0
     """Of the recurrent state of one sequence, in all layers together."""
-    row_elements: int
+    row_elements: Amount
     """Numbers alive at once for each token that is computed, in the step of a layer that needs most."""
-    masks: int = 1
+    masks: Amount = 1
     """Attention masks alive at once: two where some layers look back a window only."""
     divisible: bool = True
     """Whether its memory can be cut anywhere, which is not so with a recurrent state or a sliding window."""
-    embedding_bytes: int = 0
+    embedding_bytes: Amount = 0
     """Weights that stay in main memory beside an accelerator: the embedding of the input."""
-    output_bytes: int = 0
+    output_bytes: Amount = 0
     """Weights of the output, which goes where the last layer goes; a copy of the embedding where the file has none of its own."""
     is_tied: bool = False
     """The output is such a copy."""
@@ -113,18 +114,18 @@ class ModelFacts(Message, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     sha256: str
     file_name: str
-    size_bytes: int
+    size_bytes: Amount
     architecture: str
-    parameters: int
+    parameters: Amount
     quantization: str
-    context_length: int
-    vocabulary_size: int
-    layers: int
-    embedding_length: int
-    head_count: int
-    head_count_kv: int
-    key_length: int
-    value_length: int
+    context_length: Amount
+    vocabulary_size: Amount
+    layers: Amount
+    embedding_length: Amount
+    head_count: Amount
+    head_count_kv: Amount
+    key_length: Amount
+    value_length: Amount
     has_chat_template: bool
     pooling: Pooling | None = None
     """How it makes vectors, where its header or its tensors say so."""
@@ -152,12 +153,12 @@ class WorkerEnd(Message, frozen=True, kw_only=True):
     code: ErrorCode | None = None
     """None where it was stopped as somebody asked."""
     message: str
-    exit_code: int | None = None
+    exit_code: ExitCode | None = None
     signal: str | None = None
     """Name such as `SIGKILL`; absent together with `exit_code` where nobody was there to take its status."""
-    ended_at_ms: int
+    ended_at_ms: Amount
     """When its end was seen."""
-    last_sign_at_ms: int | None = None
+    last_sign_at_ms: Amount | None = None
     """Where nobody watched: when it last wrote to its log. It ended between the two."""
     log_tail: tuple[str, ...] = ()
 
@@ -171,18 +172,18 @@ class WorkerFacts(Message, frozen=True, kw_only=True):
     model_sha256: str
     backend: Backend
     devices: tuple[str, ...]
-    slots: int
-    ctx: int
-    pid: int | None = None
+    slots: Amount
+    ctx: Amount
+    pid: Amount | None = None
     uri: str | None = None
-    memory_bytes: int = 0
+    memory_bytes: Amount = 0
     """What it holds, as it measured that; until its model is loaded, what is set aside for it."""
     load_progress: float = 0.0
     safe_mode: bool = False
     adopted: bool = False
-    held_bytes: dict[str, int] = {}
+    held_bytes: dict[str, Amount] = {}
     """What its process was seen to hold, by device id. Mapped weights count in main memory, also where workers share them."""
-    started_at_ms: int
+    started_at_ms: Amount
     end: WorkerEnd | None = None
     """Of one that has ended."""
 
@@ -235,10 +236,10 @@ class RegisterAnswer(Message, frozen=True, kw_only=True):
 class Heartbeat(Message, frozen=True, kw_only=True):
     """`POST /v2/pools/{id}/heartbeat`; answered 204, or 404 `POOL_NOT_FOUND`, which means: register again."""
 
-    sent_at_ms: int
+    sent_at_ms: Amount
     """By the wall clock of the pool, for people who compare logs; leases go by when it was received."""
     boot_id: str
-    seq: int
+    seq: Amount
     """Counts those of one boot, so that one that was overtaken on its way is known by it and left out."""
     devices: tuple[Device, ...]
     models: tuple[ModelFacts, ...]
@@ -289,7 +290,7 @@ class WorkerFailedReport(Message, frozen=True, kw_only=True):
     while_loading: bool
     code: ErrorCode
     message: str
-    exit_code: int | None = None
+    exit_code: ExitCode | None = None
     signal: str | None = None
     """Name such as `SIGKILL`; absent together with `exit_code` when an adopted process left no status."""
     log_tail: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
@@ -18,6 +18,10 @@ from rbees.protocol.vectors import Capability, EmbedRequest, RerankRequest
 Backend = Literal["cuda", "metal", "cpu", "scripted"]
 MemoryArchitecture = Literal["vram", "unified", "ram"]
 WorkerState = Literal["starting", "loading", "ready", "draining", "stopped", "failed"]
+MOST: Final = 1 << 60
+"""What no machine has of anything. JSON knows larger numbers, and not every form in which orcd keeps them does."""
+Amount = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+"""Bytes, milliseconds and counts in what others report."""
 
 
 class GivenChoice(Message, frozen=True, kw_only=True):
@@ -119,19 +123,19 @@ class WorkerReady(Message, frozen=True, kw_only=True):
     worker_id: str
     nonce: str
     """Tells this process from a later one with the same pid."""
-    pid: int
+    pid: Amount
     model_ref: str
     model_sha256: str | None
     uri: str
     secret: str
     """Bearer token of the worker's routes."""
     backend: Backend
-    memory_bytes: int
+    memory_bytes: Amount
     memory_architecture: MemoryArchitecture
     capabilities: tuple[Capability, ...]
     """What the model can do, as it was loaded."""
-    slots: int
-    ctx: int
+    slots: Amount
+    ctx: Amount
     load_ms: float
     safe_mode: bool = False
 

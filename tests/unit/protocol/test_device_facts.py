@@ -8,7 +8,9 @@ import msgspec
 import pytest
 
 from rbees.protocol import codec
+from rbees.protocol.errors import RbeesError
 from rbees.protocol.pools import Device, Heartbeat, PoolStatus, WorkerFacts
+from rbees.protocol.workers import MOST
 from tests.support.host_facts import device
 
 FIRST_VERSION: dict[str, Any] = {
@@ -43,3 +45,12 @@ def test_a_newer_pool_says_all_that_an_older_orchestrator_needs() -> None:
 @pytest.mark.parametrize("type_", [Device, Heartbeat, PoolStatus, WorkerFacts])
 def test_what_is_not_known_yet_is_passed_over(type_: type[msgspec.Struct]) -> None:
     assert not type_.__struct_config__.forbid_unknown_fields
+
+
+@pytest.mark.parametrize("number", [-1, MOST + 1, 10**30])
+def test_numbers_that_no_machine_has_are_refused(number: int) -> None:
+    """Else they reach what keeps them, which knows no integer of more than 64 bits."""
+    with pytest.raises(RbeesError, match=r"at `\$\.total_bytes`"):
+        codec.decode(msgspec.json.encode({**FIRST_VERSION, "total_bytes": number}), Device)
+    assert codec.decode(msgspec.json.encode({**FIRST_VERSION, "total_bytes": MOST}), Device).total_bytes == MOST
+    assert msgspec.msgpack.encode(MOST)
