@@ -13,13 +13,16 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
-from rbees.protocol.codec import Message, decode
+from rbees.protocol.codec import Message, decode, encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 
 MAX_NAMED: Final = 32
 """Fields that were passed over and are named; no client sends more by intention."""
 _PRINTABLE: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,80}")
 _PATH: Final = re.compile(r"at `\$\.([\w.\[\]]+)`")
+_FLOAT: Final = "got `float`"
+_EXACT: Final = 2.0**53
+"""Up to which a float is the number that was written."""
 _MISSING: Final = re.compile(r"missing required field `(\w+)`(?: - at `\$\.([\w.\[\]]+)`)?")
 
 
@@ -61,12 +64,31 @@ def read_foreign(data: bytes, type_: type[F]) -> Reading[F]:
         RbeesError: INVALID_REQUEST, with the path of what does not fit as its `field`, or for a field that is refused.
     """
     try:
-        request = decode(data, type_)
-        # What is passed over has to be sound JSON too: the library looks at numbers and texts only where it keeps them.
-        sent = decode(data, dict[str, Any])
+        request, sent = _read(data, type_)
     except RbeesError as error:
         raise _located(error) from None
     return Reading(request, tuple(_passed_over(request, sent, "")))
+
+
+def _read(data: bytes, type_: type[F]) -> tuple[F, dict[str, Any]]:
+    """The request, and all that was sent. Raises RbeesError INVALID_REQUEST."""
+    try:
+        # What is passed over has to be sound JSON too: the library looks at numbers and texts only where it keeps them.
+        return decode(data, type_), decode(data, dict[str, Any])
+    except RbeesError as error:
+        if _FLOAT not in error.message:
+            raise
+    # Whole numbers with a fraction of nothing, `100.0`: some languages write all of theirs so, and JSON knows no difference.
+    whole = encode(_whole(decode(data, dict[str, Any])))
+    return decode(whole, type_), decode(whole, dict[str, Any])
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _whole(one) for name, one in value.items()}
+    return [_whole(one) for one in value] if isinstance(value, list) else value
 
 
 def read_object(text: str, place: str, advice: str) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Heap(Foreign, frozen=True, kw_only=True):
 
     refused: ClassVar[Mapping[str, Refused]] = {"fire": Refused("heaps do not burn.", unless=(False, {"mode": "off"}))}
     name: str
+    height: int | None = None
+    weight: float | None = None
     top: Leaf | None = None
     parts: tuple[Leaf | Stone, ...] = ()
 
@@ -74,6 +76,13 @@ def test_what_cannot_be_honoured_is_refused_unless_it_asks_for_nothing() -> None
 )
 def test_what_does_not_fit_is_placed(fields: dict[str, object], place: str) -> None:
     assert refused(**fields).details["field"] == place
+
+
+def test_a_whole_number_is_one_however_it_is_written() -> None:
+    reading = read_foreign(b'{"name": "h", "height": 1e2, "weight": 2.0, "moss": [7.0]}', Heap)
+    assert (reading.request.height, reading.request.weight, reading.passed_over) == (100, 2, ("moss",))
+    for wrong in (1.5, 1e300, [1.0]):
+        assert refused(height=wrong).details["field"] == "height"
 
 
 @pytest.mark.parametrize("value", [b"1e999", b"9" * 5_000, b'"\\ud800"', b'"\xff"', b"NaN", b"[" * 100 + b"]" * 100])
