@@ -67,7 +67,8 @@ def _answer(route: Route) -> str:
         return "events"
     if route.response is not None:
         many = "lines" if route.events_type == LINES else "events"
-        return f"`{_name(route.response)}`{f', or {many}' if route.events is not None else ''}"
+        others = "".join(f", with `{sign}` `{_name(type_)}`" for sign, type_ in route.signed.items())
+        return f"`{_name(route.response)}`{others}{f', or {many}' if route.events is not None else ''}"
     return "" if route.content_type == "application/json" else route.content_type
 
 

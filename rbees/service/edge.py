@@ -24,7 +24,7 @@ from rbees.service.connection import Connection
 from rbees.service.correlation import HEADER, correlation_id
 from rbees.service.identity import Identities
 from rbees.service.metrics import Metrics
-from rbees.service.routes import EVENT_STREAM, LINES, ErrorShape, Handler, Route
+from rbees.service.routes import EVENT_STREAM, LINES, ErrorShape, Handler, Route, first_word
 
 ALWAYS_ALLOWED_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 API_KEY = "X-Api-Key"
@@ -61,9 +61,9 @@ class Edge:
             added = app.router.add_route(route.method, route.path, route.handler, expect_handler=_leave_to_guard)
             self._routes[added] = route
             if route.error_shape is not None:
-                self._shapes.setdefault(_first_word(route.path), route.error_shape)
+                self._shapes.setdefault(first_word(route.path), route.error_shape)
                 if route.error_shape.sign is not None:
-                    self._signs.setdefault(_first_word(route.path), {})[route.error_shape.sign] = route.error_shape
+                    self._signs.setdefault(first_word(route.path), {})[route.error_shape.sign] = route.error_shape
 
     @web.middleware
     async def envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -180,9 +180,9 @@ class Edge:
         route = self._routes.get(request.match_info.route)
         if route is not None and route.error_shape is None:
             return None
-        signs = self._signs.get(_first_word(request.path), {})
+        signs = self._signs.get(first_word(request.path), {})
         signed = next((shape for sign, shape in signs.items() if sign in request.headers), None)
-        return signed or (route.error_shape if route else self._shapes.get(_first_word(request.path)))
+        return signed or (route.error_shape if route else self._shapes.get(first_word(request.path)))
 
     def _label(self, request: web.Request) -> str:
         route = self._routes.get(request.match_info.route)
@@ -193,10 +193,6 @@ def _proof(request: web.Request) -> str | None:
     """What the request brings as its `Authorization`; a key of another name is the same token."""
     sent, key = request.headers.get("Authorization"), request.headers.get(API_KEY)
     return f"Bearer {key}" if sent is None and key is not None else sent
-
-
-def _first_word(path: str) -> str:
-    return path.split("/", 2)[1] if "/" in path else ""
 
 
 def _host_name(header: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from rbees.protocol.errors import ERROR_TABLE, ErrorCode, ErrorEnvelope, RbeesError
-from rbees.service.routes import Parameter, Route
+from rbees.service.routes import ErrorShape, Parameter, Route, first_word
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 _PATH_PARAMETER = re.compile(r"{([a-z_]+)(?::[^}]*)?}")
@@ -22,7 +22,7 @@ def document(role: str, version: str, routes: Sequence[Route]) -> dict[str, Any]
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         path = _PATH_PARAMETER.sub(r"{\1}", route.path)
-        paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas)
+        paths.setdefault(path, {})[route.method.lower()] = _operation(route, _shapes(route, routes), schemas)
     made: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": f"rbees {role}", "version": version, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
@@ -41,21 +41,29 @@ def _schemas(routes: Sequence[Route]) -> tuple[dict[int, dict[str, Any]], dict[s
     """The schema of each type by its identity, and the components they refer to."""
     types: list[Any] = [ErrorEnvelope]
     for route in routes:
-        types += [type_ for type_ in (route.request, route.response, route.events) if type_ is not None]
+        types += [type_ for type_ in (route.request, route.response, *route.signed.values(), route.events) if type_ is not None]
         types += [parameter.type_ for parameter in route.parameters]
         types += [] if route.error_shape is None else [route.error_shape.type_]
     made, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     return {id(type_): schema for type_, schema in zip(types, made, strict=True)}, components
 
 
-def _operation(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _shapes(route: Route, routes: Sequence[Route]) -> tuple[ErrorShape, ...]:
+    """How failures may be worded: the route's own way, and those of whose clients may ask on the same path and bear a sign."""
+    if route.error_shape is None:
+        return ()
+    beside = (one.error_shape for one in routes if first_word(one.path) == first_word(route.path))
+    return tuple(dict.fromkeys((route.error_shape, *(shape for shape in beside if shape is not None and shape.sign is not None))))
+
+
+def _operation(route: Route, shapes: tuple[ErrorShape, ...], schemas: dict[int, dict[str, Any]]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": _operation_id(route),
         "summary": route.summary,
         "security": [] if route.public else [{"token": []}],
         "responses": {
             **{str(status): _success(route, schemas) for status in (route.status, *route.further_statuses)},
-            **_failures(route, schemas),
+            **_failures(route, shapes, schemas),
         },
     }
     parameters = _parameters(route, schemas)
@@ -84,32 +92,39 @@ def _success(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, Any]
         },
     }
     if route.response is not None:
-        answer["content"] = {kind: {"schema": schemas[id(route.response)]}}
+        answer["content"] = {kind: {"schema": _any_of(schemas, route.response, *route.signed.values())}}
         if route.events is not None:
-            answer["content"][route.events_type] = {"schema": schemas[id(route.events)]}
+            # A stream that fails tells of it in its midst.
+            failures = () if route.error_shape is None else (route.error_shape.type_,)
+            answer["content"][route.events_type] = {"schema": _any_of(schemas, route.events, *failures)}
     elif route.content_type != "application/json":
         answer["content"] = {kind: {"schema": {"type": "string"}}}
     return answer
 
 
-def _failures(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _failures(route: Route, shapes: tuple[ErrorShape, ...], schemas: dict[int, dict[str, Any]]) -> dict[str, Any]:
     by_status: dict[int, list[ErrorCode]] = {}
     for code in dict.fromkeys((*route.errors, *_implied_errors(route))):
-        by_status.setdefault(_status(route, code), []).append(code)
+        for status in _statuses(shapes, code):
+            by_status.setdefault(status, []).append(code)
     for status in (route.status, *route.further_statuses):
         by_status.pop(status, None)
-    type_ = ErrorEnvelope if route.error_shape is None else route.error_shape.type_
+    types = [shape.type_ for shape in shapes] or [ErrorEnvelope]
     return {
         str(status): {
             "description": " ".join(f"`{code}`: {ERROR_TABLE[code].meaning}" for code in codes),
-            "content": {"application/json": {"schema": schemas[id(type_)]}},
+            "content": {"application/json": {"schema": _any_of(schemas, *types)}},
         }
         for status, codes in sorted(by_status.items())
     }
 
 
-def _status(route: Route, code: ErrorCode) -> int:
-    return ERROR_TABLE[code].http_status if route.error_shape is None else route.error_shape.word(RbeesError(code, "")).status
+def _statuses(shapes: tuple[ErrorShape, ...], code: ErrorCode) -> set[int]:
+    return {shape.word(RbeesError(code, "")).status for shape in shapes} or {ERROR_TABLE[code].http_status}
+
+
+def _any_of(schemas: dict[int, dict[str, Any]], *types: Any) -> dict[str, Any]:
+    return schemas[id(types[0])] if len(types) == 1 else {"anyOf": [schemas[id(type_)] for type_ in types]}
 
 
 def _implied_errors(route: Route) -> tuple[ErrorCode, ...]:
@@ -137,5 +152,6 @@ def _parameter(parameter: Parameter, schemas: dict[int, dict[str, Any]]) -> dict
         "in": parameter.where,
         "required": parameter.required or parameter.where == "path",
         "description": parameter.about,
-        "schema": schemas[id(parameter.type_)],
+        # One without a value is meant as well: `?verbose`.
+        "schema": {"anyOf": [{"type": "boolean"}, {"const": ""}]} if parameter.type_ is bool else schemas[id(parameter.type_)],
     }

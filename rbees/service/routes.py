@@ -86,3 +86,10 @@ class Route:
     """Of the answer, where it is neither JSON nor a stream."""
     error_shape: ErrorShape | None = None
     """Of its failures, where it belongs to another API; None: the envelope."""
+    signed: Mapping[str, Any] = field(default_factory=dict)
+    """Type of the JSON answer to clients of a further API, by the header that only they send (`ErrorShape.sign`)."""
+
+
+def first_word(path: str) -> str:
+    """Of a path: where an API lives."""
+    return path.split("/", 2)[1] if "/" in path else ""

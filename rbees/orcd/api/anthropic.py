@@ -30,7 +30,7 @@ VERSION: Final = Parameter(
     "Sent by Anthropic's clients, which are answered in the shape of their API. All versions are taken as the one described here.",
     where="header",
 )
-BETA: Final = Parameter("beta", "Taken and passed over.", bool)
+BETA: Final = Parameter("beta", "Taken and passed over, whatever it says.")
 _ID = Annotated[str, msgspec.Meta(min_length=1, max_length=1_024)]
 PAGES: Final = (
     Parameter("limit", "So many models at most, 20 where nothing is said.", Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]),

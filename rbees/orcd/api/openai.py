@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 
 from aiohttp import web
 
+from rbees.orcd.anthropic.models import ModelInfo, ModelPage
 from rbees.orcd.api import anthropic
 from rbees.orcd.api.asked import ACCEPTING, KEY, PREFER, names_of, read_asked, wait_s
 from rbees.orcd.door.foreign import Foreign
@@ -78,9 +79,8 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             return reply(rank_answer(asked, id_, await whole(run, wait_s=wait_s(request))), headers=headers | names_of([run]))
 
     async def list_models(request: web.Request) -> web.Response:
-        if anthropic.is_client(request):
-            return reply(anthropic.list_models(request, pools))
-        return reply(model_list(pools.models()))
+        page = anthropic.list_models(request, pools)  # What it is asked with must fit, whoever asks.
+        return reply(page if anthropic.is_client(request) else model_list(pools.models()))
 
     async def show_model(request: web.Request) -> web.Response:
         name = request.match_info["model"]
@@ -145,6 +145,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             list_models,
             "List the models that are ready and those that would be started for the first who asks.",
             response=ModelObjects,
+            signed={anthropic.VERSION.name: ModelPage},
             parameters=(anthropic.VERSION, *anthropic.PAGES, anthropic.BETA),
             error_shape=SHAPE,
         ),
@@ -154,6 +155,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             show_model,
             "Show a model by any of its names.",
             response=ModelObject,
+            signed={anthropic.VERSION.name: ModelInfo},
             errors=(ErrorCode.MODEL_NOT_FOUND,),
             parameters=(anthropic.VERSION, anthropic.BETA),
             error_shape=SHAPE,

@@ -418,9 +418,14 @@ def test_a_body_of_twenty_megabytes_and_what_is_no_json_are_refused(door: Door) 
 
 
 def test_paths_and_methods_that_do_not_exist_answer_in_the_same_shape(door: Door) -> None:
-    for method, path, status in (("GET", "/audio/speech", 404), ("GET", "/chat/completions", 405), ("GET", "/models?x=1", 400)):
-        answer = request(method, f"{door.base_url}{path}")
-        assert (answer.status, answer.error["type"], answer.error["param"]) == (status, "invalid_request_error", None)
+    for path, status, param in (
+        ("/audio/speech", 404, None),
+        ("/chat/completions", 405, None),
+        ("/models?x=1", 400, None),
+        ("/models?limit=n", 400, "limit"),
+    ):
+        answer = request("GET", f"{door.base_url}{path}")
+        assert (answer.status, answer.error["type"], answer.error["param"]) == (status, "invalid_request_error", param)
 
 
 def test_a_job_that_kills_its_worker_is_not_asked_for_again(client: OpenAI, door: Door) -> None:

@@ -149,3 +149,53 @@ def test_failures_of_another_api_have_its_shape_and_its_status() -> None:
     schema = answers["418"]["content"]["application/json"]["schema"]
     assert schema == {"$ref": "#/components/schemas/Complaint"}
     assert made["components"]["schemas"]["Complaint"]["required"] == ["complaint"]
+
+
+class Groan(msgspec.Struct, frozen=True):
+    """A failure in the words of a third."""
+
+    groan: str
+
+
+def refer(*names: str) -> dict[str, Any]:
+    """A schema of one of these components."""
+    found = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+    return found[0] if len(found) == 1 else {"anyOf": found}
+
+
+def test_where_clients_of_two_apis_ask_the_answers_of_both_are_told() -> None:
+    plain = ErrorShape(Complaint, lambda _: WordedError(400, Complaint("x")))
+    signed = ErrorShape(Groan, lambda _: WordedError(406, Groan("x")), sign="groans")
+    routes = [
+        Route("GET", "/v1/tea", handler, "Tea.", response=JobList, signed={"groans": JobAccepted}, error_shape=plain),
+        Route("GET", "/v1/milk", handler, "Milk.", response=JobList, error_shape=signed),
+        Route("GET", "/v3/water", handler, "Water.", response=JobList, error_shape=plain),
+        Route("GET", "/v1", handler, "All.", response=JobList),
+    ]
+    described = openapi.document("orcd", "1.2.3", routes)["paths"]
+    told = {
+        path: [methods["get"]["responses"][status]["content"]["application/json"]["schema"] for status in ("200", "400")]
+        for path, methods in described.items()
+        if "400" in methods["get"]["responses"]
+    }
+    assert told == {
+        "/v1/tea": [refer("JobList", "JobAccepted"), refer("Complaint", "Groan")],
+        "/v3/water": [refer("JobList"), refer("Complaint")],
+        "/v1": [refer("JobList"), refer("ErrorEnvelope")],
+    }
+    assert "406" in described["/v1/tea"]["get"]["responses"]
+
+
+def test_a_stream_of_another_api_may_hold_a_failure() -> None:
+    shape = ErrorShape(Complaint, lambda _: WordedError(400, Complaint("x")))
+    route = Route("GET", "/tea", handler, "Tea.", response=JobList, events=JobAccepted, error_shape=shape)
+    content = openapi.document("orcd", "1.2.3", [route])["paths"]["/tea"]["get"]["responses"]["200"]["content"]
+    assert content["text/event-stream"]["schema"] == refer("JobAccepted", "Complaint")
+    assert content["application/json"]["schema"] == refer("JobList")
+
+
+def test_a_flag_needs_no_value() -> None:
+    route = Route("GET", "/x", handler, "X.", parameters=(Parameter("verbose", "More.", bool),))
+    (flag,) = openapi.document("orcd", "1.2.3", [route])["paths"]["/x"]["get"]["parameters"]
+    judge = jsonschema_rs.validator_for(flag["schema"])
+    assert [judge.is_valid(value) for value in (True, "", "yes")] == [True, True, False]
