@@ -59,6 +59,24 @@ def test_a_chat_is_answered_whole_and_as_a_stream(litellm: ModuleType, door: Doo
     assert rebuilt.usage.completion_tokens == 8
 
 
+@pytest.mark.parametrize("provider", ["ollama_chat", "anthropic"])
+def test_the_other_apis_answer_the_same(litellm: ModuleType, door: Door, provider: str) -> None:
+    asked: dict[str, Any] = {"messages": HUM, "max_tokens": 7, "api_key": "none", "num_retries": 0}
+    known = litellm.completion(model=f"openai/{door.plain}", temperature=0, api_base=door.base_url, **asked)
+    other: dict[str, Any] = {"model": f"{provider}/{door.plain}", "temperature": 0, "api_base": door.url, **asked}
+    whole = litellm.completion(**other)
+    assert whole.choices[0].message.content == known.choices[0].message.content
+    assert whole.usage.completion_tokens == known.usage.completion_tokens == 7
+    chunks = list(litellm.completion(**other, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
+    called: dict[str, Any] = {**other, "model": f"{provider}/{door.caller}", "max_tokens": 300, "tools": COUNT}
+    message = litellm.completion(**called).choices[0].message
+    told = [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls]
+    assert told == [("count", {"hive": "é"}), ("count", {"hive": "b"})]
+    with pytest.raises(litellm.NotFoundError, match="Did you mean `steady`"):
+        litellm.completion(**{**other, "model": f"{provider}/stedy"})
+
+
 def test_chats_at_once_are_answered_each_with_its_own(litellm: ModuleType, door: Door, at: dict[str, Any]) -> None:
     async def ask() -> list[str]:
         one = [litellm.acompletion(model=f"openai/{door.plain}", messages=HUM, seed=seed, max_tokens=6, **at) for seed in range(6)]
