@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from rbees.orcd.api import anthropic, ollama, openai, responses
+from rbees.orcd.api import anthropic, batches, files, ollama, openai, responses
 from rbees.orcd.door.foreign import Foreign
 from rbees.service.routes import Route
-from scripts import apis_anthropic, apis_ollama, apis_openai, apis_responses
+from scripts import apis_anthropic, apis_batches, apis_ollama, apis_openai, apis_responses
 from scripts.apis_fields import states
 
 _NOTE: Final = "<!-- Made by `make docs` from the requests' types in rbees/orcd; edit those, or scripts/apis_*.py. -->"
@@ -30,6 +30,8 @@ are:
 | OpenAI's Responses API | the same | the same | [apis-responses.md](apis-responses.md) |
 | Ollama | `http://127.0.0.1:8080` | none, or the token as `OLLAMA_API_KEY` | [apis-ollama.md](apis-ollama.md) |
 | Anthropic | `http://127.0.0.1:8080` | any, or the token | [apis-anthropic.md](apis-anthropic.md) |
+
+Many requests that nobody waits for go as a file, by OpenAI's `/v1/files` and `/v1/batches`: [apis-batches.md](apis-batches.md).
 
 Behind every answer stands a job like any other: durable, under the same admission and priorities, moved to another worker where one
 dies. `X-Rbees-Job-Id` names it, for `llorch jobs show` and the logs.
@@ -68,6 +70,7 @@ def page() -> str:
     lines = [
         *_support("OpenAI", openai.routes(nothing, nothing)),
         *_support("OpenAI's Responses API", responses.routes(nothing, nothing, nothing)),
+        *_support("OpenAI's files and batches", [*files.routes(nothing), *batches.routes(nothing)]),
         *_support("Ollama", ollama.routes(nothing, nothing, nothing)),
         *_support("Anthropic", anthropic.routes(nothing, nothing)),
     ]
@@ -88,6 +91,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "apis.md": page,
     "apis-openai.md": apis_openai.page,
     "apis-responses.md": apis_responses.page,
+    "apis-batches.md": apis_batches.page,
     "apis-ollama.md": apis_ollama.page,
     "apis-anthropic.md": apis_anthropic.page,
 }

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from rbees.orcd.api import anthropic, database, internal, jobs, ollama, openai, pools, responses, status
+from rbees.orcd.api import anthropic, batches, database, files, internal, jobs, ollama, openai, pools, responses, status
 from rbees.poold import routes as poold_routes
 from rbees.service.routes import LINES, Route
 from rbees.workerd import routes as workerd_routes
@@ -38,6 +38,8 @@ def page() -> str:
     parts += _section("orcd, for clients of OpenAI's API ([fields](apis-openai.md))", openai.routes(nothing, nothing))
     of_responses = responses.routes(nothing, nothing, nothing)
     parts += _section("orcd, for clients of OpenAI's Responses API ([fields](apis-responses.md))", of_responses)
+    many = [*files.routes(nothing), *batches.routes(nothing)]
+    parts += _section("orcd, files and batches of OpenAI's API ([fields](apis-batches.md))", many)
     parts += _section("orcd, for clients of Ollama's API ([fields](apis-ollama.md))", ollama.routes(nothing, nothing, nothing))
     parts += _section("orcd, for clients of Anthropic's API ([fields](apis-anthropic.md))", anthropic.routes(nothing, nothing))
     parts += _section("orcd, for pools", internal.routes(nothing))

@@ -12,7 +12,9 @@ from typing import Final, NoReturn
 
 from rbees import __version__
 from rbees.orcd.api import anthropic as anthropic_routes
+from rbees.orcd.api import batches as batch_routes
 from rbees.orcd.api import database as database_routes
+from rbees.orcd.api import files as file_routes
 from rbees.orcd.api import internal as internal_routes
 from rbees.orcd.api import jobs as job_routes
 from rbees.orcd.api import ollama as ollama_routes
@@ -20,6 +22,8 @@ from rbees.orcd.api import openai as openai_routes
 from rbees.orcd.api import pools as pool_routes
 from rbees.orcd.api import responses as response_routes
 from rbees.orcd.api import status as status_routes
+from rbees.orcd.batches.batches import Batches
+from rbees.orcd.batches.files import Files
 from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
 from rbees.orcd.door.runs import Runs
@@ -43,8 +47,9 @@ from rbees.orcd.scheduler.events import DrainBegan, Event
 from rbees.orcd.scheduler.learned import Learned
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.stalls import Stalls
-from rbees.orcd.state_files import DATABASE, EVENTS, LOCK
+from rbees.orcd.state_files import DATABASE, EVENTS, FILES, LOCK
 from rbees.orcd.store import queries
+from rbees.orcd.store.batches import BatchStore
 from rbees.orcd.store.jobs import JobStore
 from rbees.orcd.store.migrations import packaged
 from rbees.orcd.store.responses import ResponseStore
@@ -97,7 +102,9 @@ async def serve(settings: OrcdSettings, stopping: asyncio.Event) -> int:
         event_log = open_log(folder / EVENTS, policy, settings.event_log_bytes, clock.unix_ms(), settings.policy_plugin, learned)
         if event_log is not None:
             stack.callback(event_log.close)
-        orcd = Orcd(settings, security, store, responses, clock, crew, policy, learned, event_log)
+        batch_store = BatchStore(database, queries.load())
+        files = Files(folders.make_private_folder(folder / FILES), batch_store, clock, settings.max_file_bytes)
+        orcd = Orcd(settings, security, store, responses, batch_store, files, clock, crew, policy, learned, event_log)
         stack.push_async_callback(orcd.close)
         await orcd.start()
         lock.describe(f"at {orcd.server.url}")
@@ -117,6 +124,8 @@ class Orcd:
         security: Security,
         store: JobStore,
         responses: ResponseStore,
+        batch_store: BatchStore,
+        files: Files,
         clock: Clock,
         crew: Crew,
         policy: Policy,
@@ -125,6 +134,7 @@ class Orcd:
     ) -> None:
         self._settings = settings
         self._store = store
+        self._files = files
         self._clock = clock
         self._crew = crew
         self._log = logs.logger()
@@ -165,6 +175,9 @@ class Orcd:
         )
         runs = Runs(self._jobs, self._relay, crew)
         kept = KeptResponses(responses, store, self._jobs, runs)
+        self._batches = Batches(
+            batch_store, files, runs, crew, clock, queue_limit=settings.queue_limit, line_limit=settings.max_body_bytes
+        )
         app = web.build_app(
             role="orcd",
             version=__version__,
@@ -174,6 +187,8 @@ class Orcd:
                 *status_routes.routes(self._watch),
                 *openai_routes.routes(runs, self._pools),
                 *response_routes.routes(runs, kept, self._pools),
+                *file_routes.routes(files),
+                *batch_routes.routes(self._batches),
                 *ollama_routes.routes(runs, self._pools, clock),
                 *anthropic_routes.routes(runs, self._pools),
                 *internal_routes.routes(self._pools),
@@ -198,6 +213,7 @@ class Orcd:
         number = await self._store.next_number()
         self._journal.begin_at(number)
         await self._pools.recall_drained()
+        await self._files.clean()
         recovered = await recover(self._store, self._journal, self._loop.post)
         named = {*self._settings.pools, *(place.endpoint for place in await self._store.named_endpoints())}
         if number > 1 or named:
@@ -214,10 +230,11 @@ class Orcd:
         ):
             self._crew.start(work, name)
         self._jobs.expect_watchers()
+        unended_batches = await self._batches.start()
         for endpoint in sorted(named):
             self._pools.start_calling(endpoint, self._own_url)
         self._notifier.ready()
-        self._log.info("listening", action="listening", url=self.server.url, recovered_jobs=recovered)
+        self._log.info("listening", action="listening", url=self.server.url, recovered_jobs=recovered, batches=unended_batches)
 
     async def drain(self) -> None:
         """Take nothing new; let what runs finish within the drain timeout. What is left is durable and goes on after a restart."""

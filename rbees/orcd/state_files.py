@@ -7,3 +7,5 @@ from typing import Final
 DATABASE: Final = "orcd.db"
 LOCK: Final = "orcd.lock"
 EVENTS: Final = "events"
+FILES: Final = "files"
+"""Folder of what clients upload and batches write, each under its id."""

@@ -50,10 +50,14 @@ class ErrorCode(StrEnum):
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     POOL_NOT_FOUND = "POOL_NOT_FOUND"
     WORKER_NOT_FOUND = "WORKER_NOT_FOUND"
+    FILE_NOT_FOUND = "FILE_NOT_FOUND"
+    BATCH_NOT_FOUND = "BATCH_NOT_FOUND"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
     IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
     POOL_ID_TAKEN = "POOL_ID_TAKEN"
     DEVICE_BUSY = "DEVICE_BUSY"
+    FILE_IN_USE = "FILE_IN_USE"
+    BATCH_ENDED = "BATCH_ENDED"
     OUTPUT_ERASED = "OUTPUT_ERASED"
     MODEL_FORBIDDEN = "MODEL_FORBIDDEN"
     REQUEST_TOO_LARGE = "REQUEST_TOO_LARGE"
@@ -126,6 +130,12 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         404, ExitCode.FAILED, Fault.CALLER, "No pool has this id; list them with `llorch pool list`."
     ),
     ErrorCode.WORKER_NOT_FOUND: ErrorKind(404, ExitCode.FAILED, Fault.CALLER, "No worker has this id; it may have ended."),
+    ErrorCode.FILE_NOT_FOUND: ErrorKind(
+        404, ExitCode.FAILED, Fault.CALLER, "No file has this id, or it has expired; list them with `GET /v1/files`."
+    ),
+    ErrorCode.BATCH_NOT_FOUND: ErrorKind(
+        404, ExitCode.FAILED, Fault.CALLER, "No batch has this id; list them with `GET /v1/batches`."
+    ),
     ErrorCode.METHOD_NOT_ALLOWED: ErrorKind(
         405, ExitCode.FAILED, Fault.CALLER, "The path exists but not with this HTTP method; see /docs."
     ),
@@ -137,6 +147,12 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
     ),
     ErrorCode.DEVICE_BUSY: ErrorKind(
         409, ExitCode.BUSY, Fault.CAPACITY, "The device is taken by another worker; stop it or name another device."
+    ),
+    ErrorCode.FILE_IN_USE: ErrorKind(
+        409, ExitCode.FAILED, Fault.CALLER, "A batch that has not ended reads the file; cancel the batch or wait for its end."
+    ),
+    ErrorCode.BATCH_ENDED: ErrorKind(
+        409, ExitCode.FAILED, Fault.CALLER, "The batch has ended or is about to, so it cannot be cancelled."
     ),
     ErrorCode.OUTPUT_ERASED: ErrorKind(
         410, ExitCode.FAILED, Fault.CALLER, "The job ended and its content was erased as the retention setting says."

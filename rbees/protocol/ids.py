@@ -35,6 +35,16 @@ def new_correlation_id(unix_ms: int, entropy: bytes) -> str:
     return _ulid(unix_ms, entropy)
 
 
+def new_file_id(unix_ms: int, entropy: bytes) -> str:
+    """An id of a file that a client uploaded or a batch wrote, shaped as clients of OpenAI's API know them."""
+    return "file-" + _ulid(unix_ms, entropy)
+
+
+def new_batch_id(unix_ms: int, entropy: bytes) -> str:
+    """An id of a batch, shaped as clients of OpenAI's API know them."""
+    return "batch_" + _ulid(unix_ms, entropy)
+
+
 def is_pool_id(text: str) -> bool:
     """True for what may name a pool: a host name or anything shaped like one."""
     return _POOL_ID.fullmatch(text) is not None

@@ -58,12 +58,16 @@ def _unsatisfiable(size_bytes: int) -> RbeesError:
 
 def headers_of(span: Span, sha256: str) -> Mapping[str, str]:
     """What the answer says of the file, whose bytes never change: its sum is its name."""
+    return {**plain_headers(span, sha256), "Repr-Digest": f"sha-256=:{b64encode(bytes.fromhex(sha256)).decode()}:"}
+
+
+def plain_headers(span: Span, name: str) -> dict[str, str]:
+    """The same of a file whose sum nobody made; its bytes never change under this `name`."""
     made = {
         "Content-Type": "application/octet-stream",
         "Content-Length": str(span.length),
         "Accept-Ranges": "bytes",
-        "ETag": f'"{sha256}"',
-        "Repr-Digest": f"sha-256=:{b64encode(bytes.fromhex(sha256)).decode()}:",
+        "ETag": f'"{name}"',
     }
     if span.is_part:
         made["Content-Range"] = f"bytes {span.first}-{span.first + span.length - 1}/{span.size_bytes}"

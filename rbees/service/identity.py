@@ -30,6 +30,14 @@ class Identities:
         """A fresh worker id."""
         return ids.new_worker_id(self._clock.unix_ms(), self._entropy(ids.ENTROPY_BYTES))
 
+    def file_id(self) -> str:
+        """A fresh id of a file."""
+        return ids.new_file_id(self._clock.unix_ms(), self._entropy(ids.ENTROPY_BYTES))
+
+    def batch_id(self) -> str:
+        """A fresh id of a batch."""
+        return ids.new_batch_id(self._clock.unix_ms(), self._entropy(ids.ENTROPY_BYTES))
+
     def correlation_id(self) -> str:
         """A fresh correlation id, for a request that brought none."""
         return ids.new_correlation_id(self._clock.unix_ms(), self._entropy(ids.ENTROPY_BYTES))

@@ -81,6 +81,7 @@ class OrcdSettings(DaemonSettings, frozen=True, kw_only=True):
         Annotated[float, msgspec.Meta(ge=0)] | None,
         _about("Prompts and outputs of ended jobs are erased after so long; unset: kept as long as the job."),
     ] = None
+    max_file_bytes: Annotated[int, _about("Largest file that may be uploaded for a batch.", ge=1024)] = 200 * 1024 * 1024
 
     def __post_init__(self) -> None:
         if not self.heartbeat_interval_s < self.suspect_after_s < self.lost_after_s:

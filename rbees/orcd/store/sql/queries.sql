@@ -219,3 +219,84 @@ WHERE (request IS NULL) != (record IS NULL);
 -- check_numbers --
 -- Numbers that would be given out again.
 SELECT count(*) AS jobs FROM jobs WHERE number > (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'jobs');
+
+-- insert_file --
+INSERT INTO files (file_id, name, purpose, size_bytes, created_at_ms, expires_at_ms)
+VALUES (:file_id, :name, :purpose, :size_bytes, :created_at_ms, :expires_at_ms);
+
+-- file_by_id --
+SELECT * FROM files WHERE file_id = :file_id;
+
+-- list_files_newest_first --
+SELECT * FROM files
+WHERE (:after IS NULL OR file_id < :after) AND (:purpose IS NULL OR purpose = :purpose) ORDER BY file_id DESC LIMIT :limit;
+
+-- list_files_oldest_first --
+SELECT * FROM files
+WHERE (:after IS NULL OR file_id > :after) AND (:purpose IS NULL OR purpose = :purpose) ORDER BY file_id LIMIT :limit;
+
+-- delete_file --
+-- Not while a batch reads it.
+DELETE FROM files
+WHERE file_id = :file_id AND NOT EXISTS (SELECT 1 FROM batches WHERE ended_at_ms IS NULL AND input_file_id = :file_id);
+
+-- expired_files --
+SELECT file_id FROM files
+WHERE expires_at_ms <= :now_ms AND file_id NOT IN (SELECT input_file_id FROM batches WHERE ended_at_ms IS NULL);
+
+-- files_in_folder --
+-- Every name that may lie in the folder: files, and what batches that have not ended write to.
+SELECT file_id FROM files
+UNION ALL SELECT output_file_id FROM batches WHERE ended_at_ms IS NULL
+UNION ALL SELECT error_file_id FROM batches WHERE ended_at_ms IS NULL;
+
+-- insert_batch --
+-- Only while its file is there: a client may delete that at the same moment.
+INSERT INTO batches (
+    batch_id, status, input_file_id, endpoint, metadata, output_expires_after_s, correlation_id, created_at_ms, expires_at_ms,
+    output_file_id, error_file_id
+) SELECT
+    :batch_id, 'validating', :input_file_id, :endpoint, :metadata, :output_expires_after_s, :correlation_id, :created_at_ms,
+    :expires_at_ms, :output_file_id, :error_file_id
+WHERE EXISTS (SELECT 1 FROM files WHERE file_id = :input_file_id);
+
+-- batch_by_id --
+SELECT * FROM batches WHERE batch_id = :batch_id;
+
+-- list_batches --
+-- Newest first, behind the cursor.
+SELECT * FROM batches WHERE (:after IS NULL OR batch_id < :after) ORDER BY batch_id DESC LIMIT :limit;
+
+-- unended_batches --
+SELECT * FROM batches WHERE ended_at_ms IS NULL ORDER BY batch_id;
+
+-- begin_batch --
+-- Its lines are sound. A batch that was cancelled meanwhile stays so.
+UPDATE batches SET status = 'in_progress', in_progress_at_ms = :at_ms, total = :total, model = :model, recorded = :recorded
+WHERE batch_id = :batch_id AND status = 'validating';
+
+-- record_lines --
+UPDATE batches SET
+    completed = :completed, failed = :failed, input_tokens = :input_tokens, cached_tokens = :cached_tokens,
+    output_tokens = :output_tokens, reasoning_tokens = :reasoning_tokens, output_bytes = :output_bytes,
+    error_bytes = :error_bytes, recorded = :recorded
+WHERE batch_id = :batch_id;
+
+-- cancel_batch --
+UPDATE batches SET status = 'cancelling', cancelling_at_ms = :at_ms
+WHERE batch_id = :batch_id AND status IN ('validating', 'in_progress');
+
+-- expire_batch --
+-- From now on it only takes in what has been begun; a batch that is being cancelled ends by that.
+UPDATE batches SET status = 'finalizing', finalizing_at_ms = :at_ms WHERE batch_id = :batch_id AND status = 'in_progress';
+
+-- end_batch --
+-- One that was cancelled when its last line had just been answered is told as its client was told.
+UPDATE batches SET
+    status = CASE WHEN status = 'cancelling' AND :status = 'completed' THEN 'cancelled' ELSE :status END, ended_at_ms = :at_ms, errors = :errors, recorded = NULL,
+    finalizing_at_ms = CASE WHEN :status = 'failed' THEN NULL ELSE coalesce(finalizing_at_ms, :at_ms) END
+WHERE batch_id = :batch_id AND ended_at_ms IS NULL;
+
+-- keys_between --
+-- Idempotency keys that begin alike.
+SELECT idempotency_key FROM jobs WHERE idempotency_key > :first AND idempotency_key < :last;

@@ -1,0 +1,177 @@
+"""All batches: created, looked at, cancelled, and carried on by this process where an earlier one left them."""
+
+from __future__ import annotations
+
+from typing import Final, NoReturn
+
+import msgspec
+
+from rbees.orcd.batches.endpoints import ENDPOINTS
+from rbees.orcd.batches.files import Files
+from rbees.orcd.batches.objects import (
+    WINDOW,
+    WINDOW_MS,
+    BatchError,
+    BatchErrors,
+    BatchObject,
+    BatchRequest,
+    BatchUsage,
+    InputDetails,
+    OutputDetails,
+    RequestCounts,
+    check_batch,
+)
+from rbees.orcd.batches.pace import Pace
+from rbees.orcd.batches.progress import Progress, Tools
+from rbees.orcd.crew import Crew
+from rbees.orcd.door.runs import Runs
+from rbees.orcd.openai.shared import refusal
+from rbees.orcd.store.batches import BatchRow, BatchStore, NewBatch
+from rbees.protocol.batches import BatchStatus
+from rbees.protocol.codec import encode
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service import logs
+from rbees.service.clock import Clock
+from rbees.service.correlation import correlation_id
+from rbees.service.identity import Identities
+
+SWEEP_S: Final = 60.0
+
+
+class Batches:
+    """What the routes about batches do. `start` takes up what is unfinished."""
+
+    def __init__(
+        self, store: BatchStore, files: Files, runs: Runs, crew: Crew, clock: Clock, *, queue_limit: int, line_limit: int
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._crew = crew
+        self._clock = clock
+        self._identities = Identities(clock)
+        self._running: dict[str, Progress] = {}
+        self._tools = Tools(store, files, runs, crew, clock, Pace(queue_limit), line_limit, lambda: len(self._running))
+
+    async def start(self) -> int:
+        """Go on with every batch that has not ended; how many there are."""
+        unended = await self._store.unended()
+        for row in unended:
+            self._carry(row)
+        self._crew.start(self._sweep_files(), "files")
+        return len(unended)
+
+    async def create(self, request: BatchRequest) -> BatchObject:
+        """A batch that is durable and will be run. Raises RbeesError INVALID_REQUEST, FILE_NOT_FOUND, STORAGE_FULL."""
+        check_batch(request, tuple(ENDPOINTS))
+        file = await self._files.row(request.input_file_id)
+        if file.purpose != "batch":
+            raise refusal("This file was written by a batch; upload one with the purpose `batch`.", "input_file_id")
+        now_ms = self._clock.unix_ms()
+        new = NewBatch(
+            batch_id=self._identities.batch_id(),
+            input_file_id=file.file_id,
+            endpoint=request.endpoint,
+            metadata=None if request.metadata is None else encode(request.metadata),
+            output_expires_after_s=None if request.output_expires_after is None else request.output_expires_after.seconds,
+            correlation_id=correlation_id.get(),
+            created_at_ms=now_ms,
+            expires_at_ms=now_ms + WINDOW_MS,
+            output_file_id=self._files.new_id(),
+            error_file_id=self._files.new_id(),
+        )
+        row = await self._created(new)
+        self._carry(row)
+        return batch_object(row)
+
+    async def _created(self, new: NewBatch) -> BatchRow:
+        if not await self._store.create(new):
+            await self._files.row(new.input_file_id)  # It was deleted just now, and this says so.
+        return await self._row(new.batch_id)
+
+    async def show(self, batch_id: str) -> BatchObject:
+        """A batch. Raises RbeesError BATCH_NOT_FOUND."""
+        return batch_object(await self._row(batch_id))
+
+    async def list(self, *, after: str | None, limit: int) -> list[BatchObject]:
+        """At most `limit` batches, newest first, behind the one with the id `after`."""
+        return [batch_object(row) for row in await self._store.batches(after=after, limit=limit)]
+
+    async def cancel(self, batch_id: str) -> BatchObject:
+        """Have a batch end soon, with what has come so far. Raises RbeesError BATCH_NOT_FOUND, BATCH_ENDED, STORAGE_FULL."""
+        asked = await self._store.cancel(batch_id, self._clock.unix_ms())
+        running = self._running.get(batch_id)
+        if asked and running is not None:
+            running.give_up("cancelled")
+        row = await self._row(batch_id)
+        if not asked and row.status not in {"cancelling", "cancelled"}:
+            message = f"This batch is `{row.status}`, so it cannot be cancelled; what came of it is in its files."
+            raise RbeesError(ErrorCode.BATCH_ENDED, message, batch_id=batch_id, status=row.status)
+        return batch_object(row)
+
+    async def _row(self, batch_id: str) -> BatchRow:
+        row = await self._store.batch(batch_id)
+        if row is None:
+            message = "No batch has this id; list them with `GET /v1/batches`."
+            raise RbeesError(ErrorCode.BATCH_NOT_FOUND, message, batch_id=batch_id[:64])
+        return row
+
+    def _carry(self, row: BatchRow) -> None:
+        progress = self._running[row.batch_id] = Progress(row, self._tools)
+        self._crew.start(self._run(row.batch_id, progress), "batch")
+
+    async def _run(self, batch_id: str, progress: Progress) -> None:
+        try:
+            await progress.run()
+        finally:
+            del self._running[batch_id]
+
+    async def _sweep_files(self) -> NoReturn:
+        while True:
+            try:
+                await self._files.sweep()
+            except RbeesError as error:
+                logs.logger().warning("sweep of files put off", action="files_put_off", code=error.code)
+            await self._clock.sleep(SWEEP_S)
+
+
+def batch_object(row: BatchRow) -> BatchObject:
+    """A batch as clients see it."""
+    so_far, is_over = row.so_far, row.ended_at_ms is not None
+
+    def ended(status: BatchStatus) -> int | None:
+        return _seconds(row.ended_at_ms) if row.status == status else None
+
+    errors = None if row.errors is None else BatchErrors(data=msgspec.json.decode(row.errors, type=tuple[BatchError, ...]))
+    return BatchObject(
+        id=row.batch_id,
+        endpoint=row.endpoint,
+        model=row.model,
+        errors=errors,
+        input_file_id=row.input_file_id,
+        completion_window=WINDOW,
+        status=row.status,
+        output_file_id=row.output_file_id if is_over and so_far.output_bytes else None,
+        error_file_id=row.error_file_id if is_over and so_far.error_bytes else None,
+        created_at=row.created_at_ms // 1000,
+        in_progress_at=_seconds(row.in_progress_at_ms),
+        expires_at=row.expires_at_ms // 1000,
+        finalizing_at=_seconds(row.finalizing_at_ms),
+        completed_at=ended("completed"),
+        failed_at=ended("failed"),
+        expired_at=ended("expired"),
+        cancelling_at=_seconds(row.cancelling_at_ms),
+        cancelled_at=ended("cancelled"),
+        request_counts=RequestCounts(total=row.total, completed=so_far.completed, failed=so_far.failed),
+        usage=BatchUsage(
+            input_tokens=so_far.input_tokens,
+            input_tokens_details=InputDetails(cached_tokens=so_far.cached_tokens),
+            output_tokens=so_far.output_tokens,
+            output_tokens_details=OutputDetails(reasoning_tokens=so_far.reasoning_tokens),
+            total_tokens=so_far.input_tokens + so_far.output_tokens,
+        ),
+        metadata=None if row.metadata is None else msgspec.json.decode(row.metadata, type=dict[str, str]),
+    )
+
+
+def _seconds(at_ms: int | None) -> int | None:
+    return None if at_ms is None else at_ms // 1000

@@ -1,0 +1,321 @@
+"""One batch from its validation to its end.
+
+Lines are begun in the order of the file, as many at a time as `pace` allows, each as the jobs that its route would make of it,
+under a key made of the batch and the line's place. What came of one goes to the record, and whatever has not come so far when this
+process ends is asked for again by the next one, under the same keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Literal
+
+from msgspec.structs import replace
+
+from rbees.orcd.batches.endpoints import ENDPOINTS, Asked
+from rbees.orcd.batches.files import Files, size_of
+from rbees.orcd.batches.lines import answered, not_run, read_line, refused
+from rbees.orcd.batches.objects import BatchError
+from rbees.orcd.batches.pace import Pace
+from rbees.orcd.batches.reading import lines, validate
+from rbees.orcd.batches.record import Record, Result, Tokens, bytes_for, retried
+from rbees.orcd.crew import Crew
+from rbees.orcd.door.collected import Collected
+from rbees.orcd.door.runs import Run, Runs
+from rbees.orcd.openai.answers import identity
+from rbees.orcd.store.batches import BatchRow, BatchStore, FileRow
+from rbees.protocol.batches import BatchEnd, BatchStatus
+from rbees.protocol.codec import encode
+from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.events import Started
+from rbees.protocol.jobs import JobRequest
+from rbees.service import logs
+from rbees.service.clock import Clock
+from rbees.service.correlation import correlation_id
+
+Over = Literal["cancelled", "expired"]
+
+MOST_UNFINISHED: Final = 2_048
+"""Lines of a batch that are begun and not durable yet, however fast they begin."""
+MOST_BYTES: Final = 32 * 1024 * 1024
+"""Of the lines that are begun; a single larger one is begun alone."""
+LOOK_S: Final = 60.0
+"""How often the wall clock is looked at, which may have been set."""
+AGAIN_S: Final = 1.0
+_OVER: Final[dict[BatchStatus, Over]] = {"cancelling": "cancelled", "finalizing": "expired"}
+_LATER: Final = frozenset({ErrorCode.QUEUE_FULL, ErrorCode.QUOTA_EXCEEDED, ErrorCode.STORAGE_FULL})
+"""What a job may be refused for that is no fault of its line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every batch works with. `batches` tells how many there are."""
+
+    store: BatchStore
+    files: Files
+    runs: Runs
+    crew: Crew
+    clock: Clock
+    pace: Pace
+    line_limit: int
+    batches: Callable[[], int]
+
+
+class Progress:
+    """Of a batch that has not ended. `run` carries it to its end, `give_up` has that come soon."""
+
+    def __init__(self, row: BatchRow, tools: Tools) -> None:
+        self._row = row
+        self._tools = tools
+        self._log = logs.logger()
+        self._over: Over | None = None
+        self._stopped = False
+        """orcd is shutting down; the rest is for the next process."""
+        self._changed = asyncio.Event()
+        self._waiting = 0
+        """Lines that are begun and of which no worker has begun anything."""
+        self._open: dict[int, Sequence[Run]] = {}
+        """Accepted jobs of lines that nothing has come of yet, by place."""
+        self._begun = 0
+        self._begun_bytes = 0
+
+    async def run(self) -> None:
+        """Carry the batch to its end, or until orcd shuts down."""
+        correlation_id.set(self._row.correlation_id)
+        path = self._tools.files.path(self._row.input_file_id)
+        if self._row.in_progress_at_ms is None and not await self._validated():
+            return
+        record = Record(self._row, self._tools.store, self._tools.files, self._tools.clock, self._changed.set)
+        if not size_of(path) or await record.is_lost():
+            await self._fail((BatchError(code="files_lost", message="The batch's files are gone from orcd's state folder."),))
+            return
+        accepted = await self._accepted_before()
+        async with asyncio.TaskGroup() as tasks:
+            beside = [tasks.create_task(record.run()), tasks.create_task(self._watch_the_clock())]
+            await self._begin_lines(record, accepted, tasks)
+            await self._until(lambda: not self._begun and not record.unwritten)
+            for task in beside:
+                task.cancel()
+        if not self._stopped:
+            await self._end(record)
+
+    def give_up(self, over: Over) -> None:
+        """Begin no further line, and cancel the jobs of those that are begun; the database says so already."""
+        self._over = self._over or over
+        for runs in self._open.values():
+            self._cancel(runs)
+        self._changed.set()
+
+    # ---- before and after ----------------------------------------------------------------------------------------------
+
+    async def _validated(self) -> bool:
+        """Whether the lines may be run; if not, the batch has ended."""
+        tools, row = self._tools, self._row
+        try:
+            validation = await validate(tools.files.path(row.input_file_id), row.endpoint, tools.line_limit)
+        except FileNotFoundError:
+            message = "The content of the batch's file is gone from orcd's state folder; upload it again."
+            await self._fail((BatchError(code="files_lost", message=message),))
+            return False
+        errors = validation.errors
+        if errors:
+            await self._fail(errors)
+            return False
+        total, nothing = validation.total, bytes(bytes_for(validation.total))
+        now_ms = tools.clock.unix_ms()
+        if not await retried(lambda: tools.store.begin(row.batch_id, now_ms, total, validation.model, nothing), tools.clock):
+            await self._told_end("cancelled", None, [])
+            return False
+        begun = await tools.store.batch(row.batch_id)
+        assert begun is not None, "nobody deletes a batch"
+        self._row = begun
+        self._log.info("batch begins", action="batch_begun", batch_id=row.batch_id, lines=total)
+        return True
+
+    async def _accepted_before(self) -> set[int]:
+        """Where the batch is over already: the places of lines that have a job, of which something may have come."""
+        self._over = _OVER.get(self._row.status, self._over)
+        if self._over is None:
+            return set()
+        prefix = self._key("")
+        keys = await self._tools.store.keys_under(prefix)
+        return {int(key.removeprefix(prefix).partition("#")[0]) for key in keys}
+
+    async def _fail(self, errors: Sequence[BatchError]) -> None:
+        """End a batch of which nothing can be run."""
+        if self._over == "cancelled":
+            await self._told_end("cancelled", None, [])
+        else:
+            await self._told_end("failed", encode(errors), [])
+
+    async def _end(self, record: Record) -> None:
+        files = await record.finish(self._row.batch_id)
+        await self._told_end(self._over or "completed", None, files)
+
+    async def _told_end(self, status: BatchEnd, errors: bytes | None, files: list[FileRow]) -> None:
+        tools, batch_id = self._tools, self._row.batch_id
+        now_ms = tools.clock.unix_ms()
+        await retried(lambda: tools.store.end(batch_id, status, now_ms, errors, files), tools.clock)
+        self._log.info("batch ended", action="batch_ended", batch_id=batch_id, status=status)
+
+    async def _watch_the_clock(self) -> None:
+        """Have the batch be over when its time is."""
+        tools, row = self._tools, self._row
+        while (left_ms := row.expires_at_ms - tools.clock.unix_ms()) > 0:
+            await tools.clock.sleep(min(left_ms / 1000, LOOK_S))
+        if await retried(lambda: tools.store.expire(row.batch_id, tools.clock.unix_ms()), tools.clock):
+            self.give_up("expired")
+
+    # ---- lines ---------------------------------------------------------------------------------------------------------
+
+    async def _begin_lines(self, record: Record, accepted: set[int], tasks: asyncio.TaskGroup) -> None:
+        place = -1
+        async for line in lines(self._tools.files.path(self._row.input_file_id), self._tools.line_limit):
+            place += 1
+            if record.holds(place):
+                continue
+            await self._until(partial(self._has_room, record, len(line)))
+            if self._stopped:
+                return
+            if self._over is not None and place not in accepted:
+                record.add(Result(place, not_run(self._line_id(place), read_line(line).custom_id, self._over), is_answer=False))
+                continue
+            self._begun += 1
+            self._begun_bytes += len(line)
+            tasks.create_task(self._carry(record, place, line, _Wait(self)))
+
+    def _has_room(self, record: Record, size: int) -> bool:
+        """Whether a further line may be begun, or told to be over."""
+        if self._begun + record.unwritten >= MOST_UNFINISHED:
+            return self._stopped
+        if self._stopped or self._over is not None:
+            return True
+        if self._begun and self._begun_bytes + size > MOST_BYTES:
+            return False
+        return self._waiting < self._tools.pace.may_wait(self._tools.clock.monotonic(), self._tools.batches())
+
+    async def _carry(self, record: Record, place: int, line: bytes, wait: _Wait) -> None:
+        try:
+            result = await self._result(place, line, wait)
+            if result is not None:
+                record.add(result)
+        finally:
+            wait.end(runs=False)
+            self._begun -= 1
+            self._begun_bytes -= len(line)
+            self._changed.set()
+
+    async def _result(self, place: int, line: bytes, wait: _Wait) -> Result | None:
+        """What came of a line; None where orcd shuts down before anything has."""
+        read, id_ = read_line(line), self._line_id(place)
+        try:
+            asked = ENDPOINTS[self._row.endpoint](bytes(read.body))
+        except RbeesError as error:
+            return Result(place, refused(id_, read.custom_id, None, error), is_answer=False)
+        while True:
+            runs: Sequence[Run] = ()
+            try:
+                async with self._tools.runs.of([self._job(job) for job in asked.jobs], self._key(place)) as runs:
+                    return await self._answer(place, id_, read.custom_id, asked, runs, wait)
+            except RbeesError as error:
+                if error.code is ErrorCode.DRAINING:
+                    self._stopped = True
+                    return None
+                if self._over is not None and error.code in {ErrorCode.CANCELLED, *_LATER}:
+                    return Result(place, not_run(id_, read.custom_id, self._over), is_answer=False)
+                if runs or error.code not in _LATER:
+                    await _give_up(runs[1:])
+                    request_id = runs[0].row.job_id if runs else None
+                    return Result(place, refused(id_, read.custom_id, request_id, error), is_answer=False)
+            await self._tools.clock.sleep(AGAIN_S)
+
+    async def _answer(self, place: int, id_: str, custom_id: str, asked: Asked, runs: Sequence[Run], wait: _Wait) -> Result:
+        self._open[place] = runs
+        if self._over is not None:
+            self._cancel(runs)
+        try:
+            collected = [await _collect(run, asked.choices, wait) for run in runs]
+        finally:
+            del self._open[place]
+        row = runs[0].row
+        told = identity(asked.prefix, row.job_id, row.created_at_ms, asked.model, row.model_sha256)
+        content = answered(id_, custom_id, row.job_id, asked.answer(told, collected), asked.passed_over)
+        return Result(place, content, is_answer=True, tokens=_tokens(collected))
+
+    def _job(self, job: JobRequest) -> JobRequest:
+        """As part of a batch: batches take turns where jobs without a session of their own wait, and nobody has to stay for it."""
+        session_id = job.session_id or self._row.batch_id
+        return replace(job, priority="batch", session_id=session_id, cancel_on_disconnect=False)
+
+    def _key(self, place: int | str) -> str:
+        # A header holds no line break, so no client's own key is one of these.
+        return f"{self._row.batch_id}\n{place}"
+
+    def _line_id(self, place: int) -> str:
+        return f"batch_req_{self._row.batch_id.removeprefix('batch_')}_{place + 1}"
+
+    def _cancel(self, runs: Sequence[Run]) -> None:
+        self._tools.crew.start(_give_up(runs), "batch_given_up")
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def waits(self) -> None:
+        """A line more waits for a worker."""
+        self._waiting += 1
+
+    def waits_no_more(self, *, runs: bool) -> None:
+        """One less: a worker runs it, or it needs none any more."""
+        self._waiting -= 1
+        if runs:
+            self._tools.pace.begun(self._tools.clock.monotonic())
+        self._changed.set()
+
+
+class _Wait:
+    """Of one line for a worker."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._is_over = False
+        progress.waits()
+
+    def end(self, *, runs: bool) -> None:
+        """It is over, where it was not before."""
+        if not self._is_over:
+            self._is_over = True
+            self._progress.waits_no_more(runs=runs)
+
+
+async def _collect(run: Run, choices: int, wait: _Wait) -> Collected:
+    """What came of a job. Raises RbeesError: it failed, or orcd shuts down."""
+    collected = Collected(choices)
+    async for events in run.events():
+        for event in events:
+            if isinstance(event, Started):
+                wait.end(runs=True)
+            collected.take(event)
+    return collected
+
+
+async def _give_up(runs: Sequence[Run]) -> None:
+    for run in runs:
+        # One that was deleted meanwhile needs no cancelling.
+        with contextlib.suppress(RbeesError):
+            await run.give_up()
+
+
+def _tokens(collected: Sequence[Collected]) -> Tokens:
+    usages = [one.usage for one in collected if one.usage is not None]
+    return Tokens(
+        input=sum(usage.prompt_tokens for usage in usages),
+        cached=sum(usage.cached_tokens for usage in usages),
+        output=sum(usage.completion_tokens for usage in usages),
+        reasoning=sum(one.thought_tokens for one in collected),
+    )
