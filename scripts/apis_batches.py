@@ -56,9 +56,9 @@ curl http://127.0.0.1:8080/v1/batches -H 'Content-Type: application/json' \\
 _OUTPUT: Final = """\
 ## The files that it writes
 
-A line for each request: `{"id", "custom_id", "response", "error"}`. `response` has `status_code`, `request_id` (the job) and `body`,
-which is what the route would have answered, be it an answer or its error, and `ignored`, the fields of the request that were passed
-over, where there are any. A request that was never run has `error` with `code` and `message` instead.
+A line for each request: `{"id", "custom_id", "response", "error"}`. `response` has `status_code`, `request_id` (the job) and
+`body`, which is what the route would have answered, be it an answer or its error, and `ignored`, the fields of the request that
+were passed over, where there are any. A request that was never run has `error` with `code` and `message` instead.
 """
 
 
@@ -73,8 +73,8 @@ def _file() -> Iterator[str]:
     yield "## The file"
     yield ""
     yield f"JSON lines in UTF-8, {MAX_LINES} requests and {limit} MiB (setting `max_file_bytes`) at most; a line may be as"
-    yield "long as the body of a request (`max_body_bytes`). Blank lines, a byte order mark at the beginning, line ends of either kind and"
-    yield "a last line without one are all right."
+    yield "long as the body of a request (`max_body_bytes`). Blank lines, a byte order mark at the beginning, line ends of"
+    yield "either kind and a last line without one are all right."
     yield ""
     yield "| field of a line | what it is |"
     yield "|---|---|"
@@ -97,9 +97,9 @@ def _course() -> Iterator[str]:
     yield "  line's own failure."
     yield "- **in_progress**: each line is a job of priority `batch`, so interactive jobs come first, and take the slots of lines"
     yield "  where they would wait long ([scheduling.md](scheduling.md)). Counts and usage grow as lines end. Lines are begun in"
-    yield f"  their order and end in any. As many wait as have begun within the last {WITHIN_S:g} s, at least {LEAST} and at most {MOST},"
-    yield f"  or one in {OF_QUEUE} of `queue_limit`: so none waits so long that it would come before people's own jobs. Several"
-    yield "  batches share this."
+    yield f"  their order and end in any. As many wait as have begun within the last {WITHIN_S:g} s, at least {LEAST} and at most"
+    yield f"  {MOST}, or one in {OF_QUEUE} of `queue_limit`: so none waits so long that it would come before people's own jobs."
+    yield "  Several batches share this."
     yield "- **completed**: every line stands once in one of two files: `output_file_id` where it was answered, `error_file_id`"
     yield "  where it failed."
     yield "- **cancelling**, **cancelled**: no further line is begun, and jobs that run are cancelled. What was answered stands in"

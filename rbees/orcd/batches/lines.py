@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Final, Literal
 import msgspec
 
 from rbees.orcd.batches.objects import BatchError
+from rbees.orcd.door.foreign import located
 from rbees.orcd.openai import errors
 from rbees.protocol.codec import Message, decode, encode
 from rbees.protocol.errors import RbeesError
@@ -178,7 +179,7 @@ def _sound(line: bytes) -> BatchLine:
         return decode(line, BatchLine)
     except RbeesError as error:
         shape = '`{"custom_id", "method", "url", "body"}`'
-        raise _Unsound("invalid_line", f"Each line must be {shape}. {error.message}", _field(error)) from None
+        raise _Unsound("invalid_line", f"Each line must be {shape}. {error.message}", _field(located(error))) from None
 
 
 def _field(error: RbeesError) -> str | None:

@@ -12,6 +12,7 @@ from rbees.orcd.batches.lines import BOM, Validation, is_blank
 
 CHUNK_BYTES: Final = 256 * 1024
 """Of lines that are read at once; a single longer one is read alone."""
+_LONGEST_END: Final = b"\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class _Chunk:
     last: int
     """The number of the last line, blank or not."""
     is_cut: bool
-    """The last line is longer than one may be, and was not read to its end."""
+    """The last line is longer than one may be; where it ends nobody knows."""
     is_last: bool
 
 
@@ -64,7 +65,7 @@ def _read(path: Path, offset: int, number: int, line_limit: int) -> _Chunk:
         offset += len(raw)
         number += 1
         line = raw.removeprefix(BOM) if number == 1 else raw
-        if len(line) > line_limit and not line.endswith(b"\n"):
+        if len(line.rstrip(b"\r\n")) > line_limit:
             return _Chunk(taken, offset, number, is_cut=True, is_last=True)
         if not is_blank(line):
             taken.append((number, line.strip()))
@@ -76,5 +77,5 @@ def _read(path: Path, offset: int, number: int, line_limit: int) -> _Chunk:
 def _raw_lines(path: Path, offset: int, line_limit: int) -> Iterator[bytes]:
     with path.open("rb") as file:
         file.seek(offset)
-        while raw := file.readline(line_limit + len(BOM) + 1):
+        while raw := file.readline(line_limit + len(BOM) + len(_LONGEST_END)):
             yield raw

@@ -66,7 +66,7 @@ def read_foreign(data: bytes, type_: type[F]) -> Reading[F]:
     try:
         request, sent = _read(data, type_)
     except RbeesError as error:
-        raise _located(error) from None
+        raise located(error) from None
     return Reading(request, tuple(_passed_over(request, sent, "")))
 
 
@@ -142,7 +142,7 @@ def _refuse(refused: Refused, content: Any, path: str) -> None:
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"`{path}` is not supported: {refused.why}", field=path)
 
 
-def _located(error: RbeesError) -> RbeesError:
+def located(error: RbeesError) -> RbeesError:
     """The same with the path that its sentence names as a detail, which other APIs have a place for."""
     missing, place = _MISSING.search(error.message), _PATH.search(error.message)
     if missing is not None:
