@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -26,6 +26,12 @@ ROOM_BYTES: Final = MAX_FIELD_BYTES * MAX_FIELDS
 STEP_BYTES: Final = 256 * 1024
 """So much must come within the time for a body."""
 _READ_BYTES: Final = 64 * 1024
+_UNSOUND: Final = (
+    *(ValueError, AssertionError, RuntimeError, LookupError, HttpProcessingError, web.RequestPayloadError),
+    # Where a process takes warnings for errors; else such a part has no name.
+    *(BadContentDispositionHeader, BadContentDispositionParam),
+)
+"""What the library raises about a form that is none."""
 _PLAIN: Final = frozenset({"", "7bit", "8bit", "binary", "identity"})
 
 
@@ -111,7 +117,7 @@ class _Reading:
                 found = await reading
         except TimeoutError:
             raise _invalid(f"Less than {STEP_BYTES} bytes came within {self._allowed_s:g} s; send the file faster.") from None
-        except (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessingError, web.RequestPayloadError):
+        except _UNSOUND:
             raise _invalid("The form does not follow its own boundaries or headers; was it cut off?") from None
         self._count(len(found) if isinstance(found, bytes) else 0)
         return found

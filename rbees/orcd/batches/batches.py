@@ -136,7 +136,7 @@ class Batches:
 
 def batch_object(row: BatchRow) -> BatchObject:
     """A batch as clients see it."""
-    so_far, is_over = row.so_far, row.ended_at_ms is not None
+    so_far, has_files = row.so_far, row.ended_at_ms is not None and row.status != "failed"
 
     def ended(status: BatchStatus) -> int | None:
         return _seconds(row.ended_at_ms) if row.status == status else None
@@ -150,8 +150,8 @@ def batch_object(row: BatchRow) -> BatchObject:
         input_file_id=row.input_file_id,
         completion_window=WINDOW,
         status=row.status,
-        output_file_id=row.output_file_id if is_over and so_far.output_bytes else None,
-        error_file_id=row.error_file_id if is_over and so_far.error_bytes else None,
+        output_file_id=row.output_file_id if has_files and so_far.output_bytes else None,
+        error_file_id=row.error_file_id if has_files and so_far.error_bytes else None,
         created_at=row.created_at_ms // 1000,
         in_progress_at=_seconds(row.in_progress_at_ms),
         expires_at=row.expires_at_ms // 1000,

@@ -87,20 +87,21 @@ class Progress:
         """Carry the batch to its end, or until orcd shuts down."""
         correlation_id.set(self._row.correlation_id)
         path = self._tools.files.path(self._row.input_file_id)
-        if self._row.in_progress_at_ms is None and not await self._validated():
+        self._over = _OVER.get(self._row.status, self._over)
+        is_new = self._row.in_progress_at_ms is None
+        if is_new and not await self._validated():
             return
         record = Record(self._row, self._tools.store, self._tools.files, self._tools.clock, self._changed.set)
-        if not size_of(path) or await record.is_lost():
+        is_lost = not size_of(path) or await record.is_lost()
+        if not is_lost:
+            accepted = set() if is_new else await self._accepted_before(record)
+            try:
+                await self._run_lines(record, accepted)
+            except* FileNotFoundError:
+                is_lost = True  # Somebody else removed them just now.
+        if is_lost:
             await self._fail((BatchError(code="files_lost", message="The batch's files are gone from orcd's state folder."),))
-            return
-        accepted = await self._accepted_before()
-        async with asyncio.TaskGroup() as tasks:
-            beside = [tasks.create_task(record.run()), tasks.create_task(self._watch_the_clock())]
-            await self._begin_lines(record, accepted, tasks)
-            await self._until(lambda: not self._begun and not record.unwritten)
-            for task in beside:
-                task.cancel()
-        if not self._stopped:
+        elif not self._stopped:
             await self._end(record)
 
     def give_up(self, over: Over) -> None:
@@ -136,14 +137,12 @@ class Progress:
         self._log.info("batch begins", action="batch_begun", batch_id=row.batch_id, lines=total)
         return True
 
-    async def _accepted_before(self) -> set[int]:
-        """Where the batch is over already: the places of lines that have a job, of which something may have come."""
-        self._over = _OVER.get(self._row.status, self._over)
-        if self._over is None:
-            return set()
+    async def _accepted_before(self, record: Record) -> set[int]:
+        """The places of lines that an earlier process had jobs accepted for and that the record does not hold yet."""
         prefix = self._key("")
         keys = await self._tools.store.keys_under(prefix)
-        return {int(key.removeprefix(prefix).partition("#")[0]) for key in keys}
+        places = {int(key.removeprefix(prefix).partition("#")[0]) for key in keys}
+        return {place for place in places if not record.holds(place)}
 
     async def _fail(self, errors: Sequence[BatchError]) -> None:
         """End a batch of which nothing can be run."""
@@ -172,6 +171,15 @@ class Progress:
 
     # ---- lines ---------------------------------------------------------------------------------------------------------
 
+    async def _run_lines(self, record: Record, accepted: set[int]) -> None:
+        """All that the record does not hold, until it does or orcd shuts down."""
+        async with asyncio.TaskGroup() as tasks:
+            beside = [tasks.create_task(record.run()), tasks.create_task(self._watch_the_clock())]
+            await self._begin_lines(record, accepted, tasks)
+            await self._until(lambda: not self._begun and not record.unwritten)
+            for task in beside:
+                task.cancel()
+
     async def _begin_lines(self, record: Record, accepted: set[int], tasks: asyncio.TaskGroup) -> None:
         place = -1
         async for line in lines(self._tools.files.path(self._row.input_file_id), self._tools.line_limit):
@@ -183,6 +191,7 @@ class Progress:
                 return
             if self._over is not None and place not in accepted:
                 record.add(Result(place, not_run(self._line_id(place), read_line(line).custom_id, self._over), is_answer=False))
+                await asyncio.sleep(0)
                 continue
             self._begun += 1
             self._begun_bytes += len(line)
@@ -222,12 +231,13 @@ class Progress:
                 async with self._tools.runs.of([self._job(job) for job in asked.jobs], self._key(place)) as runs:
                     return await self._answer(place, id_, read.custom_id, asked, runs, wait)
             except RbeesError as error:
-                if error.code is ErrorCode.DRAINING:
+                if error.code is ErrorCode.DRAINING and self._tools.runs.is_draining:
                     self._stopped = True
                     return None
                 if self._over is not None and error.code in {ErrorCode.CANCELLED, *_LATER}:
                     return Result(place, not_run(id_, read.custom_id, self._over), is_answer=False)
-                if runs or error.code not in _LATER:
+                # A stream that ends without an end was erased while it was read; under the same key, that is what is said.
+                if error.code is not ErrorCode.DRAINING and (runs or error.code not in _LATER):
                     await _give_up(runs[1:])
                     request_id = runs[0].row.job_id if runs else None
                     return Result(place, refused(id_, read.custom_id, request_id, error), is_answer=False)

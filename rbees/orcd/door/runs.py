@@ -62,6 +62,11 @@ class Runs:
         self._relay = relay
         self._crew = crew
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether this process takes no new jobs any more."""
+        return self._jobs.draining
+
     def check_room(self) -> None:
         """Raises RbeesError DRAINING, QUEUE_FULL where no job can be taken at present, whatever it is."""
         self._jobs.check_room()

@@ -1,16 +1,17 @@
-"""The figures of the orchestrator: relayed events, durable jobs, restarts, decisions, waits, mixed fleets, and onlookers."""
+"""The figures of the orchestrator: relayed events, durable jobs, batches, restarts, decisions, waits, mixed fleets, onlookers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench.orcd import decisions, durable, fleet, onlookers, real_fleet, relay, restart, waits
+from tests.bench.orcd import batch, decisions, durable, fleet, onlookers, real_fleet, relay, restart, waits
 from tests.bench.rows import Row
 
 PARTS: Final[dict[str, Callable[[bool], list[Row]]]] = {
     "relay": relay.measure,
     "durable": durable.measure,
+    "batch": batch.measure,
     "restart": restart.measure,
     "decisions": decisions.measure,
     "fleet": fleet.measure,
