@@ -18,38 +18,30 @@ _HEAD: Final = """\
 A file of requests goes up, runs over the whole cluster behind everybody who waits, and comes back as a file of answers, as with
 OpenAI's own `/v1/files` and `/v1/batches`. What holds for all APIs stands in [apis.md](apis.md).
 
-```python
-import json
-import time
+[examples/openai_batch.py](../examples/openai_batch.py) has every line of a file answered, with OpenAI's own package. In short:
 
+```python
 from openai import OpenAI
 
 client = OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="none")
-lines = [
-    json.dumps(
-        {
-            "custom_id": f"poem-{number}",
-            "method": "POST",
-            "url": "/v1/chat/completions",
-            "body": {"model": "haiku", "messages": [{"role": "user", "content": about}]},
-        }
-    )
-    for number, about in enumerate(["the sea", "bees", "snow"])
-]
-sent = client.files.create(file=("poems.jsonl", "\\n".join(lines).encode()), purpose="batch")
-batch = client.batches.create(input_file_id=sent.id, endpoint="/v1/chat/completions", completion_window="24h")
-while batch.status in ("validating", "in_progress", "finalizing"):
-    time.sleep(1)
-    batch = client.batches.retrieve(batch.id)
-for line in client.files.content(batch.output_file_id).text.splitlines():
-    answer = json.loads(line)
-    print(answer["custom_id"], answer["response"]["body"]["choices"][0]["message"]["content"])
+sent = client.files.create(file=open("poems.jsonl", "rb"), purpose="batch")
+batch = client.batches.create(input_file_id=sent.id, endpoint="/v1/completions", completion_window="24h")
+...
+batch = client.batches.retrieve(batch.id)
+if batch.status == "completed":
+    print(client.files.content(batch.output_file_id).text)
+```
+
+where `poems.jsonl` has lines such as
+
+```json
+{"custom_id": "poem-1", "method": "POST", "url": "/v1/completions", "body": {"model": "haiku", "prompt": "the sea"}}
 ```
 
 ```sh
 curl http://127.0.0.1:8080/v1/files -F purpose=batch -F file=@poems.jsonl
 curl http://127.0.0.1:8080/v1/batches -H 'Content-Type: application/json' \\
-  -d '{"input_file_id": "file-…", "endpoint": "/v1/chat/completions", "completion_window": "24h"}'
+  -d '{"input_file_id": "file-…", "endpoint": "/v1/completions", "completion_window": "24h"}'
 ```
 """
 
@@ -81,7 +73,7 @@ def _file() -> Iterator[str]:
     yield "| `custom_id` | Names the line in the answers; each its own. |"
     yield "| `method` | `POST`. |"
     yield f"| `url` | The `endpoint` of the batch, one of {routes}. |"
-    yield "| `body` | What the route takes, without `stream`; lines may name different models. |"
+    yield "| `body` | What the route takes, without `stream`; lines may name different models. `user` makes no session here. |"
     yield ""
     yield "Files have the purpose `batch`; others are refused. A file is kept for thirty days, or for as long as `expires_after`"
     yield "says; one that an unfinished batch reads stays and cannot be deleted. What a client calls its file is shown and"

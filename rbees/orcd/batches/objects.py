@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
@@ -58,6 +58,8 @@ class FileDeleted(Message, frozen=True, kw_only=True):
 
 class BatchRequest(Foreign, frozen=True, kw_only=True):
     """A file of requests to be run."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"metadata"})
 
     input_file_id: Annotated[
         str, msgspec.Meta(min_length=1, max_length=128, description="An uploaded file whose purpose is `batch`.")
@@ -121,6 +123,8 @@ class BatchUsage(Message, frozen=True, kw_only=True):
 
 class BatchObject(Message, frozen=True, kw_only=True):
     """A batch. Times are seconds since 1970."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"metadata"})
 
     id: str
     object: Literal["batch"] = "batch"

@@ -8,8 +8,8 @@ process ends is asked for again by the next one, under the same keys.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
@@ -139,9 +139,8 @@ class Progress:
 
     async def _accepted_before(self, record: Record) -> set[int]:
         """The places of lines that an earlier process had jobs accepted for and that the record does not hold yet."""
-        prefix = self._key("")
-        keys = await self._tools.store.keys_under(prefix)
-        places = {int(key.removeprefix(prefix).partition("#")[0]) for key in keys}
+        keys = await self._tools.store.keys_under(self._keys)
+        places = {int(key.removeprefix(self._keys).partition("#")[0]) for key in keys}
         return {place for place in places if not record.holds(place)}
 
     async def _fail(self, errors: Sequence[BatchError]) -> None:
@@ -226,22 +225,39 @@ class Progress:
         except RbeesError as error:
             return Result(place, refused(id_, read.custom_id, None, error), is_answer=False)
         while True:
-            runs: Sequence[Run] = ()
-            try:
-                async with self._tools.runs.of([self._job(job) for job in asked.jobs], self._key(place)) as runs:
+            async with AsyncExitStack() as stack:
+                runs: list[Run] = []
+                try:
+                    for number, job in enumerate(asked.jobs):
+                        runs.append(await self._accepted(stack, self._job(job), self._key(place, number)))
                     return await self._answer(place, id_, read.custom_id, asked, runs, wait)
-            except RbeesError as error:
-                if error.code is ErrorCode.DRAINING and self._tools.runs.is_draining:
-                    self._stopped = True
-                    return None
-                if self._over is not None and error.code in {ErrorCode.CANCELLED, *_LATER}:
-                    return Result(place, not_run(id_, read.custom_id, self._over), is_answer=False)
-                # A stream that ends without an end was erased while it was read; under the same key, that is what is said.
-                if error.code is not ErrorCode.DRAINING and (runs or error.code not in _LATER):
-                    await _give_up(runs[1:])
-                    request_id = runs[0].row.job_id if runs else None
-                    return Result(place, refused(id_, read.custom_id, request_id, error), is_answer=False)
+                except RbeesError as error:
+                    if error.code is not ErrorCode.DRAINING:
+                        return await self._failure(place, id_, read.custom_id, runs, error)
+                    if self._tools.runs.is_draining:
+                        self._stopped = True
+                        return None
+            # A stream that ended without an end was erased while it was read; under the same key, that is what is said.
             await self._tools.clock.sleep(AGAIN_S)
+
+    async def _accepted(self, stack: AsyncExitStack, job: JobRequest, key: str) -> Run:
+        """The job of that key, once there is room for it. Raises RbeesError: it is refused."""
+        while True:
+            try:
+                (run,) = await stack.enter_async_context(self._tools.runs.of([job], key))
+                return run
+            except RbeesError as error:
+                if error.code not in _LATER or self._over is not None:
+                    raise
+            await self._tools.clock.sleep(AGAIN_S)
+
+    async def _failure(self, place: int, id_: str, custom_id: str, runs: Sequence[Run], error: RbeesError) -> Result:
+        if len(runs) > 1:
+            await _give_up(runs)  # What goes on of them would do so for nobody.
+        if self._over is not None and error.code in {ErrorCode.CANCELLED, *_LATER}:
+            return Result(place, not_run(id_, custom_id, self._over), is_answer=False)
+        request_id = runs[0].row.job_id if runs else None
+        return Result(place, refused(id_, custom_id, request_id, error), is_answer=False)
 
     async def _answer(self, place: int, id_: str, custom_id: str, asked: Asked, runs: Sequence[Run], wait: _Wait) -> Result:
         self._open[place] = runs
@@ -257,13 +273,17 @@ class Progress:
         return Result(place, content, is_answer=True, tokens=_tokens(collected))
 
     def _job(self, job: JobRequest) -> JobRequest:
-        """As part of a batch: batches take turns where jobs without a session of their own wait, and nobody has to stay for it."""
-        session_id = job.session_id or self._row.batch_id
-        return replace(job, priority="batch", session_id=session_id, cancel_on_disconnect=False)
+        """As part of a batch, which nobody has to stay for, and which is one session: batches take turns."""
+        return replace(job, priority="batch", session_id=self._row.batch_id, cancel_on_disconnect=False)
 
-    def _key(self, place: int | str) -> str:
-        # A header holds no line break, so no client's own key is one of these.
-        return f"{self._row.batch_id}\n{place}"
+    @property
+    def _keys(self) -> str:
+        """What the keys of all its jobs begin with. A header holds no line break, so no client's own key is one of these."""
+        return f"{self._row.batch_id}\n"
+
+    def _key(self, place: int, number: int) -> str:
+        """Of one of a line's jobs."""
+        return f"{self._keys}{place}#{number}"
 
     def _line_id(self, place: int) -> str:
         return f"batch_req_{self._row.batch_id.removeprefix('batch_')}_{place + 1}"
@@ -317,7 +337,7 @@ async def _collect(run: Run, choices: int, wait: _Wait) -> Collected:
 async def _give_up(runs: Sequence[Run]) -> None:
     for run in runs:
         # One that was deleted meanwhile needs no cancelling.
-        with contextlib.suppress(RbeesError):
+        with suppress(RbeesError):
             await run.give_up()
 
 

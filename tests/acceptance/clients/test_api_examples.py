@@ -61,6 +61,20 @@ def test_lines_are_found_by_what_they_mean(door: Door, tmp_path: Path) -> None:
     assert float(second.split()[0]) <= 1.0
 
 
+def test_every_line_of_a_file_is_answered_by_a_batch(door: Door, tmp_path: Path) -> None:
+    file = tmp_path / "lines.txt"
+    file.write_text("the sea\n\nbees\n")
+    done = example("openai_batch.py", door.url, EMBEDDED, str(file))
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+    assert "completed: 2 of 2 answered" in done.stderr
+    again = example("openai_batch.py", door.url, EMBEDDED, str(file), "--batch", done.stderr.split()[1])
+    assert again.stdout == done.stdout
+    wrong = example("openai_batch.py", door.url, "haikus", str(file))
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "model_not_found" in wrong.stderr
+
+
 @pytest.mark.parametrize(
     "name", ["openai_chat.py", "openai_responses.py", "langchain_chat.py", "openai_tools.py", "openai_schema.py"]
 )

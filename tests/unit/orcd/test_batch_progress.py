@@ -207,15 +207,25 @@ async def test_a_full_queue_makes_a_batch_wait(hive: Hive) -> None:
     assert (over.status, over.request_counts.completed) == ("completed", 3)
 
 
+async def test_a_line_of_several_prompts_waits_for_room_for_each(hive: Hive) -> None:
+    hive.queue_limit = 1
+    await hive.restart()
+    body = {"model": "bees", "prompt": ["a", "b", "c"]}
+    line = {"custom_id": "many", "method": "POST", "url": "/v1/completions", "body": body}
+    file_id = await hive.upload(json.dumps(line).encode())
+    batch = await hive.batches.create(BatchRequest(input_file_id=file_id, endpoint="/v1/completions", completion_window="24h"))
+    await hive.until_waiting(1)
+    over = await hive.until_ended(batch)
+    assert (over.status, over.request_counts.completed, len(hive.arrived)) == ("completed", 1, 3)
+    assert over.usage.output_tokens == 6
+
+
 async def test_jobs_of_a_batch_are_for_those_who_do_not_wait(hive: Hive) -> None:
     file_id = await hive.upload(chat("a"), chat("b", user="bee", service_tier="default", cancel_on_disconnect=True))
-    await hive.batches.create(BatchRequest(input_file_id=file_id, endpoint=CHATS, completion_window="24h"))
+    batch = await hive.batches.create(BatchRequest(input_file_id=file_id, endpoint=CHATS, completion_window="24h"))
     await hive.until_waiting(2)
     rows = hive.desk.database.rows("SELECT priority, session_id, cancel_on_disconnect FROM jobs ORDER BY number")
-    assert [row[0] for row in rows] == ["batch", "batch"]
-    assert rows[0][1].startswith("batch_")
-    assert rows[1][1] == "bee"
-    assert [row[2] for row in rows] == [0, 0]
+    assert rows == [("batch", batch.id, 0)] * 2
 
 
 # ---- killed --------------------------------------------------------------------------------------------------------------
