@@ -47,6 +47,9 @@ LOOK_S: Final = 60.0
 """How often the wall clock is looked at, which may have been set."""
 AGAIN_S: Final = 1.0
 _OVER: Final[dict[BatchStatus, Over]] = {"cancelling": "cancelled", "finalizing": "expired"}
+_FILES_LOST: Final = BatchError(
+    code="files_lost", message="The batch's files are gone from orcd's state folder; upload its input again."
+)
 _LATER: Final = frozenset({ErrorCode.QUEUE_FULL, ErrorCode.QUOTA_EXCEEDED, ErrorCode.STORAGE_FULL})
 """What a job may be refused for that is no fault of its line."""
 
@@ -100,7 +103,7 @@ class Progress:
             except* FileNotFoundError:
                 is_lost = True  # Somebody else removed them just now.
         if is_lost:
-            await self._fail((BatchError(code="files_lost", message="The batch's files are gone from orcd's state folder."),))
+            await self._lose()
         elif not self._stopped:
             await self._end(record)
 
@@ -119,8 +122,7 @@ class Progress:
         try:
             validation = await validate(tools.files.path(row.input_file_id), row.endpoint, tools.line_limit)
         except FileNotFoundError:
-            message = "The content of the batch's file is gone from orcd's state folder; upload it again."
-            await self._fail((BatchError(code="files_lost", message=message),))
+            await self._fail((_FILES_LOST,))
             return False
         errors = validation.errors
         if errors:
@@ -149,6 +151,12 @@ class Progress:
             await self._told_end("cancelled", None, [])
         else:
             await self._told_end("failed", encode(errors), [])
+
+    async def _lose(self) -> None:
+        """End a batch whose files somebody else removed: what is left of them is told by none."""
+        for file_id in (self._row.output_file_id, self._row.error_file_id):
+            await self._tools.files.remove(file_id)
+        await self._told_end("failed", encode((_FILES_LOST,)), [])
 
     async def _end(self, record: Record) -> None:
         files = await record.finish(self._row.batch_id)

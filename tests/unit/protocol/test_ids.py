@@ -14,6 +14,8 @@ LOWEST, HIGHEST = bytes(10), b"\xff" * 10
 def test_shapes() -> None:
     assert re.fullmatch(r"job-[0-9a-hjkmnp-tv-z]{26}", ids.new_job_id(0, LOWEST))
     assert re.match(ids.WORKER_ID_PATTERN, ids.new_worker_id((1 << 48) - 1, HIGHEST))
+    assert re.fullmatch(r"file-[0-9a-hjkmnp-tv-z]{26}", ids.new_file_id(0, LOWEST))
+    assert re.fullmatch(r"batch_[0-9a-hjkmnp-tv-z]{26}", ids.new_batch_id(0, LOWEST))
     assert ids.is_correlation_id(ids.new_correlation_id(1_700_000_000_000, HIGHEST))
 
 
