@@ -183,7 +183,9 @@ class Progress:
         async with asyncio.TaskGroup() as tasks:
             beside = [tasks.create_task(record.run()), tasks.create_task(self._watch_the_clock())]
             await self._begin_lines(record, accepted, tasks)
-            await self._until(lambda: not self._begun and not record.unwritten)
+            await self._until(lambda: not self._begun)
+            record.hurry()
+            await self._until(lambda: not record.unwritten)
             for task in beside:
                 task.cancel()
 

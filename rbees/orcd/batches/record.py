@@ -19,7 +19,9 @@ from rbees.service.clock import Clock
 T = TypeVar("T")
 
 GROUP_S: Final = 0.25
-"""Between two commits: a batch's own writing must not slow down that of the jobs."""
+"""Between two commits, at least ..."""
+SHARE: Final = 4
+"""... and so many times as long as the one before took, for the jobs need the disk too, and nothing is lost by waiting."""
 FULL_RETRY_S: Final = 1.0
 
 
@@ -58,17 +60,13 @@ class Record:
         self._held = bytearray(row.so_far.recorded or bytes(bytes_for(row.total)))
         self._pending: list[Result] = []
         self._arrived = asyncio.Event()
+        self._no_pause = asyncio.Event()
         self.unwritten = 0
         """Results that are not durable yet."""
 
     def holds(self, place: int) -> bool:
         """Whether what came of a line is durable."""
         return bool(self._held[place >> 3] >> (place & 7) & 1)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether every line is."""
-        return self._so_far.completed + self._so_far.failed == self._row.total
 
     async def is_lost(self) -> bool:
         """Whether the files hold less than the database says, such as after a return to a backup without them."""
@@ -87,11 +85,23 @@ class Record:
             await self._arrived.wait()
             self._arrived.clear()
             group, self._pending = self._pending, []
+            begun_s = self._clock.monotonic()
             await self._write(group)
             self.unwritten -= len(group)
             self._recorded()
-            if not self.is_whole:
-                await self._clock.sleep(GROUP_S)
+            await self._pause(SHARE * (self._clock.monotonic() - begun_s))
+
+    def hurry(self) -> None:
+        """Nothing more will come: write what has come without a pause."""
+        self._no_pause.set()
+
+    async def _pause(self, seconds: float) -> None:
+        waits = [asyncio.ensure_future(wait) for wait in (self._clock.sleep(max(GROUP_S, seconds)), self._no_pause.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def finish(self, name: str) -> list[FileRow]:
         """The files as clients will see them, without what does not count; one that would be empty is none."""

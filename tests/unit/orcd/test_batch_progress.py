@@ -477,7 +477,6 @@ async def test_a_record_knows_each_line_that_it_holds(hive: Hive) -> None:
     record.add(Result(0, b"a\n", is_answer=False))
     await hive.until(lambda: not record.unwritten)
     assert [record.holds(place) for place in range(LEAST)] == [True, False, True, False]
-    assert not record.is_whole
     later = await hive.store.batch(batch.id)
     assert later is not None
     assert Record(later, hive.store, hive.files, hive.clock, lambda: None).holds(2)
