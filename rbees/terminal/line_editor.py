@@ -65,7 +65,7 @@ class LineEditor:
         """Have it come back with the up arrow, now and in later chats."""
         if self._readline is None or not message.strip() or len(message) > _LONGEST_ENTRY:
             return
-        self._readline.add_history(message)
+        _add(self._readline, message)
         if self._history is not None:
             with contextlib.suppress(OSError):
                 append_entry(self._history, message)
@@ -73,7 +73,7 @@ class LineEditor:
     def _set_up(self, readline: ModuleType) -> None:
         readline.set_auto_history(False)
         for entry in entries(self._history):
-            readline.add_history(entry)
+            _add(readline, entry)
         # Words end at blanks alone, for a file's name may hold any other sign.
         readline.set_completer_delims(" ")
         readline.set_completer(self._completion)
@@ -94,6 +94,16 @@ def _readline() -> ModuleType | None:
         return importlib.import_module("readline")
     except ImportError:
         return None
+
+
+def _add(readline: ModuleType, entry: str) -> None:
+    """Have readline know an entry, where this terminal's encoding has its signs.
+
+    readline encodes as the locale says, which in the plain `C` one has no more than ASCII, while lines are read as UTF-8 there. So
+    it is given the bytes that it would have read, each as the stand-in that any locale turns into that byte.
+    """
+    with contextlib.suppress(UnicodeEncodeError):
+        readline.add_history(entry.encode(sys.stdin.encoding).decode("ascii", "surrogateescape"))
 
 
 def append_entry(path: Path, entry: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rbees.terminal.line_editor import entries
 from tests.support.chat_templates import HERMES
 from tests.support.home import Finished, Home, entry_point, wait_until
 from tests.support.raw_http import request
@@ -32,8 +33,8 @@ def up() -> Iterator[Home]:
         yield home
 
 
-def on_screen(home: Home, *words: str, term: str = "xterm") -> OnScreen:
-    return OnScreen([*entry_point("llorch"), *words], home.environ(RBEES_CTL_ORCD_URL=home.url, TERM=term))
+def on_screen(home: Home, *words: str, term: str = "xterm", columns: int = 80, **environ: str) -> OnScreen:
+    return OnScreen([*entry_point("llorch"), *words], home.environ(RBEES_CTL_ORCD_URL=home.url, TERM=term, **environ), columns)
 
 
 def piped(home: Home, *words: str, stdin: str = "") -> Finished:
@@ -132,6 +133,20 @@ def test_a_dumb_terminal_gets_lines_and_no_sequences(up: Home) -> None:
         shown.press("\x04")
         assert shown.end() == 0
         assert not shown.picture.colours
+
+
+def test_what_was_typed_comes_back_also_where_the_locale_has_ascii_alone(up: Home, tmp_path: Path) -> None:
+    # A home of its own, so that nothing but these chats is in its history.
+    home = str(tmp_path)
+    for locale, keys in (("C.UTF-8", "schön?\r"), ("C", "\x1b[A\r"), ("C", "größer?\r"), ("C", "\x1b[A\x1b[A\r")):
+        with on_screen(up, "chat", "--model", "thinker", LC_ALL=locale, RBEES_HOME=home) as shown:
+            until_asked(shown, 1)
+            shown.press(keys)
+            wait_until(lambda: PROMPT in shown.wait_for(ANSWER).partition(ANSWER)[2], what="ask again")
+            shown.press("\x04")
+            assert shown.end() == 0
+    (history,) = tmp_path.rglob("chat_history.jsonl")
+    assert entries(history) == ["schön?", "schön?", "größer?", "schön?"]
 
 
 def test_through_a_pipe_the_answers_alone_are_on_stdout(up: Home) -> None:
