@@ -25,6 +25,11 @@ class Heard:
         """Set once the answer is complete."""
 
     @property
+    def is_left(self) -> bool:
+        """See `Screen`: so nothing is heard that was not shown."""
+        return self._shown.is_left
+
+    @property
     def text(self) -> str:
         """What was said so far."""
         return "".join(self._said)

@@ -32,6 +32,11 @@ UNKNOWN: Final = Unknown.UNKNOWN
 class Screen(Protocol):
     """Shows one job."""
 
+    @property
+    def is_left(self) -> bool:
+        """What still comes is not for it, since `leave` was called."""
+        ...
+
     def accepted(self, accepted: JobAccepted) -> None:
         """The job is durable."""
         ...
@@ -77,6 +82,7 @@ class PeopleScreen:
         self._shares_terminal = shares_terminal
         self._running = False
         self._further: dict[int, list[str]] = {}
+        self.is_left = False
 
     def accepted(self, accepted: JobAccepted) -> None:
         """See `Screen`."""
@@ -129,10 +135,16 @@ class PeopleScreen:
         self._notes.clear()
         self._answer.finish()
         self._running = False
+        self.is_left = True
 
 
 class JsonScreen:
-    """For programs: `{"type": "accepted", …}` where the job was just submitted, then `{"seq": N, "type": …}` for each event."""
+    """For programs: `{"type": "accepted", …}` where the job was just submitted, then `{"seq": N, "type": …}` for each event.
+
+    It is never left: after Ctrl-C, too, every event is shown, down to the last.
+    """
+
+    is_left: Final = False
 
     def accepted(self, accepted: JobAccepted) -> None:
         """See `Screen`."""

@@ -27,6 +27,8 @@ from rbees.terminal.output import print_json
 
 CANCEL_PATIENCE_S: Final = 6.0
 """A cancellation is effective within 5 s; after this the job is left to orcd."""
+LAST_PATIENCE_S: Final = 0.5
+"""How long a second Ctrl-C waits for a cancellation to be taken."""
 RESTART_PATIENCE_S: Final = 8.0
 """How long a supervised orcd may be away while a job is being handed over."""
 
@@ -157,13 +159,20 @@ async def _unless_interrupted(
             shown.note("cancelling as soon as the orchestrator answers; Ctrl-C again ends this at once")
             await asyncio.wait({handing_over}, timeout=CANCEL_PATIENCE_S)
         if not handing_over.done():
-            shown.leave()
-            shown.note("the orchestrator did not answer and may have the job all the same; see `llorch jobs list`")
+            _say_unanswered(shown)
             return None
         return handing_over.result()
+    except asyncio.CancelledError:
+        _say_unanswered(shown)
+        raise
     finally:
         waiting.cancel()
         handing_over.cancel()
+
+
+def _say_unanswered(shown: Screen) -> None:
+    shown.leave()
+    shown.keep("the orchestrator did not answer and may have the job all the same; see `llorch jobs list`")
 
 
 async def _stream(
@@ -177,17 +186,26 @@ async def _stream(
             await _cancel(orcd, job_id, shown, streaming)
             return interrupted.exit_code
         return streaming.result()
+    except asyncio.CancelledError:
+        # The second Ctrl-C, perhaps in the middle of what the first one had sent; cancelling twice does no harm.
+        if interrupted.is_set():
+            is_cancelled = False
+            try:
+                is_cancelled = await _is_cancelled(orcd, job_id, LAST_PATIENCE_S)
+            finally:
+                if not is_cancelled:
+                    _say_left(shown, job_id)
+        raise
     except BrokenPipeError:
         # A pager was closed or `head` has seen enough. For a job that was submitted that is no order to throw its answer away.
         if cancels_unread:
-            with contextlib.suppress(RbeesError, TimeoutError):
-                async with asyncio.timeout(CANCEL_PATIENCE_S):
-                    await orcd.cancel(job_id)
+            await _is_cancelled(orcd, job_id, CANCEL_PATIENCE_S)
         else:
             shown.keep(f"nobody reads the answer any more; the job goes on: `llorch jobs watch {job_id}`")
         raise
     finally:
         waiting.cancel()
+        streaming.cancel()
         with contextlib.suppress(BrokenPipeError):
             shown.leave()
 
@@ -201,7 +219,8 @@ async def show_events(
         shown.note(f"connection lost; trying again in {delay_s:.1f} s")
 
     async for seq, event in follow(orcd, job_id, clock, after=after, first_patience_s=first_patience_s, on_break=on_break):
-        shown.show(seq, event)
+        if not shown.is_left:
+            shown.show(seq, event)
 
 
 async def _cancel(orcd: OrcdClient, job_id: str, shown: Screen, streaming: asyncio.Task[None]) -> None:
@@ -214,11 +233,27 @@ async def _cancel(orcd: OrcdClient, job_id: str, shown: Screen, streaming: async
             await orcd.cancel(job_id)
             await asyncio.wait({streaming})
     except (RbeesError, TimeoutError):
-        shown.leave()
-        shown.note(f"{job_id} may still run; end it with `llorch jobs cancel {job_id}`")
+        _say_left(shown, job_id)
     streaming.cancel()
     # Its own end, cancelled or complete, has been shown or is of no interest any more.
     await asyncio.gather(streaming, return_exceptions=True)
+
+
+async def _is_cancelled(orcd: OrcdClient, job_id: str, patience_s: float) -> bool:
+    """True where the orchestrator has taken the order in this time."""
+    try:
+        async with asyncio.timeout(patience_s):
+            await orcd.cancel(job_id)
+    except (RbeesError, TimeoutError):
+        return False
+    return True
+
+
+def _say_left(shown: Screen, job_id: str) -> None:
+    # A terminal that was closed takes no note.
+    with contextlib.suppress(OSError):
+        shown.leave()
+        shown.keep(f"{job_id} may still run; end it with `llorch jobs cancel {job_id}`")
 
 
 class Interruption(asyncio.Event):
