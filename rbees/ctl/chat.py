@@ -18,7 +18,7 @@ from rbees.ctl.target import Target, names_orcd
     "--load", "load_file", type=click.Path(path_type=Path), metavar="FILE", help="Go on with a conversation that /save kept."
 )
 @sampling_options
-@form_options("--schema", "--json-schema")
+@form_options
 @run_options
 @click.option("--deterministic", is_flag=True, help="Decode the answers alone: their text does not depend on other jobs.")
 @click.option("--no-reasoning", is_flag=True, help="Do not show what the model thinks before it answers.")

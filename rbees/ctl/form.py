@@ -1,4 +1,4 @@
-"""The form that `--json-schema`, `--grammar` or `--regex` asks of an answer, as a job's `response_format`."""
+"""The form that `--schema`, `--grammar` or `--regex` asks of an answer, as a job's `response_format`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ def response_format(*, json_schema: Path | None, grammar: Path | None, regex: st
     Raises:
         RbeesError: INVALID_REQUEST for two of them or a file that cannot be read.
     """
-    asked = [
-        name for name, value in (("--json-schema", json_schema), ("--grammar", grammar), ("--regex", regex)) if value is not None
-    ]
+    asked = [name for name, value in (("--schema", json_schema), ("--grammar", grammar), ("--regex", regex)) if value is not None]
     if len(asked) > 1:
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"An answer has one form: give {' or '.join(asked)}, not both.")
     if json_schema is not None:

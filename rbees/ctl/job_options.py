@@ -46,6 +46,17 @@ _SAMPLING: Final = (
     click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given up to four times."),
 )
 
+_FORM: Final = (
+    click.option(
+        *("--schema", "--json-schema", "json_schema"),
+        type=_FILE,
+        metavar="FILE",
+        help="Answer with JSON that satisfies the schema in this file.",
+    ),
+    click.option("--grammar", type=_FILE, metavar="FILE", help="Answer as this grammar derives: GBNF in a .gbnf file, else Lark."),
+    click.option("--regex", metavar="PATTERN", help="Answer with text that the whole of this pattern matches."),
+)
+
 
 def model_option(kind: str | None = None) -> Callable[[F], F]:
     """The model, of this kind where not every one will do (`an embedding model`)."""
@@ -63,22 +74,9 @@ def sampling_options(command: F) -> F:
     return _with_all(_SAMPLING, command)
 
 
-def form_options(*schema_names: str) -> Callable[[F], F]:
-    """What form the answer must have; a schema by these names."""
-    options = (
-        click.option(
-            *schema_names,
-            "json_schema",
-            type=_FILE,
-            metavar="FILE",
-            help="Answer with JSON that satisfies the schema in this file.",
-        ),
-        click.option(
-            "--grammar", type=_FILE, metavar="FILE", help="Answer as this grammar derives: GBNF in a .gbnf file, else Lark."
-        ),
-        click.option("--regex", metavar="PATTERN", help="Answer with text that the whole of this pattern matches."),
-    )
-    return lambda command: _with_all(options, command)
+def form_options(command: F) -> F:
+    """What form the answer must have."""
+    return _with_all(_FORM, command)
 
 
 def text_of_stdin() -> str:

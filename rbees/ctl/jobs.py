@@ -40,7 +40,7 @@ def jobs() -> None:
 @sampling_options
 @click.option("--n", type=click.IntRange(1, 16), help="Answers to make; the first is shown as it comes. Default: 1.")
 @click.option("--logprobs", type=click.IntRange(0, 20), help="With --json: each token's logprob, and of so many alternatives.")
-@form_options("--json-schema")
+@form_options
 @run_options
 @click.option("--deterministic", is_flag=True, help="Decode this job alone: its text does not depend on other jobs.")
 @click.option("--session-id", metavar="TEXT", help="A name for jobs that belong together; recorded and shown.")

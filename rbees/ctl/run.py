@@ -26,7 +26,7 @@ def _prompt(_context: click.Context, _argument: click.Parameter, words: tuple[st
 @click.argument("prompt", nargs=-1, metavar="[PROMPT]", callback=_prompt)
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation begins.")
 @sampling_options
-@form_options("--schema", "--json-schema")
+@form_options
 @run_options
 @click.option("--deterministic", is_flag=True, help="Decode this job alone: its text does not depend on other jobs.")
 @click.option("--no-reasoning", is_flag=True, help="Do not show what the model thinks before it answers.")

@@ -15,7 +15,7 @@ import msgspec
 from rbees.clients.orcd import OrcdClient
 from rbees.ctl.follow import PATIENCE_S, follow
 from rbees.ctl.form import response_format
-from rbees.ctl.refusals import unfit
+from rbees.ctl.refusals import of_job, unfit
 from rbees.ctl.screen import Screen, screen
 from rbees.ctl.target import Target
 from rbees.protocol.chat import ChatMessage
@@ -86,8 +86,22 @@ async def carry_out(
     """Hand a job over and show it to its end; `leave_with`: only until it is accepted. Ctrl-C cancels it.
 
     `is_for_its_reader`: so does whatever else takes the reader away, such as a closed terminal or a pipe that nobody reads.
-    Returns the exit code; a job that fails raises its error.
+    Returns the exit code; a job that fails raises its error, in the words of the command line.
     """
+    try:
+        return await _carry_out(target, job, shown, key, leave_with, is_for_its_reader)
+    except RbeesError as error:
+        raise of_job(error, job) from None
+
+
+async def _carry_out(
+    target: Target,
+    job: JobRequest,
+    shown: Screen,
+    key: str | None,
+    leave_with: Callable[[JobAccepted], None] | None,
+    is_for_its_reader: bool,
+) -> int | None:
     clock = SystemClock()
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if is_for_its_reader else (signal.SIGINT,)
     async with target.client() as orcd:

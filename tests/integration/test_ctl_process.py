@@ -297,6 +297,21 @@ async def test_a_run_that_cannot_be_is_refused_at_once(orcd: ShakyOrcd, llorch: 
     assert not orcd.bodies
 
 
+@pytest.mark.parametrize(
+    ("option", "content"), [("--schema", "{}"), ("--json-schema", "{}"), ("--grammar", 'start: "a"'), ("--regex", None)]
+)
+async def test_what_is_wrong_with_a_form_is_said_of_its_option(
+    orcd: ShakyOrcd, llorch: Llorch, tmp_path: Path, option: str, content: str | None
+) -> None:
+    orcd.job = failed(ErrorCode.INVALID_REQUEST, "No answer can satisfy `response_format`; its parts contradict each other.")
+    (tmp_path / "form").write_text(content or "")
+    asked = str(tmp_path / "form") if content is not None else "a"
+    for words in (("run", "m", "x"), ("jobs", "submit", *PROMPT)):
+        code, _, err = await llorch.run(orcd, *words, option, asked)
+        assert code == 2
+        assert f"No answer can satisfy `{option.replace('json-', '')}`; its parts contradict" in err
+
+
 async def test_a_form_that_was_cut_fails(orcd: ShakyOrcd, llorch: Llorch, tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text("{}")
     (end,) = (event for event in orcd.job if isinstance(event, End))
