@@ -6,8 +6,10 @@ import difflib
 from typing import Any, Final
 
 import msgspec
+import msgspec.inspect
 
 from rbees.ctl.chat_words import IN_CHAT
+from rbees.ctl.job_options import PRIORITIES
 from rbees.ctl.submit import job_of
 from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -29,6 +31,7 @@ _NAMES: Final = (
     "timeout_ms",
 )
 _TYPES: Final = {field.name: field.type for field in msgspec.structs.fields(JobRequest)}
+_PRIORITY, _STOP = "priority", "stop"
 
 
 class Settings:
@@ -68,22 +71,51 @@ class Settings:
         self._given[name] = None if value == "-" else _typed(name, value)
         try:
             self.check()
-        except RbeesError:
+        except RbeesError as error:
             self._given[name] = before
-            raise
+            # In a chat an option is typed without its dashes.
+            sentence = error.message.replace(f"`--{name.replace('_', '-')}`", name)
+            raise RbeesError(error.code, sentence, field=IN_CHAT) from None
 
     def _listed(self, names: Any) -> str:
         return "\n".join(f"{name} {_shown(self._given[name])}" for name in names if self._given.get(name) not in (None, ()))
 
 
 def _typed(name: str, value: str) -> Any:
-    if name == "stop":
+    if name == _STOP:
         return (value,)
     try:
         return msgspec.convert(value, _TYPES[name], strict=False)
-    except msgspec.ValidationError as error:
-        sentence = f"{name} cannot be {value[:40]}: {str(error)[:1].lower()}{str(error)[1:]}."
+    except msgspec.ValidationError:
+        sentence = f"{name} takes {_taken(name)}, not {value[:40]}."
         raise RbeesError(ErrorCode.INVALID_REQUEST, sentence, field=IN_CHAT) from None
+
+
+def _taken(name: str) -> str:
+    """What the option may be, as the job's own type has it."""
+    if name == _PRIORITY:
+        return " or ".join(PRIORITIES)
+    number = _number(msgspec.inspect.type_info(_TYPES[name]))
+    kind = "a whole number" if isinstance(number, msgspec.inspect.IntType) else "a number"
+    least = f"above {_figure(number.gt)}, up to" if number.gt is not None else f"from {_figure(number.ge)} to"
+    return f"{kind} {least} {_figure(number.le)}"
+
+
+def _figure(bound: float | None) -> str:
+    return str(int(bound)) if bound is not None and float(bound).is_integer() else str(bound)
+
+
+def _number(kind: msgspec.inspect.Type) -> msgspec.inspect.IntType | msgspec.inspect.FloatType:
+    """The number that a field holds where it holds anything."""
+    match kind:
+        case msgspec.inspect.IntType() | msgspec.inspect.FloatType():
+            return kind
+        case msgspec.inspect.Metadata():
+            return _number(kind.type)
+        case msgspec.inspect.UnionType():
+            return _number(next(one for one in kind.types if not isinstance(one, msgspec.inspect.NoneType)))
+        case _:
+            raise AssertionError(kind)
 
 
 def _shown(value: Any) -> str:

@@ -156,11 +156,16 @@ def test_options_are_set_and_taken_back() -> None:
     [
         ("temperatur 1", "Did you mean temperature"),
         ("x 1", "There are max_tokens"),
-        ("temperature hot", "temperature cannot be hot"),
-        ("temperature 3", "<= 2"),
-        ("top_k 1.5", "top_k cannot be 1.5"),
-        ("seed 99999999999999999999", "seed cannot be"),
-        ("temperature nan", "temperature cannot be nan"),
+        ("temperature hot", "temperature takes a number from 0 to 2, not hot."),
+        ("temperature 3", "temperature takes a number from 0 to 2, not 3."),
+        ("top_p 0", "top_p takes a number above 0, up to 1, not 0."),
+        ("top_k 1.5", "top_k takes a whole number from 0 to"),
+        ("max_tokens 0", "max_tokens takes a whole number from 1 to"),
+        ("seed 99999999999999999999", "seed takes a whole number from 0 to"),
+        ("temperature nan", "temperature takes a number from 0 to 2, not nan."),
+        ("presence_penalty -3", "presence_penalty takes a number from -2 to 2, not -3."),
+        ("priority high", "priority takes interactive or batch, not high."),
+        ("stop " + "x" * 5_000, "stop takes a text of at most"),
     ],
 )
 def test_what_cannot_be_set_changes_nothing(typed: str, said: str) -> None:
