@@ -33,7 +33,6 @@ from rbees.service.folders import state_folder
 from rbees.terminal.errors import error_lines
 from rbees.terminal.line_editor import LineEditor
 from rbees.terminal.notes import aside, notes
-from rbees.terminal.output import is_live
 
 HISTORY_FILE: Final = "chat_history.jsonl"
 _PROMPT, _MORE = ">>> ", "... "
@@ -65,7 +64,7 @@ def chat(
     settings = Settings(options)
     settings.check()
     with asyncio.Runner() as runner, _ends_in_order():
-        begun.model = runner.run(choose_model(target, model or begun.model or None))
+        begun.model = runner.run(_choose(target, model, begun.model))
         editor = LineEditor(None if no_history else _history(), _completions)
         talk = Chat(runner, target, editor, begun, settings, reasoning=not no_reasoning, as_json=as_json)
         try:
@@ -185,7 +184,7 @@ class Chat:
         job = self._job(question)
         with notes(silent=self._as_json) as said:
             shown = screen(as_json=self._as_json, notes=said, reasoning=self._reasoning, max_tokens=job.max_tokens)
-            heard = Heard(shown, SystemClock(), wordy=self._as_json or is_live(sys.stderr))
+            heard = Heard(shown, SystemClock(), wordy=self._as_json)
             try:
                 code = self._runner.run(carry_out(self._target, job, heard, is_for_its_reader=True))
             finally:
@@ -194,7 +193,8 @@ class Chat:
         if heard.end is not None:
             if not self._as_json:
                 aside(figures_text(heard.end, heard.first_token_s))
-            return None
+            # Half a form is none, and what reads the pipe is told; a person sees it.
+            return ExitCode.FAILED if heard.is_cut and job.response_format is not None and not self._editor.is_asking else None
         if code == ExitCode.INTERRUPTED and self._editor.is_asking:
             self._interrupts = 1
             kept = "stopped; what came is kept" if heard.text else "stopped; the question is taken back"
@@ -278,7 +278,13 @@ class Chat:
 
     def _load(self, path: Path) -> None:
         loaded = read_chat(path)
-        loaded.model = self._runner.run(choose_model(self._target, loaded.model))
+        try:
+            loaded.model = self._runner.run(choose_model(self._target, loaded.model))
+        except RbeesError as error:
+            if error.code is not ErrorCode.MODEL_NOT_FOUND:
+                raise
+            aside(f"{error.message} The one that answers now goes on with it.")
+            loaded.model = self._conversation.model
         self._begin(loaded)
         self._own_files.add(path)
         aside(f"chat with {loaded.model}")
@@ -288,6 +294,17 @@ class Chat:
         if self._conversation.turns:
             count = len(self._conversation.turns) // 2
             aside(f"{count} {'question was' if count == 1 else 'questions were'} answered in it; /show shows them")
+
+
+async def _choose(target: Target, named: str | None, loaded: str) -> str:
+    """The model that was named, else that of the conversation that was loaded, else the one that there is."""
+    try:
+        return await choose_model(target, named or loaded or None)
+    except RbeesError as error:
+        if error.code is not ErrorCode.MODEL_NOT_FOUND or named or not loaded:
+            raise
+        message = f"{error.message} With `--model NAME` another one goes on with the conversation."
+        raise RbeesError(error.code, message, **error.details) from None
 
 
 def _problem_lines(error: RbeesError) -> list[str]:

@@ -21,6 +21,8 @@ COMMANDS: Final = {
     "/load": ("/load FILE", "go on with a conversation from a file"),
     "/quit": ("/quit", "leave; so does Ctrl-D, or Ctrl-C twice"),
 }
+_ALONE: Final = frozenset({"/help", "/show", "/retry", "/clear", "/quit"})
+"""What stands behind these was meant for somebody, and would be lost."""
 _OTHER_NAMES: Final = {"/?": "/help", "/exit": "/quit", "/bye": "/quit", "/q": "/quit", "/reset": "/clear", "/models": "/model"}
 
 
@@ -85,11 +87,14 @@ def understood(message: str) -> Say | Command:
         return Say(message[1:])
     if not message.startswith("/"):
         return Say(message)
-    name, _, argument = message.partition(" ")
-    name = _OTHER_NAMES.get(name.strip().lower(), name.strip().lower())
+    name, *rest = message.split(maxsplit=1)
+    name = _OTHER_NAMES.get(name.lower(), name.lower())
+    argument = rest[0].strip() if rest else ""
     if name not in COMMANDS:
-        raise ValueError(_no_command(name.split("\n")[0]))
-    return Command(name, argument.strip())
+        raise ValueError(_no_command(name))
+    if name in _ALONE and argument:
+        raise ValueError(f"{name} takes nothing behind it. To begin a message with a slash, write two.")
+    return Command(name, argument)
 
 
 def help_text() -> str:

@@ -10,7 +10,7 @@ from rbees.terminal.quantities import duration_text
 
 
 class Heard:
-    """Passes everything on to `shown`. Not `wordy`: but for what every job goes through, which would fill a log."""
+    """Passes everything on to `shown`. Not `wordy`: but for what every job goes through, which would only flash or fill a log."""
 
     def __init__(self, shown: Screen, clock: Clock, *, wordy: bool) -> None:
         self._shown = shown

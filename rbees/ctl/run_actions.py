@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from rbees.ctl.conversation import Conversation
@@ -13,7 +12,6 @@ from rbees.ctl.target import Target
 from rbees.protocol.errors import ErrorCode, ExitCode, RbeesError
 from rbees.service.clock import SystemClock
 from rbees.terminal.notes import notes
-from rbees.terminal.output import is_live
 
 
 async def run_prompt(
@@ -27,7 +25,7 @@ async def run_prompt(
     job = job_of({"messages": messages}, model=model, **options)
     with notes(silent=as_json) as said:
         shown = screen(as_json=as_json, notes=said, reasoning=not no_reasoning, max_tokens=job.max_tokens)
-        heard = Heard(shown, SystemClock(), wordy=as_json or is_live(sys.stderr))
+        heard = Heard(shown, SystemClock(), wordy=as_json)
         code = await carry_out(target, job, heard, is_for_its_reader=True)
     if code is None and heard.is_cut and job.response_format is not None:
         # Half a form is none: what reads it would stumble, and is told before.

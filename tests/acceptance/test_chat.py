@@ -158,6 +158,19 @@ def test_through_a_pipe_the_answers_alone_are_on_stdout(up: Home) -> None:
     assert "Nothing was asked yet" in failed.stderr
 
 
+def test_a_conversation_whose_model_is_not_there_goes_on_with_another(up: Home, tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    assert piped(up, "chat", "--model", "thinker", stdin=f"one\n/save {path}\n").returncode == 0
+    path.write_text(path.read_text().replace('"thinker"', '"thinkr"'))
+    done = piped(up, "chat", "--model", "thinker", stdin=f"/load {path}\n/show\n/retry\n")
+    assert (done.returncode, done.stdout) == (0, f"{ANSWER}\n"), done.said
+    assert "The one that answers now goes on with it." in done.stderr
+    assert "1 question was answered in it" in done.stderr
+    refused = piped(up, "chat", "--load", str(path))
+    assert refused.returncode == 1
+    assert "With `--model NAME` another one goes on" in refused.stderr
+
+
 def test_a_schema_gives_json(up: Home, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"mood": {"enum": ["calm", "wild"]}}, "required": ["mood"]}
     path = tmp_path / "schema.json"
@@ -165,6 +178,8 @@ def test_a_schema_gives_json(up: Home, tmp_path: Path) -> None:
     done = piped(up, "run", "haiku", "What is the sea like?", "--schema", str(path), stdin="the sea")
     assert done.returncode == 0, done.said
     assert done.json["mood"] in {"calm", "wild"}
+    cut = piped(up, "chat", "--model", "haiku", "--schema", str(path), "--max-tokens", "2", stdin="the sea\nthe moon\n")
+    assert (cut.returncode, cut.stdout.count("\n")) == (1, 1), "half a form is none, and nothing more is asked"
 
 
 def test_a_prompt_beyond_the_context_and_an_unknown_model_are_told_with_what_helps(up: Home) -> None:

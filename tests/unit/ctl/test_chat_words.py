@@ -60,6 +60,12 @@ def test_what_is_no_command_is_told_apart(message: str, said: str) -> None:
     assert said in str(raised.value)
 
 
+@pytest.mark.parametrize("message", ["/retry again please", "/quit now", "/clear x", "/help\nme", "/bye all"])
+def test_words_behind_what_stands_alone_are_not_dropped(message: str) -> None:
+    with pytest.raises(ValueError, match="takes nothing behind it"):
+        understood(message)
+
+
 def test_the_help_names_every_command_in_80_columns() -> None:
     lines = help_text().split("\n")
     assert max(len(line) for line in lines) <= 79
