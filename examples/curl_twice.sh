@@ -8,7 +8,24 @@ prompt=${3:-write a haiku with the word guitar}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-body=$(printf '{"model": "%s", "messages": [{"role": "user", "content": "%s"}]}' "$model" "$prompt")
+# As JSON writes a text: a quote, a tab or a line's end in what was given must not end the text that it stands in.
+quoted() {
+    printf '%s\n' "$1" | LC_ALL=C awk '
+        BEGIN {
+            for (code = 1; code < 32; code++) escaped[sprintf("%c", code)] = sprintf("\\u%04x", code)
+            escaped["\""] = "\\\""
+            escaped["\\"] = "\\\\"
+        }
+        {
+            if (NR > 1) printf "%s", "\\n"
+            for (at = 1; at <= length($0); at++) {
+                sign = substr($0, at, 1)
+                printf "%s", (sign in escaped) ? escaped[sign] : sign
+            }
+        }'
+}
+
+body=$(printf '{"model": "%s", "messages": [{"role": "user", "content": "%s"}]}' "$(quoted "$model")" "$(quoted "$prompt")")
 accepted=$(curl -sS --fail-with-body -H 'Content-Type: application/json' -d "$body" "$url/v2/tasks") || {
     echo "$accepted" >&2
     exit 1

@@ -40,7 +40,12 @@ def main() -> int:
     arguments.add_argument("query")
     arguments.add_argument("--best", type=int, default=3, metavar="N")
     given = arguments.parse_args()
-    lines = [(number, line) for number, line in enumerate(given.file.read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
+    try:
+        text = given.file.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        print(f"{given.file} cannot be read: {error}", file=sys.stderr)
+        return 1
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     client = OpenAI(base_url=f"{given.url}/v1", api_key="none")
     try:
         query, *known = vectors(client, given.model, [given.query, *[line for _, line in lines]])

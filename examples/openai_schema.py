@@ -11,7 +11,7 @@ import argparse
 import sys
 from typing import Annotated, Literal
 
-from openai import APIError, OpenAI
+from openai import APIError, LengthFinishReasonError, OpenAI
 from pydantic import BaseModel, ConfigDict, Field
 
 Line = Annotated[str, Field(max_length=60)]
@@ -32,12 +32,21 @@ def main() -> int:
     arguments.add_argument("url")
     arguments.add_argument("model")
     arguments.add_argument("prompt")
+    arguments.add_argument("--max-tokens", type=int, metavar="N", help="longest answer")
     given = arguments.parse_args()
     client = OpenAI(base_url=f"{given.url}/v1", api_key="none")
     try:
         answer = client.chat.completions.parse(
-            model=given.model, messages=[{"role": "user", "content": given.prompt}], response_format=Poem, temperature=0
+            model=given.model,
+            messages=[{"role": "user", "content": given.prompt}],
+            response_format=Poem,
+            temperature=0,
+            max_completion_tokens=given.max_tokens,
         )
+    except LengthFinishReasonError:
+        # Half an object is none.
+        print("The answer was cut before it was complete; allow it more tokens.", file=sys.stderr)
+        return 1
     except APIError as error:
         print(error.message, file=sys.stderr)
         return 1

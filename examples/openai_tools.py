@@ -44,6 +44,16 @@ TOOLS: list[ChatCompletionToolParam] = [
 ]
 
 
+def called(name: str, arguments: str) -> dict[str, Any]:
+    """What the call gives. A model may call what there is not, or with what does not fit, and is told so, as it may mend it."""
+    if name not in FUNCTIONS:
+        return {"error": f"no function is called {name!r}; there are {', '.join(FUNCTIONS)}"}
+    try:
+        return FUNCTIONS[name](**json.loads(arguments))
+    except (TypeError, ValueError):
+        return {"error": f"{name} cannot be called with {arguments}; see its parameters"}
+
+
 def converse(client: OpenAI, model: str, question: str) -> str:
     """The answer, after as many calls as the model wants and rounds allow."""
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": question}]
@@ -57,7 +67,7 @@ def converse(client: OpenAI, model: str, question: str) -> str:
         messages.append(cast(ChatCompletionMessageParam, said.to_dict()))
         for call in said.tool_calls:
             assert call.type == "function"
-            result = FUNCTIONS[call.function.name](**json.loads(call.function.arguments))
+            result = called(call.function.name, call.function.arguments)
             print(f"[{call.function.name}({call.function.arguments}) = {result}]", file=sys.stderr)
             messages.append({"role": "tool", "tool_call_id": call.id, "content": json.dumps(result)})
     return ""
