@@ -32,6 +32,8 @@ def chat(target: Target, **given: Any) -> int | None:
     has what was said, `/retry` asks again, `/clear` begins anew, `/save` and `/load` keep a conversation in a file and go on with
     one, `/help` says more, `/quit` leaves. Two slashes begin a message with one.
 
+    Answers are broken between words on the screen, but for code; `/show` has them as they were said, to be copied.
+
     Ctrl-C stops an answer and keeps the chat; a second one, or Ctrl-D, leaves. Through a pipe every line is a message too, stdout
     has the answers alone, and the first that fails ends it. What was typed is kept for the up arrow in `chat_history.jsonl` among
     the state of `ctl`, for its owner alone.

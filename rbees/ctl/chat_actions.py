@@ -183,7 +183,7 @@ class Chat:
     def _ask(self, question: str) -> int | None:
         job = self._job(question)
         with notes(silent=self._as_json) as said:
-            shown = screen(as_json=self._as_json, notes=said, reasoning=self._reasoning, max_tokens=job.max_tokens)
+            shown = screen(as_json=self._as_json, notes=said, reasoning=self._reasoning, max_tokens=job.max_tokens, wraps=True)
             heard = Heard(shown, SystemClock(), wordy=self._as_json)
             try:
                 code = self._runner.run(carry_out(self._target, job, heard, is_for_its_reader=True))

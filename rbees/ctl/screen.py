@@ -17,6 +17,7 @@ from rbees.protocol.jobs import JobAccepted
 from rbees.protocol.vectors import Embeddings, Ranking
 from rbees.terminal.answer import AnswerWriter
 from rbees.terminal.notes import Notes
+from rbees.terminal.output import columns
 from rbees.terminal.text import printable
 
 
@@ -173,8 +174,9 @@ def screen(
     reasoning: bool = True,
     max_tokens: int | Unknown | None = UNKNOWN,
     documents: Sequence[str] = (),
+    wraps: bool = False,
 ) -> Screen:
-    """The screen that the caller asked for; `reasoning`: show people what the model thinks, too.
+    """The screen that the caller asked for; `reasoning`: show people what the model thinks, too; `wraps`: break lines at words.
 
     `max_tokens` and `documents` are what the job was submitted with, so that a cut can be explained and what was ranked shown;
     whoever only watches does not know them.
@@ -183,7 +185,7 @@ def screen(
         return JsonScreen()
     shares_terminal = sys.stdout.isatty() and sys.stderr.isatty()
     return PeopleScreen(
-        AnswerWriter(sys.stdout),
+        AnswerWriter(sys.stdout, (lambda: columns(sys.stdout)) if wraps else None),
         notes,
         shares_terminal=shares_terminal,
         reasoning=reasoning,

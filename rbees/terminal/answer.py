@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TextIO
 
 from rbees.terminal.output import is_live
 from rbees.terminal.text import visible
+from rbees.terminal.wrapping import Wrapping
 
 _DIM = "\x1b[2m"
 _NOT_DIM = "\x1b[22m"
@@ -14,12 +16,15 @@ _NOT_DIM = "\x1b[22m"
 class AnswerWriter:
     """On a terminal control characters are made visible; into a pipe or a file every character goes as it is.
 
-    What a model thinks is shown on a terminal only, dimmed and apart from what it says.
+    What a model thinks is shown on a terminal only, dimmed and apart from what it says. Where `width` gives a terminal's cells, its
+    lines are broken between words.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, width: Callable[[], int] | None = None) -> None:
         self._stream = stream
         self._is_terminal = stream.isatty()
+        self._width = width if self._is_terminal else None
+        self._wrapping = Wrapping()
         self._dims = is_live(stream)
         self._at_line_start = True
         self._thinking = False
@@ -28,7 +33,7 @@ class AnswerWriter:
         """Show a thought now."""
         if self._is_terminal and text:
             self._thinking = True
-            self._stream.write(f"{_DIM}{visible(text)}{_NOT_DIM}" if self._dims else visible(text))
+            self._show(visible(text))
             self._stream.flush()
             self._at_line_start = text.endswith("\n")
 
@@ -40,7 +45,7 @@ class AnswerWriter:
             self.finish()
             self._stream.write("\n")
             self._thinking = False
-        self._stream.write(visible(text) if self._is_terminal else text)
+        self._show(visible(text) if self._is_terminal else text)
         self._stream.flush()
         self._at_line_start = text.endswith("\n")
 
@@ -51,7 +56,17 @@ class AnswerWriter:
 
     def finish(self) -> None:
         """End the last line."""
+        if self._width is not None:
+            self._put(self._wrapping.rest(self._width()))
+            self._wrapping = Wrapping()
         if not self._at_line_start:
             self._stream.write("\n")
             self._at_line_start = True
         self._stream.flush()
+
+    def _show(self, text: str) -> None:
+        self._put(text if self._width is None else self._wrapping.take(text, self._width()))
+
+    def _put(self, text: str) -> None:
+        if text:
+            self._stream.write(f"{_DIM}{text}{_NOT_DIM}" if self._thinking and self._dims else text)

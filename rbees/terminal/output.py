@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TextIO, TypeVar
 
@@ -24,6 +25,14 @@ def json_option(command: Decorated) -> Decorated:
 def is_live(stream: TextIO) -> bool:
     """True for a terminal on which lines can be rewritten."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def columns(stream: TextIO) -> int:
+    """Cells in a line of this terminal, now; where it does not say, more than any text has."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or sys.maxsize
+    except OSError:
+        return sys.maxsize
 
 
 def print_json(value: Any) -> None:

@@ -20,6 +20,8 @@ from tests.support.scripted_models import write_script
 
 PROMPT = ">>> "
 ANSWER = "Seven bees."
+PROSE = "A hive in summer holds some forty thousand workers, a few hundred drones and only one queen, 蜂の女王、 who hardly ever leaves it."
+CODE = "for bee in hive: " + "print(bee.name, bee.age_days, bee.task) or " * 2 + "rest()"
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,7 @@ def up() -> Iterator[Home]:
         write_script(models, "thinker", chat_template=HERMES, answer=f"<think>\nhm hm\n</think>\n\n{ANSWER}")
         write_script(models, "endless", tokens_per_second=20, answer_tokens=5_000)
         write_script(models, "steady", tokens_per_second=20, answer_tokens=40)
+        write_script(models, "teller", answer=f"{PROSE}\n```\n{CODE}\n```")
         home.up("--model-dir", str(models))
         yield home
 
@@ -133,6 +136,24 @@ def test_a_dumb_terminal_gets_lines_and_no_sequences(up: Home) -> None:
         shown.press("\x04")
         assert shown.end() == 0
         assert not shown.picture.colours
+
+
+def test_an_answer_is_broken_between_words_on_the_screen_alone(up: Home, tmp_path: Path) -> None:
+    with on_screen(up, "chat", "--model", "teller") as shown:
+        until_asked(shown, 1)
+        shown.press("talk\r")
+        first = until_asked(shown, 2)
+        assert "drones and\r\nonly one" in first, "80 columns end within that word"
+        assert f"```\r\n{CODE}\r\n```" in first
+        shown.press(f"/save {tmp_path}/kept.json\r")
+        until_asked(shown, 3)
+        shown.press("/show\r")
+        assert PROSE in until_asked(shown, 5)[len(first) :], "to be copied, it is there as it was said"
+        shown.press("\x04")
+        assert shown.end() == 0
+    said = json.loads((tmp_path / "kept.json").read_text())["messages"][1]["content"]
+    assert said == f"{PROSE}\n```\n{CODE}\n```"
+    assert piped(up, "chat", "--model", "teller", stdin="talk").stdout == f"{said}\n"
 
 
 def test_what_was_typed_comes_back_also_where_the_locale_has_ascii_alone(up: Home, tmp_path: Path) -> None:
