@@ -337,6 +337,14 @@ async def test_whatever_ends_a_run_cancels_its_job(orcd: ShakyOrcd, llorch: Llor
     assert b"Traceback" not in err
 
 
+async def test_a_run_says_what_it_waits_for_where_a_pipe_stays_open(orcd: ShakyOrcd, llorch: Llorch) -> None:
+    process = await llorch.start(orcd, "run", "m", "x")
+    await until_said(process, b"waiting for the end of standard input")
+    out, _ = await process.communicate(b"the page")
+    assert (process.returncode, out.decode()) == (0, "".join(WORDS) + "\n")
+    assert orcd.bodies[0]["messages"][-1]["content"] == "x\n\nthe page"
+
+
 async def test_a_run_whose_reader_leaves_ends_its_job_without_a_word(orcd: ShakyOrcd, llorch: Llorch) -> None:
     orcd.job = finished(("word ",) * 20_000)
     process = await llorch.start(orcd, "run", "m", "x")
