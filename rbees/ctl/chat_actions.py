@@ -37,7 +37,10 @@ from rbees.terminal.notes import aside, notes
 HISTORY_FILE: Final = "chat_history.jsonl"
 _PROMPT, _MORE = ">>> ", "... "
 _ADVICE: Final = {
-    ErrorCode.CONTEXT_EXCEEDED: ("  /clear begins anew, /model NAME goes on with another one; /save FILE keeps what was said",),
+    ErrorCode.CONTEXT_EXCEEDED: (
+        "  /clear forgets the conversation (/save FILE keeps it), /model NAME goes on with a model that has a longer context,",
+        "  /set max_tokens allows a shorter answer; then ask again, or something shorter",
+    ),
     ErrorCode.MODEL_NOT_FOUND: ("  /model lists those that there are",),
 }
 """What can be done about it in a chat."""
@@ -61,8 +64,7 @@ def chat(
     """
     begun = read_chat(load_file) if load_file is not None else Conversation("")
     begun.system = system or begun.system
-    settings = Settings(options)
-    settings.check()
+    settings = Settings(options).restored(begun.options, wins=False)
     with asyncio.Runner() as runner, _ends_in_order():
         begun.model = runner.run(_choose(target, model, begun.model))
         editor = LineEditor(None if no_history else _history(), _completions)
@@ -230,6 +232,7 @@ class Chat:
                 self._begin(Conversation(self._conversation.model, self._conversation.system))
                 aside("the conversation is forgotten; the system message stays" if self._conversation.system else "forgotten")
             case "/save":
+                self._conversation.options = self._settings.set_options()
                 path = write_chat(_file(command), self._conversation, self._own_files)
                 self._own_files.add(path)
                 aside(f"saved in {path}")
@@ -285,6 +288,7 @@ class Chat:
                 raise
             aside(f"{error.message} The one that answers now goes on with it.")
             loaded.model = self._conversation.model
+        self._settings = self._settings.restored(loaded.options)
         self._begin(loaded)
         self._own_files.add(path)
         aside(f"chat with {loaded.model}")

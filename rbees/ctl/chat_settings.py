@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -44,6 +45,22 @@ class Settings:
         """To be given to `job_of`."""
         return dict(self._given)
 
+    def set_options(self) -> dict[str, Any]:
+        """Those that `/set` knows and that have not their default."""
+        return {name: self._given[name] for name in _NAMES if self._given.get(name) not in (None, ())}
+
+    def restored(self, kept: Mapping[str, Any], *, wins: bool = True) -> Settings:
+        """These with what `set_options` once gave in the place of their own; not `wins`: where they have none themselves.
+
+        Raises:
+            RbeesError: INVALID_REQUEST, where a value is none.
+        """
+        own = {name: value for name, value in self._given.items() if name not in _NAMES} if wins else self._given
+        given = {name: value for name, value in own.items() if value not in (None, ())}
+        settings = Settings({**{name: kept[name] for name in _NAMES if name in kept}, **given})
+        settings.check()
+        return settings
+
     def check(self) -> None:
         """Raises RbeesError: INVALID_REQUEST, where they make no job."""
         job_of({"messages": (ChatMessage(role="user", content="?"),)}, model="m", **self._given)
@@ -64,7 +81,7 @@ class Settings:
             raise RbeesError(ErrorCode.INVALID_REQUEST, f"No option is called {word[:40]}. {hint}", field=IN_CHAT)
         if value.strip():
             self._set(name, value.strip())
-        return self._listed([name]) or f"{name} has its default"
+        return self._listed((name,)) or f"{name} has its default"
 
     def _set(self, name: str, value: str) -> None:
         before = self._given.get(name)
@@ -77,8 +94,9 @@ class Settings:
             sentence = error.message.replace(f"`--{name.replace('_', '-')}`", name)
             raise RbeesError(error.code, sentence, field=IN_CHAT) from None
 
-    def _listed(self, names: Any) -> str:
-        return "\n".join(f"{name} {_shown(self._given[name])}" for name in names if self._given.get(name) not in (None, ()))
+    def _listed(self, names: Iterable[str]) -> str:
+        own = self.set_options()
+        return "\n".join(f"{name} {_shown(own[name])}" for name in names if name in own)
 
 
 def _typed(name: str, value: str) -> Any:

@@ -17,7 +17,7 @@ COMMANDS: Final = {
     "/show": ("/show", "the conversation so far"),
     "/retry": ("/retry", "ask the last question again"),
     "/clear": ("/clear", "forget the conversation and begin anew"),
-    "/save": ("/save FILE", "keep the conversation in a file"),
+    "/save": ("/save FILE", "keep the conversation, its model and what is set in a file"),
     "/load": ("/load FILE", "go on with a conversation from a file"),
     "/quit": ("/quit", "leave; so does Ctrl-D, or Ctrl-C twice"),
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -20,6 +21,8 @@ class SavedChat(Message, frozen=True, kw_only=True):
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
     system: str | None = None
     messages: tuple[ChatMessage, ...] = ()
+    options: dict[str, int | float | str | tuple[str, ...]] = {}
+    """What `/set` had changed."""
 
 
 class Conversation:
@@ -29,6 +32,8 @@ class Conversation:
         self.model = model
         self.system = system
         self.turns = turns
+        self.options: Mapping[str, Any] = {}
+        """What was set when it was saved."""
 
     def asking(self, question: str) -> tuple[ChatMessage, ...]:
         """Everything that is sent with the next question. What was sent before is its beginning, so that workers know it.
@@ -60,7 +65,7 @@ class Conversation:
 
     def saved(self) -> bytes:
         """The content of its file."""
-        kept = SavedChat(model=self.model, system=self.system, messages=self.turns)
+        kept = SavedChat(model=self.model, system=self.system, messages=self.turns, options=dict(self.options))
         return msgspec.json.format(encode(kept), indent=1) + b"\n"
 
 
@@ -79,4 +84,6 @@ def restored(content: bytes) -> Conversation:
         raise ValueError("holds no chat: questions and answers do not take turns")
     if any(message.content is None for message in kept.messages):
         raise ValueError("holds no chat: a message has no `content`")
-    return Conversation(kept.model, kept.system, kept.messages)
+    conversation = Conversation(kept.model, kept.system, kept.messages)
+    conversation.options = kept.options
+    return conversation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tests.support.scripted_models import write_script
 
 PROMPT = ">>> "
 ANSWER = "Seven bees."
-PROSE = "A hive in summer holds some forty thousand workers, a few hundred drones and only one queen, 蜂の女王、 who hardly ever leaves it."
+PROSE = "A hive in summer holds some forty thousand workers, a few hundred drones and only one queen, 蜂の女王、 who stays."
 CODE = "for bee in hive: " + "print(bee.name, bee.age_days, bee.task) or " * 2 + "rest()"
 
 
@@ -201,6 +202,32 @@ def test_a_schema_gives_json(up: Home, tmp_path: Path) -> None:
     assert done.json["mood"] in {"calm", "wild"}
     cut = piped(up, "chat", "--model", "haiku", "--schema", str(path), "--max-tokens", "2", stdin="the sea\nthe moon\n")
     assert (cut.returncode, cut.stdout.count("\n")) == (1, 1), "half a form is none, and nothing more is asked"
+
+
+def test_a_conversation_that_has_outgrown_the_context_says_what_can_be_done(up: Home, tmp_path: Path) -> None:
+    path = tmp_path / "long.json"
+    turns = [{"role": "user", "content": "word " * 3_000}, {"role": "assistant", "content": "ah"}]
+    path.write_text(
+        json.dumps({"rbees_chat": 1, "model": "haiku", "system": "be brief", "messages": turns, "options": {"top_k": 3}})
+    )
+    with on_screen(up, "chat", "--load", str(path)) as shown:
+        until_asked(shown, 1)
+        shown.press("more?\r")
+        said = until_asked(shown, 2)
+        assert re.search(r"[0-9]{4,} .*1024|1024.* [0-9]{4,}", said), said
+        assert "[CONTEXT_EXCEEDED]" in said
+        assert "/clear forgets the conversation" in said
+        shown.press(f"/save {tmp_path}/again.json\r")
+        until_asked(shown, 3)
+        shown.press("/clear\r")
+        until_asked(shown, 4)
+        shown.press("the sea\r")
+        assert "tokens/s" in until_asked(shown, 5)
+        shown.press("\x04")
+        assert shown.end() == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert (again["model"], again["system"], again["options"]) == ("haiku", "be brief", {"top_k": 3})
+    assert [turn["content"] for turn in again["messages"]] == [turn["content"] for turn in turns], "what failed was not said"
 
 
 def test_a_prompt_beyond_the_context_and_an_unknown_model_are_told_with_what_helps(up: Home) -> None:

@@ -151,6 +151,24 @@ def test_options_are_set_and_taken_back() -> None:
     assert settings.change("top_k") == "top_k 7"
 
 
+def test_what_was_set_is_saved_and_comes_back(tmp_path: Path) -> None:
+    settings = Settings({"temperature": 0.0, "stop": ("a", "b"), "top_k": None, "regex": "x+", "deterministic": True})
+    talk = spoken()
+    talk.options = settings.set_options()
+    write_chat(tmp_path / "chat.json", talk, set())
+    kept = read_chat(tmp_path / "chat.json").options
+    assert kept == {"temperature": 0.0, "stop": ("a", "b")}
+    mine = Settings({"temperature": 1.0, "min_p": 0.1, "regex": "y"})
+    loaded = mine.restored(kept)
+    assert loaded.options() == {"temperature": 0.0, "stop": ("a", "b"), "regex": "y"}, "the form is the command's"
+    given = mine.restored(kept, wins=False)
+    assert given.options() == {"temperature": 1.0, "min_p": 0.1, "stop": ("a", "b"), "regex": "y"}, "the command line wins"
+    for odd in ({"temperature": 9}, {"top_k": "many"}, {"priority": "high"}):
+        with pytest.raises(RbeesError) as raised:
+            mine.restored(odd)
+        assert raised.value.code is ErrorCode.INVALID_REQUEST
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
