@@ -23,7 +23,7 @@ def main() -> int:
     client = Anthropic(base_url=given.url, api_key="none")
     try:
         with client.messages.stream(
-            model=given.model, messages=[{"role": "user", "content": given.prompt}], max_tokens=500, temperature=0
+            model=given.model, messages=[{"role": "user", "content": given.prompt}], max_tokens=500, extra_body={"temperature": 0}
         ) as stream:
             for text in stream.text_stream:
                 print(text, end="", flush=True)
