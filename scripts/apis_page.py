@@ -40,8 +40,10 @@ dies. `X-Rbees-Job-Id` names it, for `llorch jobs show` and the logs.
 
 - **Models** are named as everywhere: by alias, `hf:` or `file:` reference, sha256 or file name. One that no worker serves yet is
   loaded for the first who asks.
-- **Fields** are honoured, refused by name (400), or unknown; the answer names unknown ones in `X-Rbees-Ignored` and goes on without
-  them. Null is the same as absent. What is absent has rbees' own default, such as a temperature of 0.7.
+- **Fields** are honoured, refused by name (400), or unknown; every answer, a refusal too, names unknown ones in `X-Rbees-Ignored`,
+  and query parameters that nobody here reads; it goes on without them. Null is the same as absent. What is absent has rbees' own
+  default, such as a temperature of 0.7.
+- **Paths** may end with a `/` more, and what answers GET answers HEAD.
 - **Streams** keep their connection alive while a model loads, each API in its own way. The head of a stream waits for the job to
   start, three seconds at most, so that most refusals have a status of their own.
 - **`Prefer: wait=SECONDS`** is for who would rather be told than wait: where the job has not started by then, it is given up, and

@@ -1,8 +1,9 @@
-"""What a request brings: its JSON body within size and time, and its query parameters with their types."""
+"""What a request brings: its JSON body within size and time, its query parameters with their types, and what nobody reads of it."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,6 +16,7 @@ from rbees.service.routes import Parameter
 
 MAX_BODY_BYTES = web.AppKey("max_body_bytes", int)
 LIMITS = web.AppKey("limits", Limits)
+PASSED_OVER = web.RequestKey("passed_over", tuple[str, ...])
 
 T = TypeVar("T")
 
@@ -77,6 +79,11 @@ def argument(request: web.Request, parameter: Parameter) -> Any:
         raise RbeesError(
             ErrorCode.INVALID_REQUEST, f"The parameter `{parameter.name}` does not fit: {said}.", field=parameter.name
         ) from None
+
+
+def pass_over(request: web.Request, names: Iterable[str]) -> None:
+    """Have every answer to the request, also one that refuses it, name parameters or fields that nobody here reads."""
+    request[PASSED_OVER] = (*request.get(PASSED_OVER, ()), *names)
 
 
 def _is_text(sent: str) -> bool:

@@ -1,6 +1,7 @@
 """The edge of every daemon: what happens to each request before its handler and to each answer after it.
 
-Outside in: correlation id, failures to envelopes, figures; then Host and Origin, preflight, token, unknown parameters. A handler
+Outside in: correlation id, failures to envelopes, figures; then Host and Origin, preflight, token, unknown parameters, which are
+refused on rbees' own routes, and passed over and named on those of other APIs, as unknown fields of a body are. A handler
 raises `RbeesError` freely; anything else it raises is answered as INTERNAL and described in the log only.
 """
 
@@ -15,10 +16,10 @@ from aiohttp import HttpVersion11, web
 
 from rbees.protocol import ids
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.service import logs
+from rbees.service import logs, passed_over
 from rbees.service.answers import error_response
 from rbees.service.auth import Authenticator
-from rbees.service.bodies import MAX_BODY_BYTES, too_large
+from rbees.service.bodies import MAX_BODY_BYTES, PASSED_OVER, pass_over, too_large
 from rbees.service.clock import SystemClock
 from rbees.service.connection import Connection
 from rbees.service.correlation import HEADER, correlation_id
@@ -57,9 +58,11 @@ class Edge:
 
     def register(self, app: web.Application, routes: Iterable[Route]) -> None:
         """Put the routes into the application and remember which route each is."""
-        for route in routes:
-            added = app.router.add_route(route.method, route.path, route.handler, expect_handler=_leave_to_guard)
-            self._routes[added] = route
+        table = list(routes)
+        taken = {(route.method, route.path) for route in table}
+        for route in table:
+            for method, path in ((route.method, route.path), *(place for place in _further_places(route) if place not in taken)):
+                self._routes[app.router.add_route(method, path, route.handler, expect_handler=_leave_to_guard)] = route
             if route.error_shape is not None:
                 self._shapes.setdefault(first_word(route.path), route.error_shape)
                 if route.error_shape.sign is not None:
@@ -111,6 +114,9 @@ class Edge:
         current = correlation_id.get()
         if current is not None:
             response.headers[HEADER] = current
+        ignored = passed_over.together(request.get(PASSED_OVER, ()), response.headers.get(passed_over.HEADER))
+        if ignored is not None:
+            response.headers[passed_over.HEADER] = ignored
         origin = request.headers.get("Origin")
         if origin and origin.lower() in self._origins:
             response.headers["Access-Control-Allow-Origin"] = origin
@@ -195,6 +201,15 @@ def _proof(request: web.Request) -> str | None:
     return f"Bearer {key}" if sent is None and key is not None else sent
 
 
+def _further_places(route: Route) -> list[tuple[str, str]]:
+    """Where clients of another API look for a route as well: behind a slash more, and by HEAD to see whether it is there."""
+    if route.error_shape is None:
+        return []
+    methods = ["GET", "HEAD"] if route.method == "GET" and route.events is None and not route.stream else [route.method]
+    paths = [route.path] if route.path.endswith(("/", "+}")) else [route.path, f"{route.path}/"]
+    return [place for method in methods for path in paths if (place := (method, path)) != (route.method, route.path)]
+
+
 def _host_name(header: str) -> str:
     """The name in a Host header, without port, brackets and case."""
     try:
@@ -240,8 +255,11 @@ def _preflight(request: web.Request) -> web.Response:
 
 def _check_parameters(request: web.Request, route: Route) -> None:
     known = [parameter.name for parameter in route.parameters if parameter.where == "query"]
-    for name in request.query:
-        if name not in known:
+    unknown = [name for name in request.query if name not in known]
+    if route.error_shape is not None:
+        pass_over(request, unknown)
+    else:
+        for name in unknown:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean `{close[0]}`?" if close else f" Known here: {', '.join(known) or 'none'}."
             raise RbeesError(ErrorCode.INVALID_REQUEST, f"A query parameter of this request is unknown.{hint}", known=known)

@@ -15,7 +15,7 @@ from aiohttp import web
 from rbees.service import docs_page, metrics, openapi
 from rbees.service.answers import error_response, reply, reply_large
 from rbees.service.auth import Authenticator, BearerAuth, NoAuth, is_loopback
-from rbees.service.bodies import LIMITS, MAX_BODY_BYTES, argument, read, read_bytes, read_json
+from rbees.service.bodies import LIMITS, MAX_BODY_BYTES, argument, pass_over, read, read_bytes, read_json
 from rbees.service.connection import Limits
 from rbees.service.edge import Edge
 from rbees.service.routes import LINES, ErrorShape, Handler, Parameter, Route, WordedError
@@ -38,6 +38,7 @@ __all__ = [
     "build_app",
     "check_can_listen",
     "error_response",
+    "pass_over",
     "read",
     "read_bytes",
     "read_json",

@@ -23,6 +23,7 @@ PURE = (
     "rbees.orcd.openai",
     "rbees.orcd.responses",
     "rbees.orcd.supply",
+    "rbees.service.passed_over",
     "rbees.ctl.chat_words",
     "rbees.ctl.conversation",
     "rbees.host.build_flags",

@@ -29,6 +29,7 @@ from rbees.service.web import (
     WordedError,
     argument,
     build_app,
+    pass_over,
     read,
     reply,
 )
@@ -61,6 +62,7 @@ async def page(request: http.Request) -> http.Response:
 
 
 LIMIT = Parameter("limit", "At most so many.", int)
+CUPS = Parameter("cups", "So many.", int)
 ROUTES = (
     Route("POST", "/orders", take, "Take an order.", request=Order, response=dict[str, Any], status=202),
     Route("GET", "/orders", page, "List orders.", response=dict[str, Any], parameters=(LIMIT,)),
@@ -437,7 +439,7 @@ async def test_routes_of_another_api_fail_in_its_own_words() -> None:
         for method, path, code in (
             ("GET", "/tea/refuse", "queue_full"),
             ("GET", "/tea/fail", "internal"),
-            ("GET", "/tea/refuse?x=1", "invalid_request"),
+            ("GET", "/tea/refuse?x=1", "queue_full"),
             ("POST", "/tea/refuse", "method_not_allowed"),
             ("GET", "/tea/none", "not_found"),
         ):
@@ -465,3 +467,62 @@ async def test_where_several_apis_live_a_clients_own_header_tells_which_words_it
             ("/none", {"Tea-Version": "1"}, 404),
         ):
             assert (await ask(server, "GET", path, headers)).status == status, (path, headers)
+
+
+async def test_what_clients_of_other_apis_send_beside_is_passed_over_and_named_by_every_answer() -> None:
+    async def pour(request: http.Request) -> http.Response:
+        pass_over(request, ["milk"])
+        return reply({"cups": argument(request, CUPS)}, headers={"X-Rbees-Ignored": "milk, honey"})
+
+    foreign = (
+        Route("GET", "/tea/pour", pour, "Pour.", parameters=(CUPS,), error_shape=SHAPE),
+        Route("GET", "/tea/refuse", refuse, "Refuse.", error_shape=SHAPE),
+    )
+    async with serving(*ROUTES, *foreign) as server:
+        for path, status, ignored in (
+            ("/tea/pour?cups=2", 200, "milk, honey"),
+            ("/tea/pour?api-version=1&cups=2&api-version=2", 200, "api-version, milk, honey"),
+            ("/tea/pour?cups=x&%0d%0a=1", 418, "?, milk"),
+            ("/tea/refuse?client_version=0.5", 418, "client_version"),
+        ):
+            answer = await ask(server, "GET", path)
+            assert (answer.status, answer.headers["x-rbees-ignored"]) == (status, ignored), path
+        assert "x-rbees-ignored" not in (await ask(server, "GET", "/tea/refuse")).headers
+        own = await ask(server, "GET", "/orders?client_version=0.5")
+        assert (own.status, own.code) == (400, "INVALID_REQUEST")
+
+
+async def test_routes_of_another_api_answer_head_and_behind_a_slash_more() -> None:
+    async def tell(request: http.Request) -> http.Response:
+        return reply({"path": request.path, "name": request.match_info.get("name")})
+
+    foreign = (
+        Route("GET", "/tea", tell, "Tell.", error_shape=SHAPE),
+        Route("HEAD", "/tea", refuse, "Refuse.", error_shape=SHAPE),
+        Route("GET", "/tea/{name:.+}", tell, "Tell.", error_shape=SHAPE),
+        Route("POST", "/tea", tell, "Tell.", error_shape=SHAPE),
+        Route("GET", "/milk", tell, "Tell."),
+    )
+    async with serving(*foreign) as server:
+        for method, path, status in (
+            ("GET", "/tea/", 200),
+            ("POST", "/tea/", 200),
+            ("HEAD", "/tea/", 200),
+            ("HEAD", "/tea", 418),
+            ("HEAD", "/tea/green/leaf", 200),
+            ("PUT", "/tea/", 418),
+            ("GET", "/milk/", 404),
+            ("HEAD", "/milk", 405),
+        ):
+            head = (await ask_head(server, method, path)).split(b"\r\n")[0]
+            assert b" %d " % status in head, (method, path)
+        assert (await ask(server, "GET", "/tea/green/leaf")).json["name"] == "green/leaf"
+
+
+async def ask_head(server: Server, method: str, path: str) -> bytes:
+    """The head of an answer, whose body may be missing as it is in one to HEAD."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    return head

@@ -12,10 +12,11 @@ from rbees.orcd.door.foreign import Foreign, read_foreign, told
 from rbees.orcd.door.patience import LEAST_S, wait_of
 from rbees.orcd.door.runs import Run, Runs
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.service.web import Parameter, argument, read_json
+from rbees.service import passed_over
+from rbees.service.web import Parameter, argument, pass_over, read_json
 
-IGNORED: Final = "X-Rbees-Ignored"
-"""Header that names the fields of a request that were passed over."""
+IGNORED: Final = passed_over.HEADER
+"""Header that names what of a request was passed over."""
 JOB: Final = "X-Rbees-Job-Id"
 """Header that names the jobs behind an answer, for `llorch jobs show` and the log."""
 
@@ -71,7 +72,9 @@ async def read_asked(
         message = "`Prefer: wait` gives a job up, and the key would give that job again; send one of them."
         raise RbeesError(ErrorCode.INVALID_REQUEST, message)
     reading = read_foreign(await read_json(request), type_)
-    return reading.request, ignored((*reading.passed_over, *unmet(reading.request)))
+    names = (*reading.passed_over, *unmet(reading.request))
+    pass_over(request, names)
+    return reading.request, ignored(names)
 
 
 def ignored(names: tuple[str, ...]) -> dict[str, str]:

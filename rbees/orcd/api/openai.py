@@ -32,7 +32,7 @@ from rbees.orcd.openai.vectors import (
 )
 from rbees.orcd.pools import Pools
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.service.web import ErrorShape, Route, WordedError, argument, reply, reply_large
+from rbees.service.web import ErrorShape, Route, WordedError, argument, pass_over, reply, reply_large
 
 F = TypeVar("F", bound=Foreign)
 
@@ -80,7 +80,10 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
 
     async def list_models(request: web.Request) -> web.Response:
         page = anthropic.list_models(request, pools)  # What it is asked with must fit, whoever asks.
-        return reply(page if anthropic.is_client(request) else model_list(pools.models()))
+        if anthropic.is_client(request):
+            return reply(page)
+        pass_over(request, (parameter.name for parameter in anthropic.PAGES if parameter.name in request.query))
+        return reply(model_list(pools.models()))
 
     async def show_model(request: web.Request) -> web.Response:
         name = request.match_info["model"]

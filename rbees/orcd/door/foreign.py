@@ -15,10 +15,10 @@ import msgspec
 
 from rbees.protocol.codec import Message, decode, encode
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service.passed_over import told
 
-MAX_NAMED: Final = 32
-"""Fields that were passed over and are named; no client sends more by intention."""
-_PRINTABLE: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,80}")
+__all__ = ["Foreign", "Reading", "Refused", "described", "read_foreign", "read_object", "told"]
+
 _PATH: Final = re.compile(r"at `\$\.([\w.\[\]]+)`")
 _FLOAT: Final = "got `float`"
 _EXACT: Final = 2.0**53
@@ -102,14 +102,6 @@ def read_object(text: str, place: str, advice: str) -> dict[str, Any]:
     except RbeesError:
         message = f"`{place}` is a text that holds no JSON object, or one nested too deeply; {advice}."
         raise RbeesError(ErrorCode.INVALID_REQUEST, message, field=place) from None
-
-
-def told(names: tuple[str, ...]) -> str | None:
-    """What the answer's header says of fields that were passed over; None where there were none."""
-    if not names:
-        return None
-    shown = [name if _PRINTABLE.fullmatch(name) else "?" for name in names[:MAX_NAMED]]
-    return ", ".join([*shown, "..."] if len(names) > MAX_NAMED else shown)
 
 
 def described(type_: type[Foreign]) -> Iterator[tuple[str, str]]:

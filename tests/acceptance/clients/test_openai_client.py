@@ -344,6 +344,19 @@ def test_models_are_listed_and_found_by_every_name(client: OpenAI, door: Door) -
         assert post(door, "/chat/completions", {"model": name, "messages": HUM, "max_tokens": 1}).status == 200, name
 
 
+def test_what_clients_send_beside_is_passed_over_and_named(door: Door) -> None:
+    body = {"model": door.plain, "messages": HUM, "max_tokens": 1}
+    for method, path, sent, ignored in (
+        ("GET", "/models?client_version=0.5&limit=1", None, "client_version, limit"),
+        ("GET", f"/models/{door.plain}?x=1", None, "x"),
+        ("POST", "/chat/completions?api-version=2024-10-21", {**body, "sparkle": 1}, "api-version, sparkle"),
+        ("POST", "/chat/completions/?api-version=2024-10-21", {**body, "stream": True}, "api-version"),
+    ):
+        answer = request(method, f"{door.base_url}{path}", sent)
+        assert (answer.status, answer.headers["x-rbees-ignored"]) == (200, ignored), path
+    assert len(request("GET", f"{door.base_url}/models/?limit=1").json["data"]) > 1
+
+
 # ---- what is refused -----------------------------------------------------------------------------------------------------
 
 MANY: Final = [{"role": "user", "content": "x"}] * 1_025
@@ -418,13 +431,12 @@ def test_a_body_of_twenty_megabytes_and_what_is_no_json_are_refused(door: Door) 
 
 
 def test_paths_and_methods_that_do_not_exist_answer_in_the_same_shape(door: Door) -> None:
-    for path, status, param in (
-        ("/audio/speech", 404, None),
-        ("/chat/completions", 405, None),
-        ("/models?x=1", 400, None),
-        ("/models?limit=n", 400, "limit"),
+    for method, path, status, param in (
+        ("GET", "/audio/speech", 404, None),
+        ("GET", "/chat/completions", 405, None),
+        ("GET", "/models?limit=n", 400, "limit"),
     ):
-        answer = request("GET", f"{door.base_url}{path}")
+        answer = request(method, f"{door.base_url}{path}")
         assert (answer.status, answer.error["type"], answer.error["param"]) == (status, "invalid_request_error", param)
 
 

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from rbees.orcd.door.foreign import MAX_NAMED, Foreign, Refused, read_foreign, read_object, told
+from rbees.orcd.door.foreign import Foreign, Refused, read_foreign, read_object
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service.passed_over import MAX_NAMED, together, told
 
 
 class Leaf(Foreign, frozen=True, kw_only=True, tag_field="kind", tag="leaf"):
@@ -112,3 +113,9 @@ def test_a_header_names_what_is_printable_and_not_without_end() -> None:
     many = told(tuple(f"x{number}" for number in range(MAX_NAMED + 1)))
     assert many is not None
     assert many.endswith(f"x{MAX_NAMED - 1}, ...")
+
+
+def test_what_two_say_is_named_once() -> None:
+    assert together((), None) is None
+    assert together(("a", "b"), "b, c") == "a, b, c"
+    assert together((), "b, ?") == "b, ?"
