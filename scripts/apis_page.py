@@ -34,7 +34,8 @@ are:
 Many requests that nobody waits for go as a file, by OpenAI's `/v1/files` and `/v1/batches`: [apis-batches.md](apis-batches.md).
 
 Behind every answer stands a job like any other: durable, under the same admission and priorities, moved to another worker where one
-dies. `X-Rbees-Job-Id` names it, for `llorch jobs show` and the logs.
+dies. `X-Rbees-Job-Id` names it, for `llorch jobs show` and the logs, also where the answer tells of its failure. Several prompts
+are several jobs; where one fails, the answer fails, and the others are cancelled.
 
 ## What holds for all of them
 
@@ -50,9 +51,10 @@ dies. `X-Rbees-Job-Id` names it, for `llorch jobs show` and the logs.
   the answer is 503 with the progress (also in `X-Rbees-Progress`) and `Retry-After` while its model loads, which goes on, or 429
   where it waits for something else. It does not go together with `Idempotency-Key`.
 - **Leaving** cancels: a job whose client has been gone for five seconds ends, unless the request says `cancel_on_disconnect`:
-  false, where its API has room for that.
+  false, where its API has room for that, or brings a key.
 - **`Idempotency-Key`**: the same body under the same key gives the same answer again, from the same job, also while that still
-  runs.
+  runs. So a client whose connection broke can ask again: with a key, a job goes on when its client has left, unless the request
+  says `cancel_on_disconnect`: true.
 - **Errors** have each API's own shape, one sentence that says what to do, and `Retry-After` or `x-should-retry` where trying again
   can help.
 

@@ -330,6 +330,8 @@ class RbeesError(Exception):
         self.details = details
         self.correlation_id: str | None = None
         """Of the call in which a peer answered with this error; None for one that was made here."""
+        self.job_ids: tuple[str, ...] = ()
+        """Of the jobs that stand behind the answer which fails with this error."""
 
     @property
     def kind(self) -> ErrorKind:

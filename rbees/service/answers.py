@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -14,6 +14,9 @@ from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorEnvelope, RbeesError
 from rbees.service.correlation import correlation_id
 from rbees.service.routes import ErrorShape, WordedError
+
+JOBS: Final = "X-Rbees-Job-Id"
+"""Header that names the jobs behind an answer, for `llorch jobs show` and the log."""
 
 
 def reply(value: Any = None, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -30,12 +33,15 @@ async def reply_large(value: Message, status: int = 200, headers: Mapping[str, s
 
 
 def error_response(error: RbeesError, headers: Mapping[str, str] | None = None, shape: ErrorShape | None = None) -> web.Response:
-    """`error` in its envelope or in `shape`, under its status, with `Retry-After` where its details hold `retry_after_s`."""
+    """`error` in its envelope or in `shape`, under its status, with `Retry-After` where its details hold `retry_after_s`, and with
+    the jobs that it is of."""
     worded = _enveloped(error) if shape is None else shape.word(error)
     sent = {**worded.headers, **(headers or {})}
     retry_after_s = error.details.get("retry_after_s")
     if isinstance(retry_after_s, int | float):
         sent["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    if error.job_ids:
+        sent[JOBS] = ", ".join(error.job_ids)
     if error.http_status == 401:
         sent["WWW-Authenticate"] = 'Bearer realm="rbees"'
     return reply(worded.body, worded.status, sent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 from aiohttp import ClientSession
@@ -57,7 +58,8 @@ class Told:
             yield await queue.get()
 
     async def answer(self, request: http.Request) -> http.StreamResponse:
-        runs = [Run(cast("Any", None), self._pieces(queue), self._give_up) for queue in self._queues]
+        row = cast("Any", SimpleNamespace(cancel_on_disconnect=True))
+        runs = [Run(row, self._pieces(queue), self._give_up) for queue in self._queues]
         return await stream(request, runs, Spelled(), HEADERS, self._wait_s, self._head_s)
 
     async def _give_up(self) -> None:
@@ -122,6 +124,16 @@ async def test_several_jobs_come_one_after_the_other() -> None:
     async with told.asked() as response:
         first, second = (["queued", "started", *more, "end"] for more in ([], ["token"]))
         assert lines(await response.read()) == [*(f"0 {name}" for name in first), *(f"1 {name}" for name in second), "done"]
+
+
+async def test_where_one_of_several_fails_in_the_midst_the_others_are_given_up() -> None:
+    told = Told(jobs=2)
+    told.say(QUEUED, started())
+    told.say(QUEUED, started(), job=1)
+    async with told.asked() as response:
+        told.say(FAILED)
+        assert lines(await response.read()) == ["0 queued", "0 started", "CONTEXT_EXCEEDED"]
+    assert told.given_up == 2
 
 
 async def test_who_would_rather_be_told_than_wait_is_told() -> None:

@@ -183,7 +183,10 @@ class MessagesRequest(PromptRequest, frozen=True, kw_only=True):
     timeout_ms: Annotated[Annotated[int, msgspec.Meta(ge=1, le=MAX_TIMEOUT_MS)] | None, _AS_FOR_JOBS] = None
     deadline_ms: Annotated[Annotated[int, msgspec.Meta(ge=1, le=MAX_DEADLINE_MS)] | None, _AS_FOR_JOBS] = None
     cancel_on_disconnect: Annotated[
-        bool | None, msgspec.Meta(description="False: the job goes on when its client has left. Default: true.")
+        bool | None,
+        msgspec.Meta(
+            description="False: the job goes on when its client has left. Default: true, with an `Idempotency-Key` false."
+        ),
     ] = None
 
     @property

@@ -12,13 +12,13 @@ from rbees.orcd.door.foreign import Foreign, read_foreign, told
 from rbees.orcd.door.patience import LEAST_S, wait_of
 from rbees.orcd.door.runs import Run, Runs
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.service import passed_over
+from rbees.service import answers, passed_over
 from rbees.service.web import Parameter, argument, pass_over, read_json
 
 IGNORED: Final = passed_over.HEADER
 """Header that names what of a request was passed over."""
-JOB: Final = "X-Rbees-Job-Id"
-"""Header that names the jobs behind an answer, for `llorch jobs show` and the log."""
+JOB: Final = answers.JOBS
+"""Header that names the jobs behind an answer; a failure that comes of them names them by itself."""
 
 F = TypeVar("F", bound=Foreign)
 
@@ -60,7 +60,8 @@ async def read_asked(
 ) -> tuple[F, dict[str, str]]:
     """What is asked for, and the headers of the answer that tell of what was passed over; `unmet` names what nobody does.
 
-    Without `runs` it does not matter whether there is room for a job.
+    Without `runs` it does not matter whether there is room for a job. Who sends a key means to ask again where the connection
+    breaks, so the job then goes on unless the body says otherwise.
 
     Raises:
         RbeesError: as `read_json`, `read_foreign` and `Runs.check_room`, or for headers that contradict each other.
@@ -72,15 +73,23 @@ async def read_asked(
         message = "`Prefer: wait` gives a job up, and the key would give that job again; send one of them."
         raise RbeesError(ErrorCode.INVALID_REQUEST, message)
     reading = read_foreign(await read_json(request), type_)
-    names = (*reading.passed_over, *unmet(reading.request))
+    asked = reading.request if argument(request, KEY) is None else _kept(reading.request)
+    names = (*reading.passed_over, *unmet(asked))
     pass_over(request, names)
-    return reading.request, ignored(names)
+    return asked, ignored(names)
 
 
 def ignored(names: tuple[str, ...]) -> dict[str, str]:
     """The header that names what was passed over."""
     said = told(names)
     return {} if said is None else {IGNORED: said}
+
+
+def _kept(asked: F) -> F:
+    """The same for a client that may come back for its answer."""
+    if getattr(asked, "cancel_on_disconnect", False) is not None:
+        return asked
+    return msgspec.structs.replace(asked, cancel_on_disconnect=False)
 
 
 def wait_s(request: web.Request) -> float | None:

@@ -1,7 +1,8 @@
 """Jobs for clients of other APIs: accepted as every job is, durable and under the same admission, and followed from the start.
 
 Whoever asks through a foreign API knows of no job that could be taken up again, so it is theirs alone: when they leave, it is
-cancelled as `cancel_on_disconnect` says, also where they leave before they could hear that it was accepted.
+cancelled as `cancel_on_disconnect` says, also where they leave before they could hear that it was accepted. A failure of one of
+several is the whole answer, so the others are then nobody's.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Runs:
         `keep_s` and `beside` are as for `Jobs.submit`.
 
         Raises:
-            RbeesError: as `Jobs.submit`; where one is refused, none goes on.
+            RbeesError: as `Jobs.submit`; where one is refused, none goes on. What is raised while they are followed names them.
         """
         async with AsyncExitStack() as stack:
             runs: list[Run] = []
@@ -92,7 +93,12 @@ class Runs:
                 for run in runs:
                     await run.give_up()
                 raise
-            yield runs
+            try:
+                yield runs
+            except RbeesError as error:
+                error.job_ids = tuple(run.row.job_id for run in runs)
+                await give_up_rest(runs, error)
+                raise
 
     @asynccontextmanager
     async def again(self, row: JobRow) -> AsyncIterator[Run]:
@@ -144,6 +150,15 @@ class Runs:
         self._jobs.joined(row)
         self._relay.leave(watcher)
         self._jobs.left(row)
+
+
+async def give_up_rest(runs: Sequence[Run], error: RbeesError) -> None:
+    """Have several jobs cancelled at once where one failed and nobody will hear of the others, unless they are to go on alone."""
+    if len(runs) == 1 or error.code is ErrorCode.DRAINING:
+        return
+    for run in runs:
+        if run.row.cancel_on_disconnect:
+            await run.give_up()
 
 
 def _portions(frames: Sequence[bytes]) -> Iterator[list[bytes]]:

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from rbees.orcd.door.collected import Collected
 from rbees.orcd.door.patience import not_started
-from rbees.orcd.door.runs import Run
+from rbees.orcd.door.runs import Run, give_up_rest
 from rbees.protocol.errors import RbeesError
 from rbees.protocol.events import Error, Event, Started
 from rbees.service.sse import EVENTS, SseWriter, StreamForm
@@ -96,6 +96,7 @@ async def stream(
                 await out.write(translation.ended())
             except RbeesError as error:
                 await out.write(translation.failed(error))
+                await give_up_rest(runs, error)
         return writer.response
 
 

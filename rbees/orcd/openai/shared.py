@@ -156,7 +156,10 @@ class TextRequest(Foreign, frozen=True, kw_only=True):
         Annotated[int, msgspec.Meta(ge=1, le=MAX_DEADLINE_MS)] | None, msgspec.Meta(description="As for jobs.")
     ] = None
     cancel_on_disconnect: Annotated[
-        bool | None, msgspec.Meta(description="False: the job goes on when its client has left. Default: true.")
+        bool | None,
+        msgspec.Meta(
+            description="False: the job goes on when its client has left. Default: true, with an `Idempotency-Key` false."
+        ),
     ] = None
 
     @property

@@ -28,7 +28,10 @@ class VectorRequest(Foreign, frozen=True, kw_only=True):
     user: Annotated[Name | None, msgspec.Meta(description="The job's session: where many wait, sessions take turns.")] = None
     truncate: Annotated[bool | None, msgspec.Meta(description="Cut what is longer than the context; else it is refused.")] = None
     cancel_on_disconnect: Annotated[
-        bool | None, msgspec.Meta(description="False: the job goes on when its client has left. Default: true.")
+        bool | None,
+        msgspec.Meta(
+            description="False: the job goes on when its client has left. Default: true, with an `Idempotency-Key` false."
+        ),
     ] = None
 
 

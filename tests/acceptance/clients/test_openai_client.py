@@ -215,6 +215,35 @@ def test_a_client_that_leaves_takes_its_job_with_it(client: OpenAI, door: Door) 
         wait_until(lambda job_id=job_id: show(door.url, job_id)["status"] == "cancelled", door.cluster.orcd, "cancel the job")  # type: ignore[misc]
 
 
+def test_who_lost_the_connection_has_the_answer_under_the_same_key(client: OpenAI, door: Door) -> None:
+    before = jobs_of(door, door.slow)
+    keyed = {"model": door.slow, "messages": HUM, "max_tokens": 200, "extra_headers": {"Idempotency-Key": "lost"}}
+    plain = {"model": door.slow, "messages": HUM, "max_tokens": 201}
+    left: list[str] = []
+    for asked in (keyed, plain):
+        with pytest.raises(openai.APITimeoutError):
+            client.chat.completions.create(**asked, timeout=1.0)  # type: ignore[call-overload]
+        (one,) = wait_until(lambda: jobs_of(door, door.slow) - before - set(left), door.cluster.orcd, "accept the job")
+        left.append(one)
+    # By the time that the later one is cancelled, for its client has been gone, the earlier would have been.
+    wait_until(lambda: show(door.url, left[1])["status"] == "cancelled", door.cluster.orcd, "cancel the job without a key")
+    again = client.chat.completions.create(**keyed)  # type: ignore[call-overload]
+    assert (again.id, again.usage.completion_tokens) == (f"chatcmpl-{left[0]}", 200)
+
+
+def test_a_failed_answer_names_its_jobs_and_leaves_none_behind(door: Door) -> None:
+    late = post(door, "/chat/completions", {"model": door.slow, "messages": HUM, "timeout_ms": 300, "sparkle": 1})
+    assert (late.status, late.headers["x-rbees-ignored"]) == (504, "sparkle")
+    assert show(door.url, late.headers["x-rbees-job-id"])["error"]["code"] == "TIMEOUT"
+    prompts = ["x" * 100_000, "a", "b"]
+    failed = post(door, "/completions", {"model": door.slow, "prompt": prompts, "max_tokens": 900, "ignore_eos": True})
+    assert (failed.status, failed.error["code"]) == (400, "context_length_exceeded")
+    first, *others = failed.headers["x-rbees-job-id"].split(", ")
+    assert show(door.url, first)["status"] == "failed"
+    for job_id in others:
+        wait_until(lambda job_id=job_id: show(door.url, job_id)["status"] == "cancelled", door.cluster.orcd, "cancel the rest")  # type: ignore[misc]
+
+
 def test_a_worker_that_dies_shows_in_no_chunk(client: OpenAI, door: Door) -> None:
     asked: dict[str, Any] = {"model": door.slow, "messages": HUM, "seed": 1, "max_tokens": 30}
     undisturbed = client.chat.completions.create(**asked).choices[0].message.content

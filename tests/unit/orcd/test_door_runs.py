@@ -165,6 +165,28 @@ async def test_where_one_of_several_is_refused_none_goes_on(reception: Reception
     assert reception.cancelled() == list(reception.desk.journal.live)
 
 
+@pytest.mark.parametrize(
+    ("second", "code", "is_cancelled"),
+    [
+        (HUM, ErrorCode.CONTEXT_EXCEEDED, True),
+        (replace(HUM, cancel_on_disconnect=False), ErrorCode.CONTEXT_EXCEEDED, False),
+        (HUM, ErrorCode.DRAINING, False),
+    ],
+)
+async def test_where_one_of_several_fails_the_others_are_nobodys(
+    reception: Reception, second: JobRequest, code: ErrorCode, is_cancelled: bool
+) -> None:
+    async def answer() -> None:
+        async with reception.runs.of([HUM, second]) as runs:
+            reception.desk.journal.finish(reception.live(runs[0].row.job_id), "failed", ErrorBody(code=code, message="no"))
+            await whole(runs[0])
+
+    with pytest.raises(RbeesError) as caught:
+        await answer()
+    _, other = caught.value.job_ids
+    assert (other in reception.cancelled()) is is_cancelled
+
+
 async def test_several_jobs_under_one_key_are_found_again_each(reception: Reception) -> None:
     two = [HUM, JobRequest(model="bees", prompt="buzz")]
     async with reception.runs.of(two, "k") as first:
