@@ -19,6 +19,7 @@ from rbees.orcd.openai.chat_answers import ChatChunks, ChatCompletion, ChatCompl
 from rbees.orcd.openai.completion_answers import Completion, CompletionChunks, completion_answer
 from rbees.orcd.openai.completions import CompletionRequest, completion_jobs
 from rbees.orcd.openai.models import ModelObject, ModelObjects, model_list, model_object
+from rbees.orcd.openai.places import told_as_sent
 from rbees.orcd.openai.shared import TextRequest, unmet
 from rbees.orcd.openai.vectors import (
     EmbeddingsAnswer,
@@ -49,34 +50,42 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
 
     async def chat(request: web.Request) -> web.StreamResponse:
         asked, headers = await _read(request, ChatRequest)
-        async with runs.of([chat_job(asked)], argument(request, KEY)) as [run]:
-            made, headers = _identity("chatcmpl", run, asked.model), headers | names_of([run])
-            if asked.streams:
-                return await stream(request, [run], ChatChunks(asked, made), headers, wait_s(request))
-            return reply(chat_answer(asked, made, await whole(run, asked.n or 1, wait_s(request))), headers=headers)
+        job = chat_job(asked)
+        with told_as_sent(asked):
+            async with runs.of([job], argument(request, KEY)) as [run]:
+                made, headers = _identity("chatcmpl", run, asked.model), headers | names_of([run])
+                if asked.streams:
+                    return await stream(request, [run], ChatChunks(asked, made), headers, wait_s(request))
+                return reply(chat_answer(asked, made, await whole(run, asked.n or 1, wait_s(request))), headers=headers)
 
     async def complete(request: web.Request) -> web.StreamResponse:
         asked, headers = await _read(request, CompletionRequest)
-        async with runs.of(completion_jobs(asked), argument(request, KEY)) as followed:
-            made, headers = _identity("cmpl", followed[0], asked.model), headers | names_of(followed)
-            if asked.streams:
-                return await stream(request, followed, CompletionChunks(asked, made), headers, wait_s(request))
-            first, *others = followed
-            collected = [await whole(first, asked.n or 1, wait_s(request)), *[await whole(run, asked.n or 1) for run in others]]
-            return reply(completion_answer(asked, made, collected), headers=headers)
+        jobs = completion_jobs(asked)
+        with told_as_sent(asked):
+            async with runs.of(jobs, argument(request, KEY)) as followed:
+                made, headers = _identity("cmpl", followed[0], asked.model), headers | names_of(followed)
+                if asked.streams:
+                    return await stream(request, followed, CompletionChunks(asked, made), headers, wait_s(request))
+                first, *others = followed
+                collected = [await whole(first, asked.n or 1, wait_s(request)), *[await whole(run, asked.n or 1) for run in others]]
+                return reply(completion_answer(asked, made, collected), headers=headers)
 
     async def embed(request: web.Request) -> web.StreamResponse:
         asked, headers = await _read(request, EmbeddingsRequest)
-        async with runs.of([embeddings_job(asked)], argument(request, KEY)) as [run]:
-            return await reply_large(
-                embeddings_answer(asked, await whole(run, wait_s=wait_s(request))), headers=headers | names_of([run])
-            )
+        job = embeddings_job(asked)
+        with told_as_sent(asked):
+            async with runs.of([job], argument(request, KEY)) as [run]:
+                return await reply_large(
+                    embeddings_answer(asked, await whole(run, wait_s=wait_s(request))), headers=headers | names_of([run])
+                )
 
     async def rank(request: web.Request) -> web.StreamResponse:
         asked, headers = await _read(request, RankRequest)
-        async with runs.of([rank_job(asked)], argument(request, KEY)) as [run]:
-            id_ = _identity("rerank", run, asked.model).id
-            return reply(rank_answer(asked, id_, await whole(run, wait_s=wait_s(request))), headers=headers | names_of([run]))
+        job = rank_job(asked)
+        with told_as_sent(asked):
+            async with runs.of([job], argument(request, KEY)) as [run]:
+                id_ = _identity("rerank", run, asked.model).id
+                return reply(rank_answer(asked, id_, await whole(run, wait_s=wait_s(request))), headers=headers | names_of([run]))
 
     async def list_models(request: web.Request) -> web.Response:
         page = anthropic.list_models(request, pools)  # What it is asked with must fit, whoever asks.

@@ -11,6 +11,7 @@ from rbees.orcd.door.collected import Choice, Collected, logprobs_of
 from rbees.orcd.openai import errors
 from rbees.orcd.openai.answers import DONE, Identity, TokenUsage, UsageField, frames, usage_of
 from rbees.orcd.openai.chat import FLEX, ChatRequest
+from rbees.orcd.openai.places import as_sent
 from rbees.protocol.chat import ToolCall
 from rbees.protocol.codec import Message, encode
 from rbees.protocol.errors import RbeesError
@@ -186,7 +187,7 @@ class ChatChunks:
 
     def failed(self, error: RbeesError) -> bytes:
         """The failure in a chunk of its own; a stream that failed has no mark of its end."""
-        return frames([errors.body_of(error)])
+        return frames([errors.body_of(as_sent(error, self._request))])
 
     def _grown(self, token: Token) -> ChunkChoice:
         if token.part == "reasoning":

@@ -11,6 +11,7 @@ from rbees.orcd.door.collected import Collected, logprobs_of
 from rbees.orcd.openai import errors
 from rbees.orcd.openai.answers import DONE, Identity, TokenUsage, UsageField, frames, usage_of
 from rbees.orcd.openai.completions import CompletionRequest
+from rbees.orcd.openai.places import as_sent
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import RbeesError
 from rbees.protocol.events import End, Event, FinishReason, Started, Token, TokenLogprob, Usage
@@ -110,7 +111,7 @@ class CompletionChunks:
 
     def failed(self, error: RbeesError) -> bytes:
         """The failure in a chunk of its own; a stream that failed has no mark of its end."""
-        return frames([errors.body_of(error)])
+        return frames([errors.body_of(as_sent(error, self._request))])
 
     def _grown(self, number: int, token: Token) -> CompletionChoice:
         index = _index(self._request, number, token.choice)

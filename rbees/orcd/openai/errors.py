@@ -71,7 +71,7 @@ def _sentence(error: RbeesError) -> str:
 
 _PARAMS: Final[dict[ErrorCode, str]] = {ErrorCode.MODEL_NOT_FOUND: "model", ErrorCode.MODEL_INCOMPATIBLE: "model"}
 _NAMES: Final = {
-    "response_format.schema": "response_format.json_schema.schema",
+    "response_format.schema": "response_format",
     "token_ids": "prompt",
 }
 """Fields of a job that this API calls otherwise."""

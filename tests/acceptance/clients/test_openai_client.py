@@ -390,7 +390,9 @@ def test_what_clients_send_beside_is_passed_over_and_named(door: Door) -> None:
 
 MANY: Final = [{"role": "user", "content": "x"}] * 1_025
 IMAGE: Final = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}]
-IMPOSSIBLE: Final = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object", "minProperties": "two"}}}
+NO_SCHEMA: Final = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object", "minProperties": "two"}}}
+IMPOSSIBLE: Final = {"type": "object", "properties": {"a": False}, "required": ["a"], "additionalProperties": False}
+UNMET: Final = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": IMPOSSIBLE}}
 
 
 @pytest.mark.parametrize(
@@ -415,15 +417,21 @@ IMPOSSIBLE: Final = {"type": "json_schema", "json_schema": {"name": "n", "schema
         ({"tool_choice": "required"}, "tool_choice", "`tools` is empty"),
         ({"audio": {"voice": "bee"}}, "audio", "not supported"),
         ({"store": True}, "store", "not supported"),
-        ({"response_format": IMPOSSIBLE}, None, "schema"),
+        ({"response_format": NO_SCHEMA}, "response_format", "schema"),
+        ({"response_format": UNMET}, "response_format", "No answer can satisfy `response_format`"),
+        ({"json_schema": IMPOSSIBLE}, "json_schema", "No answer can satisfy `json_schema`"),
+        ({"guided_json": {"type": "wizard"}}, "guided_json", "`guided_json` is not a valid schema"),
+        ({"guided_regex": "[a-"}, "guided_regex", "`guided_regex`"),
+        ({"structured_outputs": {"grammar": "start: nowhere"}}, "structured_outputs.grammar", "`structured_outputs.grammar`"),
+        ({"reasoning_effort": "low"}, "reasoning_effort", "leave `reasoning_effort` out"),
         ({"chat_template_kwargs": {"sparkle": True}}, "chat_template_kwargs.sparkle", "no variable"),
-        ({"max_tokens": 900_000}, None, "900000, but the context holds"),
+        ({"max_tokens": 900_000}, "max_tokens", "900000, but the context holds"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )
 @pytest.mark.parametrize("streams", [False, True])
 def test_what_does_not_fit_is_refused_in_the_shape_of_the_api(
-    door: Door, fields: dict[str, Any], param: str | None, said: str, streams: bool
+    door: Door, fields: dict[str, Any], param: str, said: str, streams: bool
 ) -> None:
     answer = post(door, "/chat/completions", {"model": EMBEDDED, "messages": HUM, "stream": streams, **fields})
     assert answer.status == 400, answer.body
@@ -431,7 +439,7 @@ def test_what_does_not_fit_is_refused_in_the_shape_of_the_api(
     assert set(answer.error) == {"message", "type", "param", "code"}
     assert answer.error["type"] == "invalid_request_error"
     assert said in answer.error["message"]
-    assert param is None or answer.error["param"] == param
+    assert answer.error["param"] == param
     assert "x-should-retry" not in answer.headers
 
 
