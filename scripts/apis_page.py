@@ -40,7 +40,7 @@ are several jobs; where one fails, the answer fails, and the others are cancelle
 ## What holds for all of them
 
 - **Models** are named as everywhere: by alias, `hf:` or `file:` reference, sha256 or file name. One that no worker serves yet is
-  loaded for the first who asks.
+  loaded for the first who asks. A name that no pool knows, in whatever form, is 404, and the sentence has names that work.
 - **Fields** are honoured, refused by name (400), or unknown; every answer, a refusal too, names unknown ones in `X-Rbees-Ignored`,
   and query parameters that nobody here reads; it goes on without them. Null is the same as absent. What is absent has rbees' own
   default, such as a temperature of 0.7.

@@ -152,8 +152,8 @@ class Jobs:
         self, request: JobRequest, key: str | None, keep_s: float | None, begun: Begun | None, beside: Beside | None
     ) -> JobAccepted:
         self.check_room()
-        model_ref.parse(request.model)
         facts = await self._resolve(request.model)
+        model_ref.parse(request.model)  # Which nobody has looked at while no pool is there.
         _check_capable(request, facts)
         self.check_room()
         now_ms = self._clock.unix_ms()

@@ -14,6 +14,7 @@ PURE = (
     "rbees.orcd.door.foreign",
     "rbees.orcd.door.patience",
     "rbees.orcd.door.retries",
+    "rbees.orcd.door.unknown_models",
     "rbees.orcd.anthropic",
     "rbees.orcd.batches.endpoints",
     "rbees.orcd.batches.lines",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from rbees.orcd.door.retries import retry_headers
+from rbees.orcd.door.unknown_models import as_unknown_model
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorCode, RbeesError
 
@@ -21,6 +22,8 @@ ErrorType = Literal[
     "overloaded_error",
     "timeout_error",
 ]
+
+_MODELS: Final = "GET /v1/models"
 
 
 class ErrorObject(Message, frozen=True, kw_only=True):
@@ -66,6 +69,7 @@ _NAMES: Final = {
 
 def body_of(error: RbeesError, request_id: str | None = None) -> ErrorAnswer:
     """The object that tells of it."""
+    error = as_unknown_model(error, _MODELS)
     status = status_of(error)
     field = error.details.get("field")
     return ErrorAnswer(
@@ -81,6 +85,7 @@ def body_of(error: RbeesError, request_id: str | None = None) -> ErrorAnswer:
 
 def status_of(error: RbeesError) -> int:
     """Of the answer that tells of it."""
+    error = as_unknown_model(error, _MODELS)
     return _STATUS.get(error.code, error.http_status)
 
 

@@ -6,8 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from rbees.orcd.door.unknown_models import as_unknown_model
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorCode, RbeesError
+
+_MODELS: Final = "GET /api/tags"
 
 
 class ErrorAnswer(Message, frozen=True, kw_only=True):
@@ -31,6 +34,7 @@ _STATUS: Final = {ErrorCode.CONTEXT_EXCEEDED: 400, ErrorCode.MODEL_INCOMPATIBLE:
 
 def body_of(error: RbeesError) -> ErrorAnswer:
     """The object that tells of it."""
+    error = as_unknown_model(error, _MODELS)
     if error.code not in _OF_FIELDS:
         return ErrorAnswer(error=error.message)
     return ErrorAnswer(error=_FIELD.sub(lambda found: f"`{_NAMES.get(found[1], found[1])}`", error.message))
@@ -38,10 +42,12 @@ def body_of(error: RbeesError) -> ErrorAnswer:
 
 def status_of(error: RbeesError) -> int:
     """Of the answer that tells of it."""
+    error = as_unknown_model(error, _MODELS)
     return _STATUS.get(error.code, error.http_status)
 
 
 def headers_of(error: RbeesError) -> Mapping[str, str]:
     """The code, and how far a model has loaded, for which this API has no other place."""
+    error = as_unknown_model(error, _MODELS)
     progress = error.details.get("progress")
     return {"X-Rbees-Error": error.code} | ({} if progress is None else {"X-Rbees-Progress": f"{progress:g}"})

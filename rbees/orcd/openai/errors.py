@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from rbees.orcd.door.retries import retry_headers
+from rbees.orcd.door.unknown_models import as_unknown_model
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorCode, RbeesError
+
+_MODELS: Final = "GET /v1/models"
 
 
 class ErrorObject(Message, frozen=True, kw_only=True):
@@ -39,6 +42,7 @@ _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rat
 
 def body_of(error: RbeesError) -> ErrorAnswer:
     """The object that tells of it."""
+    error = as_unknown_model(error, _MODELS)
     status = status_of(error)
     param = error.details.get("field")
     return ErrorAnswer(
@@ -53,6 +57,7 @@ def body_of(error: RbeesError) -> ErrorAnswer:
 
 def status_of(error: RbeesError) -> int:
     """Of the answer that tells of it."""
+    error = as_unknown_model(error, _MODELS)
     return _STATUS.get(error.code, error.http_status)
 
 

@@ -6,6 +6,7 @@ import base64
 import struct
 from collections.abc import Iterator
 from typing import Any, Final, Literal
+from urllib.parse import quote
 
 import openai
 import psutil
@@ -456,6 +457,25 @@ def test_refusals_become_the_packages_own_exceptions(client: OpenAI, door: Door)
         client.chat.completions.create(model=door.embedder, messages=HUM)
     with pytest.raises(openai.NotFoundError, match="Did you mean"):
         client.models.retrieve("stedy")
+
+
+@pytest.mark.parametrize("name", ["STEADY", "openai/steady", "steädy", " steady"])
+def test_a_name_in_any_form_is_an_unknown_model_with_names_that_work(door: Door, name: str) -> None:
+    for path, body in (
+        ("/chat/completions", {"messages": HUM}),
+        ("/completions", {"prompt": "a"}),
+        ("/embeddings", {"input": "a"}),
+    ):
+        answer = post(door, path, {"model": name, **body})
+        assert (answer.status, answer.error["code"], answer.error["param"]) == (404, "model_not_found", "model")
+        assert "Did you mean `steady`" in answer.error["message"]
+        assert "`GET /v1/models`" in answer.error["message"]
+    shown = request("GET", f"{door.base_url}/models/{quote(name)}")
+    assert (shown.status, shown.error["code"]) == (404, "model_not_found")
+    generated = request("POST", f"{door.url}/api/generate", {"model": name, "prompt": "a", "stream": False})
+    assert (generated.status, "`steady`" in generated.json["error"]) == (404, True)
+    asked = {"model": name, "max_tokens": 1, "messages": HUM}
+    assert request("POST", f"{door.base_url}/messages", asked, headers={"anthropic-version": "2023-06-01"}).status == 404
 
 
 def test_a_body_of_twenty_megabytes_and_what_is_no_json_are_refused(door: Door) -> None:

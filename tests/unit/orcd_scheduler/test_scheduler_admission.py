@@ -60,7 +60,38 @@ def test_what_nobody_holds_is_not_found(reference: str) -> None:
 def test_close_names_are_offered() -> None:
     with pytest.raises(RbeesError, match=r"Did you mean `qwen`\?") as caught:
         admission.resolve("qwem", [(QWEN,), (LLAMA,)])
-    assert caught.value.details == {"model": "qwem", "close": ["qwen"]}
+    assert caught.value.details == {"model": "qwem", "close": ["qwen"], "held": [LLAMA.ref, "qwen"], "fetchable": []}
+
+
+@pytest.mark.parametrize(
+    ("reference", "code", "close", "fetchable"),
+    [
+        ("QWEN", ErrorCode.MODEL_NOT_FOUND, ["qwen"], []),
+        ("Org/qwen", ErrorCode.INVALID_REQUEST, ["qwen"], []),
+        ("qwén", ErrorCode.INVALID_REQUEST, ["qwen"], []),
+        (" qwen", ErrorCode.INVALID_REQUEST, ["qwen"], []),
+        ("gpt-4o", ErrorCode.MODEL_NOT_FOUND, [], ["gpt-oss"]),
+        ("qwen-oss", ErrorCode.MODEL_NOT_FOUND, ["qwen"], []),
+        ("a/b", ErrorCode.INVALID_REQUEST, [], []),
+    ],
+)
+def test_names_that_work_come_before_those_to_be_fetched_whatever_the_case(
+    reference: str, code: ErrorCode, close: list[str], fetchable: list[str]
+) -> None:
+    with pytest.raises(RbeesError) as caught:
+        admission.resolve(reference, [(QWEN,), (LLAMA,)], downloadable={"gpt-oss"})
+    details = caught.value.details
+    assert (caught.value.code, details["close"], details["fetchable"]) == (code, close, fetchable)
+    assert details["held"] == [LLAMA.ref, "qwen"]
+
+
+def test_only_little_is_listed_and_only_what_prints_is_given_back() -> None:
+    many = [model(f"file:/m{number}", sha=f"{number:02}") for number in range(admission.FEW_NAMES + 1)]
+    for reference in ("zzzz", "a\x1bb", "z" * 1_000):
+        with pytest.raises(RbeesError) as caught:
+            admission.resolve(reference, [many])
+        assert caught.value.details["held"] == []
+        assert caught.value.details["model"] == ("zzzz" if reference == "zzzz" else "")
 
 
 def test_a_short_name_that_nobody_holds_says_how_to_have_it_fetched() -> None:
