@@ -19,7 +19,9 @@ from rbees.service.passed_over import told
 
 __all__ = ["Foreign", "Reading", "Refused", "described", "read_foreign", "read_object", "told"]
 
-_PATH: Final = re.compile(r"at `\$\.([\w.\[\]]+)`")
+_PATH: Final = re.compile(r"at (?:`key` in )?`\$\.([\w.\[\]]+)`")
+_SOME_KEY: Final = "[...]"
+"""Of an object whose keys are free, for the library does not tell which one it means."""
 _FLOAT: Final = "got `float`"
 _EXACT: Final = 2.0**53
 """Up to which a float is the number that was written."""
@@ -140,5 +142,5 @@ def located(error: RbeesError) -> RbeesError:
     if missing is not None:
         error.details["field"] = f"{missing[2]}.{missing[1]}" if missing[2] else missing[1]
     elif place is not None:
-        error.details["field"] = place[1]
+        error.details["field"] = place[1].partition(_SOME_KEY)[0]
     return error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+import msgspec
 import pytest
 
 from rbees.orcd.door.foreign import Foreign, Refused, read_foreign, read_object
@@ -33,6 +34,7 @@ class Heap(Foreign, frozen=True, kw_only=True):
     weight: float | None = None
     top: Leaf | None = None
     parts: tuple[Leaf | Stone, ...] = ()
+    weights: dict[int, Annotated[int, msgspec.Meta(le=9)]] = {}
 
 
 def read(**fields: object) -> tuple[str, ...]:
@@ -105,6 +107,11 @@ def test_a_missing_field_is_placed() -> None:
     with pytest.raises(RbeesError) as caught:
         read_foreign(b"{}", Heap)
     assert caught.value.details["field"] == "name"
+
+
+@pytest.mark.parametrize("weights", [{"x": 1}, {"5": 10}, {"5": "heavy"}])
+def test_what_is_wrong_in_an_object_of_free_keys_is_placed_at_it(weights: object) -> None:
+    assert refused(weights=weights).details["field"] == "weights"
 
 
 def test_a_header_names_what_is_printable_and_not_without_end() -> None:
