@@ -13,13 +13,13 @@ from rbees.orcd.openai.shared import (
     NOT_KEPT,
     MaxTokens,
     Metadata,
-    Name,
     ServiceTier,
     TextRequest,
     asked_form,
     job_fields,
     one_of,
     refusal,
+    session_of,
 )
 from rbees.protocol.chat import TemplateOption, TemplateOptions
 from rbees.protocol.jobs import JobRequest
@@ -91,7 +91,7 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
     parallel_tool_calls: Annotated[
         bool | None, msgspec.Meta(description="False: of several calls only the first is in the answer.")
     ] = None
-    prompt_cache_key: Annotated[Name | None, msgspec.Meta(description="The job's session, where `user` is absent.")] = None
+    prompt_cache_key: Annotated[str | None, msgspec.Meta(description="The job's session, where `user` is absent.")] = None
     reasoning_effort: Annotated[
         Effort | None,
         msgspec.Meta(
@@ -103,7 +103,7 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
         AnyText | AnyObject | SchemaForm | None,
         msgspec.Meta(description="`text`, `json_object`, `json_schema`; schemas are always followed, `strict` or not."),
     ] = None
-    safety_identifier: Annotated[Name | None, msgspec.Meta(description="The same as `user`.")] = None
+    safety_identifier: Annotated[str | None, msgspec.Meta(description="The same as `user`.")] = None
     service_tier: Annotated[
         ServiceTier | None, msgspec.Meta(description="`flex` is a job of priority batch, every other an interactive one.")
     ] = None
@@ -132,7 +132,7 @@ def chat_job(request: ChatRequest) -> JobRequest:
         RbeesError: INVALID_REQUEST for what contradicts itself or cannot be read, by its place.
     """
     fields = job_fields(request)
-    fields["session_id"] = fields["session_id"] or request.safety_identifier or request.prompt_cache_key
+    fields["session_id"] = fields["session_id"] or session_of(request.safety_identifier, request.prompt_cache_key)
     tools, choice = job_tools(request.tools or (), request.tool_choice)
     return JobRequest(
         **fields,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -42,7 +43,8 @@ Metadata = Annotated[
     dict[Annotated[str, msgspec.Meta(max_length=64)], Annotated[str, msgspec.Meta(max_length=512)]],
     msgspec.Meta(max_length=MAX_METADATA),
 ]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+MAX_NAME: Final = 128
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 MaxTokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
 AnySeed = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
@@ -115,7 +117,7 @@ class TextRequest(Foreign, frozen=True, kw_only=True):
     ] = None
     temperature: Annotated[Temperature | None, msgspec.Meta(description="0 to 2; rbees' own default is 0.7.")] = None
     top_p: Annotated[_Share | None, msgspec.Meta(description="0 to 1; rbees' own default is 0.95.")] = None
-    user: Annotated[Name | None, msgspec.Meta(description="The job's session: where many wait, sessions take turns.")] = None
+    user: Annotated[str | None, msgspec.Meta(description="The job's session: where many wait, sessions take turns.")] = None
 
     top_k: Annotated[_TopK | None, msgspec.Meta(description="-1 and 0 keep all tokens.")] = None
     min_p: Annotated[MinP | None, msgspec.Meta(description="As for jobs.")] = None
@@ -203,8 +205,14 @@ def job_fields(request: TextRequest) -> dict[str, Any]:
         fields["stop"] = (request.stop,) if isinstance(request.stop, str) else request.stop
     fields["model"] = request.model
     fields["cancel_on_disconnect"] = request.cancel_on_disconnect is not False
-    fields["session_id"] = request.session_id or request.user
+    fields["session_id"] = request.session_id or session_of(request.user)
     return fields
+
+
+def session_of(*names: str | None) -> str | None:
+    """The session for which the first name stands that says anything; by its digest where a session's name cannot be so long."""
+    name = next(filter(None, names), None)
+    return name if name is None or len(name) <= MAX_NAME else hashlib.sha256(name.encode()).hexdigest()
 
 
 def unmet(request: TextRequest) -> tuple[str, ...]:

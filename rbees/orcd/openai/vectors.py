@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from rbees.orcd.door.collected import Collected
 from rbees.orcd.door.foreign import Foreign, Refused
-from rbees.orcd.openai.shared import Name, refusal
+from rbees.orcd.openai.shared import refusal, session_of
 from rbees.protocol.codec import Message
 from rbees.protocol.events import Usage
 from rbees.protocol.jobs import JobRequest
@@ -25,7 +25,7 @@ class VectorRequest(Foreign, frozen=True, kw_only=True):
     model: Annotated[
         str, msgspec.Meta(min_length=1, max_length=1024, description="An alias, `hf:` or `file:` reference, sha256 or file name.")
     ]
-    user: Annotated[Name | None, msgspec.Meta(description="The job's session: where many wait, sessions take turns.")] = None
+    user: Annotated[str | None, msgspec.Meta(description="The job's session: where many wait, sessions take turns.")] = None
     truncate: Annotated[bool | None, msgspec.Meta(description="Cut what is longer than the context; else it is refused.")] = None
     cancel_on_disconnect: Annotated[
         bool | None,
@@ -159,7 +159,7 @@ def embeddings_job(request: EmbeddingsRequest) -> JobRequest:
         kind="embed",
         model=request.model,
         embed=embed,
-        session_id=request.user,
+        session_id=session_of(request.user),
         cancel_on_disconnect=request.cancel_on_disconnect is not False,
     )
 
@@ -171,7 +171,7 @@ def rank_job(request: RankRequest) -> JobRequest:
         kind="rerank",
         model=request.model,
         rerank=rerank,
-        session_id=request.user,
+        session_id=session_of(request.user),
         cancel_on_disconnect=request.cancel_on_disconnect is not False,
     )
 

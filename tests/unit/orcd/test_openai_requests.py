@@ -314,3 +314,14 @@ def test_nothing_of_a_conversation_shows_in_a_log() -> None:
     assert "sekret" not in repr(read_foreign(encode({"model": "m", **fields}), ChatRequest).request)
     assert "sekret" not in repr(read_foreign(encode({"model": "m", "prompt": ["sekret"]}), CompletionRequest).request)
     assert "sekret" not in repr(read_foreign(encode({"model": "m", "input": "sekret"}), EmbeddingsRequest).request)
+
+
+def test_whatever_names_a_user_names_a_session() -> None:
+    long, longer = "ü" * 129, "ü" * 130
+    assert chat(user="").session_id is None
+    assert chat(user="", safety_identifier="ada").session_id == "ada"
+    assert chat(user="u" * 128, prompt_cache_key=long).session_id == "u" * 128
+    assert chat(user=long).session_id == chat(safety_identifier=long).session_id == chat(prompt_cache_key=long).session_id
+    assert chat(user=long).session_id != chat(user=longer).session_id
+    assert complete(user=long)[0].session_id == chat(user=long).session_id
+    assert refused(session_id=long).details["field"] == "session_id"
