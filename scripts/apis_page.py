@@ -49,7 +49,8 @@ are several jobs; where one fails, the answer fails, and the others are cancelle
   start, three seconds at most, so that most refusals have a status of their own.
 - **`Prefer: wait=SECONDS`** is for who would rather be told than wait: where the job has not started by then, it is given up, and
   the answer is 503 with the progress (also in `X-Rbees-Progress`) and `Retry-After` while its model loads, which goes on, or 429
-  where it waits for something else. It does not go together with `Idempotency-Key`.
+  where it waits for something else. `Preference-Applied` says that it was heard; a number that is none is passed over. It does not
+  go together with `Idempotency-Key`.
 - **Leaving** cancels: a job whose client has been gone for five seconds ends, unless the request says `cancel_on_disconnect`:
   false, where its API has room for that, or brings a key.
 - **`Idempotency-Key`**: the same body under the same key gives the same answer again, from the same job, also while that still

@@ -16,6 +16,7 @@ from rbees.service.routes import Parameter
 
 MAX_BODY_BYTES = web.AppKey("max_body_bytes", int)
 LIMITS = web.AppKey("limits", Limits)
+FURTHER_HEADERS = web.RequestKey("further_headers", dict[str, str])
 PASSED_OVER = web.RequestKey("passed_over", tuple[str, ...])
 
 T = TypeVar("T")
@@ -84,6 +85,11 @@ def argument(request: web.Request, parameter: Parameter) -> Any:
 def pass_over(request: web.Request, names: Iterable[str]) -> None:
     """Have every answer to the request, also one that refuses it, name parameters or fields that nobody here reads."""
     request[PASSED_OVER] = (*request.get(PASSED_OVER, ()), *names)
+
+
+def tell(request: web.Request, header: str, value: str) -> None:
+    """Have every answer to the request, also one that refuses it, bear a header."""
+    request[FURTHER_HEADERS] = {**request.get(FURTHER_HEADERS, {}), header: value}
 
 
 def _is_text(sent: str) -> bool:

@@ -19,7 +19,7 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service import logs, passed_over
 from rbees.service.answers import error_response
 from rbees.service.auth import Authenticator
-from rbees.service.bodies import MAX_BODY_BYTES, PASSED_OVER, pass_over, too_large
+from rbees.service.bodies import FURTHER_HEADERS, MAX_BODY_BYTES, PASSED_OVER, pass_over, too_large
 from rbees.service.clock import SystemClock
 from rbees.service.connection import Connection
 from rbees.service.correlation import HEADER, correlation_id
@@ -114,6 +114,7 @@ class Edge:
         current = correlation_id.get()
         if current is not None:
             response.headers[HEADER] = current
+        response.headers.update(request.get(FURTHER_HEADERS, {}))
         ignored = passed_over.together(request.get(PASSED_OVER, ()), response.headers.get(passed_over.HEADER))
         if ignored is not None:
             response.headers[passed_over.HEADER] = ignored

@@ -15,7 +15,7 @@ from aiohttp import web
 from rbees.service import docs_page, metrics, openapi
 from rbees.service.answers import error_response, reply, reply_large
 from rbees.service.auth import Authenticator, BearerAuth, NoAuth, is_loopback
-from rbees.service.bodies import LIMITS, MAX_BODY_BYTES, argument, pass_over, read, read_bytes, read_json
+from rbees.service.bodies import LIMITS, MAX_BODY_BYTES, argument, pass_over, read, read_bytes, read_json, tell
 from rbees.service.connection import Limits
 from rbees.service.edge import Edge
 from rbees.service.routes import LINES, ErrorShape, Handler, Parameter, Route, WordedError
@@ -44,6 +44,7 @@ __all__ = [
     "read_json",
     "reply",
     "reply_large",
+    "tell",
 ]
 
 Readiness = Callable[[], Mapping[str, str | None]]

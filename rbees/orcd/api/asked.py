@@ -13,12 +13,14 @@ from rbees.orcd.door.patience import LEAST_S, wait_of
 from rbees.orcd.door.runs import Run, Runs
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service import answers, passed_over
-from rbees.service.web import Parameter, argument, pass_over, read_json
+from rbees.service.web import Parameter, argument, pass_over, read_json, tell
 
 IGNORED: Final = passed_over.HEADER
 """Header that names what of a request was passed over."""
 JOB: Final = answers.JOBS
 """Header that names the jobs behind an answer; a failure that comes of them names them by itself."""
+APPLIED: Final = "Preference-Applied"
+"""Header that says which preference was heard (RFC 7240, section 3)."""
 
 F = TypeVar("F", bound=Foreign)
 
@@ -93,9 +95,12 @@ def _kept(asked: F) -> F:
 
 
 def wait_s(request: web.Request) -> float | None:
-    """How long the client waits for the start, where it says so."""
+    """How long the client waits for the start, where it says so; the answer then says that it was heard."""
     asked = wait_of(argument(request, PREFER))
-    return None if asked is None else max(asked, LEAST_S)
+    if asked is None:
+        return None
+    tell(request, APPLIED, f"wait={asked:g}")
+    return max(asked, LEAST_S)
 
 
 def names_of(runs: Sequence[Run]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from rbees.orcd.door.collected import Collected
-from rbees.orcd.door.patience import not_started
+from rbees.orcd.door.patience import Pace, not_started
 from rbees.orcd.door.runs import Run, give_up_rest
 from rbees.protocol.errors import RbeesError
 from rbees.protocol.events import Error, Event, Started
@@ -107,6 +107,7 @@ class _Opening:
         self._seen: list[Event] = []
         self._waited_s = waited_s
         self._news = asyncio.Event()
+        self._pace = Pace()
         self.reading = asyncio.create_task(self._read(batches))
         self.reading.add_done_callback(lambda _: self._news.set())
 
@@ -133,11 +134,12 @@ class _Opening:
             return await self.reading
         for run in runs:
             await run.give_up()
-        raise not_started(self._seen, self._waited_s)
+        raise not_started(self._seen, self._waited_s, self._pace.left_s(asyncio.get_running_loop().time()))
 
     async def _read(self, batches: AsyncIterator[list[Event]]) -> list[Event]:
         async for events in batches:
             self._seen += events
+            self._pace.take(events, asyncio.get_running_loop().time())
             self._news.set()
             if any(isinstance(event, Started | Error) for event in events):
                 break

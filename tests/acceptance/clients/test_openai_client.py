@@ -272,6 +272,7 @@ def test_who_would_rather_be_told_than_wait_hears_how_far_the_model_has_loaded(c
     told = caught.value.response
     assert (told.status_code, caught.value.code, told.headers["x-should-retry"]) == (503, "model_loading", "true")
     assert int(told.headers["retry-after"]) >= 1
+    assert told.headers["preference-applied"] == "wait=2"
     assert 0 <= float(told.headers["x-rbees-progress"]) < 1
     (job_id,) = jobs_of(door, door.heavy) - before
     wait_until(lambda: show(door.url, job_id)["status"] == "cancelled", door.cluster.orcd, "give the job up")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rbees.orcd.door.patience import LONGEST_S, not_started, wait_of
+from rbees.orcd.door.patience import LONGEST_S, Pace, not_started, wait_of
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import Event, Metrics, Queued
 
@@ -22,11 +22,13 @@ QUEUED = Queued(queue_position=1, created_at_ms=1)
         ("wait", None),
         ("wait=soon", None),
         ("wait=-1", None),
+        ("wait=1.5", 1.5),
+        ("wait=1e3", None),
         ("await=3", None),
         ("wait=999999", LONGEST_S),
     ],
 )
-def test_a_preference_is_read_among_others(header: str | None, wait_s: int | None) -> None:
+def test_a_preference_is_read_among_others(header: str | None, wait_s: float | None) -> None:
     assert wait_of(header) == wait_s
 
 
@@ -49,3 +51,28 @@ def test_what_is_told_says_what_the_job_waits_for(
     assert (error.code, error.details["retry_after_s"]) == (code, retry_after_s)
     assert "within 2 s" in error.message
     assert said in error.message
+
+
+@pytest.mark.parametrize(
+    ("heard", "now_s", "left_s"),
+    [
+        ([], 9.0, None),
+        ([(1.0, 0.0)], 9.0, None),
+        ([(1.0, 0.1), (1.0, 0.2)], 9.0, None),
+        ([(1.0, 0.1), (2.0, 0.1)], 9.0, None),
+        ([(8.0, 0.0), (10.0, 0.5)], 10.0, 2.0),
+        ([(8.0, 0.0), (10.0, 0.5)], 11.5, 0.5),
+        ([(8.0, 0.0), (10.0, 0.5)], 20.0, 0.0),
+        ([(0.0, 0.0), (1.0, 0.9), (5.0, 0.0), (7.0, 0.5)], 7.0, 2.0),
+    ],
+)
+def test_how_long_a_model_loads_is_told_from_its_own_pace(
+    heard: list[tuple[float, float]], now_s: float, left_s: float | None
+) -> None:
+    pace = Pace()
+    for at_s, progress in heard:
+        pace.take([QUEUED, Metrics(stage="loading", progress=progress)], at_s)
+    left = pace.left_s(now_s)
+    assert left == (None if left_s is None else pytest.approx(left_s))
+    if left_s:
+        assert not_started([Metrics(stage="loading", progress=0.5)], 60.0, left_s).details["retry_after_s"] == max(left_s, 1.0)
