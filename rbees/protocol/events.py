@@ -77,7 +77,8 @@ class Token(Message, frozen=True, kw_only=True, tag_field="type", tag="token"):
     """Position of the first of these tokens within the choice's answer, from 0."""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | msgspec.UnsetType = msgspec.UNSET
-    """One for each of `token_ids`, where the job asks for them: the model's own distribution, before any sampling parameter."""
+    """One for each of `token_ids` that the text holds something of, where the job asks for them: the model's own distribution,
+    before any sampling parameter. Marks around thoughts and calls and the stop string have none."""
 
 
 class Embedding(Message, frozen=True, kw_only=True):

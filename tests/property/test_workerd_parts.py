@@ -68,8 +68,21 @@ def test_an_answer_goes_on_from_any_event_as_if_never_interrupted(
     for sent in range(len(whole)):
         rest, calls_again, reason_again = read(tokens, how, given=whole[sent].index, stop=stop)
         assert rest == whole[sent:]
-        assert [(e.part, e.text) for e in rest] == [(e.part, e.text) for e in whole[sent:]]
+        assert [(e.part, e.text, e.heard) for e in rest] == [(e.part, e.text, e.heard) for e in whole[sent:]]
         assert (calls_again, reason_again) == (calls, reason)
+
+
+@given(TEXTS, CUTS, st.none() | FORMATS, STOPS)
+def test_tokens_that_are_heard_spell_the_text(text: str, cuts: list[int], how: ChatFormat | None, stop: tuple[str, ...]) -> None:
+    tokens = tokens_of(text, cuts)
+    for event in read(tokens, how, stop=stop)[0]:
+        heard = [tokens[i] for i, is_heard in zip(event.token_ids, event.heard, strict=True) if is_heard]
+        said = event.text.encode()
+        assert said in b"".join(heard)
+        beside = len(b"".join(heard)) - len(said)
+        assert beside <= sum(len(token) - 1 for token in (heard[:1] + heard[1:][-1:])), (
+            "of the first and the last token, and not all"
+        )
 
 
 @given(TEXTS, CUTS, FORMATS, STOPS)

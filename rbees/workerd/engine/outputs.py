@@ -32,7 +32,7 @@ class Grown:
     choice: int
     piece: Piece
     logprobs: tuple[TokenLogprob, ...] | None = None
-    """One for each token of the piece, where the job asks for them."""
+    """One for each token that the piece's text holds something of, where the job asks for them."""
 
 
 @dataclass(frozen=True, slots=True)

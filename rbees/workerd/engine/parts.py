@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 from rbees.protocol.events import Part
@@ -78,6 +79,8 @@ class PartStream:
         self._tokens: list[tuple[int, int]] = []
         """Held tokens: id, and where they end in the answer."""
         self._length = 0
+        self._begin = 0
+        """Where the first held token begins in the answer."""
         self._index = 0
         """Position of the first held token within the answer."""
         self.calls: list[Call] = []
@@ -97,10 +100,12 @@ class PartStream:
         if not self._tokens:
             return pieces
         ids = tuple(token for token, _ in self._tokens)
+        unheard = (False,) * len(ids)
         if pieces:
-            pieces[-1] = replace(pieces[-1], token_ids=pieces[-1].token_ids + ids)
+            before = pieces[-1]
+            pieces[-1] = replace(before, token_ids=before.token_ids + ids, heard=before.heard + unheard)
         else:
-            pieces = [Piece("", self._index, ids, part=self._reader.part)]
+            pieces = [Piece("", self._index, ids, part=self._reader.part, heard=unheard)]
         self._tokens.clear()
         return pieces
 
@@ -138,14 +143,20 @@ class PartStream:
         first = 0
         for run, count in shares:
             ids = tuple(token for token, _ in self._tokens[first:count])
-            pieces.append(Piece(run.text, self._index + first, ids, part=run.part))
+            pieces.append(Piece(run.text, self._index + first, ids, part=run.part, heard=self._heard(run, first, count)))
             first = count
         if runs:
             sent_to = runs[-1].end
             self._runs = [left for run in self._runs if (left := _rest(run, sent_to)) is not None]
+            self._begin = self._tokens[first - 1][1] if first else self._begin
             del self._tokens[:first]
             self._index += first
         return pieces
+
+    def _heard(self, run: Run, first: int, count: int) -> tuple[bool, ...]:
+        """Whether the run holds any of each of its tokens. One that only begins a character lies where that character does."""
+        ends = [self._begin if first == 0 else self._tokens[first - 1][1], *(end for _, end in self._tokens[first:count])]
+        return tuple(begin < run.end and (end > run.start or begin >= run.start) for begin, end in pairwise(ends))
 
 
 def _cut(runs: list[Run], limit: int) -> list[Run]:

@@ -217,7 +217,7 @@ class Sequence:
         for piece in pieces:
             sent = max(0, given - piece.index)
             if sent < len(piece.token_ids):
-                left.append(replace(piece, index=piece.index + sent, token_ids=piece.token_ids[sent:]) if sent else piece)
+                left.append(_without_first(piece, sent))
         return left
 
     def _complete(self) -> FinishReason:
@@ -230,11 +230,12 @@ class Sequence:
         return tuple(self.parts.calls) if self.parts is not None else ()
 
     def grown(self, piece: Piece, piece_of: Callable[[int], bytes]) -> Grown:
-        """That a piece may be sent, with what is known of its tokens where the job asks for it."""
+        """That a piece may be sent, and what is known of the tokens that its text holds something of, where that is asked for."""
         if not self.work.sampling.logprobs:
             return Grown(self.key, self.choice, piece)
-        rated = (self.rated.pop(place) for place in range(piece.index, piece.index + len(piece.token_ids)))
-        return Grown(self.key, self.choice, piece, tuple(message(each, piece_of) for each in rated))
+        rated = [self.rated.pop(place) for place in range(piece.index, piece.index + len(piece.token_ids))]
+        heard = (each for each, is_heard in zip(rated, piece.heard, strict=True) if is_heard)
+        return Grown(self.key, self.choice, piece, tuple(message(each, piece_of) for each in heard))
 
     def finished(self, reason: FinishReason, now_s: float) -> Finished:
         """That the answer is complete, and what it took."""
@@ -266,6 +267,13 @@ class Sequence:
             queued_ms=round((admitted - arrived) * 1000, 3),
             total_ms=round((now_s - arrived) * 1000, 3),
         )
+
+
+def _without_first(piece: Piece, sent: int) -> Piece:
+    """The piece without tokens that an earlier attempt sent."""
+    if not sent:
+        return piece
+    return replace(piece, index=piece.index + sent, token_ids=piece.token_ids[sent:], heard=piece.heard[sent:])
 
 
 def _present(*pieces: Piece | None) -> list[Piece]:

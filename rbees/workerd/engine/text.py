@@ -26,6 +26,8 @@ class Piece:
     ends: tuple[int, ...] = field(default=(), compare=False)
     """Where within `text` each token ends; a character belongs to the token that completes it."""
     part: Part = "text"
+    heard: tuple[bool, ...] = field(default=(), compare=False)
+    """Whether `text` holds any of each token; what it does not hold is a mark, or the stop string that ended the answer."""
 
 
 class TextStream:
@@ -107,9 +109,10 @@ class TextStream:
         data = bytes(self._buffer[self._sent_bytes : max(stop, self._sent_bytes)])
         text = data.decode("utf-8", "replace")
         taken = self._tokens[self._sent_tokens : count]
-        ends = _ends(data, [position - self._sent_bytes for _, position in taken[:-1]])
+        ends = (*_ends(data, [position - self._sent_bytes for _, position in taken[:-1]]), len(text))
         ids = tuple(token for token, _ in taken)
-        piece = Piece(text, self._index + self._sent_tokens, ids, (*ends, len(text))) if ids else None
+        heard = tuple(begin < len(text) for begin in (0, *ends[:-1]))
+        piece = Piece(text, self._index + self._sent_tokens, ids, ends, heard=heard) if ids else None
         self._drop(count, end)
         return piece
 

@@ -179,6 +179,17 @@ def test_log_probabilities_are_those_of_the_text(client: OpenAI, door: Door) -> 
     assert streamed == whole.logprobs.content
 
 
+@pytest.mark.parametrize("fields", [{}, {"tools": COUNT}, {"stop": "moment"}], ids=["thought", "calls", "stop"])
+def test_log_probabilities_spell_the_content_and_no_mark(client: OpenAI, door: Door, fields: dict[str, Any]) -> None:
+    whole = client.chat.completions.create(model=door.caller, messages=HUM, logprobs=True, **fields).choices[0]
+    assert whole.logprobs is not None
+    spelled = bytes(byte for one in whole.logprobs.content or () for byte in one.bytes or ()).decode()
+    # The first and the last token may hold the end of a mark, or the beginning of the next one.
+    content = whole.message.content or ""
+    assert content in spelled
+    assert len(spelled) <= len(content) + 6
+
+
 def test_fields_that_nobody_knows_are_named_and_extras_are_honoured(client: OpenAI, door: Door) -> None:
     extras = {"top_k": 1, "min_p": 0.1, "ignore_eos": True, "cache_prompt": False, "sparkle": 1, "thinking": {"depth": 2}}
     messages: list[Any] = [{"role": "user", "content": "hum", "mood": "blue"}]

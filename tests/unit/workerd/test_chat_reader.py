@@ -253,6 +253,29 @@ def test_marks_leave_with_what_follows_them() -> None:
     assert events == [Piece("hm", 0, (0, 1, 2), part="reasoning"), Piece("yes", 3, (3, 4, 5, 6))]
 
 
+def test_tokens_are_heard_where_the_text_holds_something_of_them() -> None:
+    thought = [b"<think>", b"\n", b"h", b"m\n</", b"think>", b"\n\n"]
+    tokens = [*thought, b"\xc3", b"\xa9.", b"\n<tool_call>", F_JSON.encode(), b"</tool_call>"]
+    events, _, _ = read(tokens, chat_format("hermes"))
+    assert [(event.part, event.heard) for event in events] == [
+        ("reasoning", (False, False, True)),
+        ("reasoning", (True,)),
+        ("text", (False, False, True, True)),
+        ("tool", (True, True, True)),
+    ]
+    assert [_heard(event, tokens) for event in events[:3]] == ["h", "m\n</", "é."]
+
+
+def test_marks_at_the_very_end_are_not_heard() -> None:
+    events, _, _ = read([b"<think>", b"hm", b"</think>"], chat_format(None))
+    assert [(event.text, event.heard) for event in events] == [("hm", (False, True)), ("", (False,))]
+
+
+def _heard(event: Piece, tokens: list[bytes]) -> str:
+    spelled = (tokens[token] for token, is_heard in zip(event.token_ids, event.heard, strict=True) if is_heard)
+    return b"".join(spelled).decode()
+
+
 def test_control_tokens_that_are_marks_are_read() -> None:
     style = ChatStyle(THINK, form("mistral"), {0: b"[TOOL_CALLS]"})
     assert read([b"", b"f", b"{}"], ChatFormat(style, TOOLS, thinks=False))[1] == (Call("f", {}),)

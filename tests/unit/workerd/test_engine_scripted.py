@@ -119,6 +119,17 @@ def test_every_token_that_is_sent_has_its_logprobs() -> None:
         assert all(len(each.top) == 2 and each.logprob <= each.top[0].logprob <= 0 for each in output.logprobs)
 
 
+def test_the_stop_string_has_no_logprobs() -> None:
+    text, _, _ = undisturbed(seed=3)
+    engine = scripted_engine()
+    engine.submit(work(seed=3, logprobs=True, stop=(text[30:36],)))
+    grown = [output for output in run_out(engine) if isinstance(output, Grown)]
+    kept = text[: text.index(text[30:36])]
+    spelled = b"".join(bytes(each.bytes or each.text.encode()) for output in grown for each in output.logprobs or ())
+    assert spelled.decode().startswith(kept)
+    assert len(spelled) < len(kept.encode()) + len(text[30:36].encode())
+
+
 def test_without_being_asked_nothing_is_said_of_probabilities() -> None:
     engine = scripted_engine()
     engine.submit(work())

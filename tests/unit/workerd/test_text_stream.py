@@ -56,6 +56,12 @@ def test_tokens_before_the_possible_stop_leave() -> None:
     assert stream.push(3, b"c") == (Piece("", 1, (2, 3)), True)
 
 
+def test_tokens_of_the_stop_string_alone_are_not_heard() -> None:
+    pieces, _ = run([b"a", b"\xc3", b"\xa9 E", b"N", b"D"], ("END",))
+    assert [(piece.text, piece.heard) for piece in pieces] == [("a", (True,)), ("é ", (True, True, False, False))]
+    assert run([b"EN", b"D"], ("END",))[0][0].heard == (False, False)
+
+
 def test_a_stop_inside_a_token_cuts_its_text_and_keeps_its_id() -> None:
     assert run([b"one", b" two\nthree"], ("\n",)) == ([Piece("one", 0, (0,)), Piece(" two", 1, (1,))], True)
 
