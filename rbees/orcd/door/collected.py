@@ -21,6 +21,7 @@ from rbees.protocol.events import (
     Timings,
     Token,
     TokenLogprob,
+    TopLogprob,
     Usage,
 )
 
@@ -96,3 +97,8 @@ class Collected:
 def logprobs_of(token: Token) -> tuple[TokenLogprob, ...]:
     """Those of an event; none where the job asks for none."""
     return () if isinstance(token.logprobs, msgspec.UnsetType) else token.logprobs
+
+
+def exact_bytes(token: TopLogprob) -> bytes:
+    """What the token is made of, which its text cannot always say."""
+    return token.text.encode() if isinstance(token.bytes, msgspec.UnsetType) else bytes(token.bytes)

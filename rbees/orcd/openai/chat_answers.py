@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from msgspec import UNSET, UnsetType
 
-from rbees.orcd.door.collected import Choice, Collected, logprobs_of
+from rbees.orcd.door.collected import Choice, Collected, exact_bytes, logprobs_of
 from rbees.orcd.openai import errors
 from rbees.orcd.openai.answers import DONE, Identity, TokenUsage, UsageField, frames, usage_of
 from rbees.orcd.openai.chat import FLEX, ChatRequest
@@ -15,7 +15,7 @@ from rbees.orcd.openai.places import as_sent
 from rbees.protocol.chat import ToolCall
 from rbees.protocol.codec import Message, encode
 from rbees.protocol.errors import RbeesError
-from rbees.protocol.events import ChoiceEnd, End, Event, FinishReason, Started, Token, TokenLogprob, TopLogprob, Usage
+from rbees.protocol.events import ChoiceEnd, End, Event, FinishReason, Started, Token, TokenLogprob, Usage
 
 Tier = Literal["default", "flex"]
 
@@ -221,9 +221,9 @@ def chat_logprobs(found: tuple[TokenLogprob, ...] | list[TokenLogprob]) -> Logpr
     content = tuple(
         ContentLogprob(
             token=one.text,
-            bytes=_bytes(one),
+            bytes=tuple(exact_bytes(one)),
             logprob=one.logprob,
-            top_logprobs=tuple(Alternative(token=top.text, bytes=_bytes(top), logprob=top.logprob) for top in one.top),
+            top_logprobs=tuple(Alternative(token=top.text, bytes=tuple(exact_bytes(top)), logprob=top.logprob) for top in one.top),
         )
         for one in found
     )
@@ -251,10 +251,6 @@ def _choice(request: ChatRequest, number: int, choice: Choice) -> AnsweredChoice
 
 def _calls(request: ChatRequest, calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
     return calls[:1] if request.parallel_tool_calls is False else calls
-
-
-def _bytes(token: TopLogprob) -> tuple[int, ...]:
-    return tuple(token.text.encode()) if isinstance(token.bytes, UnsetType) else token.bytes
 
 
 def _tier(request: ChatRequest) -> Tier | UnsetType:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from msgspec import UNSET
 
-from rbees.orcd.door.collected import Collected, logprobs_of
+from rbees.orcd.door.collected import Collected, exact_bytes, logprobs_of
 from rbees.orcd.openai import errors
 from rbees.orcd.openai.answers import DONE, Identity, TokenUsage, UsageField, frames, usage_of
 from rbees.orcd.openai.completions import CompletionRequest
@@ -144,10 +145,13 @@ def _index(request: CompletionRequest, number: int, choice: int) -> int:
 
 
 def _logprobs(found: Sequence[TokenLogprob], offset: int) -> ChoiceLogprobs:
+    """Of text that begins with character `offset` of its answer."""
     offsets = []
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for one in found:
+        # A token that begins within a character stands where that character does.
         offsets.append(offset)
-        offset += len(one.text)
+        offset += len(decoder.decode(exact_bytes(one)))
     return ChoiceLogprobs(
         tokens=tuple(one.text for one in found),
         token_logprobs=tuple(one.logprob for one in found),

@@ -278,6 +278,21 @@ def test_log_probabilities_of_completions_come_in_columns_with_offsets() -> None
     assert [part["choices"][0]["logprobs"]["text_offset"] for part in parts(data)] == [[0], [2]]
 
 
+def test_offsets_count_characters_of_the_text_and_not_of_the_tokens() -> None:
+    spelled = (b"e \xf0", b"\x9f\x90", b"\x9d", b" sea")
+    tokens = [
+        TokenLogprob(token_id=1, text=one.decode("utf-8", "replace"), bytes=tuple(one), logprob=-1.0, top=()) for one in spelled
+    ]
+    asked = completion(prompt="p", logprobs=0, stream=True)
+    grown = (token("e 🐝", logprobs=tuple(tokens[:3])), token(" sea", logprobs=tuple(tokens[3:])))
+    told = completion_answer(asked, WHO, [collected(*STARTED, *grown, end())]).choices[0].logprobs
+    assert told is not None
+    assert told.text_offset == (0, 2, 2, 3)
+    translation = CompletionChunks(asked, WHO)
+    data = b"".join(translation.take(0, one) for one in grown)
+    assert [part["choices"][0]["logprobs"]["text_offset"] for part in parts(data)] == [[0, 2, 2], [3]]
+
+
 # ---- vectors and models --------------------------------------------------------------------------------------------------
 
 
