@@ -45,6 +45,7 @@ are several jobs; where one fails, the answer fails, and the others are cancelle
   and query parameters that nobody here reads; it goes on without them. Null is the same as absent. What is absent has rbees' own
   default, such as a temperature of 0.7.
 - **Paths** may end with a `/` more, and what answers GET answers HEAD.
+- **Calls** of a tool that was not offered are text: a program that looks a name up among its own tools has nothing to call.
 - **Streams** keep their connection alive while a model loads, each API in its own way. The head of a stream waits for the job to
   start, three seconds at most, so that most refusals have a status of their own.
 - **`Prefer: wait=SECONDS`** is for who would rather be told than wait: where the job has not started by then, it is given up, and

@@ -98,8 +98,8 @@ class PromptRequest(Foreign, frozen=True, kw_only=True):
     tools: Annotated[
         Tools | None,
         msgspec.Meta(
-            description="Tools with an `input_schema`; `strict` holds where a call is forced. `input_examples` and "
-            "`eager_input_streaming` are passed over and named. Tools of other types are refused by their place."
+            description="Tools with an `input_schema`; `strict` holds where a call is forced, else it is passed over and named, as "
+            "are `input_examples` and `eager_input_streaming`. Tools of other types are refused by their place."
         ),
     ] = None
 
@@ -230,7 +230,7 @@ def counted_prompt(request: CountRequest, facts: ModelFacts | None) -> TokenizeR
 
 def unmet(request: PromptRequest, facts: ModelFacts | None) -> tuple[str, ...]:
     """Fields that are known, and whose value asks for what nobody does, or not this model."""
-    names = [*tools_of.unmet(request.tools or ()), *thoughts.unmet(request.thinking, request.effort, facts)]
+    names = [*tools_of.unmet(request.tools or (), request.tool_choice), *thoughts.unmet(request.thinking, request.effort, facts)]
     if isinstance(request, MessagesRequest) and request.diagnostics:
         names.append("diagnostics")
     return tuple(names)

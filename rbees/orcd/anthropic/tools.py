@@ -26,7 +26,7 @@ class ToolDefinition(Foreign, frozen=True, kw_only=True):
     input_schema: dict[str, Any] | None = None
     type: str | None = None
     strict: bool | None = None
-    """An input is always as the schema says where the call is forced."""
+    """An input is always as the schema says where the call is forced, and not where the model chooses to call."""
     cache_control: CacheControl | None = None
     eager_input_streaming: bool | None = None
     """A call is sent when it is whole."""
@@ -86,12 +86,14 @@ def is_single(choice: Choice | None) -> bool:
     return isinstance(choice, _Wish) and bool(choice.disable_parallel_tool_use)
 
 
-def unmet(tools: Sequence[ToolDefinition]) -> tuple[str, ...]:
+def unmet(tools: Sequence[ToolDefinition], choice: Choice | None) -> tuple[str, ...]:
     """Fields of tools that ask for what nobody does, by path."""
+    # Only a call that is forced is kept to its schema.
+    loose = ("strict",) if choice is None or isinstance(choice, AutoChoice) else ()
     return tuple(
         f"tools[{number}].{name}"
         for number, tool in enumerate(tools)
-        for name in ("eager_input_streaming", "input_examples")
+        for name in ("eager_input_streaming", "input_examples", *loose)
         if getattr(tool, name)
     )
 

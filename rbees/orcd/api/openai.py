@@ -14,7 +14,7 @@ from rbees.orcd.door.runs import Run, Runs
 from rbees.orcd.door.streams import stream, whole
 from rbees.orcd.openai import errors
 from rbees.orcd.openai.answers import Identity, identity
-from rbees.orcd.openai.chat import ChatRequest, chat_job
+from rbees.orcd.openai.chat import ChatRequest, chat_job, unmet_of_chat
 from rbees.orcd.openai.chat_answers import ChatChunks, ChatCompletion, ChatCompletionChunk, chat_answer
 from rbees.orcd.openai.completion_answers import Completion, CompletionChunks, completion_answer
 from rbees.orcd.openai.completions import CompletionRequest, completion_jobs
@@ -102,7 +102,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
         return reply(model_object(found.facts, ready=found.ready_workers > 0, name=name))
 
     async def _read(request: web.Request, type_: type[F]) -> tuple[F, dict[str, str]]:
-        return await read_asked(request, type_, runs, lambda asked: unmet(asked) if isinstance(asked, TextRequest) else ())
+        return await read_asked(request, type_, runs, _unmet)
 
     return [
         Route(
@@ -173,6 +173,17 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             error_shape=SHAPE,
         ),
     ]
+
+
+def _unmet(asked: Foreign) -> tuple[str, ...]:
+    """Fields that ask for what nobody does."""
+    match asked:
+        case ChatRequest():
+            return unmet_of_chat(asked)
+        case TextRequest():
+            return unmet(asked)
+        case _:
+            return ()
 
 
 def _identity(prefix: str, run: Run, model: str) -> Identity:

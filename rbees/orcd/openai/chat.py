@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import msgspec
 
 from rbees.orcd.door.foreign import Foreign, Refused
-from rbees.orcd.openai.messages import Choice, Messages, Tools, chat_messages, job_tools
+from rbees.orcd.openai.messages import Choice, Messages, Tools, chat_messages, job_tools, loosely_called
 from rbees.orcd.openai.shared import (
     NOT_KEPT,
     MaxTokens,
@@ -20,6 +20,7 @@ from rbees.orcd.openai.shared import (
     one_of,
     refusal,
     session_of,
+    unmet,
 )
 from rbees.protocol.chat import TemplateOption, TemplateOptions
 from rbees.protocol.jobs import JobRequest
@@ -113,7 +114,10 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
     ] = None
     tools: Annotated[
         Tools | None,
-        msgspec.Meta(description="Functions; `strict` holds where a call is forced. Tools of type `custom` are refused."),
+        msgspec.Meta(
+            description="Functions; `strict` holds where a call is forced, and is named where it is not. "
+            "A call of a function that is not among them is text. Tools of type `custom` are refused."
+        ),
     ] = None
     top_logprobs: Annotated[TopLogprobs | None, msgspec.Meta(description="0 to 20, with `logprobs`.")] = None
 
@@ -146,6 +150,11 @@ def chat_job(request: ChatRequest) -> JobRequest:
         template_options=_template_options(request),
         priority="batch" if request.service_tier == FLEX else "interactive",
     )
+
+
+def unmet_of_chat(request: ChatRequest) -> tuple[str, ...]:
+    """As `unmet`, with what only chats have."""
+    return (*unmet(request), *loosely_called(request.tools or (), request.tool_choice))
 
 
 def _max_tokens(request: ChatRequest) -> int | None:

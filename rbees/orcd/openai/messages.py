@@ -264,6 +264,16 @@ def job_tools(tools: Sequence[FunctionTool | CustomTool], choice: Choice | None)
             raise refusal(_NO_CUSTOM, "tool_choice.type")
 
 
+def loosely_called(tools: Sequence[FunctionTool | CustomTool], choice: Choice | None) -> tuple[str, ...]:
+    """Tools whose schema is to be followed though the model chooses whether to call: nobody keeps it to that."""
+    match choice:
+        case "none" | "required" | NamedFunction() | AllowedChoice(allowed_tools=AllowedTools(mode="required")):
+            return ()
+        case _:
+            strict = (number for number, tool in enumerate(tools) if isinstance(tool, FunctionTool) and tool.function.strict)
+            return tuple(f"tools[{number}].function.strict" for number in strict)
+
+
 def _allowed(tools: Sequence[Tool], allowed: AllowedTools) -> tuple[Tool, ...]:
     names = [tool.function.name for tool in allowed.tools]
     known = {tool.name for tool in tools}

@@ -1,7 +1,8 @@
 """Reads one answer as it grows: which of its text is thought, which is said, which calls a tool. PURE.
 
 Text is given out as soon as its part is certain. What may be the beginning of a mark waits; a call waits until it is whole
-and proved to be one, so that a malformed call comes out as the text that it is and nothing ever has to be taken back.
+and proved to be one, so that a malformed call comes out as the text that it is and nothing ever has to be taken back. So does a
+call of a tool that nobody offered: a program that looks the name up among its own has nothing to call.
 """
 
 from __future__ import annotations
@@ -210,7 +211,7 @@ class PartReader:
         if end is None:
             return False
         self._open, self._read = None, self._read_speech
-        if call.calls and not (call.block is _BARE and any(c.name not in self._tools for c in call.calls)):
+        if call.calls and all(c.name in self._tools for c in call.calls):
             self._give("tool", end, tuple(call.calls))
             self._behind_call = True
             self._may_be_bare = call.block is _BARE

@@ -179,6 +179,15 @@ def test_log_probabilities_are_those_of_the_text(client: OpenAI, door: Door) -> 
     assert streamed == whole.logprobs.content
 
 
+def test_a_call_of_a_function_that_was_not_offered_is_text(client: OpenAI, door: Door) -> None:
+    other: Any = {"type": "function", "function": {"name": "other", "strict": True}}
+    raw = client.chat.completions.with_raw_response.create(model=door.caller, messages=HUM, tools=[other])
+    (choice,) = raw.parse().choices
+    assert (choice.finish_reason, choice.message.tool_calls) == ("stop", None)
+    assert (choice.message.content or "").startswith(f"{SAID}\n<tool_call>")
+    assert raw.headers["x-rbees-ignored"] == "tools[0].function.strict"
+
+
 @pytest.mark.parametrize("fields", [{}, {"tools": COUNT}, {"stop": "moment"}], ids=["thought", "calls", "stop"])
 def test_log_probabilities_spell_the_content_and_no_mark(client: OpenAI, door: Door, fields: dict[str, Any]) -> None:
     whole = client.chat.completions.create(model=door.caller, messages=HUM, logprobs=True, **fields).choices[0]

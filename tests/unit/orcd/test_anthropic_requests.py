@@ -257,6 +257,8 @@ def test_what_nobody_does_is_named_by_its_value() -> None:
         "diagnostics",
     )
     assert unmet(ask(), ABLE) == ()
+    for kind, names in (("auto", ("tools[0].strict",)), ("any", ()), ("none", ())):
+        assert unmet(ask(tools=[{**COUNT, "strict": True}], tool_choice={"type": kind}), ABLE) == names
 
 
 @pytest.mark.parametrize("name", MessagesRequest.refused)

@@ -9,7 +9,7 @@ from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 from rbees.orcd.door.foreign import Foreign, described, read_foreign
-from rbees.orcd.openai.chat import ChatRequest, chat_job
+from rbees.orcd.openai.chat import ChatRequest, chat_job, unmet_of_chat
 from rbees.orcd.openai.completions import DEFAULT_MAX_TOKENS, CompletionRequest, completion_jobs
 from rbees.orcd.openai.shared import LEAST_TOP_P, TextRequest, unmet
 from rbees.orcd.openai.vectors import EmbeddingsRequest, RankRequest, embeddings_job, rank_job
@@ -22,6 +22,7 @@ from rbees.protocol.sampling import MAX_SEED
 
 HUM: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hum"}]}
 COUNT: dict[str, Any] = {"type": "function", "function": {"name": "count", "parameters": {"type": "object"}, "strict": True}}
+NAMED: dict[str, Any] = {"type": "function", "function": {"name": "count"}}
 
 
 def chat(**fields: Any) -> JobRequest:
@@ -250,6 +251,24 @@ def test_what_is_refused_says_what_to_do_and_neutral_values_pass(name: str) -> N
 def test_what_nobody_does_is_named_by_its_value() -> None:
     for value, names in ((True, ()), (False, ("cache_prompt",)), (None, ())):
         assert unmet(read_foreign(encode({**HUM, "cache_prompt": value}), ChatRequest).request) == names
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        (None, ("tools[0].function.strict",)),
+        ("auto", ("tools[0].function.strict",)),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}}, ("tools[0].function.strict",)),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [NAMED]}}, ()),
+        ("required", ()),
+        (NAMED, ()),
+        ("none", ()),
+    ],
+)
+def test_strict_tools_are_named_where_no_call_is_forced(choice: Any, names: tuple[str, ...]) -> None:
+    loose = {"type": "function", "function": {"name": "other"}}
+    asked = read_foreign(encode({**HUM, "tools": [COUNT, loose], "tool_choice": choice}), ChatRequest).request
+    assert unmet_of_chat(asked) == names
 
 
 def test_stream_options_go_with_streams() -> None:

@@ -276,6 +276,22 @@ def _heard(event: Piece, tokens: list[bytes]) -> str:
     return b"".join(spelled).decode()
 
 
+@pytest.mark.parametrize(
+    ("calls", "text"),
+    [
+        ("hermes", '<tool_call>{"name": "other", "arguments": {}}</tool_call>'),
+        ("mistral", f'[TOOL_CALLS][{F_JSON}, {{"name": "other", "arguments": {{}}}}]'),
+        ("mistral", "[TOOL_CALLS]other[ARGS]{}"),
+        ("qwen-coder", "<tool_call><function=other></function></tool_call>"),
+        ("json", '<function=other>{"a": 1}</function>'),
+    ],
+)
+def test_a_call_of_a_tool_that_was_not_offered_is_text(calls: str, text: str) -> None:
+    events, found, reason = read(cut(f"Sure. {text}", 3), chat_format(calls))
+    assert ("".join(event.text for event in events), {event.part for event in events}) == (f"Sure. {text}", {"text"})
+    assert (found, reason) == ((), "stop")
+
+
 def test_control_tokens_that_are_marks_are_read() -> None:
     style = ChatStyle(THINK, form("mistral"), {0: b"[TOOL_CALLS]"})
     assert read([b"", b"f", b"{}"], ChatFormat(style, TOOLS, thinks=False))[1] == (Call("f", {}),)
