@@ -46,6 +46,8 @@ are several jobs; where one fails, the answer fails, and the others are cancelle
   default, such as a temperature of 0.7.
 - **Paths** may end with a `/` more, and what answers GET answers HEAD.
 - **Calls** of a tool that was not offered are text: a program that looks a name up among its own tools has nothing to call.
+- **Pages in a browser** may call once their origin is allowed: `rbees up --allow-origin http://localhost:3000`, or
+  `allowed_origins` in the settings of orcd.
 - **Streams** keep their connection alive while a model loads, each API in its own way. The head of a stream waits for the job to
   start, three seconds at most, so that most refusals have a status of their own.
 - **`Prefer: wait=SECONDS`** is for who would rather be told than wait: where the job has not started by then, it is given up, and

@@ -130,7 +130,9 @@ class Edge:
         arrived_at = (request.get_extra_info("sockname") or ("",))[0]
         if named not in self._hosts and named != arrived_at:
             raise RbeesError(
-                ErrorCode.FORBIDDEN, "The Host header does not name this daemon; add the name to `allowed_hosts` in its settings."
+                ErrorCode.FORBIDDEN,
+                "The Host header does not name this daemon; add the name to `allowed_hosts` in its settings, or start "
+                "`rbees up` with `--allow-host`.",
             )
 
     def _check_origin(self, request: web.Request) -> str | None:
@@ -140,7 +142,9 @@ class Edge:
             return None
         if origin.lower() not in self._origins:
             raise RbeesError(
-                ErrorCode.FORBIDDEN, "Pages of this origin may not call this daemon; add it to `allowed_origins` in its settings."
+                ErrorCode.FORBIDDEN,
+                "Pages of this origin may not call this daemon; add it to `allowed_origins` in its settings, or start "
+                "`rbees up` with `--allow-origin`.",
             )
         return origin
 

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 import click
 
 from rbees.terminal.output import json_option
+
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+/?", re.IGNORECASE)
+_HOST: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE)
+
+
+def _origins(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not _ORIGIN.fullmatch(value):
+            message = f"{value!r} is no origin; write scheme and host as the browser shows them, such as http://localhost:3000."
+            raise click.BadParameter(message)
+    return values
+
+
+def _hosts(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not _HOST.fullmatch(value):
+            raise click.BadParameter(f"{value!r} is no name of a host; write it without scheme and port, such as bees.example.")
+    return values
 
 
 @click.command(name="up")
@@ -18,8 +39,31 @@ from rbees.terminal.output import json_option
     type=click.Path(exists=True, file_okay=False),
     help="Look for GGUF files here too; may be given several times.",
 )
+@click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    metavar="URL",
+    callback=_origins,
+    help="Let pages of this origin call from a browser, such as http://localhost:3000; may be given several times.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    callback=_hosts,
+    help="Answer to this name too, by which a tunnel or a proxy calls; may be given several times.",
+)
 @json_option
-def command(model: str | None, port: int | None, model_dirs: tuple[str, ...], as_json: bool) -> int:
+def command(
+    model: str | None,
+    port: int | None,
+    model_dirs: tuple[str, ...],
+    origins: tuple[str, ...],
+    hosts: tuple[str, ...],
+    as_json: bool,
+) -> int:
     """Run everything on this machine: an orchestrator and a pool, on loopback, with no configuration.
 
     It stays in the foreground; Ctrl-C ends all of it, a second Ctrl-C at once.
@@ -31,6 +75,7 @@ def command(model: str | None, port: int | None, model_dirs: tuple[str, ...], as
         refuse_taken(port)
     # Taken before anything heavy is imported: a command on the next line of a script should find that a home is starting.
     with HomeFile() as file:
+        from rbees.up.home_mode import Callers
         from rbees.up.session import run
 
-        return run(file, model, port, model_dirs, as_json=as_json)
+        return run(file, model, port, model_dirs, Callers(origins, hosts), as_json=as_json)

@@ -42,6 +42,23 @@ _NOT_FOR_CHILDREN: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 @dataclass(frozen=True)
+class Callers:
+    """Who may call orcd beside programs of this machine that name it by its address."""
+
+    origins: tuple[str, ...] = ()
+    """Pages in a browser."""
+    hosts: tuple[str, ...] = ()
+    """Names that a tunnel or a proxy calls it by."""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """As orcd is told."""
+        pages = (word for origin in self.origins for word in ("--allowed-origins", origin))
+        names = (word for host in self.hosts for word in ("--allowed-hosts", host))
+        return (*pages, *names)
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a home is."""
 
@@ -50,6 +67,7 @@ class Place:
     poold_port: int
     model_dirs: tuple[Path, ...] = ()
     """Folders with models beside the home's own."""
+    callers: Callers = Callers()
 
     @property
     def orcd_url(self) -> str:
@@ -79,7 +97,8 @@ class HomeMode:
         def child(role: str, *flags: str) -> Child:
             return Child(role, (*flags, *common), folder=place.state_dir, environ=environ, clock=clock, say=say)
 
-        self._orcd = child("orcd", "--port", str(place.orcd_port), "--queue-limit", "0", "--drain-timeout-s", str(DRAIN_S))
+        orcds = ("--port", str(place.orcd_port), "--queue-limit", "0", "--drain-timeout-s", str(DRAIN_S))
+        self._orcd = child("orcd", *orcds, *place.callers.flags)
         # It ends once orcd is gone: what its workers still compute by then nobody reads, so they get no time of their own.
         own = ("--port", str(place.poold_port), "--orcd-url", place.orcd_url, "--stop-workers-on-exit", "--drain-timeout-s", "0")
         dirs = (word for folder in place.model_dirs for word in ("--model-dirs", str(folder)))

@@ -22,7 +22,7 @@ from rbees.service.lock import ProcessLock
 from rbees.terminal.notes import Notes, notes
 from rbees.terminal.output import print_json
 from rbees.up.first_model import can_chat, first_model, make_ready
-from rbees.up.home_mode import HomeMode, Place
+from rbees.up.home_mode import Callers, HomeMode, Place
 from rbees.up.neighbours import refuse_beside_service, wait_for_predecessors
 from rbees.up.ports import choose_port, taken_port
 
@@ -37,14 +37,16 @@ QUIET_STOP_S: Final = 1.5
 T = TypeVar("T")
 
 
-def run(file: HomeFile, model: str | None, port: int | None, model_dirs: tuple[str, ...], *, as_json: bool) -> int:
+def run(
+    file: HomeFile, model: str | None, port: int | None, model_dirs: tuple[str, ...], callers: Callers, *, as_json: bool
+) -> int:
     """Run home mode until it is told to end; the exit code. `file` is held by the caller.
 
     Raises:
         RbeesError: ALREADY_RUNNING, ADDRESS_IN_USE, or what a daemon or the model says.
     """
     with asyncio.Runner() as runner:
-        return runner.run(_run(file, model, port, folders_of_models(model, model_dirs), as_json=as_json))
+        return runner.run(_run(file, model, port, folders_of_models(model, model_dirs), callers, as_json=as_json))
 
 
 def folders_of_models(model: str | None, model_dirs: Sequence[str]) -> tuple[Path, ...]:
@@ -60,23 +62,34 @@ def folders_of_models(model: str | None, model_dirs: Sequence[str]) -> tuple[Pat
     return tuple(named)
 
 
-async def _run(file: HomeFile, model: str | None, port: int | None, model_dirs: tuple[Path, ...], *, as_json: bool) -> int:
+async def _run(
+    file: HomeFile, model: str | None, port: int | None, model_dirs: tuple[Path, ...], callers: Callers, *, as_json: bool
+) -> int:
     state = state_folder("up")
     refuse_beside_service(state.parent)
     # The runtime folder may be another one for a login without a session; the state is what must not be shared.
     with ProcessLock(state / "lock") as lock:
-        return await Session(state, port, model_dirs, file, lock, as_json=as_json).live(model)
+        return await Session(state, port, model_dirs, callers, file, lock, as_json=as_json).live(model)
 
 
 class Session:
     """Home mode from its start to its end, at a place that is chosen again where its ports are lost to others."""
 
     def __init__(
-        self, state: Path, port: int | None, model_dirs: tuple[Path, ...], file: HomeFile, lock: ProcessLock, *, as_json: bool
+        self,
+        state: Path,
+        port: int | None,
+        model_dirs: tuple[Path, ...],
+        callers: Callers,
+        file: HomeFile,
+        lock: ProcessLock,
+        *,
+        as_json: bool,
     ) -> None:
         self._state = state
         self._port = port
         self._model_dirs = model_dirs
+        self._callers = callers
         self._file = file
         self._lock = lock
         self._as_json = as_json
@@ -101,7 +114,8 @@ class Session:
 
     def _choose_place(self) -> Place:
         orcd_port = choose_port(ORCD_PORT, self._port)
-        place = Place(self._state, orcd_port, choose_port(POOLD_PORT, taken=frozenset({orcd_port})), self._model_dirs)
+        poold_port = choose_port(POOLD_PORT, taken=frozenset({orcd_port}))
+        place = Place(self._state, orcd_port, poold_port, self._model_dirs, self._callers)
         self._lock.describe(f"rbees up at {place.orcd_url}")
         return place
 

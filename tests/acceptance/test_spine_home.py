@@ -20,12 +20,16 @@ zero one two three four five six seven eight nine ten eleven twelve thirteen fou
 TENS = {2: "twenty", 3: "thirty", 4: "forty", 5: "fifty"}
 
 
+PAGE = "http://localhost:3000"
+
+
 @pytest.fixture(scope="module")
 def up() -> Iterator[Home]:
     """One running `rbees up` for the tests that leave it as it is."""
     with Home() as home:
         write_script(home.folder / "models", "slow", tokens_per_second=20, answer_tokens=2000)
-        home.up("--model-dir", str(home.folder / "models"))
+        pages = ("--allow-origin", PAGE, "--allow-origin", "app://hive/", "--allow-host", "bees.example")
+        home.up("--model-dir", str(home.folder / "models"), *pages)
         yield home
 
 
@@ -50,6 +54,23 @@ def test_the_current_minute_in_the_prompt_is_found_in_the_answer(up: Home) -> No
     done = up.llorch("jobs", "submit", "--model", "haiku", "--temperature", "0", "--prompt", prompt)
     assert done.returncode == 0, done.said
     assert word in done.stdout.lower()
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"), [(PAGE, 204), ("APP://hive", 204), ("http://localhost:3001", 403), ("http://hive", 403)]
+)
+def test_pages_may_call_that_the_command_line_names(up: Home, origin: str, status: int) -> None:
+    asking = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    answer = request("OPTIONS", f"{up.url}/v1/chat/completions", headers=asking)
+    assert answer.status == status
+    assert (answer.headers.get("access-control-allow-origin") == origin) is (status == 204)
+    assert status == 204 or "`rbees up` with `--allow-origin`" in answer.error["message"]
+
+
+def test_names_may_be_used_that_the_command_line_names(up: Home) -> None:
+    answers = [request("GET", f"{up.url}/v1/models", headers={"Host": host}) for host in ("bees.example:443", "wasps.example")]
+    assert [answer.status for answer in answers] == [200, 403]
+    assert "`rbees up` with `--allow-host`" in answers[1].error["message"]
 
 
 def test_a_stream_read_again_has_the_same_bytes_from_any_point(up: Home) -> None:

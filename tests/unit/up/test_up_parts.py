@@ -6,10 +6,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from rbees.protocol.pools import ModelFacts, PoolView, WorkerFacts
 from rbees.protocol.vectors import Capability
 from rbees.up.child import how_it_ended, log_tail
+from rbees.up.command import command
 from rbees.up.first_model import can_chat, first_model, serves, unknown_alias
 from rbees.up.home_mode import child_environment, unfinished_at_end
 
@@ -22,6 +24,21 @@ def test_what_a_lab_configured_does_not_reach_the_daemons() -> None:
 @pytest.mark.parametrize(("status", "words"), [(0, "exit code 0"), (78, "exit code 78"), (-9, "SIGKILL"), (-200, "signal 200")])
 def test_an_end_in_words(status: int, words: str) -> None:
     assert how_it_ended(status) == words
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        *(
+            ("--allow-origin", value, "is no origin")
+            for value in ("localhost:3000", "*", "null", "http://hive/page", "http://", "")
+        ),
+        *(("--allow-host", value, "is no name of a host") for value in ("http://hive", "hive:8080", "*.hive", "")),
+    ],
+)
+def test_who_may_call_is_checked_before_anything_starts(flag: str, value: str, words: str) -> None:
+    refused = CliRunner().invoke(command, [flag, value])
+    assert (refused.exit_code, words in refused.output) == (2, True)
 
 
 def test_the_end_of_a_log(tmp_path: Path) -> None:
