@@ -64,7 +64,8 @@ def page() -> str:
     parts += [
         "## `POST /v1/rerank`",
         "",
-        "For models that rank documents; request and answer as Jina, Cohere and vLLM have them.",
+        "For models that rank documents; request and answer as Jina, Cohere and vLLM have them: a `relevance_score` lies between 0",
+        "and 1. It is the logistic function of the model's own score, which `POST /v2/jobs` tells as it is.",
         "",
         *table(RankRequest),
     ]

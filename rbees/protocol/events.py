@@ -101,6 +101,8 @@ class Ranked(Message, frozen=True, kw_only=True):
     """Position of the document in the request."""
     relevance_score: float
     """Higher is better; the model's own scale, comparable within one model only."""
+    is_probability: bool = False
+    """The model's own scale goes from 0 to 1; else the score is a logit."""
     tokens: int
     truncated: bool = False
 

@@ -157,6 +157,11 @@ class VectorDesk:
 
         return await asyncio.to_thread(written)
 
+    @property
+    def _scores_are_probabilities(self) -> bool:
+        embedder = self._backend.embedder
+        return embedder is not None and embedder.facts.scores_are_probabilities
+
     def ranking(self, request: RerankRequest, inputs: Inputs, computed: Embedded) -> tuple[Ranked, ...]:
         """The documents, best first; of equal ones the earlier first."""
         scores = computed.vectors[:, 0]
@@ -165,6 +170,7 @@ class VectorDesk:
             Ranked(
                 index=index,
                 relevance_score=float(scores[index]),
+                is_probability=self._scores_are_probabilities,
                 tokens=len(inputs.ids[index]),
                 truncated=inputs.truncated[index],
             )

@@ -220,6 +220,7 @@ async def test_a_reranker_orders_documents_as_its_classifier_does(tmp_path: Path
         pairs = [[CLS, *plain("the bee"), SEP, *plain(document), SEP] for document in documents]
         scores = [bert.score(ids) for ids in pairs]
         by_index = {one["index"]: one["relevance_score"] for one in answer["results"]}
+        assert not any(one["is_probability"] for one in answer["results"])
         np.testing.assert_allclose([by_index[i] for i in range(4)], scores, atol=2e-3)
         assert [one["index"] for one in answer["results"]] == sorted(range(4), key=lambda i: -by_index[i])
         assert answer["usage"]["prompt_tokens"] == sum(map(len, pairs))
@@ -260,6 +261,7 @@ async def test_a_decoder_ranks_by_the_template_in_its_header(tmp_path: Path) -> 
             share, _ = alone(path, ids, ll.LLAMA_POOLING_TYPE_RANK)
             assert 0 < share < 1
             assert found[index]["relevance_score"] == pytest.approx(share, abs=CLOSE)
+            assert found[index]["is_probability"], "llama.cpp puts a softmax behind it"
         text = {"job_id": "t", "epoch": 1, "token_ids": [BOS, 97], "max_tokens": 2}
         assert b'"type":"end"' in request("POST", f"{worker.uri}/execute", text, headers=worker.headers).body, "it makes text too"
 

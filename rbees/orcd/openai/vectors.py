@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import exp
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -12,7 +13,7 @@ from rbees.orcd.door.collected import Collected
 from rbees.orcd.door.foreign import Foreign, Refused
 from rbees.orcd.openai.shared import refusal, session_of
 from rbees.protocol.codec import Message
-from rbees.protocol.events import Usage
+from rbees.protocol.events import Ranked, Usage
 from rbees.protocol.jobs import JobRequest
 from rbees.protocol.vectors import MAX_DIMENSIONS, MAX_INPUTS, EmbedRequest, Encoding, RerankRequest, Text, TokenIds
 
@@ -133,6 +134,7 @@ class RankedResult(Message, frozen=True, kw_only=True):
     private: ClassVar[frozenset[str]] = frozenset({"document"})
     index: int
     relevance_score: float
+    """0 to 1."""
     document: dict[str, str] | UnsetType = UNSET
 
 
@@ -194,13 +196,22 @@ def rank_answer(request: RankRequest, id_: str, collected: Collected) -> RankAns
         results=tuple(
             RankedResult(
                 index=one.index,
-                relevance_score=one.relevance_score,
+                relevance_score=_probability(one),
                 document={"text": texts[one.index]} if request.return_documents else UNSET,
             )
             for one in collected.ranking
         ),
         usage=_usage(collected.usage),
     )
+
+
+def _probability(ranked: Ranked) -> float:
+    """The score as clients of this route know it, whatever the model's own scale is."""
+    score = ranked.relevance_score
+    if ranked.is_probability:
+        return score
+    # Of two forms of the logistic function the one whose power cannot overflow.
+    return 1 / (1 + exp(-score)) if score >= 0 else exp(score) / (1 + exp(score))
 
 
 def _usage(usage: Usage | None) -> VectorUsage:

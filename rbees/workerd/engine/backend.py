@@ -139,6 +139,8 @@ class EmbedderFacts:
     """Tokens that part a query and a document."""
     closing: tuple[int, ...] = ()
     """Tokens that the tokenizer puts behind a text."""
+    scores_are_probabilities: bool = False
+    """A score is one already, not a logit."""
     rerank_template: str | None = None
     """How query and document are written instead, with one `{query}` and one `{document}` in it."""
 

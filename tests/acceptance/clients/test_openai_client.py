@@ -370,6 +370,7 @@ def test_documents_are_ranked(door: Door) -> None:
     answer = post(door, "/rerank", {**body, "user": "ada"}).json
     scores = [one["relevance_score"] for one in answer["results"]]
     assert (len(scores), scores) == (2, sorted(scores, reverse=True))
+    assert all(0 < score < 1 for score in scores)
     assert [one["document"]["text"] for one in answer["results"]] == ["xyz"[one["index"]] for one in answer["results"]]
     assert answer["usage"]["total_tokens"] > 0
 

@@ -314,6 +314,22 @@ def test_vectors_and_ranks() -> None:
         assert [one.document for one in results_told] == ([{"text": "b"}, {"text": "a"}] if returned else [UNSET, UNSET])
 
 
+def test_scores_of_ranks_lie_between_0_and_1() -> None:
+    request = read_foreign(encode({"model": "m", "query": "q", "documents": ["a", "b", "c"]}), RankRequest).request
+
+    def told(*scores: float, is_probability: bool) -> list[float]:
+        ranking = tuple(
+            Ranked(index=index, relevance_score=score, is_probability=is_probability, tokens=1)
+            for index, score in enumerate(scores)
+        )
+        answer = rank_answer(request, "rerank-1", collected(*STARTED, Result(ranking=ranking), end()))
+        return [one.relevance_score for one in answer.results]
+
+    assert told(2000.0, 0.0, -2000.0, is_probability=False) == [1.0, 0.5, 0.0]
+    assert told(1.5, -1.5, is_probability=False) == pytest.approx([0.817574, 0.182426], abs=1e-6)
+    assert told(1.0, 0.25, is_probability=True) == [1.0, 0.25]
+
+
 def test_models_by_their_best_names_and_the_ready_first() -> None:
     named = {"zeta": ("hf:org/repo::file=z.gguf", ("zeta",), 0), "alpha": ("file:/m/alpha.gguf", (), 0), "omega": ("omega", (), 2)}
     held = [

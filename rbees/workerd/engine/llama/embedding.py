@@ -28,6 +28,8 @@ from rbees.workerd.engine.shortage import Shortage
 
 _WARM_UP_ROWS: Final = 32
 _EQUAL: Final = 1e-2
+_RANK_BY_SHARES: Final = frozenset({"qwen3", "qwen3vl"})
+"""llama.cpp puts a softmax behind the classifier of these (src/llama-graph.cpp, `build_pooling`)."""
 _POOLINGS: Final[dict[Pooling, int]] = {
     "mean": ll.LLAMA_POOLING_TYPE_MEAN,
     "cls": ll.LLAMA_POOLING_TYPE_CLS,
@@ -240,6 +242,7 @@ def _read_facts(
         opening=opening,
         between=_between(model),
         closing=closing,
+        scores_are_probabilities=metadata(model, "general.architecture") in _RANK_BY_SHARES,
         rerank_template=text if text is not None and all(text.count(place) == 1 for place in _PLACES) else None,
     )
 
