@@ -190,6 +190,8 @@ def job_fields(request: TextRequest) -> dict[str, Any]:
     """
     if request.stream_options is not None and not request.stream:
         raise refusal("`stream_options` goes with `stream`: true; leave it out.", "stream_options")
+    if request.n_predict == 0:
+        raise refusal("`n_predict` is at least 1, or -1 for what the context leaves; send one of them.", "n_predict")
     fields = {name: value for name in _SAME if (value := getattr(request, name)) is not None}
     if request.repeat_penalty is not None:
         fields["repetition_penalty"] = one_of(request, "repetition_penalty", "repeat_penalty")

@@ -284,6 +284,13 @@ def test_stream_options_go_with_streams() -> None:
         options(stream=True, stream_options={"include_obfuscation": True})
 
 
+def test_an_answer_of_no_tokens_is_refused_by_either_name() -> None:
+    """What a worker and a later orcd would not read as a job must not become one."""
+    assert refused(n_predict=0).details["field"] == "n_predict"
+    with pytest.raises(RbeesError, match="at least 1, or -1"):
+        complete(n_predict=0)
+
+
 def test_prompts_of_every_kind_are_jobs_each() -> None:
     assert [(job.prompt, job.token_ids) for job in complete()] == [("p", None)]
     assert [job.prompt for job in complete(prompt=["a", "b"])] == ["a", "b"]
