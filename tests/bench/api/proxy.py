@@ -33,7 +33,7 @@ Runs = dict[str, list[list[Heard]]]
 def measure(short: bool) -> list[Row]:
     """Streams and whole answers to 32 clients, then streams to one alone."""
     with site("haiku", CLIENTS, CTX) as place:
-        return asyncio.run(_measure(place, 1 if short else 7))
+        return asyncio.run(_measure(place, 1 if short else 5))
 
 
 async def _measure(place: Site, rounds: int) -> list[Row]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,13 +17,15 @@ from urllib.parse import urlsplit
 
 from tests.bench.api.kept import Kept, closing, posted
 from tests.bench.engine import models
-from tests.bench.engine.load import Chunks, read_objects
+from tests.bench.engine.load import Chunks, check_status, read_objects
 from tests.support.home import Home, wait_until
 from tests.support.raw_http import request
 from tests.support.worker_door import door_of
 
 TEMPERATURE: Final = 0.7
 _WORDS: Final = ("river", "stone", "winter", "harbour", "lantern", "meadow", "copper", "window", "garden", "silence", "bridge")
+
+_NUMBER: Final = re.compile(rb"^id: (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,8 @@ class Way(Protocol):
     def tokens(self, data: dict[str, Any]) -> int | None:
         """How many tokens the whole answer has, where the frame says it."""
 
-    def receipt(self, body: dict[str, Any], events: int) -> tuple[str, dict[str, Any]] | None:
-        """Path and body of what tells the server that the events have arrived, where it wants that."""
+    def receipt(self, body: dict[str, Any], number: int) -> tuple[str, dict[str, Any]] | None:
+        """Path and body of what tells the server that event `number` has arrived, where it wants that."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class OpenAi:
         usage = data.get("usage")
         return usage["completion_tokens"] if usage else None
 
-    def receipt(self, body: dict[str, Any], events: int) -> tuple[str, dict[str, Any]] | None:
+    def receipt(self, body: dict[str, Any], number: int) -> tuple[str, dict[str, Any]] | None:
         """As `Way.receipt`."""
         return None
 
@@ -137,9 +140,9 @@ class BareWorker:
         """As `Way.tokens`."""
         return data["usage"]["completion_tokens"] if data["type"] == "end" else None
 
-    def receipt(self, body: dict[str, Any], events: int) -> tuple[str, dict[str, Any]] | None:
+    def receipt(self, body: dict[str, Any], number: int) -> tuple[str, dict[str, Any]] | None:
         """As `Way.receipt`."""
-        return f"/jobs/{body['job_id']}/ack", {"epoch": 1, "seq": events}
+        return f"/jobs/{body['job_id']}/ack", {"epoch": 1, "seq": number}
 
 
 @dataclass(frozen=True)
@@ -160,9 +163,11 @@ async def ask_in_turn(way: Way, kept: Kept, chats: Sequence[Chat]) -> list[Heard
         body = way.body(one)
         sent_s, chunks = await kept.exchange(posted(way.port, way.path, body, way.headers))
         raw.append((sent_s, chunks))
-        receipt = way.receipt(body, b"".join(data for _, data in chunks).count(b"\nid: ") + 1)
+        numbers = _NUMBER.findall(b"".join(data for _, data in chunks))
+        receipt = way.receipt(body, int(numbers[-1])) if numbers else None
         if receipt is not None:
-            await kept.exchange(posted(way.port, *receipt, way.headers))
+            _, answered = await kept.exchange(posted(way.port, *receipt, way.headers))
+            check_status(answered, b"204")
     return [_heard(way, one, sent_s, chunks) for one, (sent_s, chunks) in zip(chats, raw, strict=True)]
 
 
@@ -175,12 +180,11 @@ async def ask_together(way: Way, chats: Sequence[Sequence[Chat]]) -> list[Heard]
 
 
 def _heard(way: Way, chat: Chat, sent_s: float, chunks: Chunks) -> Heard:
-    raw = b"".join(data for _, data in chunks)
-    assert raw.split(b" ", 2)[1:2] == [b"200"], raw[:2000]
+    check_status(chunks, b"200")
     objects = list(read_objects(chunks))
     firsts = [at_s for at_s, data in objects if way.text(data)]
     counted = [tokens for _, data in objects if (tokens := way.tokens(data)) is not None]
-    assert counted[-1:] == [chat.tokens], (counted, chat, raw[-1000:])
+    assert counted[-1:] == [chat.tokens], (counted, chat, chunks[-1])
     return Heard(sent_s, firsts[0] if firsts else chunks[-1][0], chunks[-1][0], chat.tokens)
 
 

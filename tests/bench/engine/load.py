@@ -133,7 +133,7 @@ async def ask_one(endpoint: Endpoint, ask: Ask, begun: asyncio.Event | None = No
         sent_s = await _exchange(endpoint, endpoint.path, body, chunks, begun)
     finally:
         receipts.cancel()
-    _check_status(chunks, b"200")
+    check_status(chunks, b"200")
     await _send_receipt(endpoint, body, chunks)
     return _answer(endpoint, sent_s, list(read_objects(chunks)))
 
@@ -151,7 +151,7 @@ async def _send_receipt(endpoint: Endpoint, body: dict[str, Any], chunks: Chunks
     if receipt is not None:
         answered: Chunks = []
         await _exchange(endpoint, *receipt, answered)
-        _check_status(answered, b"204")
+        check_status(answered, b"204")
 
 
 Chunks = list[tuple[float, bytes]]
@@ -182,7 +182,8 @@ async def _exchange(
     return sent_s
 
 
-def _check_status(chunks: Chunks, status: bytes) -> None:
+def check_status(chunks: Chunks, status: bytes) -> None:
+    """AssertionError with the answer's beginning where its status is another."""
     raw = b"".join(data for _, data in chunks)
     assert raw.split(b" ", 2)[1:2] == [status], raw[:2000]
 
