@@ -10,9 +10,10 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from tests.bench.api.ways import Heard, Way, ask_together, chat, site
+from tests.bench.api.ways import DISK, MEMORY, Heard, Way, ask_together, chat, site
 from tests.bench.engine import models
 from tests.bench.engine.turns import in_turns, median_of
 from tests.bench.rows import Row, against, at_most
@@ -38,21 +39,24 @@ class Load:
     tokens: int
     rounds: int
     about: str
+    parent: str
+    """Of the folder with orcd's state."""
 
 
 def measure(short: bool) -> list[Row]:
-    """The embedded model, the tiny one, and one that costs what a real one does."""
+    """The embedded model with and without a disk; without one the tiny model, and one that costs what a real one does."""
     tiny, half = (f"file:{models.path_of(shape)}" for shape in (models.TINY, models.HALF_BILLION))
     loads = (
-        Load("haiku", "haiku", 64, 9, "the embedded model"),
-        Load("tiny", tiny, 48, 6, "tiny-f16"),
-        Load("half_billion", half, 24, 2, "the 0.5 B shape"),
+        Load("haiku", "haiku", 256, 6, "the embedded model", DISK),
+        Load("haiku_memory", "haiku", 256, 6, "the embedded model, orcd's state in memory", MEMORY),
+        Load("tiny", tiny, 128, 4, "tiny-f16, orcd's state in memory", MEMORY),
+        Load("half_billion", half, 48, 2, "the 0.5 B shape, orcd's state in memory", MEMORY),
     )
-    return [row for load in loads for row in _rows(load, 1 if short else load.rounds)]
+    return [row for load in loads if Path(load.parent).is_dir() for row in _rows(load, 1 if short else load.rounds)]
 
 
 def _rows(load: Load, rounds: int) -> list[Row]:
-    with site(load.reference, STREAMS, CTX) as place:
+    with site(load.reference, STREAMS, CTX, load.parent) as place:
         ways: dict[str, Way] = {"orcd": place.through_orcd, "worker": place.bare}
         bursts = asyncio.run(in_turns({name: _bursts(way, load, kind) for kind, (name, way) in enumerate(ways.items(), 1)}, rounds))
         alone = asyncio.run(in_turns({name: _alone(way, kind) for kind, (name, way) in enumerate(ways.items(), 3)}, rounds * PAIRS))

@@ -22,6 +22,8 @@ from tests.support.home import Home, wait_until
 from tests.support.raw_http import request
 from tests.support.worker_door import door_of
 
+DISK: Final = "/tmp"
+MEMORY: Final = "/dev/shm"
 TEMPERATURE: Final = 0.7
 _WORDS: Final = ("river", "stone", "winter", "harbour", "lantern", "meadow", "copper", "window", "garden", "silence", "bridge")
 
@@ -199,8 +201,8 @@ class Site:
 
 
 @contextmanager
-def site(model: str, slots: int, ctx: int, parent: str = "/tmp") -> Iterator[Site]:
-    """A fresh one that serves the model of this reference."""
+def site(model: str, slots: int, ctx: int, parent: str = DISK) -> Iterator[Site]:
+    """A fresh one that serves the model of this reference, its state below `parent`."""
     with Home(parent=parent) as home:
         daemon = home.serve_orcd()
         shape = {"RBEES_POOLD_DEFAULT_SLOTS": str(slots), "RBEES_POOLD_DEFAULT_CTX": str(ctx)}
