@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from rbees.orcd.door.collected import Collected
-from rbees.orcd.door.foreign import read_foreign, told
+from rbees.orcd.door.foreign import Foreign, read_foreign, told
 from rbees.orcd.openai.answers import Identity
-from rbees.orcd.openai.chat import ChatRequest, chat_job
+from rbees.orcd.openai.chat import ChatRequest, chat_job, unmet_of_chat
 from rbees.orcd.openai.chat_answers import chat_answer
 from rbees.orcd.openai.completion_answers import completion_answer
 from rbees.orcd.openai.completions import CompletionRequest, completion_jobs
@@ -35,6 +35,8 @@ T = TypeVar("T", bound=TextRequest)
 class Asked:
     """What a line asks for."""
 
+    sent: Foreign
+    """The request itself, in whose words a failure is told (`openai/places.py`)."""
     model: str
     jobs: Sequence[JobRequest]
     choices: int
@@ -55,11 +57,12 @@ def _chat(body: bytes) -> Asked:
     reading = read_foreign(body, ChatRequest)
     request = _whole(reading.request)
     return Asked(
+        sent=request,
         model=request.model,
         jobs=(chat_job(request),),
         choices=request.n or 1,
         prefix="chatcmpl",
-        passed_over=told((*reading.passed_over, *unmet(request))),
+        passed_over=told((*reading.passed_over, *unmet_of_chat(request))),
         answer=lambda identity, collected: chat_answer(request, identity, collected[0]),
     )
 
@@ -68,6 +71,7 @@ def _completions(body: bytes) -> Asked:
     reading = read_foreign(body, CompletionRequest)
     request = _whole(reading.request)
     return Asked(
+        sent=request,
         model=request.model,
         jobs=completion_jobs(request),
         choices=request.n or 1,
@@ -81,6 +85,7 @@ def _embeddings(body: bytes) -> Asked:
     reading = read_foreign(body, EmbeddingsRequest)
     request = reading.request
     return Asked(
+        sent=request,
         model=request.model,
         jobs=(embeddings_job(request),),
         choices=1,
@@ -94,6 +99,7 @@ def _rerank(body: bytes) -> Asked:
     reading = read_foreign(body, RankRequest)
     request = reading.request
     return Asked(
+        sent=request,
         model=request.model,
         jobs=(rank_job(request),),
         choices=1,

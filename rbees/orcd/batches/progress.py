@@ -27,6 +27,7 @@ from rbees.orcd.crew import Crew
 from rbees.orcd.door.collected import Collected
 from rbees.orcd.door.runs import Run, Runs
 from rbees.orcd.openai.answers import identity
+from rbees.orcd.openai.places import as_sent
 from rbees.orcd.store.batches import BatchRow, BatchStore, FileRow
 from rbees.protocol.batches import BatchEnd, BatchStatus
 from rbees.protocol.codec import encode
@@ -243,7 +244,7 @@ class Progress:
                     return await self._answer(place, id_, read.custom_id, asked, runs, wait)
                 except RbeesError as error:
                     if error.code is not ErrorCode.DRAINING:
-                        return await self._failure(place, id_, read.custom_id, runs, error)
+                        return await self._failure(place, id_, read.custom_id, runs, as_sent(error, asked.sent))
                     if self._tools.runs.is_draining:
                         self._stopped = True
                         return None

@@ -118,6 +118,9 @@ def test_every_line_comes_back_answered_or_refused(client: OpenAI, door: Door) -
     assert [response["status_code"] for response in told] == [404, 400, 400, 400]
     assert [response["body"]["error"]["code"] for response in told[:3]] == ["model_not_found", "invalid_request", "invalid_request"]
     assert told[2]["body"]["error"]["param"] == "stream"
+    for name in ("nobody", "hot", "long"):
+        by_itself = request("POST", f"{door.url}{CHATS}", bad[name]["body"])
+        assert (by_itself.status, by_itself.json) == tuple(failures[name]["response"][part] for part in ("status_code", "body"))
     assert answers["strange"]["response"]["ignored"] == "wings"
     line = answers["good-7"]
     assert (line["error"], line["response"]["status_code"]) == (None, 200)
