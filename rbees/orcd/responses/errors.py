@@ -10,8 +10,8 @@ from rbees.orcd.openai import errors
 from rbees.orcd.openai.errors import ErrorAnswer
 from rbees.protocol.errors import RbeesError
 
-_NAMES: Final = (("response_format.json_schema", "text.format"), ("response_format", "text.format"), ("messages[", "input["))
-"""How fields of a job begin that are called otherwise here."""
+_FORM: Final = "response_format"
+_TURNS: Final = "messages["
 
 
 def body_of(error: RbeesError) -> ErrorAnswer:
@@ -21,8 +21,7 @@ def body_of(error: RbeesError) -> ErrorAnswer:
 
 
 def _param(param: str | None) -> str | None:
-    for theirs, here in _NAMES:
-        if param is not None and param.startswith(theirs):
-            # Turns of a chat are counted otherwise than items.
-            return "input" if here == "input[" else here + param.removeprefix(theirs)
-    return param
+    if param is None or not param.startswith((_FORM, _TURNS)):
+        return param
+    # Turns of a chat are counted otherwise than items.
+    return "text.format" if param.startswith(_FORM) else "input"

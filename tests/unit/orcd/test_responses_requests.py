@@ -232,7 +232,7 @@ def test_fields_of_a_job_have_their_names_here() -> None:
     def told(field: str) -> str | None:
         return errors.body_of(RbeesError(ErrorCode.INVALID_REQUEST, "no", field=field)).error.param
 
-    assert told("response_format.schema") == "text.format.schema"
+    assert told("response_format.schema") == "text.format"
     assert told("response_format") == "text.format"
     assert told("messages[3]") == "input"
     assert told("tools") == "tools"
