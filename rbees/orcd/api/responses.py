@@ -18,6 +18,7 @@ from rbees.orcd.door.runs import Run, Runs
 from rbees.orcd.door.streams import each_event, stream
 from rbees.orcd.kept_responses import Found, KeptResponses, beside
 from rbees.orcd.openai.errors import ErrorAnswer, headers_of, status_of
+from rbees.orcd.openai.places import told_as_sent
 from rbees.orcd.openai.shared import refusal
 from rbees.orcd.pools import Pools
 from rbees.orcd.responses import errors
@@ -73,9 +74,10 @@ def routes(runs: Runs, kept: KeptResponses, pools: Pools) -> list[Route]:
             found, headers = Found(run.row, record.asked, data), headers | names_of([run])
             if asked.background:
                 return await _replay(request, run, found, headers) if asked.streams else reply(await _now(found), headers=headers)
-            if asked.streams:
-                return await stream(request, [run], Frames(found.begin()), headers, wait_s(request))
-            return reply(await _answer(run, found.begin(), wait_s(request)), headers=headers)
+            with told_as_sent(asked):
+                if asked.streams:
+                    return await stream(request, [run], Frames(found.begin()), headers, wait_s(request))
+                return reply(await _answer(run, found.begin(), wait_s(request)), headers=headers)
 
     async def show(request: web.Request) -> web.StreamResponse:
         found = await _found(request)

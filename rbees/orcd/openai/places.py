@@ -15,7 +15,7 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 _FORM: Final = "response_format"
 _EXTRAS: Final = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "json_schema", "grammar")
 _OF_FORM: Final = re.compile(rf"`{_FORM}(?:\.\w+)*`")
-_LENGTHS: Final = ("max_completion_tokens", "max_tokens", "n_predict")
+_LENGTHS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens", "n_predict")
 _INPUTS: Final = ("messages", "prompt", "input", "documents")
 _EFFORTS: Final = {
     "template_options.reasoning_effort": "how much to think",

@@ -245,7 +245,7 @@ def test_a_failure_is_a_state_and_two_events(client: OpenAI, door: Door) -> None
     for streams in (False, True):
         with pytest.raises(openai.BadRequestError, match="the context holds") as told:
             client.responses.create(model=door.plain, input="hum", max_output_tokens=900_000, stream=streams)
-        assert told.value.code == "context_length_exceeded"
+        assert (told.value.code, told.value.param) == ("context_length_exceeded", "max_output_tokens")
 
 
 # ---- keeping and deleting ------------------------------------------------------------------------------------------------
