@@ -30,7 +30,6 @@ ORCD_PORT: Final = 8080
 POOLD_PORT: Final = 9200
 PLACE_TRIES: Final = 4
 """So often are ports chosen: between the choice and the daemon's listening another program may take one."""
-EXAMPLE_PROMPT: Final = "write a haiku with the word guitar"
 QUIET_STOP_S: Final = 1.5
 """An end that takes longer is explained."""
 
@@ -186,7 +185,8 @@ class Session:
             click.echo(f"No model is here yet: `rbees-pool models download tinyllama`, or put a GGUF file into {folder}.", err=True)
             return
         click.echo("In another terminal, try:", err=True)
-        click.echo(f"  llorch jobs submit --model {shlex.quote(suggested)} --prompt {shlex.quote(EXAMPLE_PROMPT)}", err=True)
+        click.echo(f"  llorch chat --model {shlex.quote(suggested)}", err=True)
+        click.echo(f"Programs that speak OpenAI's API: {place.orcd_url}/v1, with any key", err=True)
 
 
 async def _end(home: HomeMode, hurry: asyncio.Event, said: Notes) -> int:

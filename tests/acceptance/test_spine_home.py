@@ -136,9 +136,11 @@ def test_ctl_finds_a_running_home_without_being_told(up: Home) -> None:
 
 def test_a_taken_port_makes_up_choose_another_one(home: Home) -> None:
     with taken_port(8080):
-        home.up()
+        daemon = home.up()
         assert not home.url.endswith(":8080")
         assert home.run("jobs", "list", program="llorch").returncode == 0
+    wait_until(lambda: f"{home.url}/v1, with any key" in daemon.said, daemon, "say where clients of OpenAI's API call")
+    assert "  llorch chat --model haiku\n" in daemon.said, "what is tried first, as it can be typed"
 
 
 @pytest.mark.parametrize("whole_group", [True, False], ids=["ctrl-c", "sigterm"])
