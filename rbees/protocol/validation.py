@@ -92,7 +92,7 @@ def _inside(node: inspect.Type, step: str) -> Iterator[inspect.Type]:
     """What lies one step further: in a field of a struct, or, where `step` is empty, in a list or an object."""
     match node:
         case inspect.StructType() if step:
-            if step == node.tag_field:
+            if step == node.tag_field and getattr(node.cls, "is_offered", True):
                 yield inspect.LiteralType((node.tag,))
             yield from (field.type for field in node.fields if field.encode_name == step)
         case inspect.ListType() | inspect.VarTupleType() if not step:

@@ -140,7 +140,7 @@ def chat_job(request: ChatRequest) -> JobRequest:
     tools, choice = job_tools(request.tools or (), request.tool_choice)
     return JobRequest(
         **fields,
-        messages=chat_messages(request.messages, request.model),
+        messages=chat_messages(request.messages),
         tools=tools,
         tool_choice=choice,
         max_tokens=_max_tokens(request),

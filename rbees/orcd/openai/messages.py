@@ -44,19 +44,48 @@ class Refusal(Foreign, frozen=True, kw_only=True, tag_field="type", tag="refusal
     refusal: str
 
 
-class Image(Foreign, frozen=True, kw_only=True, tag_field="type", tag="image_url"):
-    """A picture, which no model here can look at."""
+class Unreadable(Foreign, frozen=True, kw_only=True):
+    """Something else than text, which no model here can take in."""
+
+    is_offered: ClassVar[bool] = False
+    """Nobody who wrote something else is told to write this."""
 
 
-class Audio(Foreign, frozen=True, kw_only=True, tag_field="type", tag="input_audio"):
-    """A sound, which no model here can listen to."""
+class Image(Unreadable, frozen=True, kw_only=True, tag_field="type", tag="image_url"):
+    """A picture."""
 
 
-class File(Foreign, frozen=True, kw_only=True, tag_field="type", tag="file"):
-    """A file, which nobody here reads."""
+class Picture(Unreadable, frozen=True, kw_only=True, tag_field="type", tag="image"):
+    """The same as other APIs write it."""
 
 
-_UNREADABLE: Final[dict[type[Foreign], str]] = {Image: "an image", Audio: "audio", File: "a file"}
+class InputImage(Unreadable, frozen=True, kw_only=True, tag_field="type", tag="input_image"):
+    """The same as the Responses API writes it."""
+
+
+class Audio(Unreadable, frozen=True, kw_only=True, tag_field="type", tag="input_audio"):
+    """A sound."""
+
+
+class AudioLink(Unreadable, frozen=True, kw_only=True, tag_field="type", tag="audio_url"):
+    """The same as vLLM's clients write it."""
+
+
+class Video(Unreadable, frozen=True, kw_only=True, tag_field="type", tag="video_url"):
+    """Moving pictures, as vLLM's clients write them."""
+
+
+class File(Unreadable, frozen=True, kw_only=True, tag_field="type", tag="file"):
+    """A file."""
+
+
+_UNREADABLE: Final[dict[type[Foreign], str]] = {
+    **dict.fromkeys((Image, Picture, InputImage), "an image"),
+    **dict.fromkeys((Audio, AudioLink), "audio"),
+    Video: "a video",
+    File: "a file",
+}
+_Unreadable = Image | Picture | InputImage | Audio | AudioLink | Video | File
 
 
 class SystemMessage(Foreign, frozen=True, kw_only=True, tag_field="role", tag="system"):
@@ -75,7 +104,7 @@ class UserMessage(Foreign, frozen=True, kw_only=True, tag_field="role", tag="use
     """What is asked."""
 
     private: ClassVar[frozenset[str]] = frozenset({"content", "name"})
-    content: str | Annotated[tuple[Text | Image | Audio | File, ...], _PARTS]
+    content: str | Annotated[tuple[Text | _Unreadable, ...], _PARTS]
     name: _Name | None = None
 
 
@@ -185,22 +214,22 @@ Choice = Literal["auto", "none", "required"] | NamedFunction | AllowedChoice | N
 _NO_CUSTOM: Final = "Tools of type `custom` are not supported; define a function with a parameter for the text."
 
 
-def chat_messages(messages: Sequence[AnyMessage], model: str) -> tuple[ChatMessage, ...]:
+def chat_messages(messages: Sequence[AnyMessage]) -> tuple[ChatMessage, ...]:
     """The conversation. Raises RbeesError INVALID_REQUEST for what cannot be read, by its place."""
-    return tuple(_chat_message(message, f"messages[{number}]", model) for number, message in enumerate(messages))
+    return tuple(_chat_message(message, f"messages[{number}]") for number, message in enumerate(messages))
 
 
-def _chat_message(message: AnyMessage, place: str, model: str) -> ChatMessage:
+def _chat_message(message: AnyMessage, place: str) -> ChatMessage:
     match message:
         case SystemMessage():
-            return ChatMessage(role="system", content=_content(message.content, place, model), name=message.name)
+            return ChatMessage(role="system", content=_content(message.content, place), name=message.name)
         case UserMessage():
-            return ChatMessage(role="user", content=_content(message.content, place, model), name=message.name)
+            return ChatMessage(role="user", content=_content(message.content, place), name=message.name)
         case AssistantMessage():
             content = message.content if message.content is not None else message.refusal
             return ChatMessage(
                 role="assistant",
-                content=None if content is None else _content(content, place, model),
+                content=None if content is None else _content(content, place),
                 reasoning=message.reasoning_content if message.reasoning_content is not None else message.reasoning,
                 name=message.name,
                 tool_calls=tuple(
@@ -217,13 +246,13 @@ def _chat_message(message: AnyMessage, place: str, model: str) -> ChatMessage:
                 ),
             )
         case ToolMessage():
-            given = _content(message.content, place, model)
+            given = _content(message.content, place)
             return ChatMessage(role="tool", content=given, name=message.name, tool_call_id=message.tool_call_id)
         case FunctionMessage():
             raise refusal(f"`{place}` has the role `function`; send what came of a call as `tool` with `tool_call_id`.", place)
 
 
-def _content(content: str | Sequence[Foreign], place: str, model: str) -> str | tuple[TextPart, ...]:
+def _content(content: str | Sequence[Foreign], place: str) -> str | tuple[TextPart, ...]:
     if isinstance(content, str):
         return content
     parts = []
@@ -235,7 +264,7 @@ def _content(content: str | Sequence[Foreign], place: str, model: str) -> str | 
                 parts.append(TextPart(text=part.refusal))
             case _:
                 kind, where = _UNREADABLE[type(part)], f"{place}.content[{number}]"
-                raise refusal(f"`{where}` is {kind}, and the model `{model}` reads text only; send text.", where)
+                raise refusal(f"`{where}` is {kind}, and models here read text only; send text.", where)
     return tuple(parts)
 
 

@@ -427,7 +427,7 @@ UNMET: Final = {"type": "json_schema", "json_schema": {"name": "n", "strict": Tr
         ({"messages": []}, "messages", "length >= 1"),
         ({"messages": None}, "messages", "Expected"),
         ({"messages": MANY}, "messages", "length <= 1024"),
-        ({"messages": IMAGE}, "messages[0].content[0]", "reads text only"),
+        ({"messages": IMAGE}, "messages[0].content[0]", "models here read text only"),
         ({"temperature": 2.5}, "temperature", "<= 2"),
         ({"temperature": "hot"}, "temperature", "Expected"),
         ({"n": 17}, "n", "<= 16"),

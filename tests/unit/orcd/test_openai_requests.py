@@ -351,3 +351,24 @@ def test_whatever_names_a_user_names_a_session() -> None:
     assert chat(user=long).session_id != chat(user=longer).session_id
     assert complete(user=long)[0].session_id == chat(user=long).session_id
     assert refused(session_id=long).details["field"] == "session_id"
+
+
+@pytest.mark.parametrize(
+    ("type_", "said"),
+    [
+        *((name, "an image") for name in ("image_url", "image", "input_image")),
+        *((name, "audio") for name in ("input_audio", "audio_url")),
+        ("video_url", "a video"),
+        ("file", "a file"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_its_place(type_: str, said: str) -> None:
+    error = refused(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": type_}]}])
+    assert error.details["field"] == "messages[0].content[1]"
+    assert error.message == f"`messages[0].content[1]` is {said}, and models here read text only; send text."
+
+
+def test_a_part_of_an_unknown_type_is_told_what_is_taken() -> None:
+    error = refused(messages=[{"role": "user", "content": [{"type": "smell"}]}])
+    assert error.details["field"] == "messages[0].content[0].type"
+    assert error.message.endswith("write one of `text`, `refusal`.")
