@@ -18,7 +18,8 @@ MAX_TEXT_PARTS: Final = 1_024
 MAX_TEMPLATE_OPTIONS: Final = 16
 
 Role = Literal["system", "user", "assistant", "tool"]
-ToolName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+TOOL_NAME_PATTERN: Final = r"^[A-Za-z0-9_.:-]{1,128}$"
+ToolName = Annotated[str, msgspec.Meta(pattern=TOOL_NAME_PATTERN)]
 CallId = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 TemplateOption = bool | int | Annotated[str, msgspec.Meta(max_length=256)]
 TemplateOptions = Annotated[

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
+from rbees.protocol.chat import TOOL_NAME_PATTERN
 from rbees.protocol.codec import Message, decode, encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.service.passed_over import told
@@ -25,6 +26,10 @@ _SOME_KEY: Final = "[...]"
 _FLOAT: Final = "got `float`"
 _EXACT: Final = 2.0**53
 """Up to which a float is the number that was written."""
+_TOO_LONG: Final = re.compile(r"Expected `(\w+)` of length <= (\d+) - at `\$\.([\w.\[\]]+)`\.$")
+_PATTERN: Final = re.compile(r"Expected `str` matching regex (.+?) - at `")
+_STEP: Final = re.compile(r"\w+")
+_PARTS: Final = {"array": "entries", "object": "entries", "str": "characters"}
 _MISSING: Final = re.compile(r"missing required field `(\w+)`(?: - at `\$\.([\w.\[\]]+)`)?")
 
 
@@ -68,7 +73,7 @@ def read_foreign(data: bytes, type_: type[F]) -> Reading[F]:
     try:
         request, sent = _read(data, type_)
     except RbeesError as error:
-        raise located(error) from None
+        raise _advised(located(error), data) from None
     return Reading(request, tuple(_passed_over(request, sent, "")))
 
 
@@ -144,3 +149,37 @@ def located(error: RbeesError) -> RbeesError:
     elif place is not None:
         error.details["field"] = place[1].partition(_SOME_KEY)[0]
     return error
+
+
+def _advised(error: RbeesError, data: bytes) -> RbeesError:
+    """The same with what to do where the library's sentence leaves that open: how much there is too much, how names look."""
+    too_long, pattern = _TOO_LONG.search(error.message), _PATTERN.search(error.message)
+    if too_long is not None:
+        kind, most, place = too_long.groups()
+        there = _length(data, place)
+        _add(error, f"it has {there} {_PARTS[kind]}, send at most {most}" if there else f"send at most {most} {_PARTS[kind]}")
+    elif pattern is not None and pattern[1][1:-1] == TOOL_NAME_PATTERN:
+        _add(error, "write 1 to 128 letters, digits, `_`, `-`, `.` or `:`")
+    return error
+
+
+def _length(data: bytes, place: str) -> int | None:
+    """Of what stands at `place`; None where the place does not say which of several it is."""
+    try:
+        sent: Any = decode(data, dict[str, Any])
+    except RbeesError:
+        return None  # Something else is wrong too, which the library has not come to.
+    if _SOME_KEY in place:
+        return None
+    for step in _STEP.findall(place):
+        if isinstance(sent, list) and step.isdecimal():
+            sent = sent[int(step)]
+        elif isinstance(sent, dict) and step in sent:
+            sent = sent[step]
+        else:
+            return None
+    return len(sent) if isinstance(sent, list | dict | str) else None
+
+
+def _add(error: RbeesError, advice: str) -> None:
+    error.message = f"{error.message.removesuffix('.')}; {advice}."

@@ -372,3 +372,21 @@ def test_a_part_of_an_unknown_type_is_told_what_is_taken() -> None:
     error = refused(messages=[{"role": "user", "content": [{"type": "smell"}]}])
     assert error.details["field"] == "messages[0].content[0].type"
     assert error.message.endswith("write one of `text`, `refusal`.")
+
+
+@pytest.mark.parametrize(
+    ("fields", "advice"),
+    [
+        ({"messages": HUM["messages"] * 1_100}, "it has 1100 entries, send at most 1024."),
+        ({"stop": ["a"] * 5}, "it has 5 entries, send at most 4."),
+        ({"metadata": {"k": "x" * 513}}, "send at most 512 characters."),
+        ({"metadata": {str(number): "" for number in range(17)}}, "it has 17 entries, send at most 16."),
+        ({"messages": [{**HUM["messages"][0], "name": "n" * 257}]}, "it has 257 characters, send at most 256."),
+        (
+            {"tools": [{"type": "function", "function": {"name": "get weather/ü"}}]},
+            "write 1 to 128 letters, digits, `_`, `-`, `.` or `:`.",
+        ),
+    ],
+)
+def test_what_is_too_much_or_oddly_named_is_told_what_to_send(fields: dict[str, Any], advice: str) -> None:
+    assert refused(**fields).message.endswith(f"; {advice}")
