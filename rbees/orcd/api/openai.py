@@ -17,19 +17,20 @@ from rbees.orcd.openai.answers import Identity, identity
 from rbees.orcd.openai.chat import ChatRequest, chat_job, unmet_of_chat
 from rbees.orcd.openai.chat_answers import ChatChunks, ChatCompletion, ChatCompletionChunk, chat_answer
 from rbees.orcd.openai.completion_answers import Completion, CompletionChunks, completion_answer
-from rbees.orcd.openai.completions import CompletionRequest, completion_jobs
+from rbees.orcd.openai.completions import CompletionRequest, completion_jobs, unmet_of_completion
 from rbees.orcd.openai.models import ModelObject, ModelObjects, model_list, model_object
 from rbees.orcd.openai.places import told_as_sent
-from rbees.orcd.openai.shared import TextRequest, unmet
 from rbees.orcd.openai.vectors import (
     EmbeddingsAnswer,
     EmbeddingsRequest,
     RankAnswer,
     RankRequest,
+    VectorRequest,
     embeddings_answer,
     embeddings_job,
     rank_answer,
     rank_job,
+    unmet_of_vectors,
 )
 from rbees.orcd.pools import Pools
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -180,8 +181,10 @@ def _unmet(asked: Foreign) -> tuple[str, ...]:
     match asked:
         case ChatRequest():
             return unmet_of_chat(asked)
-        case TextRequest():
-            return unmet(asked)
+        case CompletionRequest():
+            return unmet_of_completion(asked)
+        case VectorRequest():
+            return unmet_of_vectors(asked)
         case _:
             return ()
 

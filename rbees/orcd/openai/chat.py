@@ -11,9 +11,10 @@ from rbees.orcd.door.foreign import Foreign, Refused
 from rbees.orcd.openai.messages import Choice, Messages, Tools, chat_messages, job_tools, loosely_called
 from rbees.orcd.openai.shared import (
     NOT_KEPT,
+    AnyPriority,
+    AnyTier,
     MaxTokens,
     Metadata,
-    ServiceTier,
     TextRequest,
     asked_form,
     job_fields,
@@ -21,6 +22,8 @@ from rbees.orcd.openai.shared import (
     refusal,
     session_of,
     unmet,
+    unmet_urgency,
+    urgency,
 )
 from rbees.protocol.chat import TemplateOption, TemplateOptions
 from rbees.protocol.jobs import JobRequest
@@ -57,11 +60,19 @@ class SchemaForm(Foreign, frozen=True, kw_only=True, tag_field="type", tag="json
     json_schema: NamedSchema
 
 
+AnyForm = Annotated[
+    AnyText | AnyObject | SchemaForm | None,
+    msgspec.Meta(description="`text`, `json_object`, `json_schema`; schemas are always followed, `strict` or not."),
+]
+
+
 class ChatRequest(TextRequest, frozen=True, kw_only=True):
     """A chat. Absent and null fields are left open."""
 
-    private: ClassVar[frozenset[str]] = TextRequest.private | {"messages", "tools", "tool_choice", "chat_template_kwargs"}
-    extras: ClassVar[frozenset[str]] = TextRequest.extras | {"chat_template_kwargs"}
+    private: ClassVar[frozenset[str]] = TextRequest.private | {
+        *("messages", "tools", "tool_choice", "chat_template_kwargs", "template_options")
+    }
+    extras: ClassVar[frozenset[str]] = TextRequest.extras | {"priority", "chat_template_kwargs", "template_options"}
     refused: ClassVar[Mapping[str, Refused]] = {
         "audio": Refused("no model here speaks; leave it out."),
         "function_call": Refused("it gave way to `tool_choice`; send that."),
@@ -100,14 +111,9 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
             "refused where the template has no such variable."
         ),
     ] = None
-    response_format: Annotated[
-        AnyText | AnyObject | SchemaForm | None,
-        msgspec.Meta(description="`text`, `json_object`, `json_schema`; schemas are always followed, `strict` or not."),
-    ] = None
+    response_format: AnyForm = None
     safety_identifier: Annotated[str | None, msgspec.Meta(description="The same as `user`.")] = None
-    service_tier: Annotated[
-        ServiceTier | None, msgspec.Meta(description="`flex` is a job of priority batch, every other an interactive one.")
-    ] = None
+    service_tier: AnyTier = None
     tool_choice: Annotated[
         Choice | None,
         msgspec.Meta(description="`auto`, `none`, `required`, a function by name, `allowed_tools`; a forced call is a single one."),
@@ -121,9 +127,11 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
     ] = None
     top_logprobs: Annotated[TopLogprobs | None, msgspec.Meta(description="0 to 20, with `logprobs`.")] = None
 
+    priority: AnyPriority = None
     chat_template_kwargs: Annotated[
-        TemplateOptions | None, msgspec.Meta(description="Variables of the model's template, `template_options` of a job.")
+        TemplateOptions | None, msgspec.Meta(description="Variables of the model's template; vLLM's and llama.cpp's name.")
     ] = None
+    template_options: Annotated[TemplateOptions | None, msgspec.Meta(description="The same, as for jobs.")] = None
 
 
 FLEX: Final = "flex"
@@ -146,15 +154,15 @@ def chat_job(request: ChatRequest) -> JobRequest:
         max_tokens=_max_tokens(request),
         logprobs=bool(request.logprobs),
         top_logprobs=request.top_logprobs or 0,
-        response_format=_form(request),
+        response_format=form_of(request, request.response_format),
         template_options=_template_options(request),
-        priority="batch" if request.service_tier == FLEX else "interactive",
+        priority=urgency(request.priority, request.service_tier),
     )
 
 
 def unmet_of_chat(request: ChatRequest) -> tuple[str, ...]:
     """As `unmet`, with what only chats have."""
-    return (*unmet(request), *loosely_called(request.tools or (), request.tool_choice))
+    return (*unmet(request), *unmet_urgency(request.priority), *loosely_called(request.tools or (), request.tool_choice))
 
 
 def _max_tokens(request: ChatRequest) -> int | None:
@@ -162,9 +170,10 @@ def _max_tokens(request: ChatRequest) -> int | None:
     return None if asked == -1 else asked
 
 
-def _form(request: ChatRequest) -> ResponseFormat | None:
+def form_of(request: TextRequest, asked: AnyText | AnyObject | SchemaForm | None) -> ResponseFormat | None:
+    """The form of the answer, as its `response_format` or an extra asks for it. Raises RbeesError INVALID_REQUEST where both do."""
     extra = asked_form(request)
-    match request.response_format:
+    match asked:
         case None | AnyText():
             return extra
         case AnyObject(schema=schema):
@@ -177,7 +186,7 @@ def _form(request: ChatRequest) -> ResponseFormat | None:
 
 
 def _template_options(request: ChatRequest) -> dict[str, TemplateOption]:
-    options = dict(request.chat_template_kwargs or {})
+    options = dict(one_of(request, "chat_template_kwargs", "template_options") or {})
     if request.reasoning_effort == "none":
         options.setdefault("enable_thinking", False)
     elif request.reasoning_effort is not None:

@@ -8,7 +8,18 @@ from typing import Annotated, Any, ClassVar, Final
 import msgspec
 
 from rbees.orcd.door.foreign import Refused
-from rbees.orcd.openai.shared import TextRequest, asked_form, job_fields, one_of, refusal
+from rbees.orcd.openai.chat import AnyForm, form_of
+from rbees.orcd.openai.shared import (
+    AnyPriority,
+    AnyTier,
+    TextRequest,
+    job_fields,
+    one_of,
+    refusal,
+    unmet,
+    unmet_urgency,
+    urgency,
+)
 from rbees.protocol.jobs import MAX_PROMPT_IDS, JobRequest, PromptIds
 from rbees.protocol.sampling import MAX_TOP_LOGPROBS
 
@@ -24,6 +35,7 @@ class CompletionRequest(TextRequest, frozen=True, kw_only=True):
     """Raw prompts, to which no template is applied. Absent and null fields are left open."""
 
     private: ClassVar[frozenset[str]] = TextRequest.private | {"prompt"}
+    extras: ClassVar[frozenset[str]] = TextRequest.extras | {"response_format", "service_tier", "priority"}
     refused: ClassVar[Mapping[str, Refused]] = {
         "best_of": Refused("ask for `n` answers and choose among them.", (1,)),
         "suffix": Refused("no model here fills in the middle by itself; write its marks into the prompt.", ("",)),
@@ -42,6 +54,10 @@ class CompletionRequest(TextRequest, frozen=True, kw_only=True):
         Annotated[int, msgspec.Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None,
         msgspec.Meta(description=f"So many of the likeliest tokens at each place, up to {MAX_TOP_LOGPROBS}."),
     ] = None
+
+    response_format: AnyForm = None
+    service_tier: AnyTier = None
+    priority: AnyPriority = None
 
     @property
     def prompts(self) -> tuple[str | tuple[int, ...], ...]:
@@ -73,9 +89,15 @@ def completion_jobs(request: CompletionRequest) -> list[JobRequest]:
         "max_tokens": {None: DEFAULT_MAX_TOKENS, -1: None}.get(asked, asked),
         "logprobs": request.logprobs is not None,
         "top_logprobs": request.logprobs or 0,
-        "response_format": asked_form(request),
+        "response_format": form_of(request, request.response_format),
+        "priority": urgency(request.priority, request.service_tier),
     }
     return [JobRequest(**fields, **_source(prompt)) for prompt in prompts]
+
+
+def unmet_of_completion(request: CompletionRequest) -> tuple[str, ...]:
+    """As `unmet`, with what only completions have."""
+    return (*unmet(request), *unmet_urgency(request.priority))
 
 
 def _source(prompt: str | tuple[int, ...]) -> dict[str, Any]:

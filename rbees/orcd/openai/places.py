@@ -10,6 +10,7 @@ from typing import Final
 from rbees.orcd.door.foreign import Foreign
 from rbees.orcd.openai.chat import ChatRequest
 from rbees.orcd.openai.shared import TextRequest
+from rbees.protocol.chat import TemplateOptions
 from rbees.protocol.errors import ErrorCode, RbeesError
 
 _FORM: Final = "response_format"
@@ -33,7 +34,7 @@ def as_sent(error: RbeesError, asked: Foreign) -> RbeesError:
     if field.partition(".")[0] == _FORM:
         sent = form_field(asked)
         return _about(error, sent, _OF_FORM.sub(f"`{sent}`", error.message))
-    if field in _EFFORTS and isinstance(asked, ChatRequest) and field.partition(".")[2] not in (asked.chat_template_kwargs or {}):
+    if field in _EFFORTS and isinstance(asked, ChatRequest) and field.partition(".")[2] not in _options(asked):
         message = f"The model's chat template cannot be told {_EFFORTS[field]}; leave `reasoning_effort` out."
         return _about(error, "reasoning_effort", message)
     return error
@@ -56,6 +57,11 @@ def form_field(asked: TextRequest) -> str:
     if inner is not None:
         return f"structured_outputs.{inner}"
     return next((name for name in _EXTRAS if getattr(asked, name) is not None), _FORM)
+
+
+def _options(asked: ChatRequest) -> TemplateOptions:
+    """What the client tells the template by its variables' own names."""
+    return asked.template_options or asked.chat_template_kwargs or {}
 
 
 def _exceeding(error: RbeesError, asked: Foreign) -> str:

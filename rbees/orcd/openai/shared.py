@@ -11,7 +11,7 @@ import msgspec
 
 from rbees.orcd.door.foreign import Foreign, Refused, read_object
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.jobs import MAX_CHOICES, MAX_DEADLINE_MS, MAX_TIMEOUT_MS, MAX_TOKENS
+from rbees.protocol.jobs import MAX_CHOICES, MAX_DEADLINE_MS, MAX_TIMEOUT_MS, MAX_TOKENS, Priority
 from rbees.protocol.response_format import GrammarFormat, JsonSchemaFormat, RegexFormat, ResponseFormat
 from rbees.protocol.sampling import (
     MAX_SEED,
@@ -48,6 +48,13 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 MaxTokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
 AnySeed = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
+AnyTier = Annotated[
+    ServiceTier | None, msgspec.Meta(description="`flex` is a job of priority batch, every other an interactive one.")
+]
+AnyPriority = Annotated[
+    Literal["interactive", "batch"] | int | None,
+    msgspec.Meta(description="As for jobs; stronger than `service_tier`. A number, which vLLM takes, is passed over and named."),
+]
 _Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 _TopK = Annotated[int, msgspec.Meta(ge=-1, le=1_000_000)]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -89,6 +96,7 @@ class TextRequest(Foreign, frozen=True, kw_only=True):
     )
     extras: ClassVar[frozenset[str]] = frozenset(
         {"top_k", "min_p", "typical_p", "repetition_penalty", "repeat_penalty", "repeat_last_n", "ignore_eos", "cache_prompt"}
+        | {"penalty_last_n"}
         | {"dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "n_predict"}
         | {"xtc_probability", "xtc_threshold", "guided_json", "guided_regex", "guided_choice", "guided_grammar"}
         | {"structured_outputs", "json_schema", "grammar"}
@@ -99,7 +107,10 @@ class TextRequest(Foreign, frozen=True, kw_only=True):
     ]
     frequency_penalty: Annotated[FrequencyPenalty | None, msgspec.Meta(description="As it stands.")] = None
     logit_bias: Annotated[LogitBias | None, msgspec.Meta(description="Token id to -100 … 100.")] = None
-    max_tokens: Annotated[MaxTokens | None, msgspec.Meta(description="The most tokens of each answer.")] = None
+    max_tokens: Annotated[
+        Annotated[int, msgspec.Meta(ge=-1, le=MAX_TOKENS)] | None,
+        msgspec.Meta(description="The most tokens of each answer; -1 is what the context leaves."),
+    ] = None
     n: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES)] | None,
         msgspec.Meta(description=f"1 to {MAX_CHOICES} answers, which share the prompt's computation."),
@@ -124,7 +135,8 @@ class TextRequest(Foreign, frozen=True, kw_only=True):
     typical_p: Annotated[TypicalP | None, msgspec.Meta(description="As for jobs.")] = None
     repetition_penalty: Annotated[RepetitionPenalty | None, msgspec.Meta(description="As for jobs; vLLM's name.")] = None
     repeat_penalty: Annotated[RepetitionPenalty | None, msgspec.Meta(description="The same; llama.cpp's name.")] = None
-    repeat_last_n: Annotated[PenaltyLastN | None, msgspec.Meta(description="The penalties' window, `penalty_last_n`.")] = None
+    penalty_last_n: Annotated[PenaltyLastN | None, msgspec.Meta(description="As for jobs.")] = None
+    repeat_last_n: Annotated[PenaltyLastN | None, msgspec.Meta(description="The same; llama.cpp's name.")] = None
     dry_multiplier: Annotated[DryMultiplier | None, msgspec.Meta(description="As for jobs.")] = None
     dry_base: Annotated[DryBase | None, msgspec.Meta(description="As for jobs.")] = None
     dry_allowed_length: Annotated[DryAllowedLength | None, msgspec.Meta(description="As for jobs.")] = None
@@ -190,13 +202,14 @@ def job_fields(request: TextRequest) -> dict[str, Any]:
     """
     if request.stream_options is not None and not request.stream:
         raise refusal("`stream_options` goes with `stream`: true; leave it out.", "stream_options")
-    if request.n_predict == 0:
-        raise refusal("`n_predict` is at least 1, or -1 for what the context leaves; send one of them.", "n_predict")
+    for name in ("max_tokens", "n_predict"):
+        if getattr(request, name) == 0:
+            raise refusal(f"`{name}` must be >= 1, or -1 for what the context leaves; change it.", name)
     fields = {name: value for name in _SAME if (value := getattr(request, name)) is not None}
     if request.repeat_penalty is not None:
         fields["repetition_penalty"] = one_of(request, "repetition_penalty", "repeat_penalty")
-    if request.repeat_last_n is not None:
-        fields["penalty_last_n"] = request.repeat_last_n
+    if request.repeat_last_n is not None or request.penalty_last_n is not None:
+        fields["penalty_last_n"] = one_of(request, "penalty_last_n", "repeat_last_n")
     if request.top_p is not None:
         fields["top_p"] = max(request.top_p, LEAST_TOP_P)
     if request.top_k is not None:
@@ -222,13 +235,26 @@ def unmet(request: TextRequest) -> tuple[str, ...]:
     return ("cache_prompt",) if request.cache_prompt is False else ()
 
 
+def urgency(priority: str | int | None, tier: str | None) -> Priority:
+    """The job's priority, by rbees' own word for it or else by the API's."""
+    if priority == "batch" or (tier == "flex" and priority != "interactive"):
+        return "batch"
+    return "interactive"
+
+
+def unmet_urgency(priority: str | int | None) -> tuple[str, ...]:
+    """As `unmet`: jobs have two priorities, and no number says which."""
+    return ("priority",) if isinstance(priority, int) else ()
+
+
 def one_of(request: TextRequest, *names: str) -> Any:
     """The value of fields that mean the same. Raises RbeesError INVALID_REQUEST where they differ."""
     given = {name: value for name in names if (value := getattr(request, name)) is not None}
-    if len(set(given.values())) > 1:
+    values = list(given.values())
+    if any(value != values[0] for value in values):
         told = " and ".join(f"`{name}`" for name in given)
         raise refusal(f"{told} mean the same and differ; send one of them.", next(iter(given)))
-    return next(iter(given.values()), None)
+    return values[0] if values else None
 
 
 def asked_form(request: TextRequest) -> ResponseFormat | None:

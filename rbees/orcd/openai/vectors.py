@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from rbees.orcd.door.collected import Collected
 from rbees.orcd.door.foreign import Foreign, Refused
-from rbees.orcd.openai.shared import refusal, session_of
+from rbees.orcd.openai.shared import AnyPriority, AnyTier, refusal, session_of, unmet_urgency, urgency
 from rbees.protocol.codec import Message
 from rbees.protocol.events import Ranked, Usage
 from rbees.protocol.jobs import JobRequest
@@ -23,10 +23,13 @@ _TokenId = Annotated[int, msgspec.Meta(ge=0)]
 class VectorRequest(Foreign, frozen=True, kw_only=True):
     """Fields of both."""
 
+    extras: ClassVar[frozenset[str]] = frozenset({"service_tier", "priority", "truncate", "cancel_on_disconnect"})
     model: Annotated[
         str, msgspec.Meta(min_length=1, max_length=1024, description="An alias, `hf:` or `file:` reference, sha256 or file name.")
     ]
     user: Annotated[str | None, msgspec.Meta(description="The job's session: where many wait, sessions take turns.")] = None
+    service_tier: AnyTier = None
+    priority: AnyPriority = None
     truncate: Annotated[bool | None, msgspec.Meta(description="Cut what is longer than the context; else it is refused.")] = None
     cancel_on_disconnect: Annotated[
         bool | None,
@@ -40,7 +43,7 @@ class EmbeddingsRequest(VectorRequest, frozen=True, kw_only=True):
     """Texts to make vectors of."""
 
     private: ClassVar[frozenset[str]] = frozenset({"input"})
-    extras: ClassVar[frozenset[str]] = frozenset({"normalize", "truncate", "cancel_on_disconnect"})
+    extras: ClassVar[frozenset[str]] = VectorRequest.extras | {"normalize"}
     input: Annotated[
         Text | Annotated[tuple[Text | TokenIds | _TokenId, ...], msgspec.Meta(min_length=1)],
         msgspec.Meta(
@@ -82,7 +85,7 @@ class RankRequest(VectorRequest, frozen=True, kw_only=True):
     """Documents to order by how well they answer a query."""
 
     private: ClassVar[frozenset[str]] = frozenset({"query", "documents"})
-    extras: ClassVar[frozenset[str]] = frozenset({"user", "truncate", "cancel_on_disconnect"})
+    extras: ClassVar[frozenset[str]] = VectorRequest.extras | {"user"}
     refused: ClassVar[Mapping[str, Refused]] = {
         "max_chunks_per_doc": Refused("a document is ranked as one; split it, or send `truncate`.", (1,)),
         "max_tokens_per_doc": Refused("a document is cut where the context ends; send `truncate`."),
@@ -160,6 +163,7 @@ def embeddings_job(request: EmbeddingsRequest) -> JobRequest:
     return JobRequest(
         kind="embed",
         model=request.model,
+        priority=urgency(request.priority, request.service_tier),
         embed=embed,
         session_id=session_of(request.user),
         cancel_on_disconnect=request.cancel_on_disconnect is not False,
@@ -172,10 +176,16 @@ def rank_job(request: RankRequest) -> JobRequest:
     return JobRequest(
         kind="rerank",
         model=request.model,
+        priority=urgency(request.priority, request.service_tier),
         rerank=rerank,
         session_id=session_of(request.user),
         cancel_on_disconnect=request.cancel_on_disconnect is not False,
     )
+
+
+def unmet_of_vectors(request: VectorRequest) -> tuple[str, ...]:
+    """Fields that are known, and whose value asks for what nobody does."""
+    return unmet_urgency(request.priority)
 
 
 def embeddings_answer(request: EmbeddingsRequest, collected: Collected) -> EmbeddingsAnswer:

@@ -62,6 +62,12 @@ def test_a_form_goes_by_the_field_that_asked_for_it(fields: dict[str, Any], sent
             "chat_template_kwargs.enable_thinking",
             "no variable",
         ),
+        (
+            {"template_options": {"enable_thinking": False}, "reasoning_effort": "none"},
+            "enable_thinking",
+            "chat_template_kwargs.enable_thinking",
+            "no variable",
+        ),
     ],
 )
 def test_an_effort_that_a_template_does_not_know_goes_by_its_own_name(

@@ -10,9 +10,9 @@ from openai.types.chat import completion_create_params as chat_create_params
 
 from rbees.orcd.door.foreign import Foreign, described, read_foreign
 from rbees.orcd.openai.chat import ChatRequest, chat_job, unmet_of_chat
-from rbees.orcd.openai.completions import DEFAULT_MAX_TOKENS, CompletionRequest, completion_jobs
+from rbees.orcd.openai.completions import DEFAULT_MAX_TOKENS, CompletionRequest, completion_jobs, unmet_of_completion
 from rbees.orcd.openai.shared import LEAST_TOP_P, TextRequest, unmet
-from rbees.orcd.openai.vectors import EmbeddingsRequest, RankRequest, embeddings_job, rank_job
+from rbees.orcd.openai.vectors import EmbeddingsRequest, RankRequest, embeddings_job, rank_job, unmet_of_vectors
 from rbees.protocol.chat import NamedTool, TextPart, Tool, ToolCall
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -251,6 +251,50 @@ def test_what_is_refused_says_what_to_do_and_neutral_values_pass(name: str) -> N
 def test_what_nobody_does_is_named_by_its_value() -> None:
     for value, names in ((True, ()), (False, ("cache_prompt",)), (None, ())):
         assert unmet(read_foreign(encode({**HUM, "cache_prompt": value}), ChatRequest).request) == names
+
+
+@pytest.mark.parametrize(
+    ("fields", "priority"),
+    [
+        ({}, "interactive"),
+        ({"service_tier": "flex"}, "batch"),
+        ({"service_tier": "priority"}, "interactive"),
+        ({"priority": "batch"}, "batch"),
+        ({"priority": "interactive", "service_tier": "flex"}, "interactive"),
+        ({"priority": 0}, "interactive"),
+        ({"priority": 5, "service_tier": "flex"}, "batch"),
+    ],
+)
+def test_every_route_takes_a_priority_by_either_name(fields: dict[str, Any], priority: str) -> None:
+    named = ("priority",) if isinstance(fields.get("priority"), int) else ()
+    asked = read_foreign(encode({**HUM, **fields}), ChatRequest).request
+    assert (chat_job(asked).priority, unmet_of_chat(asked)) == (priority, named)
+    completion = read_foreign(encode({"model": "m", "prompt": "p", **fields}), CompletionRequest).request
+    assert (completion_jobs(completion)[0].priority, unmet_of_completion(completion)) == (priority, named)
+    inputs = read_foreign(encode({"model": "m", "input": "a", **fields}), EmbeddingsRequest).request
+    assert (embeddings_job(inputs).priority, unmet_of_vectors(inputs)) == (priority, named)
+    documents = read_foreign(encode({"model": "m", "query": "q", "documents": ["a"], **fields}), RankRequest).request
+    assert (rank_job(documents).priority, unmet_of_vectors(documents)) == (priority, named)
+
+
+def test_job_fields_are_honoured_by_their_own_names() -> None:
+    assert chat(penalty_last_n=7).penalty_last_n == complete(penalty_last_n=7)[0].penalty_last_n == 7
+    assert refused(penalty_last_n=7, repeat_last_n=8).details["field"] == "penalty_last_n"
+    assert chat(template_options={"a": True}).template_options == {"a": True}
+    assert refused(template_options={"a": True}, chat_template_kwargs={}).details["field"] == "chat_template_kwargs"
+
+
+def test_a_completion_takes_the_forms_of_a_chat() -> None:
+    schema = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
+    assert complete(response_format=schema)[0].response_format == JsonSchemaFormat(schema={"type": "object"})
+    with pytest.raises(RbeesError, match="each ask for a form"):
+        complete(response_format=schema, guided_regex="a")
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "n_predict"])
+def test_as_many_tokens_as_fit_are_minus_one(name: str) -> None:
+    assert chat(**{name: -1}).max_tokens is complete(**{name: -1})[0].max_tokens is None
+    assert refused(**{name: 0}).details["field"] == name
 
 
 @pytest.mark.parametrize(
