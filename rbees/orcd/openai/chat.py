@@ -9,6 +9,7 @@ import msgspec
 
 from rbees.orcd.door.foreign import Foreign, Refused
 from rbees.orcd.openai.messages import Choice, Messages, Tools, chat_messages, job_tools, loosely_called
+from rbees.orcd.openai.schema_formats import enforceable, unenforced
 from rbees.orcd.openai.shared import (
     NOT_KEPT,
     AnyPriority,
@@ -45,7 +46,7 @@ class AnyObject(Foreign, frozen=True, kw_only=True, tag_field="type", tag="json_
 
 
 class NamedSchema(Foreign, frozen=True, kw_only=True):
-    """A JSON schema. It is always followed to the letter, `strict` or not."""
+    """A JSON schema. It is always followed; what no text can be kept to is refused where it is `strict`, else passed over."""
 
     private: ClassVar[frozenset[str]] = frozenset({"name", "description", "schema"})
     name: str | None = None
@@ -62,7 +63,10 @@ class SchemaForm(Foreign, frozen=True, kw_only=True, tag_field="type", tag="json
 
 AnyForm = Annotated[
     AnyText | AnyObject | SchemaForm | None,
-    msgspec.Meta(description="`text`, `json_object`, `json_schema`; schemas are always followed, `strict` or not."),
+    msgspec.Meta(
+        description="`text`, `json_object`, `json_schema`; schemas are always followed, but for "
+        "a `format` that is unknown: it is refused where `strict` is true, else passed over and named."
+    ),
 ]
 
 
@@ -162,7 +166,19 @@ def chat_job(request: ChatRequest) -> JobRequest:
 
 def unmet_of_chat(request: ChatRequest) -> tuple[str, ...]:
     """As `unmet`, with what only chats have."""
-    return (*unmet(request), *unmet_urgency(request.priority), *loosely_called(request.tools or (), request.tool_choice))
+    loose = loosely_called(request.tools or (), request.tool_choice)
+    return (*unmet(request), *unmet_urgency(request.priority), *unmet_form(request.response_format), *loose)
+
+
+def unmet_form(asked: AnyText | AnyObject | SchemaForm | None) -> tuple[str, ...]:
+    """As `unmet`: formats that no text is kept to, where the schema is not `strict`."""
+    match asked:
+        case AnyObject(schema=schema) if schema is not None:
+            return tuple(unenforced(schema, "response_format.schema"))
+        case SchemaForm(json_schema=named) if not named.strict:
+            return tuple(unenforced(named.schema, "response_format.json_schema.schema"))
+        case _:
+            return ()
 
 
 def _max_tokens(request: ChatRequest) -> int | None:
@@ -177,9 +193,9 @@ def form_of(request: TextRequest, asked: AnyText | AnyObject | SchemaForm | None
         case None | AnyText():
             return extra
         case AnyObject(schema=schema):
-            form: ResponseFormat = JsonObjectFormat() if schema is None else JsonSchemaFormat(schema=schema)
+            form: ResponseFormat = JsonObjectFormat() if schema is None else JsonSchemaFormat(schema=enforceable(schema))
         case SchemaForm(json_schema=named):
-            form = JsonSchemaFormat(schema=named.schema)
+            form = JsonSchemaFormat(schema=named.schema if named.strict else enforceable(named.schema))
     if extra is not None:
         raise refusal("`response_format` and another field each ask for a form; send one of them.", "response_format")
     return form

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 import msgspec
 
 from rbees.orcd.door.foreign import Refused
-from rbees.orcd.openai.chat import AnyForm, form_of
+from rbees.orcd.openai.chat import AnyForm, form_of, unmet_form
 from rbees.orcd.openai.shared import (
     AnyPriority,
     AnyTier,
@@ -97,7 +97,7 @@ def completion_jobs(request: CompletionRequest) -> list[JobRequest]:
 
 def unmet_of_completion(request: CompletionRequest) -> tuple[str, ...]:
     """As `unmet`, with what only completions have."""
-    return (*unmet(request), *unmet_urgency(request.priority))
+    return (*unmet(request), *unmet_urgency(request.priority), *unmet_form(request.response_format))
 
 
 def _source(prompt: str | tuple[int, ...]) -> dict[str, Any]:

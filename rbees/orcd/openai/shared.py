@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import msgspec
 
 from rbees.orcd.door.foreign import Foreign, Refused, read_object
+from rbees.orcd.openai.schema_formats import enforceable, unenforced
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import MAX_CHOICES, MAX_DEADLINE_MS, MAX_TIMEOUT_MS, MAX_TOKENS, Priority
 from rbees.protocol.response_format import GrammarFormat, JsonSchemaFormat, RegexFormat, ResponseFormat
@@ -232,7 +233,10 @@ def session_of(*names: str | None) -> str | None:
 
 def unmet(request: TextRequest) -> tuple[str, ...]:
     """Fields that are known, and whose value asks for what nobody does."""
-    return ("cache_prompt",) if request.cache_prompt is False else ()
+    named = ["cache_prompt"] if request.cache_prompt is False else []
+    for name, schema in _asked_schemas(request):
+        named += unenforced(_schema(schema, name), name) if schema is not None else ()
+    return tuple(named)
 
 
 def urgency(priority: str | int | None, tier: str | None) -> Priority:
@@ -265,13 +269,9 @@ def asked_form(request: TextRequest) -> ResponseFormat | None:
     """
     outputs = request.structured_outputs or StructuredOutputs()
     asked: list[tuple[str, ResponseFormat]] = []
-    for name, schema in (
-        ("guided_json", request.guided_json),
-        ("structured_outputs.json", outputs.json),
-        ("json_schema", request.json_schema),
-    ):
+    for name, schema in _asked_schemas(request):
         if schema is not None:
-            asked.append((name, JsonSchemaFormat(schema=_schema(schema, name))))
+            asked.append((name, JsonSchemaFormat(schema=enforceable(_schema(schema, name)))))
     for name, pattern in (("guided_regex", request.guided_regex), ("structured_outputs.regex", outputs.regex)):
         if pattern is not None:
             asked.append((name, RegexFormat(pattern=pattern)))
@@ -288,6 +288,15 @@ def asked_form(request: TextRequest) -> ResponseFormat | None:
     if len(asked) > 1:
         raise refusal(f"`{asked[0][0]}` and `{asked[1][0]}` each ask for a form; send one of them.", asked[1][0])
     return asked[0][1] if asked else None
+
+
+def _asked_schemas(request: TextRequest) -> tuple[tuple[str, _Schema | None], ...]:
+    outputs = request.structured_outputs
+    return (
+        ("guided_json", request.guided_json),
+        ("structured_outputs.json", outputs.json if outputs is not None else None),
+        ("json_schema", request.json_schema),
+    )
 
 
 def refusal(sentence: str, field: str) -> RbeesError:

@@ -57,6 +57,13 @@ _SPELLED_CHARACTERS: Final = 512
 """Of a forced text only the first token is used at each step; spelling all of a long one each time would take milliseconds."""
 _UNICODE_ESCAPE: Final = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))", re.DOTALL)
 _KEYWORDS: Final = re.compile(r'"(\$?[A-Za-z]{1,24})"')
+_UNKNOWN_FORMAT: Final = "Unknown format: "
+_PUBLIC_FORMATS: Final = (
+    *("password", "byte", "binary", "int32", "int64", "float", "double", "path", "file-path", "json-string", "regex"),
+    *("json-pointer", "relative-json-pointer", "uri-reference", "uri-template", "iri", "iri-reference"),
+    *("idn-email", "idn-hostname", "base64", "base64url", "uuid4", "url"),
+)
+"""Formats that JSON Schema, OpenAPI or generators of schemas have: their names tell nothing of the one who sent the schema."""
 _WRONG_TOKEN: Final = re.compile(r"doesn't satisfy the grammar|\Aparser stopped in consume_token|\Atoken id \d+ out of range")
 _LINE: Final = re.compile(r"(?:at )?(\d+)\(\d+\)")
 
@@ -267,8 +274,10 @@ def _sentence(text: str, otherwise: str = "`response_format` is not a valid sche
         return "`response_format` allows too much at one place; give objects fewer optional properties, choices fewer branches."
     if re.search(r"fuel|too (big|large|complex|many|deep)|Too|TooComplex|limit|precomputation", text):
         return "`response_format` is too complex; simplify it."
-    if text.startswith("Unknown format"):
-        return "The schema names a `format` that cannot be enforced; leave it out or write it as a `pattern`."
+    if text.startswith(_UNKNOWN_FORMAT):
+        first = text.removeprefix(_UNKNOWN_FORMAT).partition("\n")[0].strip()
+        which = f"the `format` `{first}`, which" if first in _PUBLIC_FORMATS else "a `format` that"
+        return f"The schema names {which} cannot be enforced; leave it out or write it as a `pattern`."
     if text.startswith(("Pointer", "Resource")):
         return "A `$ref` of the schema leads nowhere; only parts of the schema itself can be named."
     line = _LINE.match(text)

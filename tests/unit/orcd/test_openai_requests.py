@@ -11,6 +11,7 @@ from openai.types.chat import completion_create_params as chat_create_params
 from rbees.orcd.door.foreign import Foreign, described, read_foreign
 from rbees.orcd.openai.chat import ChatRequest, chat_job, unmet_of_chat
 from rbees.orcd.openai.completions import DEFAULT_MAX_TOKENS, CompletionRequest, completion_jobs, unmet_of_completion
+from rbees.orcd.openai.schema_formats import enforceable
 from rbees.orcd.openai.shared import LEAST_TOP_P, TextRequest, unmet
 from rbees.orcd.openai.vectors import EmbeddingsRequest, RankRequest, embeddings_job, rank_job, unmet_of_vectors
 from rbees.protocol.chat import NamedTool, TextPart, Tool, ToolCall
@@ -295,6 +296,40 @@ def test_a_completion_takes_the_forms_of_a_chat() -> None:
 def test_as_many_tokens_as_fit_are_minus_one(name: str) -> None:
     assert chat(**{name: -1}).max_tokens is complete(**{name: -1})[0].max_tokens is None
     assert refused(**{name: 0}).details["field"] == name
+
+
+SECRET: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "format": {"type": "string", "format": "password"},
+        "when": {"type": "string", "format": "date"},
+        "size": {"type": "integer", "format": "int64"},
+        "kind": {"enum": [{"format": "password"}], "default": {"format": "password"}},
+        "either": {"anyOf": [{"type": ["string", "null"], "format": "byte"}, {"$ref": "#/$defs/x"}]},
+        "many": {"type": "array", "items": {"format": "binary"}},
+    },
+    "$defs": {"x": {"type": "string", "format": "uuid"}},
+}
+UNENFORCED = ("properties.format.format", "properties.either.anyOf[0].format", "properties.many.items.format")
+
+
+def test_formats_that_no_text_is_kept_to_are_left_out_and_named_unless_somebody_insists() -> None:
+    kept = enforceable(SECRET)
+    assert kept["properties"]["format"] == {"type": "string"}
+    assert kept["properties"]["either"]["anyOf"] == [{"type": ["string", "null"]}, {"$ref": "#/$defs/x"}]
+    assert kept["properties"]["many"] == {"type": "array", "items": {}}
+    assert [kept["properties"][name] for name in ("when", "size", "kind")] == [
+        SECRET["properties"][name] for name in ("when", "size", "kind")
+    ]
+    for strict in (None, False, True):
+        form = {"type": "json_schema", "json_schema": {"name": "n", "schema": SECRET, "strict": strict}}
+        asked = read_foreign(encode({**HUM, "response_format": form}), ChatRequest).request
+        assert chat_job(asked).response_format == JsonSchemaFormat(schema=SECRET if strict else kept)
+        named = () if strict else tuple(f"response_format.json_schema.schema.{place}" for place in UNENFORCED)
+        assert unmet_of_chat(asked) == named
+    extra = read_foreign(encode({"model": "m", "prompt": "p", "guided_json": SECRET}), CompletionRequest).request
+    assert completion_jobs(extra)[0].response_format == JsonSchemaFormat(schema=kept)
+    assert unmet_of_completion(extra) == tuple(f"guided_json.{place}" for place in UNENFORCED)
 
 
 @pytest.mark.parametrize(

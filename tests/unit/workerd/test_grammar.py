@@ -11,6 +11,7 @@ import jsonschema_rs
 import numpy as np
 import pytest
 
+from rbees.orcd.openai.schema_formats import ENFORCED
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.response_format import MAX_OPTIONAL_PROPERTIES, GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
 from rbees.protocol.sampling import Sampling
@@ -298,7 +299,9 @@ def test_what_fails_on_the_way_does_not_blame_the_answer() -> None:
         (schema(oneOf=[]), "contradict"),
         (schema(**optional(600)), "fewer optional properties"),
         (schema(type="secret"), "not a valid"),
-        (schema(type="string", format="secret"), "format"),
+        (schema(type="string", format="secret"), "a `format` that cannot"),
+        (schema(type="string", format="password"), "the `format` `password`, which cannot"),
+        (schema(properties={"secret": {"type": "string", "format": "json-pointer"}}), "the `format` `json-pointer`, which cannot"),
         (schema(type="string", pattern="(secret"), "regular expression"),
         (schema(enum="secret"), "not a valid"),
         (lark("secret"), "not a valid"),
@@ -323,6 +326,11 @@ def test_what_cannot_be_followed_is_refused_in_words_that_do_not_repeat_it(form:
     assert hint in error.message
     assert error.message.endswith(".")
     assert "secret" not in str(error) + str(error.details)
+
+
+@pytest.mark.parametrize("name", sorted(ENFORCED))
+def test_formats_that_the_door_lets_through_can_be_followed(name: str) -> None:
+    constraint(schema(type="string", format=name))
 
 
 def test_a_long_forced_text_is_spelled_step_by_step() -> None:
