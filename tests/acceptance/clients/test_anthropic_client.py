@@ -234,6 +234,7 @@ def test_the_beta_clients_are_answered_too(client: Anthropic, door: Door) -> Non
 
 def test_who_would_rather_be_told_than_wait_hears_how_far_the_model_has_loaded(client: Anthropic, door: Door) -> None:
     impatient = {"Prefer": "wait=2"}
+    door.unload(door.heavy)
     for ask in (
         lambda: client.messages.count_tokens(model=door.heavy, messages=HUM, extra_headers=impatient),
         lambda: client.messages.create(model=door.heavy, messages=HUM, max_tokens=3, stream=True, extra_headers=impatient),
@@ -341,7 +342,7 @@ def test_bodies_paths_and_methods_that_do_not_fit_answer_in_the_same_shape(door:
     for raw in (b"{", b"[]", b"null", b"\xff", b'{"model": ' + b"[" * 100):
         answer = request("POST", f"{door.base_url}/messages", raw=raw)
         assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
-    for method, path, status in (("GET", "/messages/batches", 404), ("GET", "/messages", 405), ("GET", "/models?x=1", 400)):
+    for method, path, status in (("GET", "/messages/batches", 404), ("GET", "/messages", 405), ("GET", "/models?limit=n", 400)):
         answer = request(method, f"{door.base_url}{path}", headers=VERSION)
         assert (answer.status, answer.json["type"]) == (status, "error")
         assert answer.error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
