@@ -205,7 +205,7 @@ def job_fields(request: TextRequest) -> dict[str, Any]:
         raise refusal("`stream_options` goes with `stream`: true; leave it out.", "stream_options")
     for name in ("max_tokens", "n_predict"):
         if getattr(request, name) == 0:
-            raise refusal(f"`{name}` must be >= 1, or -1 for what the context leaves; change it.", name)
+            raise refusal(f"`{name}` is at least 1, or -1 for what the context leaves; send one of them.", name)
     fields = {name: value for name in _SAME if (value := getattr(request, name)) is not None}
     if request.repeat_penalty is not None:
         fields["repetition_penalty"] = one_of(request, "repetition_penalty", "repeat_penalty")
