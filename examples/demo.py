@@ -44,7 +44,7 @@ def main() -> int:
         [PROGRAMS / "rbees", "up", "--port", "0"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        if not shown_until("llorch jobs submit", up):
+        if not shown_until("any key", up):
             return fail("rbees up did not start; what it says stands above", up.wait())
         threading.Thread(target=shown_until, args=(None, up), daemon=True).start()
         code = submit(environ, spelled(datetime.now().minute))

@@ -8,6 +8,7 @@ import ssl
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, NoReturn
 
 from rbees import __version__
@@ -79,6 +80,16 @@ class Security:
     token: str | None = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Where what outlives this process is kept: tables of one database, and files beside it."""
+
+    jobs: JobStore
+    responses: ResponseStore
+    batches: BatchStore
+    files: Files
+
+
 async def serve(settings: OrcdSettings, stopping: asyncio.Event) -> int:
     """Run orcd until `stopping` is set; returns the exit code.
 
@@ -97,14 +108,13 @@ async def serve(settings: OrcdSettings, stopping: asyncio.Event) -> int:
             _leave(error)
         stack.push_async_callback(database.close)
         crew = Crew()
-        store, responses = JobStore(database, queries.load()), ResponseStore(database, queries.load())
-        clock, policy, learned = SystemClock(), policy_of(settings), await recall(store)
+        clock = SystemClock()
+        stores = _stores(database, folder, clock, settings.max_file_bytes)
+        policy, learned = policy_of(settings), await recall(stores.jobs)
         event_log = open_log(folder / EVENTS, policy, settings.event_log_bytes, clock.unix_ms(), settings.policy_plugin, learned)
         if event_log is not None:
             stack.callback(event_log.close)
-        batch_store = BatchStore(database, queries.load())
-        files = Files(folders.make_private_folder(folder / FILES), batch_store, clock, settings.max_file_bytes)
-        orcd = Orcd(settings, security, store, responses, batch_store, files, clock, crew, policy, learned, event_log)
+        orcd = Orcd(settings, security, stores, clock, crew, policy, learned, event_log)
         stack.push_async_callback(orcd.close)
         await orcd.start()
         lock.describe(f"at {orcd.server.url}")
@@ -122,10 +132,7 @@ class Orcd:
         self,
         settings: OrcdSettings,
         security: Security,
-        store: JobStore,
-        responses: ResponseStore,
-        batch_store: BatchStore,
-        files: Files,
+        stores: Stores,
         clock: Clock,
         crew: Crew,
         policy: Policy,
@@ -133,8 +140,8 @@ class Orcd:
         event_log: EventLog | None,
     ) -> None:
         self._settings = settings
-        self._store = store
-        self._files = files
+        self._store = store = stores.jobs
+        self._files = stores.files
         self._clock = clock
         self._crew = crew
         self._log = logs.logger()
@@ -174,9 +181,9 @@ class Orcd:
             store, clock, retention_days=settings.retention_days, erase_content_after_s=settings.erase_content_after_s
         )
         runs = Runs(self._jobs, self._relay, crew)
-        kept = KeptResponses(responses, store, self._jobs, runs)
+        kept = KeptResponses(stores.responses, store, self._jobs, runs)
         self._batches = Batches(
-            batch_store, files, runs, crew, clock, queue_limit=settings.queue_limit, line_limit=settings.max_body_bytes
+            stores.batches, stores.files, runs, crew, clock, queue_limit=settings.queue_limit, line_limit=settings.max_body_bytes
         )
         app = web.build_app(
             role="orcd",
@@ -187,7 +194,7 @@ class Orcd:
                 *status_routes.routes(self._watch),
                 *openai_routes.routes(runs, self._pools),
                 *response_routes.routes(runs, kept, self._pools),
-                *file_routes.routes(files),
+                *file_routes.routes(stores.files),
                 *batch_routes.routes(self._batches),
                 *ollama_routes.routes(runs, self._pools, clock),
                 *anthropic_routes.routes(runs, self._pools),
@@ -283,6 +290,13 @@ class Orcd:
             "accepting": "It is shutting down." if self._jobs.draining else None,
             "storage": "The disk under the state folder is full." if self._journal.full else None,
         }
+
+
+def _stores(database: Database, folder: Path, clock: Clock, max_file_bytes: int) -> Stores:
+    named = queries.load()
+    batches = BatchStore(database, named)
+    files = Files(folders.make_private_folder(folder / FILES), batches, clock, max_file_bytes)
+    return Stores(JobStore(database, named), ResponseStore(database, named), batches, files)
 
 
 def _security(settings: OrcdSettings) -> Security:
