@@ -6,12 +6,17 @@ import json
 import resource
 import sys
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
+
+READY: Final = b"READY"
+"""The first that a child writes, once it has read its libraries and waits for requests."""
 
 
 def serve(answer: Callable[[Any], Any], *, memory_bytes: int, cpu_seconds: int) -> None:
     """Answer each request until stdin ends, with so much memory in all and so much processor time for each."""
     _limit_process(memory_bytes)
+    sys.stdout.buffer.write(READY)
+    sys.stdout.buffer.flush()
     while (request := _read(sys.stdin.buffer)) is not None:
         _allow_cpu_for_one(cpu_seconds)
         _write(sys.stdout.buffer, answer(request))

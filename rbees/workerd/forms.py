@@ -7,7 +7,7 @@ thread. What takes too much time, memory or stack is stopped with the child and 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,8 +21,6 @@ from rbees.workerd.engine.constraint import Constraint
 if TYPE_CHECKING:
     from rbees.workerd.engine.grammar import Grammars
 
-CHECK_TIMEOUT_S: Final = 3.0
-
 
 class _Answer(msgspec.Struct, frozen=True):
     grammar: str | None = None
@@ -32,9 +30,9 @@ class _Answer(msgspec.Struct, frozen=True):
 class Forms:
     """Makes constraints for one model."""
 
-    def __init__(self, backend: Backend, *, timeout_s: float = CHECK_TIMEOUT_S) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._child = Child("rbees.workerd.grammar_check", timeout_s=timeout_s)
+        self._child = Child("rbees.workerd.grammar_check")
         self._one_at_a_time = asyncio.Lock()
         self._grammars: Grammars | None = None
 
@@ -42,7 +40,7 @@ class Forms:
         """The constraint of an answer in this form; None where every text will do.
 
         Raises:
-            RbeesError: INVALID_REQUEST, BACKEND_UNAVAILABLE
+            RbeesError: INVALID_REQUEST, BACKEND_UNAVAILABLE, WORKER_UNREACHABLE
         """
         if response_format is None or isinstance(response_format, TextFormat):
             return None
@@ -56,7 +54,7 @@ class Forms:
         """The constraint of an answer that must call a tool.
 
         Raises:
-            RbeesError: INVALID_REQUEST, BACKEND_UNAVAILABLE, MODEL_INCOMPATIBLE
+            RbeesError: INVALID_REQUEST, BACKEND_UNAVAILABLE, MODEL_INCOMPATIBLE, WORKER_UNREACHABLE
         """
         async with self._one_at_a_time:
             if self._grammars is None:

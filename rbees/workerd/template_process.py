@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -11,8 +11,6 @@ from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.chat.traits import NEEDLES, RESERVED, TOOL_VARIABLES, TRIALS, TemplateTraits, trial_variables
 from rbees.workerd.child import Child
-
-RENDER_TIMEOUT_S: Final = 5.0
 
 
 class _Answer(Message, frozen=True, kw_only=True):
@@ -27,18 +25,18 @@ class _Answer(Message, frozen=True, kw_only=True):
 class TemplateProcess:
     """One template and the child that renders it."""
 
-    def __init__(self, template: str, *, bos_text: str, eos_text: str, timeout_s: float = RENDER_TIMEOUT_S) -> None:
+    def __init__(self, template: str, *, bos_text: str, eos_text: str) -> None:
         self._template = template
         self._constants = {"bos_token": bos_text, "eos_token": eos_text, "add_generation_prompt": True, "tools": None}
         self._traits: TemplateTraits | None = None
-        self._child = Child("rbees.workerd.template", timeout_s=timeout_s)
+        self._child = Child("rbees.workerd.template")
 
     async def render(self, variables: Mapping[str, Any]) -> str:
         """The prompt's text, from the conversation's own variables (`messages`, `tools` and the client's options).
 
         Raises:
             RbeesError: INVALID_REQUEST where the template refuses the conversation, MODEL_INCOMPATIBLE where it fails or takes
-            too much time or memory.
+            too much time or memory, WORKER_UNREACHABLE where the host is too busy.
         """
         answer = await self._answer({"variables": {**variables, **self._constants, "tools": variables.get("tools")}})
         if answer.text is None:
@@ -49,7 +47,8 @@ class TemplateProcess:
         """What the template asks for and how it takes calls.
 
         Raises:
-            RbeesError: MODEL_INCOMPATIBLE, where it is faulty or finding out takes too much time or memory.
+            RbeesError: MODEL_INCOMPATIBLE, where it is faulty or finding out takes too much time or memory, WORKER_UNREACHABLE
+            where the host is too busy.
         """
         if self._traits is None:
             trials = [{**self._constants, **trial_variables(style)} for style in TRIALS]

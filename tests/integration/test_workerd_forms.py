@@ -125,7 +125,7 @@ async def test_a_hostile_form_is_refused_while_others_stream_on(
     (error,) = (event for event in events if not isinstance(event, Beat))
     assert isinstance(error, Error)
     assert error.error.code == ErrorCode.INVALID_REQUEST
-    assert took_s < 30, "a check may take three seconds"
+    assert took_s < 60, "a check may take three seconds of a processor"
     # A hundred tokens come in a second, and on the busiest machine some: they did not wait for it.
     assert other.done() or meanwhile >= 10 * took_s - 1
     assert isinstance((await other)[-1], End)

@@ -22,8 +22,8 @@ HI = said("hi")
 SWITCH = "{% if messages[0].content == 'bad' %}{{ BAD }}{% else %}{{ bos_token }}{{ messages[0].content }}{% endif %}"
 
 
-def process(bad: str, timeout_s: float = 60.0) -> TemplateProcess:
-    return TemplateProcess(SWITCH.replace("BAD", bad), bos_text="<s>", eos_text="</s>", timeout_s=timeout_s)
+def process(bad: str) -> TemplateProcess:
+    return TemplateProcess(SWITCH.replace("BAD", bad), bos_text="<s>", eos_text="</s>")
 
 
 async def test_one_child_renders_many() -> None:
@@ -36,14 +36,11 @@ async def test_one_child_renders_many() -> None:
     "bad", ["(messages | length + 8) ** (9 ** 9)", "'x' * 10 ** 10", "range(10**5) | list | string | length * 'y' * 10**6"]
 )
 async def test_what_takes_too_much_is_stopped_and_the_next_one_is_rendered(bad: str) -> None:
-    template = process(bad, timeout_s=60)
+    template = process(bad)
     assert await template.render(HI) == "<s>hi"
-    template._child._timeout_s = 1.0  # Short where nothing has to be done in it, such as to start a process.
-    async with asyncio.timeout(30):
-        with pytest.raises(RbeesError) as caught:
-            await template.render(said("bad"))
+    with pytest.raises(RbeesError) as caught:
+        await template.render(said("bad"))
     assert caught.value.code == ErrorCode.MODEL_INCOMPATIBLE
-    template._child._timeout_s = 60
     assert await template.render(HI) == "<s>hi"
     await template.close()
 
@@ -78,6 +75,21 @@ async def test_a_child_that_dies_of_a_conversation_is_not_asked_without_end() ->
     with pytest.raises(RbeesError) as caught:
         await template.render(HI)
     assert caught.value.code == ErrorCode.MODEL_INCOMPATIBLE
+    await template.close()
+
+
+async def test_a_child_that_gets_no_processor_says_nothing_of_the_conversation() -> None:
+    template = process("1")
+    await template.render(HI)
+    child = template._child._process
+    assert child is not None
+    os.kill(child.pid, signal.SIGSTOP)
+    template._child._timeout_s = 0.1
+    with pytest.raises(RbeesError) as caught:
+        await template.render(HI)
+    assert caught.value.code == ErrorCode.WORKER_UNREACHABLE
+    template._child._timeout_s = 60
+    assert await template.render(HI) == "<s>hi"
     await template.close()
 
 
