@@ -43,7 +43,7 @@ _SAMPLING: Final = (
     click.option("--frequency-penalty", type=click.FloatRange(-2, 2), help="Above 0: the less likely the oftener they were there."),
     click.option("--logit-bias", multiple=True, metavar="ID:BIAS", callback=_biases, help="Add to a token's logit, -100 to 100."),
     click.option("--seed", type=click.IntRange(min=0), help="Same seed, same draws. Chosen and recorded if absent."),
-    click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given up to four times."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given up to 32 times."),
 )
 
 _FORM: Final = (

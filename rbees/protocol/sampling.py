@@ -16,7 +16,8 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 
 MAX_SEED: Final = (1 << 53) - 1
 """Largest seed: every JSON reader keeps integers up to 2^53 - 1 exactly."""
-MAX_STOP_STRINGS: Final = 4
+MAX_STOP_STRINGS: Final = 32
+"""More than the marks of any model that fills in the middle, which editors send as such texts; OpenAI itself takes four."""
 MAX_BIASES: Final = 1_024
 MAX_TOP_LOGPROBS: Final = 20
 MAX_BREAKERS: Final = 16

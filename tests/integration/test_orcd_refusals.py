@@ -49,7 +49,7 @@ def _refused(answer: Answer, status: int, code: str) -> dict[str, Any]:
         (b'{"prompt": "x"}', "model"),
         (b'{"model": "haiku"}', "prompt"),
         (b'{"model": "haiku", "prompt": "x", "messages": [{"role": "user", "content": "x"}]}', "messages"),
-        (b'{"model": "haiku", "prompt": "x", "stop": ["a","b","c","d","e"]}', "$.stop"),
+        (b'{"model": "haiku", "prompt": "x", "stop": [' + b",".join([b'"a"'] * 33) + b"]}", "$.stop"),
         (b'{"model": "haiku", "prompt": "\xff"}', "UTF-8"),
         (b'{"model": "../../etc/passwd", "prompt": "x"}', "model"),
         (b"[" * 100_000, "nested"),

@@ -161,7 +161,7 @@ class MessagesRequest(PromptRequest, frozen=True, kw_only=True):
     ] = None
     stop_sequences: Annotated[
         StopStrings | None,
-        msgspec.Meta(description="Up to four texts, which the answer does not hold; it names the one that came."),
+        msgspec.Meta(description="Up to 32 texts, which the answer does not hold; it names the one that came."),
     ] = None
     stream: Annotated[bool | None, msgspec.Meta(description="Server-sent events, typed as in the API reference.")] = None
 

@@ -121,7 +121,7 @@ class TextRequest(Foreign, frozen=True, kw_only=True):
         AnySeed | None, msgspec.Meta(description="Same seed, model and prompt: same draws. The lowest 53 bits count.")
     ] = None
     stop: Annotated[
-        StopString | StopStrings | None, msgspec.Meta(description="One text or up to four, which the answer does not hold.")
+        StopString | StopStrings | None, msgspec.Meta(description="One text or up to 32, which the answer does not hold.")
     ] = None
     stream: Annotated[bool | None, msgspec.Meta(description="Server-sent events, closed by `[DONE]`.")] = None
     stream_options: Annotated[

@@ -290,7 +290,7 @@ IMAGE: Final = [
         ({"messages": IMAGE}, "messages[0].content[0]", "is an image"),
         ({"messages": [*HUM, {"role": "assistant", "content": "It"}]}, "messages[1]", "end with the user's"),
         ({"temperature": 2.5}, "temperature", "<= 2"),
-        ({"stop_sequences": ["a", "b", "c", "d", "e"]}, "stop_sequences", "length <= 4"),
+        ({"stop_sequences": ["a"] * 33}, "stop_sequences", "length <= 32"),
         ({"tools": [{"name": "two words", "input_schema": {}}]}, "tools[0].name", "regex"),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type", "do not know"),
         ({"tool_choice": {"type": "any"}}, "tool_choice", "there are no `tools`"),

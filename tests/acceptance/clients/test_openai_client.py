@@ -435,7 +435,7 @@ UNMET: Final = {"type": "json_schema", "json_schema": {"name": "n", "strict": Tr
         ({"logit_bias": {"5": 200}}, "logit_bias", "<= 100"),
         ({"metadata": {"a": 1}}, "metadata", "Expected `str`"),
         ({"max_tokens": 0}, "max_tokens", "at least 1, or -1"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "length <= 4"),
+        ({"stop": ["a"] * 33}, "stop", "length <= 32"),
         ({"top_logprobs": 3}, "top_logprobs", "needs `logprobs`"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens", "differ"),
         ({"tools": [{"type": "function", "function": {"name": "two words"}}]}, "tools[0].function.name", "regex"),

@@ -45,7 +45,7 @@ def job(**fields: object) -> JobRequest:
         {"seed": 1 << 53},
         {"seed": -1},
         {"max_tokens": 0},
-        {"stop": ["a", "b", "c", "d", "e"]},
+        {"stop": ["a"] * 33},
         {"stop": [""]},
         {"priority": "urgent"},
         {"timeout_ms": 1_800_001},
@@ -132,3 +132,7 @@ def test_a_prompt_may_be_tokens_and_goes_to_the_worker_as_they_are() -> None:
     assert extent_of(request).prompt_bytes > 0
     with pytest.raises(RbeesError, match="go with `messages`"):
         check_job(job(prompt=None, token_ids=[65], tools=[{"name": "f"}]))
+
+
+def test_as_many_texts_may_stop_an_answer_as_models_have_marks() -> None:
+    assert len(job(stop=[f"<|mark{number}|>" for number in range(32)]).sampling(seed=1).stop) == 32
