@@ -81,7 +81,9 @@ class Options(Foreign, frozen=True, kw_only=True):
     min_p: Annotated[MinP | None, msgspec.Meta(description="As it stands.")] = None
     num_predict: Annotated[
         Annotated[int, msgspec.Meta(ge=-2, le=MAX_TOKENS)] | None,
-        msgspec.Meta(description="The most tokens of the answer; -1 and -2 are what the context leaves, as is the default."),
+        msgspec.Meta(
+            description="The most tokens of the answer, cut to what the context leaves; -1 and -2, the default, are all of that."
+        ),
     ] = None
     presence_penalty: Annotated[PresencePenalty | None, msgspec.Meta(description="As it stands.")] = None
     repeat_last_n: Annotated[PenaltyLastN | None, msgspec.Meta(description="The penalties' window; 0 is none, -1 all.")] = None
@@ -91,7 +93,7 @@ class Options(Foreign, frozen=True, kw_only=True):
         msgspec.Meta(description="Same seed, model and prompt: same draws. -1 leaves it open. The lowest 53 bits count."),
     ] = None
     stop: Annotated[
-        StopString | StopStrings | None, msgspec.Meta(description="One text or up to four, which the answer does not hold.")
+        StopString | StopStrings | None, msgspec.Meta(description="One text or up to 32, which the answer does not hold.")
     ] = None
     temperature: Annotated[Temperature | None, msgspec.Meta(description="0 to 2; rbees' own default is 0.7.")] = None
     top_k: Annotated[_TopK | None, msgspec.Meta(description="-1 and 0 keep all tokens.")] = None
@@ -122,6 +124,13 @@ class TextRequest(ModelRequest, frozen=True, kw_only=True):
     think: Think = None
     logprobs: Annotated[bool | None, msgspec.Meta(description="Of the answer's text, not of thoughts and calls.")] = None
     top_logprobs: Annotated[TopLogprobs | None, msgspec.Meta(description="0 to 20, with `logprobs`.")] = None
+    truncate: Annotated[
+        bool | None,
+        msgspec.Meta(description="Either way what is too long for the context is refused with both numbers, never cut."),
+    ] = None
+    shift: Annotated[
+        bool | None, msgspec.Meta(description="Either way an answer ends where the context does, with `done_reason` `length`.")
+    ] = None
 
     @property
     def streams(self) -> bool:
@@ -129,10 +138,6 @@ class TextRequest(ModelRequest, frozen=True, kw_only=True):
         return self.stream is not False
 
 
-NO_SHIFT: Final[Mapping[str, Refused]] = {
-    "truncate": Refused("what is too long for the context is refused, never cut; send a shorter conversation.", (False,)),
-    "shift": Refused("an answer ends where the context does; leave it out.", (False,)),
-}
 _SAME: Final = ("frequency_penalty", "min_p", "presence_penalty", "temperature", "typical_p")
 
 
@@ -149,7 +154,8 @@ def text_fields(request: TextRequest, reference: str, template_options: Mapping[
             "`options.num_predict` is 0; send how many tokens there may be, or -1 for as many as fit.", "options.num_predict"
         )
     if options.num_predict is not None and options.num_predict > 0:
-        fields["max_tokens"] = options.num_predict
+        # A bound and no wish to that API's clients, which send the same figure to models of every context.
+        fields |= {"max_tokens": options.num_predict, "fit_context": True}
     if options.repeat_penalty is not None:
         fields["repetition_penalty"] = options.repeat_penalty
     if options.repeat_last_n is not None:

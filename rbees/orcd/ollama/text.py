@@ -10,7 +10,7 @@ import msgspec
 
 from rbees.orcd.door.foreign import Foreign, Refused
 from rbees.orcd.ollama.names import Found
-from rbees.orcd.ollama.options import NO_SHIFT, TextRequest, text_fields, thinking
+from rbees.orcd.ollama.options import TextRequest, text_fields, thinking
 from rbees.orcd.openai.shared import refusal
 from rbees.protocol.chat import (
     MAX_MESSAGES,
@@ -81,7 +81,6 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
 
     content: ClassVar[str] = "messages"
     private: ClassVar[frozenset[str]] = frozenset({"messages", "tools"})
-    refused: ClassVar[Mapping[str, Refused]] = NO_SHIFT
     messages: Annotated[
         Annotated[tuple[TurnOfTalk, ...], msgspec.Meta(max_length=MAX_MESSAGES)] | None,
         msgspec.Meta(
@@ -101,7 +100,6 @@ class GenerateRequest(TextRequest, frozen=True, kw_only=True):
     content: ClassVar[str] = "prompt"
     private: ClassVar[frozenset[str]] = frozenset({"prompt", "system"})
     refused: ClassVar[Mapping[str, Refused]] = {
-        **NO_SHIFT,
         "context": Refused("send the conversation to /api/chat.", ([],)),
         "height": Refused("no model here makes pictures; leave it out.", (0,)),
         "images": _NO_IMAGES,

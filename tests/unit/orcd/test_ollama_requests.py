@@ -100,8 +100,12 @@ def test_options_that_nobody_reads_are_named_and_what_would_draw_otherwise_is_re
     assert set(reading.passed_over) == {"glitter", "options.sparkle", *(f"options.{name}" for name in Options.passed_over)}
     assert refused(options={"mirostat": 1}).details["field"] == "options.mirostat"
     assert refused(options={"num_predict": 0}).details["field"] == "options.num_predict"
-    assert refused(truncate=True).details["field"] == "truncate"
-    assert chat(truncate=False, shift=False) == chat()
+    assert chat(truncate=False, shift=False) == chat(truncate=True, shift=True) == generate(truncate=True, shift=True) == chat()
+    assert refused(truncate="left").details["field"] == "truncate"
+
+
+def test_the_most_tokens_are_a_bound_that_the_context_may_cut() -> None:
+    assert (chat(options={"num_predict": 4096}).fit_context, chat().fit_context) == (True, False)
 
 
 def test_forms() -> None:
