@@ -39,7 +39,8 @@ are several jobs; where one fails, the answer fails, and the others are cancelle
 
 ## What holds for all of them
 
-- **Models** are named as everywhere: by alias, `hf:` or `file:` reference, sha256 or file name. One that no worker serves yet is
+- **Models** are named as everywhere: by alias, `hf:` or `file:` reference, sha256 or file name; and by each of these APIs also in
+  Ollama's way, as `/api/tags` lists them: `haiku:latest`, `qwen:Q4_K_M`, `hf.co/org/repo:Q4_K_M`. One that no worker serves yet is
   loaded for the first who asks. A name that no pool knows, in whatever form, is 404, and the sentence has names that work.
 - **Fields** are honoured, refused by name (400), or unknown; every answer, a refusal too, names unknown ones in `X-Rbees-Ignored`,
   and query parameters that nobody here reads; it goes on without them. Null is the same as absent. What is absent has rbees' own

@@ -12,6 +12,7 @@ from rbees.clients.http import is_base_url
 from rbees.clients.workerd import WorkerClient
 from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
+from rbees.orcd.door.model_names import Found, find
 from rbees.orcd.model_downloads import ModelDownloads
 from rbees.orcd.scheduler.core import PoolFacts, Scheduler
 from rbees.orcd.scheduler.events import (
@@ -338,6 +339,11 @@ class Pools:
             return self._scheduler.held_model(reference)
         except RbeesError:
             return None
+
+    def meant(self, name: str) -> Found:
+        """What a client of another API means by a name, see `model_names.find`."""
+        facts = self.held_model(name)
+        return Found(name, facts) if facts is not None else find(name, self.held_model, (model.facts for model in self.models()))
 
     def kept_for_s(self, model_sha256: str) -> float:
         """How long the model stays loaded if nobody asks for it and nobody needs its memory; infinite for good."""

@@ -12,6 +12,7 @@ PURE = (
     "rbees.orcd.scheduler",
     "rbees.orcd.door.collected",
     "rbees.orcd.door.foreign",
+    "rbees.orcd.door.model_names",
     "rbees.orcd.door.patience",
     "rbees.orcd.door.retries",
     "rbees.orcd.door.unknown_models",

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from rbees.orcd.api import ollama
 from rbees.orcd.door.foreign import Foreign, read_foreign, told
+from rbees.orcd.door.model_names import Found, find
 from rbees.orcd.ollama import errors
 from rbees.orcd.ollama.keep_alive import seconds_of
-from rbees.orcd.ollama.names import Found, find
 from rbees.orcd.ollama.pull import PullRequest, download_of
 from rbees.orcd.ollama.text import ChatRequest, GenerateRequest, chat_asked, generate_asked
 from rbees.orcd.ollama.vectors import EmbedPrompt, EmbedTexts, embed_job, prompt_job

@@ -67,7 +67,7 @@ def list_models(request: web.Request, pools: Pools) -> ModelPage:
 
 def show_model(name: str, pools: Pools) -> ModelInfo:
     """One of them. Raises RbeesError MODEL_NOT_FOUND."""
-    found = pools.find_model(name)
+    found = pools.find_model(pools.meant(name).reference)
     return model_info(found.facts, ready=found.ready_workers > 0, name=name)
 
 
@@ -77,7 +77,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
 
     async def messages(request: web.Request) -> web.StreamResponse:
         asked, headers = await read_asked(request, MessagesRequest, runs, missed)
-        async with runs.of([message_job(asked, pools.held_model(asked.model))], argument(request, KEY)) as [run]:
+        async with runs.of([message_job(asked, pools.meant(asked.model).facts)], argument(request, KEY)) as [run]:
             id_, headers = message_id(run.row.job_id), headers | names_of([run]) | _request_id()
             if asked.stream:
                 return await stream(request, [run], MessageStream(asked, id_), headers, wait_s(request), form=FORM)
@@ -85,12 +85,12 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
 
     async def count(request: web.Request) -> web.StreamResponse:
         asked, headers = await read_asked(request, CountRequest, None, missed)
-        prompt = counted_prompt(asked, pools.held_model(asked.model))
+        prompt = counted_prompt(asked, pools.meant(asked.model).facts)
         counted = await counts.count(asked.model, prompt, wait_s(request))
         return reply(TokenCount(input_tokens=counted), headers=headers | _request_id())
 
     def missed(asked: PromptRequest) -> tuple[str, ...]:
-        return unmet(asked, pools.held_model(asked.model))
+        return unmet(asked, pools.meant(asked.model).facts)
 
     return [
         Route(

@@ -17,6 +17,7 @@ from aiohttp import web
 from rbees import __version__
 from rbees.orcd.api.asked import PREFER, ignored, names_of, wait_s
 from rbees.orcd.door.foreign import read_foreign
+from rbees.orcd.door.model_names import Found
 from rbees.orcd.door.runs import Run, Runs
 from rbees.orcd.door.streams import stream, whole
 from rbees.orcd.ollama import errors
@@ -34,7 +35,6 @@ from rbees.orcd.ollama.models import (
     running,
     shown_model,
 )
-from rbees.orcd.ollama.names import Found, find
 from rbees.orcd.ollama.options import ModelRequest, TextRequest
 from rbees.orcd.ollama.pull import BEGUN, SUCCESS, Progress, PullLines, PullRequest, download_of
 from rbees.orcd.ollama.text import Asked, ChatRequest, GenerateRequest, chat_asked, generate_asked, loading_job
@@ -105,7 +105,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
 
     async def text(request: web.Request, type_: type[T], ask: Callable[[T, Found], Asked], spell: Spell) -> web.StreamResponse:
         asked, passed_over = await _read_for_job(request, type_)
-        keep_s, found = seconds_of(asked.keep_alive), _find(asked.model)
+        keep_s, found = seconds_of(asked.keep_alive), pools.meant(asked.model)
         if asked.is_empty:
             headers = ignored(passed_over)
             if keep_s == 0.0:
@@ -126,7 +126,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
 
     async def embed(request: web.Request) -> web.StreamResponse:
         asked, passed_over = await _read_for_job(request, EmbedTexts)
-        keep_s, found = seconds_of(asked.keep_alive), _find(asked.model)
+        keep_s, found = seconds_of(asked.keep_alive), pools.meant(asked.model)
         headers = ignored(passed_over)
         if asked.is_empty and keep_s == 0.0:
             _unload(asked.model, found)
@@ -138,7 +138,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
 
     async def embed_one(request: web.Request) -> web.StreamResponse:
         asked, passed_over = await _read_for_job(request, EmbedPrompt)
-        keep_s, found = seconds_of(asked.keep_alive), _find(asked.model)
+        keep_s, found = seconds_of(asked.keep_alive), pools.meant(asked.model)
         headers = ignored(passed_over)
         if asked.is_empty and keep_s == 0.0:
             _unload(asked.model, found)
@@ -195,12 +195,9 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
         reading = read_foreign(await read_bytes(request), type_)
         return reading.request, reading.passed_over
 
-    def _find(name: str) -> Found:
-        return find(name, pools.held_model, (model.facts for model in pools.models()))
-
     def _held(name: str) -> ModelFacts:
         """The model of this name. Raises RbeesError as `Pools.find_model`."""
-        found = _find(name)
+        found = pools.meant(name)
         return found.facts if found.facts is not None else pools.find_model(found.reference).facts
 
     def _unload(name: str, found: Found) -> None:

@@ -99,7 +99,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
         name = request.match_info["model"]
         if anthropic.is_client(request):
             return reply(anthropic.show_model(name, pools))
-        found = pools.find_model(name)
+        found = pools.find_model(pools.meant(name).reference)
         return reply(model_object(found.facts, ready=found.ready_workers > 0, name=name))
 
     async def _read(request: web.Request, type_: type[F]) -> tuple[F, dict[str, str]]:

@@ -46,7 +46,7 @@ class Counts:
 
     async def _ask(self, model: str, prompt: TokenizeRequest) -> int | None:
         """What the first says that answers; None where none does."""
-        for worker in self._pools.serving(model):
+        for worker in self._pools.serving(self._pools.meant(model).reference):
             try:
                 return len((await worker.tokenize(prompt)).token_ids)
             except RbeesError as error:

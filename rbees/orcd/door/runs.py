@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from rbees.orcd.crew import Crew
 from rbees.orcd.frames import decode, payload, split
 from rbees.orcd.jobs import Jobs
@@ -58,7 +60,9 @@ class Run:
 class Runs:
     """Has jobs accepted and follows them. A new one's `queued`, which tells an API of others nothing, is not among its events."""
 
-    def __init__(self, jobs: Jobs, relay: Relay, crew: Crew) -> None:
+    def __init__(self, jobs: Jobs, relay: Relay, crew: Crew, reference_of: Callable[[str], str] = str) -> None:
+        """`reference_of` tells what a client of another API means by the name of a model, as rbees writes it."""
+        self._reference_of = reference_of
         self._jobs = jobs
         self._relay = relay
         self._crew = crew
@@ -86,7 +90,8 @@ class Runs:
         async with AsyncExitStack() as stack:
             runs: list[Run] = []
             try:
-                for number, request in enumerate(wanted):
+                for number, asked in enumerate(wanted):
+                    request = msgspec.structs.replace(asked, model=self._reference_of(asked.model))
                     own_key = f"{key}#{number}" if key is not None and number else key
                     runs.append(await self._begin(stack, request, own_key, keep_s, beside))
             except RbeesError:

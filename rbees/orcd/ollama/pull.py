@@ -9,9 +9,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from rbees.orcd.door.foreign import Refused
+from rbees.orcd.door.model_names import file_pattern, quantization_of, taken_apart
 from rbees.orcd.ollama import errors
 from rbees.orcd.ollama.models import NamedRequest
-from rbees.orcd.ollama.names import file_pattern, quantization_of, taken_apart
 from rbees.orcd.ollama.text_answers import line
 from rbees.protocol.codec import Message
 from rbees.protocol.downloads import (

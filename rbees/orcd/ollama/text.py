@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import msgspec
 
 from rbees.orcd.door.foreign import Foreign, Refused
-from rbees.orcd.ollama.names import Found
+from rbees.orcd.door.model_names import Found
 from rbees.orcd.ollama.options import TextRequest, text_fields, thinking
 from rbees.orcd.openai.shared import refusal
 from rbees.protocol.chat import (

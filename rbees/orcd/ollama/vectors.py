@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from rbees.orcd.door.collected import Collected
-from rbees.orcd.ollama.names import Found
+from rbees.orcd.door.model_names import Found
 from rbees.orcd.ollama.options import ModelRequest
 from rbees.orcd.ollama.text_answers import durations
 from rbees.protocol.codec import Message

@@ -103,7 +103,7 @@ def test_the_embedded_model_answers_the_usual_first_call(client: Anthropic) -> N
 
 
 def test_an_answer_may_be_allowed_more_than_the_context_holds(client: Anthropic, door: Door) -> None:
-    message = client.messages.create(model=door.plain, messages=HUM, max_tokens=900_000, timeout=60)
+    message = client.messages.create(model=f"{door.plain}:latest", messages=HUM, max_tokens=900_000, timeout=60)
     assert message.stop_reason == "end_turn"
 
 
@@ -229,7 +229,7 @@ def test_fields_that_nobody_knows_are_named(client: Anthropic, door: Door) -> No
 def test_the_beta_clients_are_answered_too(client: Anthropic, door: Door) -> None:
     message = client.beta.messages.create(model=door.plain, messages=HUM, max_tokens=3, betas=["context-management-2025-06-27"])
     assert message.usage.output_tokens == 3
-    assert client.beta.messages.count_tokens(model=door.plain, messages=HUM).input_tokens > 0
+    assert client.beta.messages.count_tokens(model=f"{door.plain}:latest", messages=HUM).input_tokens > 0
 
 
 def test_who_would_rather_be_told_than_wait_hears_how_far_the_model_has_loaded(client: Anthropic, door: Door) -> None:

@@ -390,7 +390,7 @@ def test_models_are_listed_and_found_by_every_name(client: OpenAI, door: Door) -
     assert {door.plain, door.embedder, EMBEDDED} <= listed.keys()
     steady: Any = listed[door.plain]
     assert (steady.status, steady.object, steady.owned_by) == ("ready", "model", "rbees")
-    for name in (door.plain, steady.reference, f"sha256:{steady.sha256}", "steady.scripted.json"):
+    for name in (door.plain, steady.reference, f"sha256:{steady.sha256}", "steady.scripted.json", f"{door.plain}:latest"):
         found: Any = client.models.retrieve(name)
         assert (found.id, found.sha256) == (name, steady.sha256)
         assert post(door, "/chat/completions", {"model": name, "messages": HUM, "max_tokens": 1}).status == 200, name

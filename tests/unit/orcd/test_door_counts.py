@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from rbees.orcd.door.counts import Counts
+from rbees.orcd.door.model_names import Found
 from rbees.orcd.door.runs import Run
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
@@ -48,6 +49,10 @@ class Cluster:
     def serving(self, _model: str) -> tuple[Worker, ...]:
         """See `Pools`."""
         return self._later if self.jobs else self._workers
+
+    def meant(self, name: str) -> Found:
+        """See `Pools`."""
+        return Found(name, None)
 
     @asynccontextmanager
     async def of(self, wanted: Sequence[JobRequest]) -> AsyncIterator[list[Run]]:

@@ -9,8 +9,8 @@ import pytest
 from ollama import _types as theirs
 
 from rbees.orcd.door.foreign import Foreign, described, read_foreign
+from rbees.orcd.door.model_names import Found
 from rbees.orcd.ollama.models import NamedRequest, ShowRequest
-from rbees.orcd.ollama.names import Found
 from rbees.orcd.ollama.options import ModelRequest, Options, thinking
 from rbees.orcd.ollama.pull import PullRequest, download_of
 from rbees.orcd.ollama.text import ChatRequest, GenerateRequest, chat_asked, generate_asked, loading_job

@@ -399,6 +399,10 @@ async def test_a_model_is_removed_under_each_pools_own_name() -> None:
             _registration(pool_id="cellar", endpoint="http://127.0.0.1:9201", models=(model("file:/b.gguf"),)),
         )
         assert [realm.pools.held_model(name) is not None for name in ("bees", "file:/c.gguf", "wasps")] == [True, True, False]
+        # Clients of other APIs say so too; who removes a model by rbees' own route names it as rbees does.
+        assert [realm.pools.meant(name).reference for name in ("bees", "bees:latest", "wasps:latest")] == ["bees", "bees", "wasps"]
+        with pytest.raises(RbeesError):
+            await realm.pools.remove_model("bees:latest")
         await realm.pools.remove_model("bees")
         assert street.calls == ["remove file:/a.gguf", "remove file:/b.gguf"]
         with pytest.raises(RbeesError) as caught:

@@ -1,7 +1,8 @@
-"""PURE: models by the names that Ollama's clients write: `name:tag`, and `hf.co/org/repo:quantization`.
+"""PURE: models by the names that clients of other APIs write: those of Ollama too, `name:tag` and `hf.co/org/repo:quantization`.
 
-Every name that rbees itself knows is one here too. Beside those, `:latest` says nothing, and another tag is a quantisation, as the
-file's name has it or else its header, unless somebody gave a model a short name with just that colon in it.
+Programs find a model by one API and ask for it by another, so all take the same names. Every name that rbees itself knows is one
+here too. Beside those, `:latest` says nothing, and another tag is a quantisation, as the file's name has it or else its header,
+unless somebody gave a model a short name with just that colon in it.
 """
 
 from __future__ import annotations

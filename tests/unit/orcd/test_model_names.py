@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from rbees.orcd.door.model_names import Found, find, names_of, taken_apart
 from rbees.orcd.ollama.keep_alive import seconds_of
-from rbees.orcd.ollama.names import Found, find, names_of, taken_apart
 from rbees.orcd.scheduler.admission import resolve
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.pools import ModelFacts
