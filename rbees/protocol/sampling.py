@@ -18,6 +18,7 @@ MAX_SEED: Final = (1 << 53) - 1
 """Largest seed: every JSON reader keeps integers up to 2^53 - 1 exactly."""
 MAX_STOP_STRINGS: Final = 32
 """More than the marks of any model that fills in the middle, which editors send as such texts; OpenAI itself takes four."""
+MAX_STOP_CHARACTERS: Final = 256
 MAX_BIASES: Final = 1_024
 MAX_TOP_LOGPROBS: Final = 20
 MAX_BREAKERS: Final = 16
@@ -68,7 +69,7 @@ LogitBias = Annotated[
     msgspec.Meta(max_length=MAX_BIASES, description="Token id to what is added to its logit."),
 ]
 Seed = Annotated[int, msgspec.Meta(ge=0, le=MAX_SEED, description="Same seed, same model, same prompt: same draws.")]
-StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 StopStrings = Annotated[
     tuple[StopString, ...], msgspec.Meta(max_length=MAX_STOP_STRINGS, description="Generation ends before any of these texts.")
 ]

@@ -14,12 +14,12 @@ from rbees.orcd.anthropic.blocks import CacheControl, Texts, refusal
 from rbees.orcd.anthropic.thoughts import Effort, ThinkingConfig
 from rbees.orcd.anthropic.tools import Choice, Tools, is_single, job_choice, job_tools
 from rbees.orcd.anthropic.turns import Turns, chat_messages
-from rbees.orcd.door.foreign import Foreign, Refused
+from rbees.orcd.door.foreign import Foreign, ManyStops, Refused, stops_of
 from rbees.protocol.chat import TemplateOptions
 from rbees.protocol.jobs import MAX_DEADLINE_MS, MAX_TIMEOUT_MS, MAX_TOKENS, JobRequest, Priority
 from rbees.protocol.pools import ModelFacts
 from rbees.protocol.response_format import JsonSchemaFormat
-from rbees.protocol.sampling import MAX_SEED, MinP, StopStrings, Temperature
+from rbees.protocol.sampling import MAX_SEED, MinP, Temperature
 from rbees.protocol.workers import TokenizeRequest
 
 MAX_SESSION: Final = 128
@@ -160,7 +160,7 @@ class MessagesRequest(PromptRequest, frozen=True, kw_only=True):
         Literal["auto", "standard_only"] | None, msgspec.Meta(description="Either is an interactive job; see `priority`.")
     ] = None
     stop_sequences: Annotated[
-        StopStrings | None,
+        ManyStops | None,
         msgspec.Meta(description="Up to 32 texts, which the answer does not hold; it names the one that came."),
     ] = None
     stream: Annotated[bool | None, msgspec.Meta(description="Server-sent events, typed as in the API reference.")] = None
@@ -216,7 +216,7 @@ def message_job(request: MessagesRequest, facts: ModelFacts | None) -> JobReques
         model=request.model,
         max_tokens=max(request.max_tokens, 1),
         fit_context=True,
-        stop=request.stop_sequences or (),
+        stop=stops_of(request.stop_sequences),
         response_format=None if form is None else JsonSchemaFormat(schema=form.schema),
         session_id=request.session_id or _session(request.metadata),
         cancel_on_disconnect=request.cancel_on_disconnect is not False,

@@ -7,18 +7,19 @@ Types and ranges are checked as in every other request; null is what a client wr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
 from rbees.protocol.chat import TOOL_NAME_PATTERN
 from rbees.protocol.codec import Message, decode, encode
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.sampling import MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
 from rbees.service.passed_over import told
 
-__all__ = ["Foreign", "Reading", "Refused", "described", "read_foreign", "read_object", "told"]
+__all__ = ["AnyStops", "Foreign", "ManyStops", "Reading", "Refused", "described", "read_foreign", "read_object", "stops_of", "told"]
 
 _PATH: Final = re.compile(r"at (?:`key` in )?`\$\.([\w.\[\]]+)`")
 _SOME_KEY: Final = "[...]"
@@ -31,6 +32,10 @@ _PATTERN: Final = re.compile(r"Expected `str` matching regex (.+?) - at `")
 _STEP: Final = re.compile(r"\w+")
 _PARTS: Final = {"array": "entries", "object": "entries", "str": "characters"}
 _MISSING: Final = re.compile(r"missing required field `(\w+)`(?: - at `\$\.([\w.\[\]]+)`)?")
+
+_AnyStop = Annotated[str, msgspec.Meta(max_length=MAX_STOP_CHARACTERS)]
+ManyStops = Annotated[tuple[_AnyStop, ...], msgspec.Meta(max_length=MAX_STOP_STRINGS)]
+AnyStops = _AnyStop | ManyStops
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,11 @@ def read_object(text: str, place: str, advice: str) -> dict[str, Any]:
     except RbeesError:
         message = f"`{place}` is a text that holds no JSON object, or one nested too deeply; {advice}."
         raise RbeesError(ErrorCode.INVALID_REQUEST, message, field=place) from None
+
+
+def stops_of(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The texts that stop an answer; front ends send the field of a form that nobody filled in as an empty one."""
+    return tuple(filter(None, (stop,) if isinstance(stop, str) else stop or ()))
 
 
 def described(type_: type[Foreign]) -> Iterator[tuple[str, str]]:

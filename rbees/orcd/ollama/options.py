@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from rbees.orcd.door.foreign import Foreign, Refused
+from rbees.orcd.door.foreign import AnyStops, Foreign, Refused, stops_of
 from rbees.orcd.ollama.keep_alive import KeepAlive
 from rbees.orcd.openai.shared import LEAST_TOP_P, AnySeed, refusal
 from rbees.protocol.chat import TemplateOption
@@ -21,8 +21,6 @@ from rbees.protocol.sampling import (
     PenaltyLastN,
     PresencePenalty,
     RepetitionPenalty,
-    StopString,
-    StopStrings,
     Temperature,
     TopLogprobs,
     TypicalP,
@@ -92,9 +90,7 @@ class Options(Foreign, frozen=True, kw_only=True):
         AnySeed | None,
         msgspec.Meta(description="Same seed, model and prompt: same draws. -1 leaves it open. The lowest 53 bits count."),
     ] = None
-    stop: Annotated[
-        StopString | StopStrings | None, msgspec.Meta(description="One text or up to 32, which the answer does not hold.")
-    ] = None
+    stop: Annotated[AnyStops | None, msgspec.Meta(description="One text or up to 32, which the answer does not hold.")] = None
     temperature: Annotated[Temperature | None, msgspec.Meta(description="0 to 2; rbees' own default is 0.7.")] = None
     top_k: Annotated[_TopK | None, msgspec.Meta(description="-1 and 0 keep all tokens.")] = None
     top_p: Annotated[_Share | None, msgspec.Meta(description="0 to 1; rbees' own default is 0.95.")] = None
@@ -162,8 +158,8 @@ def text_fields(request: TextRequest, reference: str, template_options: Mapping[
         fields["penalty_last_n"] = options.repeat_last_n
     if options.seed is not None and options.seed != -1:
         fields["seed"] = options.seed & MAX_SEED
-    if options.stop is not None:
-        fields["stop"] = (options.stop,) if isinstance(options.stop, str) else options.stop
+    if stops := stops_of(options.stop):
+        fields["stop"] = stops
     if options.top_k is not None:
         fields["top_k"] = max(options.top_k, 0)
     if options.top_p is not None:

@@ -85,7 +85,8 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
         Annotated[tuple[TurnOfTalk, ...], msgspec.Meta(max_length=MAX_MESSAGES)] | None,
         msgspec.Meta(
             description="Roles system, user, assistant and tool; `thinking` and `tool_calls` of earlier turns. `images` are "
-            "refused. None at all: the model is loaded, or unloaded with `keep_alive`: 0."
+            "refused, and so is an assistant's turn at the end, for answers begin anew. None at all: the model is loaded, or "
+            "unloaded with `keep_alive`: 0."
         ),
     ] = None
     tools: Annotated[
@@ -176,7 +177,11 @@ def loading_job(found: Found) -> JobRequest:
 
 
 def _messages(turns: Sequence[TurnOfTalk]) -> tuple[ChatMessage, ...]:
-    """The conversation. Calls that have no id get one; a tool's answer is taken for the first call that has none yet."""
+    """The conversation. Calls that have no id get one; a tool's answer is taken for the first call that has none yet.
+
+    Raises:
+        RbeesError: INVALID_REQUEST for one that ends with the assistant, which this API's clients send to have that turn go on.
+    """
     open_calls: list[ToolCall] = []
     made = []
     for number, turn in enumerate(turns):
@@ -196,6 +201,10 @@ def _messages(turns: Sequence[TurnOfTalk]) -> tuple[ChatMessage, ...]:
                 tool_call_id=answered,
             )
         )
+    if made and made[-1].role == "assistant":
+        place = f"messages[{len(made) - 1}]"
+        why = "is the assistant's and the last, but answers here begin anew; end with the user's, or send a `raw` prompt."
+        raise refusal(f"`{place}` {why}", place)
     return tuple(made)
 
 

@@ -70,17 +70,24 @@ AnyForm = Annotated[
 ]
 
 
+_ANEW: Final = "an answer is always a new turn; send what it is to go on from as a raw `prompt` to /v1/completions."
+
+
 class ChatRequest(TextRequest, frozen=True, kw_only=True):
     """A chat. Absent and null fields are left open."""
 
     private: ClassVar[frozenset[str]] = TextRequest.private | {
         *("messages", "tools", "tool_choice", "chat_template_kwargs", "template_options")
     }
-    extras: ClassVar[frozenset[str]] = TextRequest.extras | {"priority", "chat_template_kwargs", "template_options"}
+    extras: ClassVar[frozenset[str]] = TextRequest.extras | {
+        *("priority", "chat_template_kwargs", "template_options", "add_generation_prompt", "continue_final_message")
+    }
     refused: ClassVar[Mapping[str, Refused]] = {
+        "add_generation_prompt": Refused(_ANEW, (True,)),
         "audio": Refused("no model here speaks; leave it out."),
+        "continue_final_message": Refused(_ANEW, (False,)),
         "function_call": Refused("it gave way to `tool_choice`; send that."),
-        "functions": Refused("it gave way to `tools`; send those."),
+        "functions": Refused("it gave way to `tools`; send those.", ([],)),
         "modalities": Refused("answers are text; send `text` alone or leave it out.", (["text"],)),
         "moderation": Refused("nothing is moderated here; leave it out."),
         "prediction": Refused("workers guess ahead by themselves; leave it out."),
@@ -96,7 +103,8 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
         Messages,
         msgspec.Meta(
             description="Roles system, developer (the same), user, assistant and tool; content as a text or as parts of text. "
-            "Images, audio and files are refused by their place. Thoughts of earlier turns as `reasoning_content` or `reasoning`."
+            "Images, audio and files are refused by their place. Thoughts of earlier turns as `reasoning_content` or `reasoning`. "
+            "The answer is a new turn also behind an assistant's; `prefix` in that one is refused."
         ),
     ]
     logprobs: Annotated[bool | None, msgspec.Meta(description="Of the answer's text, not of thoughts and calls.")] = None

@@ -130,6 +130,7 @@ class AssistantMessage(Foreign, frozen=True, kw_only=True, tag_field="role", tag
     private: ClassVar[frozenset[str]] = frozenset({"content", "name", "refusal", "reasoning_content", "reasoning"})
     refused: ClassVar[Mapping[str, Refused]] = {
         "audio": Refused("no model here speaks; send what was said as `content`."),
+        "prefix": Refused("an answer is always a new turn; send what it is to go on from as a raw `prompt` instead.", (False,)),
         "function_call": Refused("send it as an entry of `tool_calls`."),
     }
     content: str | Annotated[tuple[Text | Refusal, ...], _PARTS] | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from rbees.orcd.door.foreign import Foreign, Refused, read_object
+from rbees.orcd.door.foreign import AnyStops, Foreign, Refused, read_object, stops_of
 from rbees.orcd.openai.schema_formats import enforceable, unenforced
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import MAX_CHOICES, MAX_DEADLINE_MS, MAX_TIMEOUT_MS, MAX_TOKENS, Priority
@@ -27,8 +27,6 @@ from rbees.protocol.sampling import (
     PenaltyLastN,
     PresencePenalty,
     RepetitionPenalty,
-    StopString,
-    StopStrings,
     Temperature,
     TypicalP,
     XtcProbability,
@@ -120,9 +118,7 @@ class TextRequest(Foreign, frozen=True, kw_only=True):
     seed: Annotated[
         AnySeed | None, msgspec.Meta(description="Same seed, model and prompt: same draws. The lowest 53 bits count.")
     ] = None
-    stop: Annotated[
-        StopString | StopStrings | None, msgspec.Meta(description="One text or up to 32, which the answer does not hold.")
-    ] = None
+    stop: Annotated[AnyStops | None, msgspec.Meta(description="One text or up to 32, which the answer does not hold.")] = None
     stream: Annotated[bool | None, msgspec.Meta(description="Server-sent events, closed by `[DONE]`.")] = None
     stream_options: Annotated[
         StreamOptions | None, msgspec.Meta(description="`include_usage`: a last chunk with usage and no choices.")
@@ -217,8 +213,8 @@ def job_fields(request: TextRequest) -> dict[str, Any]:
         fields["top_k"] = max(request.top_k, 0)
     if request.seed is not None:
         fields["seed"] = request.seed & MAX_SEED
-    if request.stop is not None:
-        fields["stop"] = (request.stop,) if isinstance(request.stop, str) else request.stop
+    if stops := stops_of(request.stop):
+        fields["stop"] = stops
     fields["model"] = request.model
     fields["cancel_on_disconnect"] = request.cancel_on_disconnect is not False
     fields["session_id"] = request.session_id or session_of(request.user)

@@ -91,6 +91,7 @@ def test_options_go_over_under_their_own_or_another_name() -> None:
     assert (job.frequency_penalty, job.presence_penalty, job.seed) == (0.5, -0.5, -2 & MAX_SEED)
     assert (job.logprobs, job.top_logprobs) == (True, 2)
     assert chat(options={"stop": ["a", "b"]}).stop == ("a", "b")
+    assert chat(options={"stop": ""}) == chat(options={"stop": [""]}) == chat()
     assert chat(options={"seed": -1, "num_predict": -1}) == chat(options={"num_predict": -2}) == chat()
 
 
@@ -159,6 +160,7 @@ def test_a_conversation_with_tools() -> None:
             {"role": "tool", "content": "3"},
             {"role": "tool", "tool_call_id": "other", "content": "?"},
             {"role": "assistant", "content": "", "thinking": ""},
+            *HUM["messages"],
         ],
         tools=[
             {"type": "function", "function": {"name": "count", "description": "Count.", "parameters": parameters}},
@@ -167,7 +169,7 @@ def test_a_conversation_with_tools() -> None:
     )
     assert job.tools == (Tool(name="count", description="Count.", parameters=parameters), Tool(name="weigh"))
     assert job.messages is not None
-    called, weighed, counted, other, said = job.messages[2:]
+    called, weighed, counted, other, said, _ = job.messages[2:]
     made = ToolCall(id="call_2_0", name="count", arguments={"hive": "a"})
     assert called == ChatMessage(
         role="assistant", reasoning="hm", tool_calls=(made, ToolCall(id="own", name="weigh", arguments={}))
@@ -258,3 +260,9 @@ def test_a_request_about_a_model_names_it_in_one_of_two_ways() -> None:
     for empty in (NamedRequest(), NamedRequest(model="", name="")):
         with pytest.raises(RbeesError, match="`model` is missing"):
             _ = empty.wanted
+
+
+def test_a_turn_of_the_assistants_at_the_end_is_refused_for_none_is_gone_on_with() -> None:
+    error = refused(messages=[*HUM["messages"], {"role": "assistant", "content": "It"}])
+    assert error.details["field"] == "messages[1]"
+    assert "`raw` prompt" in error.message

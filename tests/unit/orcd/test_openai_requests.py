@@ -457,7 +457,7 @@ def test_a_part_of_an_unknown_type_is_told_what_is_taken() -> None:
     ("fields", "advice"),
     [
         ({"messages": HUM["messages"] * 1_100}, "it has 1100 entries, send at most 1024."),
-        ({"stop": ["a"] * 5}, "it has 5 entries, send at most 4."),
+        ({"stop": ["a"] * 33}, "it has 33 entries, send at most 32."),
         ({"metadata": {"k": "x" * 513}}, "send at most 512 characters."),
         ({"metadata": {str(number): "" for number in range(17)}}, "it has 17 entries, send at most 16."),
         ({"messages": [{**HUM["messages"][0], "name": "n" * 257}]}, "it has 257 characters, send at most 256."),
@@ -469,3 +469,23 @@ def test_a_part_of_an_unknown_type_is_told_what_is_taken() -> None:
 )
 def test_what_is_too_much_or_oddly_named_is_told_what_to_send(fields: dict[str, Any], advice: str) -> None:
     assert refused(**fields).message.endswith(f"; {advice}")
+
+
+def test_empty_texts_stop_nothing_and_no_functions_ask_for_nothing() -> None:
+    assert chat(stop="") == chat(stop=[]) == chat(stop=[""]) == chat(functions=[]) == chat()
+    assert chat(stop=["", "x"]).stop == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"continue_final_message": True}, "continue_final_message"),
+        ({"add_generation_prompt": False}, "add_generation_prompt"),
+        ({"messages": [*HUM["messages"], {"role": "assistant", "content": "It", "prefix": True}]}, "messages[1].prefix"),
+    ],
+)
+def test_what_would_go_on_with_an_answer_is_refused_with_the_way_that_does(fields: dict[str, Any], place: str) -> None:
+    error = refused(**fields)
+    assert error.details["field"] == place
+    assert "raw `prompt`" in error.message
+    assert chat(continue_final_message=False, add_generation_prompt=True) == chat()
