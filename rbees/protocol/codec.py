@@ -20,6 +20,8 @@ MAX_JSON_DEPTH: Final = 64
 
 T = TypeVar("T")
 M = TypeVar("M", bound="Message")
+_SURROGATE = "surrogate"
+"""In what the library says of half a pair of escapes."""
 # Possessive and closed by the end of input too, so that hostile quoting costs linear time.
 _STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 
@@ -81,7 +83,7 @@ def decode(data: bytes | str, type_: type[T]) -> T:
 
         raise RbeesError(ErrorCode.INVALID_REQUEST, f"The JSON does not fit: {validation.sentence(error, type_)}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RbeesError(ErrorCode.INVALID_REQUEST, f"The body is not valid JSON: {_where(error)}.") from None
+        raise RbeesError(ErrorCode.INVALID_REQUEST, f"The body is not valid JSON: {_where(error, raw)}.") from None
     return value
 
 
@@ -127,7 +129,19 @@ def check_depth(data: bytes) -> None:
             depth -= 1
 
 
-def _where(error: Exception) -> str:
+def _where(error: Exception, raw: bytes) -> str:
+    if not raw.strip():
+        return "it is empty"
     if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start} is not UTF-8"
-    return str(error).rstrip(".")
+        return f"byte {_first_foreign(raw)} is not UTF-8; send it in that encoding"
+    said = str(error).rstrip(".")
+    return f"{said}; a text was cut within a character, such as an emoji" if _SURROGATE in said else said
+
+
+def _first_foreign(raw: bytes) -> int:
+    """The place of the first byte that is not UTF-8; the library tells its place in a text somewhere within."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    raise AssertionError

@@ -128,7 +128,10 @@ def test_a_person_is_told_of_a_slip_where_a_newer_orcd_may_say_more() -> None:
         (b'{"text": "a"', "not valid JSON"),
         (b'{"text": "a", "number": NaN}', "not valid JSON"),
         (b'{"text": "a", "number": 1e999}', "$.number"),
-        (b'{"text": "\xff"}', "not UTF-8"),
+        (b'{"text": "\xff"}', "byte 10 is not UTF-8; send it in that encoding"),
+        (b'{"number": 1, "text": "gr\xfc"}', "byte 25 is not UTF-8"),
+        (b" ", "The body is not valid JSON: it is empty."),
+        (rb'{"text": "a \ud83d and more of it"}', "a text was cut within a character, such as an emoji"),
     ],
 )
 def test_refusals_say_where(body: bytes, said: str) -> None:
