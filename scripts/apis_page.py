@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from rbees.orcd.api import anthropic, batches, files, ollama, openai, responses
 from rbees.orcd.door.foreign import Foreign
-from rbees.service.routes import Route
+from rbees.service.routes import Route, shown_path
 from scripts import apis_anthropic, apis_batches, apis_ollama, apis_openai, apis_responses
 from scripts.apis_fields import states
 
@@ -36,6 +36,32 @@ Many requests that nobody waits for go as a file, by OpenAI's `/v1/files` and `/
 Behind every answer stands a job like any other: durable, under the same admission and priorities, moved to another worker where one
 dies. `X-Rbees-Job-Id` names it, for `llorch jobs show` and the logs, also where the answer tells of its failure. Several prompts
 are several jobs; where one fails, the answer fails, and the others are cancelled.
+
+## What to set in programs
+
+Most read the address and the key from variables or have fields for them:
+
+| program | what to set |
+|---|---|
+| programs on the `openai` package | `OPENAI_BASE_URL=http://127.0.0.1:8080/v1`, `OPENAI_API_KEY=none` |
+| programs on the `ollama` package | `OLLAMA_HOST=http://127.0.0.1:8080` |
+| programs on the `anthropic` package | `ANTHROPIC_BASE_URL=http://127.0.0.1:8080`, `ANTHROPIC_API_KEY=none` |
+| Claude Code | `ANTHROPIC_BASE_URL=http://127.0.0.1:8080`, `ANTHROPIC_AUTH_TOKEN=none`, and two names |
+| Open WebUI | as a connection of kind OpenAI with `/v1` at its end, or as one of kind Ollama without |
+| LiteLLM | `api_base`: the address with `/v1`, the model as `openai/NAME` |
+| aider | `OPENAI_API_BASE=http://127.0.0.1:8080/v1`, `OPENAI_API_KEY=none`, `--model openai/NAME` |
+| Continue | a model with `provider: openai` and `apiBase` with `/v1`, or `provider: ollama` and `apiBase` without |
+| what was set up for the server of LM Studio, llama.cpp or vLLM | this address with `/v1` in place of that one |
+
+In lab mode the key is the cluster's token. What holds for all programs:
+
+- One that insists on a model's name, such as `gpt-4o`, gets it: a row of `models.toml` gives a model that name
+  ([models.md](models.md)).
+- Agents, such as Claude Code, need a model that calls tools and a context of tens of thousands of tokens. That one asks for a
+  second, small model by a name of its own: `ANTHROPIC_MODEL` and `ANTHROPIC_DEFAULT_HAIKU_MODEL` say which ones it is to use.
+- No model here reads images, and none fills in the middle by itself (`suffix`): that is refused, and marks in a raw prompt work.
+- A web page that calls from the browser itself needs its origin allowed, see below.
+- A path that is off by a `/v1` is 404, and the sentence has the address to set.
 
 ## What holds for all of them
 
@@ -93,7 +119,7 @@ def _support(api: str, routes: Sequence[Route]) -> Iterator[str]:
         count = Counter(state for state, _ in fields.values())
         refused = ", ".join(f"`{name}`" for name, (state, _) in sorted(fields.items()) if state == "refused")
         numbers = f"{count['honoured'] or ''} | {count['extra'] or ''}"
-        yield f"| `{route.method} {route.path}` | {route.summary} | {numbers} | {refused} |"
+        yield f"| `{route.method} {shown_path(route.path)}` | {route.summary} | {numbers} | {refused} |"
 
 
 PAGES: Final[Mapping[str, Callable[[], str]]] = {

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from rbees.orcd.api import anthropic, batches, database, files, internal, jobs, ollama, openai, pools, responses, status
 from rbees.poold import routes as poold_routes
-from rbees.service.routes import LINES, Route
+from rbees.service.routes import LINES, Route, shown_path
 from rbees.workerd import routes as workerd_routes
 
 PAGE: Final = "http.md"
@@ -55,7 +55,7 @@ def _section(title: str, routes: Iterable[Route]) -> list[str]:
         body = f"<br>body: `{_name(route.request)}`" if route.request else ""
         errors = ", ".join(f"`{code}`" for code in route.errors)
         row = (
-            f"`{route.method} {route.path}`",
+            f"`{route.method} {shown_path(route.path)}`",
             f"{route.summary}{body}{query}",
             f"{', '.join(map(str, (route.status, *route.further_statuses)))} {_answer(route)}",
             errors,

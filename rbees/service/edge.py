@@ -16,7 +16,7 @@ from aiohttp import HttpVersion11, web
 
 from rbees.protocol import ids
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.service import logs, passed_over
+from rbees.service import logs, misplaced, passed_over
 from rbees.service.answers import error_response
 from rbees.service.auth import Authenticator
 from rbees.service.bodies import FURTHER_HEADERS, MAX_BODY_BYTES, PASSED_OVER, pass_over, too_large
@@ -25,7 +25,7 @@ from rbees.service.connection import Connection
 from rbees.service.correlation import HEADER, correlation_id
 from rbees.service.identity import Identities
 from rbees.service.metrics import Metrics
-from rbees.service.routes import EVENT_STREAM, LINES, ErrorShape, Handler, Route, first_word
+from rbees.service.routes import EVENT_STREAM, LINES, ErrorShape, Handler, Route, first_word, shown_path
 
 ALWAYS_ALLOWED_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 API_KEY = "X-Api-Key"
@@ -50,6 +50,8 @@ class Edge:
         self._routes: dict[web.AbstractRoute, Route] = {}
         self._shapes: dict[str, ErrorShape] = {}
         """By the first word of a path: how the API that lives there words what none of its routes answers."""
+        self._foreign: dict[str, Route] = {}
+        """Routes of other APIs, by path: clients that were told a wrong address ask for these at another place."""
         self._signs: dict[str, dict[str, ErrorShape]] = {}
         """The same where several live there, by the header that only the clients of one send."""
         self._identities = Identities(SystemClock())
@@ -64,6 +66,7 @@ class Edge:
             for method, path in ((route.method, route.path), *(place for place in _further_places(route) if place not in taken)):
                 self._routes[app.router.add_route(method, path, route.handler, expect_handler=_leave_to_guard)] = route
             if route.error_shape is not None:
+                self._foreign.setdefault(route.path, route)
                 self._shapes.setdefault(first_word(route.path), route.error_shape)
                 if route.error_shape.sign is not None:
                     self._signs.setdefault(first_word(route.path), {})[route.error_shape.sign] = route.error_shape
@@ -169,8 +172,18 @@ class Edge:
         if isinstance(error, web.HTTPRequestEntityTooLarge):
             return self._refuse(request, too_large(request.app[MAX_BODY_BYTES]))
         if error.status == 404:
-            return self._refuse(request, RbeesError(ErrorCode.NOT_FOUND, "No route has this path; see /docs for those that exist."))
+            return self._refuse(request, self._lost(request))
         return self._refuse(request, RbeesError(ErrorCode.INVALID_REQUEST, "The request's headers ask for something unknown here."))
+
+    def _lost(self, request: web.Request) -> RbeesError:
+        """For a path that is no route's: the address that was probably meant, else where all routes are described."""
+        here = f"{request.scheme}://{request.host}"
+        meant = misplaced.meant(request.path, self._foreign)
+        if meant is None:
+            return RbeesError(ErrorCode.NOT_FOUND, f"No route has this path; see {here}/docs for those that exist.")
+        right = f"the address to give your program is {here}{meant.address} then"
+        message = f"No route has this path, but `{shown_path(meant.route)}` is one: {right}."
+        return RbeesError(ErrorCode.NOT_FOUND, message)
 
     def _record(self, request: web.Request, response: web.StreamResponse, seconds: float) -> None:
         label, status = self._label(request), response.status
@@ -193,7 +206,10 @@ class Edge:
             return None
         signs = self._signs.get(first_word(request.path), {})
         signed = next((shape for sign, shape in signs.items() if sign in request.headers), None)
-        return signed or (route.error_shape if route else self._shapes.get(first_word(request.path)))
+        if signed is not None or route is not None:
+            return signed or (route.error_shape if route else None)
+        meant = misplaced.meant(request.path, self._foreign)
+        return self._foreign[meant.route].error_shape if meant else self._shapes.get(first_word(request.path))
 
     def _label(self, request: web.Request) -> str:
         route = self._routes.get(request.match_info.route)

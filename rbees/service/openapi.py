@@ -9,10 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from rbees.protocol.errors import ERROR_TABLE, ErrorCode, ErrorEnvelope, RbeesError
-from rbees.service.routes import ErrorShape, Parameter, Route, first_word
+from rbees.service.routes import PATH_PARAMETER, ErrorShape, Parameter, Route, first_word, shown_path
 
 _REFERENCE: Final = "#/components/schemas/{name}"
-_PATH_PARAMETER = re.compile(r"{([a-z_]+)(?::[^}]*)?}")
 _EVERY_ROUTE: Final = (ErrorCode.FORBIDDEN, ErrorCode.INTERNAL)
 
 
@@ -21,7 +20,7 @@ def document(role: str, version: str, routes: Sequence[Route]) -> dict[str, Any]
     schemas, components = _schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        path = _PATH_PARAMETER.sub(r"{\1}", route.path)
+        path = shown_path(route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, _shapes(route, routes), schemas)
     made: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -140,7 +139,7 @@ def _parameters(route: Route, schemas: dict[int, dict[str, Any]]) -> list[dict[s
     described = {parameter.name for parameter in route.parameters if parameter.where == "path"}
     in_path = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in _PATH_PARAMETER.findall(route.path)
+        for name in PATH_PARAMETER.findall(route.path)
         if name not in described
     ]
     return in_path + [_parameter(parameter, schemas) for parameter in route.parameters]

@@ -5,6 +5,7 @@ Imports no web framework at run time, so that documents can be made from the tab
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 EVENT_STREAM: Final = "text/event-stream"
 LINES: Final = "application/x-ndjson"
 """A JSON value on each line."""
+PATH_PARAMETER: Final = re.compile(r"{([a-z_]+)(?::[^}]*)?}")
+"""Place for any name in a path."""
 
 Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
 
@@ -88,6 +91,11 @@ class Route:
     """Of its failures, where it belongs to another API; None: the envelope."""
     signed: Mapping[str, Any] = field(default_factory=dict)
     """Type of the JSON answer to clients of a further API, by the header that only they send (`ErrorShape.sign`)."""
+
+
+def shown_path(path: str) -> str:
+    """Of a route, as people write it: a place for any name without the pattern that the web library reads."""
+    return PATH_PARAMETER.sub(r"{\1}", path)
 
 
 def first_word(path: str) -> str:

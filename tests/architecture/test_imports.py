@@ -25,6 +25,7 @@ PURE = (
     "rbees.orcd.openai",
     "rbees.orcd.responses",
     "rbees.orcd.supply",
+    "rbees.service.misplaced",
     "rbees.service.passed_over",
     "rbees.ctl.chat_words",
     "rbees.ctl.conversation",

@@ -102,6 +102,11 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
         found = pools.find_model(pools.meant(name).reference)
         return reply(model_object(found.facts, ready=found.ready_workers > 0, name=name))
 
+    async def tell_address(_request: web.Request) -> web.Response:
+        return web.Response(
+            text="rbees is running. This is the address for clients of OpenAI's API; those of others leave out `/v1`."
+        )
+
     async def _read(request: web.Request, type_: type[F]) -> tuple[F, dict[str, str]]:
         return await read_asked(request, type_, runs, _unmet)
 
@@ -150,6 +155,14 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
             response=RankAnswer,
             errors=ACCEPTING,
             parameters=(KEY, PREFER),
+            error_shape=SHAPE,
+        ),
+        Route(
+            "GET",
+            "/v1",
+            tell_address,
+            "Tell whose clients' address this is.",
+            content_type="text/plain",
             error_shape=SHAPE,
         ),
         Route(

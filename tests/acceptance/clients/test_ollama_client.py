@@ -434,7 +434,7 @@ def test_a_body_of_twenty_megabytes_and_what_is_no_json_are_refused(door: Door) 
 
 
 def test_paths_and_methods_that_do_not_exist_answer_in_the_same_shape(door: Door) -> None:
-    for method, path, status in (("GET", "/api/me", 404), ("GET", "/api/chat", 405)):
+    for method, path, status in (("GET", "/v1/api/tags", 404), ("GET", "/api/me", 404), ("GET", "/api/chat", 405)):
         answer = request(method, f"{door.url}{path}")
         assert (answer.status, set(answer.json)) == (status, {"error"})
         assert isinstance(answer.json["error"], str)

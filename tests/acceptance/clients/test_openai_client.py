@@ -522,6 +522,20 @@ def test_paths_and_methods_that_do_not_exist_answer_in_the_same_shape(door: Door
         assert (answer.status, answer.error["type"], answer.error["param"]) == (status, "invalid_request_error", param)
 
 
+def test_a_wrong_address_is_answered_with_the_right_one(door: Door) -> None:
+    for path, kind, address in (
+        ("/chat/completions", "invalid_request_error", door.base_url),
+        ("/api/chat/completions", "invalid_request_error", door.base_url),
+        ("/v1/v1/messages", "not_found_error", door.url),
+    ):
+        answer = request("POST", f"{door.url}{path}", {})
+        assert (answer.status, answer.error["type"]) == (404, kind), path
+        assert f"give your program is {address} then" in answer.error["message"]
+    assert request("GET", f"{door.url}/nowhere").error["message"].endswith(f"see {door.url}/docs for those that exist.")
+    for path in ("/v1", "/v1/"):
+        assert b"address for clients of OpenAI" in request("GET", f"{door.url}{path}").body
+
+
 def test_a_job_that_kills_its_worker_is_not_asked_for_again(client: OpenAI, door: Door) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(model=door.fragile, messages=[{"role": "user", "content": "boom"}])
