@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
 
+from rbees.protocol.errors import RbeesError
 from rbees.service import logs
+
+T = TypeVar("T")
 
 
 class Crew:
@@ -23,6 +27,15 @@ class Crew:
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
+
+    async def whole(self, work: Coroutine[Any, Any, T], name: str) -> T:
+        """What comes of `work`, which goes on to its end also where whoever waits leaves; then nobody hears of a refusal."""
+        task = asyncio.create_task(work, name=name)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self.start(_unheard(task), name)
+            raise
 
     async def dismiss(self) -> None:
         """Cancel every task and wait until it is gone."""
@@ -40,3 +53,8 @@ class Crew:
         if error is not None:
             logs.logger().critical("a task failed by a defect", action="task_defect", task=task.get_name(), exc_info=error)
             self.failed.set()
+
+
+async def _unheard(task: asyncio.Task[Any]) -> None:
+    with suppress(RbeesError):
+        await task

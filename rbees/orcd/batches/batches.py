@@ -56,7 +56,7 @@ class Batches:
         """Go on with every batch that has not ended; how many there are."""
         unended = await self._store.unended()
         for row in unended:
-            self._carry(row)
+            self._carry(row.batch_id)
         self._crew.start(self._sweep_files(), "files")
         return len(unended)
 
@@ -79,13 +79,13 @@ class Batches:
             output_file_id=self._files.new_id(),
             error_file_id=self._files.new_id(),
         )
-        row = await self._created(new)
-        self._carry(row)
-        return batch_object(row)
+        # A client that leaves meanwhile must not leave a batch that nobody runs.
+        return batch_object(await self._crew.whole(self._created(new), "batch_created"))
 
     async def _created(self, new: NewBatch) -> BatchRow:
         if not await self._store.create(new):
             await self._files.row(new.input_file_id)  # It was deleted just now, and this says so.
+        self._carry(new.batch_id)
         return await self._row(new.batch_id)
 
     async def show(self, batch_id: str) -> BatchObject:
@@ -98,15 +98,19 @@ class Batches:
 
     async def cancel(self, batch_id: str) -> BatchObject:
         """Have a batch end soon, with what has come so far. Raises RbeesError BATCH_NOT_FOUND, BATCH_ENDED, STORAGE_FULL."""
+        return batch_object(await self._crew.whole(self._cancelled(batch_id), "batch_cancelled"))
+
+    async def _cancelled(self, batch_id: str) -> BatchRow:
         asked = await self._store.cancel(batch_id, self._clock.unix_ms())
-        running = self._running.get(batch_id)
-        if asked and running is not None:
-            running.give_up("cancelled")
         row = await self._row(batch_id)
+        running = self._running.get(batch_id)
+        # Also where an earlier call had it cancelled: to be told twice does no harm, and not to be told would run every line.
+        if row.status == "cancelling" and running is not None:
+            running.give_up("cancelled")
         if not asked and row.status not in {"cancelling", "cancelled"}:
             message = f"This batch is `{row.status}`, so it cannot be cancelled; what came of it is in its files."
             raise RbeesError(ErrorCode.BATCH_ENDED, message, batch_id=batch_id, status=row.status)
-        return batch_object(row)
+        return row
 
     async def _row(self, batch_id: str) -> BatchRow:
         row = await self._store.batch(batch_id)
@@ -115,9 +119,11 @@ class Batches:
             raise RbeesError(ErrorCode.BATCH_NOT_FOUND, message, batch_id=batch_id[:64])
         return row
 
-    def _carry(self, row: BatchRow) -> None:
-        progress = self._running[row.batch_id] = Progress(row, self._tools)
-        self._crew.start(self._run(row.batch_id, progress), "batch")
+    def _carry(self, batch_id: str) -> None:
+        """Have a batch run, unless it does: one that is created while this process starts is found among the unfinished too."""
+        if batch_id not in self._running:
+            progress = self._running[batch_id] = Progress(batch_id, self._tools)
+            self._crew.start(self._run(batch_id, progress), "batch")
 
     async def _run(self, batch_id: str, progress: Progress) -> None:
         try:

@@ -72,8 +72,11 @@ class Tools:
 class Progress:
     """Of a batch that has not ended. `run` carries it to its end, `give_up` has that come soon."""
 
-    def __init__(self, row: BatchRow, tools: Tools) -> None:
-        self._row = row
+    _row: BatchRow
+    """As it was when this process took it up, or when its lines began."""
+
+    def __init__(self, batch_id: str, tools: Tools) -> None:
+        self._id = batch_id
         self._tools = tools
         self._log = logs.logger()
         self._over: Over | None = None
@@ -89,6 +92,11 @@ class Progress:
 
     async def run(self) -> None:
         """Carry the batch to its end, or until orcd shuts down."""
+        # Read only now that `give_up` finds it: whoever cancelled it is seen here, and whoever will calls that.
+        row = await self._tools.store.batch(self._id)
+        if row is None or row.ended_at_ms is not None:
+            return
+        self._row = row
         correlation_id.set(self._row.correlation_id)
         path = self._tools.files.path(self._row.input_file_id)
         self._over = _OVER.get(self._row.status, self._over)
@@ -131,13 +139,13 @@ class Progress:
             return False
         total, nothing = validation.total, bytes(bytes_for(validation.total))
         now_ms = tools.clock.unix_ms()
-        if not await retried(lambda: tools.store.begin(row.batch_id, now_ms, total, validation.model, nothing), tools.clock):
+        if not await retried(lambda: tools.store.begin(self._id, now_ms, total, validation.model, nothing), tools.clock):
             await self._told_end("cancelled", None, [])
             return False
-        begun = await tools.store.batch(row.batch_id)
+        begun = await tools.store.batch(self._id)
         assert begun is not None, "nobody deletes a batch"
         self._row = begun
-        self._log.info("batch begins", action="batch_begun", batch_id=row.batch_id, lines=total)
+        self._log.info("batch begins", action="batch_begun", batch_id=self._id, lines=total)
         return True
 
     async def _accepted_before(self, record: Record) -> set[int]:
@@ -160,11 +168,11 @@ class Progress:
         await self._told_end("failed", encode((_FILES_LOST,)), [])
 
     async def _end(self, record: Record) -> None:
-        files = await record.finish(self._row.batch_id)
+        files = await record.finish(self._id)
         await self._told_end(self._over or "completed", None, files)
 
     async def _told_end(self, status: BatchEnd, errors: bytes | None, files: list[FileRow]) -> None:
-        tools, batch_id = self._tools, self._row.batch_id
+        tools, batch_id = self._tools, self._id
         now_ms = tools.clock.unix_ms()
         await retried(lambda: tools.store.end(batch_id, status, now_ms, errors, files), tools.clock)
         self._log.info("batch ended", action="batch_ended", batch_id=batch_id, status=status)
@@ -174,7 +182,7 @@ class Progress:
         tools, row = self._tools, self._row
         while (left_ms := row.expires_at_ms - tools.clock.unix_ms()) > 0:
             await tools.clock.sleep(min(left_ms / 1000, LOOK_S))
-        if await retried(lambda: tools.store.expire(row.batch_id, tools.clock.unix_ms()), tools.clock):
+        if await retried(lambda: tools.store.expire(self._id, tools.clock.unix_ms()), tools.clock):
             self.give_up("expired")
 
     # ---- lines ---------------------------------------------------------------------------------------------------------
@@ -285,19 +293,19 @@ class Progress:
 
     def _job(self, job: JobRequest) -> JobRequest:
         """As part of a batch, which nobody has to stay for, and which is one session: batches take turns."""
-        return replace(job, priority="batch", session_id=self._row.batch_id, cancel_on_disconnect=False)
+        return replace(job, priority="batch", session_id=self._id, cancel_on_disconnect=False)
 
     @property
     def _keys(self) -> str:
         """What the keys of all its jobs begin with. A header holds no line break, so no client's own key is one of these."""
-        return f"{self._row.batch_id}\n"
+        return f"{self._id}\n"
 
     def _key(self, place: int, number: int) -> str:
         """Of one of a line's jobs."""
         return f"{self._keys}{place}#{number}"
 
     def _line_id(self, place: int) -> str:
-        return f"batch_req_{self._row.batch_id.removeprefix('batch_')}_{place + 1}"
+        return f"batch_req_{self._id.removeprefix('batch_')}_{place + 1}"
 
     def _cancel(self, runs: Sequence[Run]) -> None:
         self._tools.crew.start(_give_up(runs), "batch_given_up")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -26,7 +26,7 @@ from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.events import CancelAsked, Event, JobArrived
 from rbees.orcd.scheduler.policy import Policy
 from rbees.orcd.store import queries
-from rbees.orcd.store.batches import BatchStore, FileRow
+from rbees.orcd.store.batches import BatchRow, BatchStore, FileRow
 from rbees.orcd.store.sqlite import Database
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import Event as WorkerEvent
@@ -226,6 +226,84 @@ async def test_jobs_of_a_batch_are_for_those_who_do_not_wait(hive: Hive) -> None
     await hive.until_waiting(2)
     rows = hive.desk.database.rows("SELECT priority, session_id, cancel_on_disconnect FROM jobs ORDER BY number")
     assert rows == [("batch", batch.id, 0)] * 2
+
+
+# ---- a client that leaves ------------------------------------------------------------------------------------------------
+
+
+async def leave_behind_the_commit(hive: Hive, monkeypatch: pytest.MonkeyPatch, name: str, asking: Coroutine[Any, Any, Any]) -> None:
+    """Ask for something and be gone as soon as the database has it."""
+    change, committed, is_gone = getattr(hive.store, name), asyncio.Event(), asyncio.Event()
+
+    async def slowly(*values: Any) -> Any:
+        changed = await change(*values)
+        committed.set()
+        await is_gone.wait()
+        return changed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hive.store, name, slowly)
+        client = asyncio.create_task(asking)
+        await committed.wait()
+        client.cancel()
+        await asyncio.gather(client, return_exceptions=True)
+        assert client.cancelled()
+        is_gone.set()
+        await settle()
+
+
+async def test_a_batch_whose_client_left_while_it_was_created_is_run(hive: Hive, monkeypatch: pytest.MonkeyPatch) -> None:
+    file_id = await hive.upload(chat("a"))
+    request = BatchRequest(input_file_id=file_id, endpoint=CHATS, completion_window="24h")
+    await leave_behind_the_commit(hive, monkeypatch, "create", hive.batches.create(request))
+    (batch,) = await hive.batches.list(after=None, limit=2)
+    assert (await hive.until_ended(batch)).status == "completed"
+
+
+async def test_a_batch_whose_client_left_while_it_was_cancelled_is_cancelled(hive: Hive, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = await hive.begin(20)
+    await hive.until_waiting(LEAST)
+    await leave_behind_the_commit(hive, monkeypatch, "cancel", hive.batches.cancel(batch.id))
+    assert (await hive.until_ended(batch, answering=False)).status == "cancelled"
+
+
+async def test_a_batch_that_did_not_hear_of_its_cancelling_hears_of_the_next(hive: Hive) -> None:
+    batch = await hive.begin(20)
+    await hive.until_waiting(LEAST)
+    await hive.store.cancel(batch.id, hive.clock.unix_ms())
+    assert (await hive.batches.cancel(batch.id)).status == "cancelling"
+    assert (await hive.until_ended(batch, answering=False)).status == "cancelled"
+
+
+async def test_one_who_leaves_hears_of_no_refusal_and_ends_nothing(hive: Hive, monkeypatch: pytest.MonkeyPatch) -> None:
+    await leave_behind_the_commit(hive, monkeypatch, "cancel", hive.batches.cancel("batch_none"))
+    assert not hive.crew.failed.is_set()
+
+
+# ---- while a process starts ----------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_that_comes_while_orcd_starts_is_run_once(hive: Hive) -> None:
+    batch = await hive.begin(6)
+    await hive.batches.start()  # It finds the batch among the unfinished too.
+    over = await hive.until_ended(batch)
+    assert (over.status, sorted(hive.written(over.output_file_id))) == ("completed", names(6))
+
+
+async def test_a_batch_that_is_cancelled_while_orcd_starts_hears_of_it(hive: Hive, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = await hive.begin(20)
+    await hive.until_waiting(LEAST)
+    await hive.crew.dismiss()
+    unended = hive.store.unended
+
+    async def before_it_is_cancelled() -> list[BatchRow]:
+        rows = await unended()
+        await hive.batches.cancel(batch.id)
+        return rows
+
+    monkeypatch.setattr(hive.store, "unended", before_it_is_cancelled)
+    await hive.restart()
+    assert (await hive.until_ended(batch, answering=False)).status == "cancelled"
 
 
 # ---- killed --------------------------------------------------------------------------------------------------------------
