@@ -27,6 +27,7 @@ from rbees.orcd.crew import Crew
 from rbees.orcd.door.runs import Runs
 from rbees.orcd.openai.shared import refusal
 from rbees.orcd.store.batches import BatchRow, BatchStore, NewBatch
+from rbees.orcd.store.sqlite import StorageBroken
 from rbees.protocol.batches import BatchStatus
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -128,6 +129,12 @@ class Batches:
     async def _run(self, batch_id: str, progress: Progress) -> None:
         try:
             await progress.run()
+        except Exception as error:  # A batch that meets a defect would meet it at each start; it ends, and everybody else goes on.
+            if _is_of_storage(error):
+                raise
+            log = logs.logger()
+            log.critical("a batch failed by a defect", action="batch_defect", batch_id=batch_id, exc_info=error)
+            await progress.fail()
         finally:
             del self._running[batch_id]
 
@@ -140,9 +147,14 @@ class Batches:
             await self._clock.sleep(SWEEP_S)
 
 
+def _is_of_storage(error: Exception) -> bool:
+    """Whether the database is broken, which is no matter of one batch."""
+    return bool(error.subgroup(StorageBroken)) if isinstance(error, ExceptionGroup) else isinstance(error, StorageBroken)
+
+
 def batch_object(row: BatchRow) -> BatchObject:
     """A batch as clients see it."""
-    so_far, has_files = row.so_far, row.ended_at_ms is not None and row.status != "failed"
+    so_far, has_files = row.so_far, row.ended_at_ms is not None
 
     def ended(status: BatchStatus) -> int | None:
         return _seconds(row.ended_at_ms) if row.status == status else None

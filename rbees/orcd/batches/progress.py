@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final, Literal
 
 from msgspec.structs import replace
 
 from rbees.orcd.batches.endpoints import ENDPOINTS, Asked
-from rbees.orcd.batches.files import Files, size_of
-from rbees.orcd.batches.lines import answered, not_run, read_line, refused
+from rbees.orcd.batches.files import Files
+from rbees.orcd.batches.lines import BatchLine, answered, not_run, read_line, refused
 from rbees.orcd.batches.objects import BatchError
 from rbees.orcd.batches.pace import Pace
 from rbees.orcd.batches.reading import lines, validate
@@ -48,9 +49,9 @@ LOOK_S: Final = 60.0
 """How often the wall clock is looked at, which may have been set."""
 AGAIN_S: Final = 1.0
 _OVER: Final[dict[BatchStatus, Over]] = {"cancelling": "cancelled", "finalizing": "expired"}
-_FILES_LOST: Final = BatchError(
-    code="files_lost", message="The batch's files are gone from orcd's state folder; upload its input again."
-)
+_GONE: Final = "The batch's files are gone from orcd's state folder; upload its input again."
+_CHANGED: Final = "The batch's input file is not as it was uploaded; upload it again."
+_DEFECT: Final = "orcd met a defect with this batch, of which its log tells; report that, and send the lines again."
 _LATER: Final = frozenset({ErrorCode.QUEUE_FULL, ErrorCode.QUOTA_EXCEEDED, ErrorCode.STORAGE_FULL})
 """What a job may be refused for that is no fault of its line."""
 
@@ -87,6 +88,10 @@ class Progress:
         """Lines that are begun and of which no worker has begun anything."""
         self._open: dict[int, Sequence[Run]] = {}
         """Accepted jobs of lines that nothing has come of yet, by place."""
+        self._lost: str | None = None
+        """Why its files are not what they should be."""
+        self._unwritable = False
+        """Nothing that still comes can be recorded."""
         self._begun = 0
         self._begun_bytes = 0
 
@@ -98,23 +103,23 @@ class Progress:
             return
         self._row = row
         correlation_id.set(self._row.correlation_id)
-        path = self._tools.files.path(self._row.input_file_id)
         self._over = _OVER.get(self._row.status, self._over)
+        self._lost = await self._input_lost()
         is_new = self._row.in_progress_at_ms is None
         if is_new and not await self._validated():
             return
-        record = Record(self._row, self._tools.store, self._tools.files, self._tools.clock, self._changed.set)
-        is_lost = not size_of(path) or await record.is_lost()
-        if not is_lost:
+        record = self._record()
+        if self._lost is None and await record.is_lost():
+            self._lost = _GONE
+        if self._lost is None:
             accepted = set() if is_new else await self._accepted_before(record)
-            try:
-                await self._run_lines(record, accepted)
-            except* FileNotFoundError:
-                is_lost = True  # Somebody else removed them just now.
-        if is_lost:
-            await self._lose()
-        elif not self._stopped:
+            await self._run_lines(record, accepted)
+        if not self._stopped:
             await self._end(record)
+
+    async def fail(self) -> None:
+        """End the batch because of a defect, which every later process would meet again."""
+        await self._lose("server_error", _DEFECT)
 
     def give_up(self, over: Over) -> None:
         """Begin no further line, and cancel the jobs of those that are begun; the database says so already."""
@@ -125,13 +130,25 @@ class Progress:
 
     # ---- before and after ----------------------------------------------------------------------------------------------
 
+    async def _input_lost(self) -> str | None:
+        """Why the input is not what was uploaded, where that is so."""
+        file = await self._tools.store.file(self._row.input_file_id)
+        try:
+            size = (await asyncio.to_thread(self._path.stat)).st_size
+        except OSError as error:
+            return _unusable(error)
+        return None if file is not None and size == file.size_bytes else _CHANGED
+
     async def _validated(self) -> bool:
         """Whether the lines may be run; if not, the batch has ended."""
         tools, row = self._tools, self._row
+        if self._lost is not None:
+            await self._fail((BatchError(code="files_lost", message=self._lost),))
+            return False
         try:
-            validation = await validate(tools.files.path(row.input_file_id), row.endpoint, tools.line_limit)
-        except FileNotFoundError:
-            await self._fail((_FILES_LOST,))
+            validation = await validate(self._path, row.endpoint, tools.line_limit)
+        except OSError as error:
+            await self._fail((BatchError(code="files_lost", message=_unusable(error)),))
             return False
         errors = validation.errors
         if errors:
@@ -161,15 +178,29 @@ class Progress:
         else:
             await self._told_end("failed", encode(errors), [])
 
-    async def _lose(self) -> None:
-        """End a batch whose files somebody else removed: what is left of them is told by none."""
-        for file_id in (self._row.output_file_id, self._row.error_file_id):
-            await self._tools.files.remove(file_id)
-        await self._told_end("failed", encode((_FILES_LOST,)), [])
+    async def _lose(self, code: str, why: str) -> None:
+        """End a batch that cannot go on, with what came of it so far and counts of the rest, whose lines can be named by none."""
+        row = await self._tools.store.batch(self._id)
+        assert row is not None, "nobody deletes a batch"
+        if row.ended_at_ms is not None:
+            return
+        self._row = row
+        files, told = await self._record().saved(self._id)
+        if row.total:
+            why = f"{why} What became of {row.total - told} of its {row.total} lines stands in no file."
+        await self._told_end("failed", encode((BatchError(code=code, message=why),)), files)
 
     async def _end(self, record: Record) -> None:
-        files = await record.finish(self._id)
-        await self._told_end(self._over or "completed", None, files)
+        files: list[FileRow] = []
+        if self._lost is None:
+            try:
+                files = await record.finish(self._id)
+            except OSError as error:
+                self._lost = _unusable(error)
+        if self._lost is None:
+            await self._told_end(self._over or "completed", None, files)
+        else:
+            await self._lose("files_lost", self._lost)
 
     async def _told_end(self, status: BatchEnd, errors: bytes | None, files: list[FileRow]) -> None:
         tools, batch_id = self._tools, self._id
@@ -190,33 +221,56 @@ class Progress:
     async def _run_lines(self, record: Record, accepted: set[int]) -> None:
         """All that the record does not hold, until it does or orcd shuts down."""
         async with asyncio.TaskGroup() as tasks:
-            beside = [tasks.create_task(record.run()), tasks.create_task(self._watch_the_clock())]
+            beside = [tasks.create_task(self._write(record)), tasks.create_task(self._watch_the_clock())]
             await self._begin_lines(record, accepted, tasks)
             await self._until(lambda: not self._begun)
             record.hurry()
-            await self._until(lambda: not record.unwritten)
+            await self._until(lambda: self._unwritable or not record.unwritten)
             for task in beside:
                 task.cancel()
 
+    async def _write(self, record: Record) -> None:
+        try:
+            await record.run()
+        except OSError as error:
+            self._lost, self._unwritable = _unusable(error), True
+            self.give_up("cancelled")  # Nothing can be done with what comes of them.
+
     async def _begin_lines(self, record: Record, accepted: set[int], tasks: asyncio.TaskGroup) -> None:
+        """All of them; where the file is another than the one that was looked through, those before the place where that shows."""
+        try:
+            await self._begin_each(record, accepted, tasks)
+        except OSError as error:
+            self._lost = _unusable(error)
+        except _ChangedError:
+            self._lost = _CHANGED
+
+    async def _begin_each(self, record: Record, accepted: set[int], tasks: asyncio.TaskGroup) -> None:
         place = -1
-        async for line in lines(self._tools.files.path(self._row.input_file_id), self._tools.line_limit):
+        async for line in lines(self._path, self._tools.line_limit):
             place += 1
+            if place >= self._row.total:
+                raise _ChangedError
             if record.holds(place):
                 continue
+            read = _read(line)
             await self._until(partial(self._has_room, record, len(line)))
-            if self._stopped:
+            if self._stopped or self._unwritable:
                 return
             if self._over is not None and place not in accepted:
-                record.add(Result(place, not_run(self._line_id(place), read_line(line).custom_id, self._over), is_answer=False))
+                record.add(Result(place, not_run(self._line_id(place), read.custom_id, self._over), is_answer=False))
                 await asyncio.sleep(0)
                 continue
             self._begun += 1
             self._begun_bytes += len(line)
-            tasks.create_task(self._carry(record, place, line, _Wait(self)))
+            tasks.create_task(self._carry(record, place, read, len(line), _Wait(self)))
+        if place + 1 < self._row.total:
+            raise _ChangedError
 
     def _has_room(self, record: Record, size: int) -> bool:
         """Whether a further line may be begun, or told to be over."""
+        if self._unwritable:
+            return True
         if self._begun + record.unwritten >= MOST_UNFINISHED:
             return self._stopped
         if self._stopped or self._over is not None:
@@ -225,20 +279,20 @@ class Progress:
             return False
         return self._waiting < self._tools.pace.may_wait(self._tools.clock.monotonic(), self._tools.batches())
 
-    async def _carry(self, record: Record, place: int, line: bytes, wait: _Wait) -> None:
+    async def _carry(self, record: Record, place: int, read: BatchLine, size: int, wait: _Wait) -> None:
         try:
-            result = await self._result(place, line, wait)
+            result = await self._result(place, read, wait)
             if result is not None:
                 record.add(result)
         finally:
             wait.end(runs=False)
             self._begun -= 1
-            self._begun_bytes -= len(line)
+            self._begun_bytes -= size
             self._changed.set()
 
-    async def _result(self, place: int, line: bytes, wait: _Wait) -> Result | None:
+    async def _result(self, place: int, read: BatchLine, wait: _Wait) -> Result | None:
         """What came of a line; None where orcd shuts down before anything has."""
-        read, id_ = read_line(line), self._line_id(place)
+        id_ = self._line_id(place)
         try:
             asked = ENDPOINTS[self._row.endpoint](bytes(read.body))
         except RbeesError as error:
@@ -296,6 +350,13 @@ class Progress:
         return replace(job, priority="batch", session_id=self._id, cancel_on_disconnect=False)
 
     @property
+    def _path(self) -> Path:
+        return self._tools.files.path(self._row.input_file_id)
+
+    def _record(self) -> Record:
+        return Record(self._row, self._tools.store, self._tools.files, self._tools.clock, self._changed.set)
+
+    @property
     def _keys(self) -> str:
         """What the keys of all its jobs begin with. A header holds no line break, so no client's own key is one of these."""
         return f"{self._id}\n"
@@ -327,6 +388,10 @@ class Progress:
         self._changed.set()
 
 
+class _ChangedError(Exception):
+    """The input file is another than the one that was looked through."""
+
+
 class _Wait:
     """Of one line for a worker."""
 
@@ -340,6 +405,20 @@ class _Wait:
         if not self._is_over:
             self._is_over = True
             self._progress.waits_no_more(runs=runs)
+
+
+def _read(line: bytes) -> BatchLine:
+    try:
+        return read_line(line)
+    except RbeesError:
+        raise _ChangedError from None
+
+
+def _unusable(error: OSError) -> str:
+    """What is wrong with the files of a batch."""
+    if isinstance(error, FileNotFoundError):
+        return _GONE
+    return f"The batch's files in orcd's state folder cannot be used ({error.strerror}); mend that and upload its input again."
 
 
 async def _collect(run: Run, choices: int, wait: _Wait) -> Collected:

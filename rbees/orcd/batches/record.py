@@ -14,6 +14,7 @@ from typing import Final, NoReturn, TypeVar
 from rbees.orcd.batches.files import Files, append, size_of
 from rbees.orcd.store.batches import BatchRow, BatchStore, FileRow, Recorded
 from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.service import logs
 from rbees.service.clock import Clock
 
 T = TypeVar("T")
@@ -70,7 +71,10 @@ class Record:
 
     async def is_lost(self) -> bool:
         """Whether the files hold less than the database says, such as after a return to a backup without them."""
-        sizes = await asyncio.gather(*(asyncio.to_thread(size_of, self._files.path(name)) for name, _ in self._parts()))
+        try:
+            sizes = await asyncio.gather(*(asyncio.to_thread(size_of, self._files.path(name)) for name, _ in self._parts()))
+        except OSError:
+            return True
         return any(size < counted for size, (_, counted) in zip(sizes, self._parts(), strict=True))
 
     def add(self, result: Result) -> None:
@@ -105,17 +109,31 @@ class Record:
 
     async def finish(self, name: str) -> list[FileRow]:
         """The files as clients will see them, without what does not count; one that would be empty is none."""
-        now_ms = self._clock.unix_ms()
-        after_s = self._row.output_expires_after_s
+        return [row for part in range(2) if (row := await self._finished(name, part)) is not None]
+
+    async def saved(self, name: str) -> tuple[list[FileRow], int]:
+        """As `finish`, where something is wrong with the files: those that are whole, and how many lines these tell of."""
+        made, told = [], 0
+        for part, (file_id, counted) in enumerate(self._parts()):
+            try:
+                if await asyncio.to_thread(size_of, self._files.path(file_id)) < counted:
+                    await self._files.remove(file_id)
+                elif (row := await self._finished(name, part)) is not None:
+                    made.append(row)
+                    told += (self._so_far.completed, self._so_far.failed)[part]
+            except OSError as error:
+                logs.logger().warning("a batch's file is of no use", action="batch_file_lost", batch_id=name, exc_info=error)
+        return made, told
+
+    async def _finished(self, name: str, part: int) -> FileRow | None:
+        file_id, size = tuple(self._parts())[part]
+        if not size:
+            await self._files.remove(file_id)
+            return None
+        await self._append(file_id, size, b"")
+        now_ms, after_s = self._clock.unix_ms(), self._row.output_expires_after_s
         expires_at_ms = None if after_s is None else now_ms + after_s * 1000
-        made = []
-        for (file_id, size), kind in zip(self._parts(), ("output", "error"), strict=True):
-            if size:
-                await self._append(file_id, size, b"")
-                made.append(FileRow(file_id, f"{name}_{kind}.jsonl", "batch_output", size, now_ms, expires_at_ms))
-            else:
-                await self._files.remove(file_id)
-        return made
+        return FileRow(file_id, f"{name}_{('output', 'error')[part]}.jsonl", "batch_output", size, now_ms, expires_at_ms)
 
     def _parts(self) -> Iterator[tuple[str, int]]:
         yield self._row.output_file_id, self._so_far.output_bytes

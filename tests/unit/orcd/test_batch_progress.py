@@ -13,6 +13,7 @@ import pytest
 from rbees.orcd.batches import files as files_module
 from rbees.orcd.batches import reading
 from rbees.orcd.batches.batches import Batches
+from rbees.orcd.batches.endpoints import ENDPOINTS
 from rbees.orcd.batches.files import Files, append
 from rbees.orcd.batches.objects import BatchObject, BatchRequest, ExpiresAfter
 from rbees.orcd.batches.pace import LEAST
@@ -374,6 +375,105 @@ async def test_a_file_that_somebody_removes_meanwhile_fails_its_batch(hive: Hive
     assert over.status == "failed"
     assert over.errors is not None
     assert over.errors.data[0].code == "files_lost"
+
+
+async def killed(hive: Hive, lines: int) -> BatchRow:
+    """A batch of which some lines were answered when its process died."""
+    batch = await hive.begin(lines)
+    await hive.answer(*await hive.until_waiting(LEAST))
+    await hive.until_counted(batch, LEAST)
+    await hive.crew.dismiss()
+    row = await hive.store.batch(batch.id)
+    assert row is not None
+    return row
+
+
+def lost(over: BatchObject) -> str:
+    """What a batch says that lost its input and kept its answers."""
+    assert over.status == "failed"
+    assert over.errors is not None
+    (error,) = over.errors.data
+    assert error.code == "files_lost"
+    return error.message
+
+
+@pytest.mark.parametrize("part", ["in a line", "at the end of a line", "nothing", "more"])
+async def test_an_input_file_of_another_size_fails_its_batch_and_nothing_else(hive: Hive, part: str) -> None:
+    row = await killed(hive, 12)
+    path = hive.files.path(row.input_file_id)
+    content = path.read_bytes()
+    end = content.index(b"\n", len(content) // 2)
+    left = {"in a line": content[: end - 9], "at the end of a line": content[: end + 1], "nothing": b"", "more": content + b"\n{}"}
+    path.write_bytes(left[part])
+    await hive.restart()
+    over = await hive.until_ended(await hive.batches.show(row.batch_id))
+    assert f"of {12 - LEAST} of its 12 lines" in lost(over)
+    assert sorted(hive.written(over.output_file_id)) == names(LEAST)
+    assert over.output_file_id is not None
+    assert (await hive.files.row(over.output_file_id)).size_bytes == row.so_far.output_bytes
+    assert not hive.crew.failed.is_set()
+
+
+@pytest.mark.parametrize("change", ["cut", "longer", "spoilt"])
+async def test_an_input_file_that_changes_while_it_is_read_fails_its_batch(
+    hive: Hive, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(reading, "CHUNK_BYTES", 1)
+    batch = await hive.begin(20)
+    await hive.until_waiting(LEAST)
+    path = hive.files.path(batch.input_file_id)
+    content = path.read_bytes().splitlines(keepends=True)
+    changed = {"cut": content[:10], "longer": [*content, b"\n", *content], "spoilt": [*content[:10], b"x" * 300, *content[10:]]}
+    path.write_bytes(b"".join(changed[change]))
+    over = await hive.until_ended(batch)
+    assert "not as it was uploaded" in lost(over)
+    assert len(hive.written(over.output_file_id)) == (20 if change == "longer" else 10)
+
+
+async def test_an_input_file_that_cannot_be_read_fails_its_batch(hive: Hive, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = await killed(hive, 12)
+
+    def unreadable(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(reading, "_raw_lines", unreadable)
+    await hive.restart()
+    over = await hive.until_ended(await hive.batches.show(row.batch_id))
+    assert "Input/output error" in lost(over)
+    fresh = await hive.until_ended(await hive.begin(2))
+    assert "Input/output error" in lost(fresh)
+
+
+async def test_answers_that_cannot_be_written_fail_their_batch(hive: Hive, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = await hive.begin(12)
+    waiting = await hive.until_waiting(LEAST)
+
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files_module, "write_all", broken)
+        await hive.answer(waiting[0])
+        over = await hive.until_ended(batch, answering=False)
+    assert "of 12 of its 12 lines" in lost(over)
+    assert over.output_file_id is None
+    await hive.until(lambda: not hive.desk.journal.live)
+
+
+async def test_a_defect_with_one_batch_ends_that_and_no_other(hive: Hive, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = await hive.begin(2, "other")
+    await hive.until_waiting(2)
+
+    def defect(_: bytes) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setitem(ENDPOINTS, CHATS, defect)
+        over = await hive.until_ended(await hive.begin(2), answering=False)
+    assert over.status == "failed"
+    assert over.errors is not None
+    assert over.errors.data[0].code == "server_error"
+    assert (await hive.until_ended(other)).status == "completed"
 
 
 async def test_an_answer_that_was_erased_while_nobody_looked_is_told_as_that(hive: Hive) -> None:

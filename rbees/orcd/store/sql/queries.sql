@@ -293,7 +293,11 @@ UPDATE batches SET status = 'finalizing', finalizing_at_ms = :at_ms WHERE batch_
 -- end_batch --
 -- One that was cancelled when its last line had just been answered is told as its client was told.
 UPDATE batches SET
-    status = CASE WHEN status = 'cancelling' AND :status = 'completed' THEN 'cancelled' ELSE :status END, ended_at_ms = :at_ms, errors = :errors, recorded = NULL,
+    status = CASE WHEN status = 'cancelling' AND :status = 'completed' THEN 'cancelled' ELSE :status END,
+    ended_at_ms = :at_ms, errors = :errors, recorded = NULL,
+    -- Of one that lost its files, what is left of them.
+    output_bytes = coalesce((SELECT size_bytes FROM files WHERE file_id = output_file_id), 0),
+    error_bytes = coalesce((SELECT size_bytes FROM files WHERE file_id = error_file_id), 0),
     finalizing_at_ms = CASE WHEN :status = 'failed' THEN NULL ELSE coalesce(finalizing_at_ms, :at_ms) END
 WHERE batch_id = :batch_id AND ended_at_ms IS NULL;
 
