@@ -103,5 +103,5 @@ def _course() -> Iterator[str]:
     yield "orcd may be stopped or killed at any moment of this: it goes on where it was, no line is run twice, and none is missing"
     yield "or doubled in the files. A queue or disk that is full makes a batch wait. The jobs behind the lines are shown by"
     yield "`llorch jobs list` and follow `retention_days` and `erase_content_after_s`; the files do not: they stay until they are"
-    yield "deleted or expire."
+    yield "deleted or expire. A line whose answer was erased while orcd was down, before it stood in a file, is run again."
     yield ""

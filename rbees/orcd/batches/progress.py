@@ -297,20 +297,26 @@ class Progress:
             asked = ENDPOINTS[self._row.endpoint](bytes(read.body))
         except RbeesError as error:
             return Result(place, refused(id_, read.custom_id, None, error), is_answer=False)
+        again = 0
         while True:
             async with AsyncExitStack() as stack:
                 runs: list[Run] = []
                 try:
                     for number, job in enumerate(asked.jobs):
-                        runs.append(await self._accepted(stack, self._job(job), self._key(place, number)))
+                        runs.append(await self._accepted(stack, self._job(job), self._key(place, number, again)))
                     return await self._answer(place, id_, read.custom_id, asked, runs, wait)
                 except RbeesError as error:
+                    if error.code is ErrorCode.OUTPUT_ERASED and self._over is None:
+                        # It ended while nobody looked, and what came of it is gone: the line is run once more.
+                        await _give_up(runs)
+                        again += 1
+                        continue
                     if error.code is not ErrorCode.DRAINING:
                         return await self._failure(place, id_, read.custom_id, runs, as_sent(error, asked.sent))
                     if self._tools.runs.is_draining:
                         self._stopped = True
                         return None
-            # A stream that ended without an end was erased while it was read; under the same key, that is what is said.
+            # A stream that ended without an end was erased while it was read; under the same key, OUTPUT_ERASED is what is said.
             await self._tools.clock.sleep(AGAIN_S)
 
     async def _accepted(self, stack: AsyncExitStack, job: JobRequest, key: str) -> Run:
@@ -361,9 +367,9 @@ class Progress:
         """What the keys of all its jobs begin with. A header holds no line break, so no client's own key is one of these."""
         return f"{self._id}\n"
 
-    def _key(self, place: int, number: int) -> str:
-        """Of one of a line's jobs."""
-        return f"{self._keys}{place}#{number}"
+    def _key(self, place: int, number: int, again: int) -> str:
+        """Of one of a line's jobs; `again` counts how often what came of them was erased before it was recorded."""
+        return f"{self._keys}{place}#{number}{f'#{again}' if again else ''}"
 
     def _line_id(self, place: int) -> str:
         return f"batch_req_{self._id.removeprefix('batch_')}_{place + 1}"

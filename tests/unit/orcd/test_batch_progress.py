@@ -476,18 +476,34 @@ async def test_a_defect_with_one_batch_ends_that_and_no_other(hive: Hive, monkey
     assert (await hive.until_ended(other)).status == "completed"
 
 
-async def test_an_answer_that_was_erased_while_nobody_looked_is_told_as_that(hive: Hive) -> None:
+async def test_a_line_whose_answer_was_erased_while_nobody_looked_is_run_again(hive: Hive) -> None:
     batch = await hive.begin(2)
     waiting = await hive.until_waiting(2)
     await hive.crew.dismiss()
     await hive.answer(*waiting)
     await hive.desk.store.erase_content(hive.clock.unix_ms() + 1)
     await hive.restart()
+    again = await hive.until_waiting(2)
+    assert not set(again) & set(waiting)
+    await hive.restart()  # The next process follows the same ones.
     over = await hive.until_ended(batch)
-    assert over.status == "completed"
-    assert over.error_file_id is not None
-    lines = [json.loads(line) for line in hive.files.path(over.error_file_id).read_bytes().splitlines()]
-    assert {line["response"]["body"]["error"]["code"] for line in lines} == {"output_erased"}
+    assert (over.status, over.error_file_id) == ("completed", None)
+    assert sorted(hive.written(over.output_file_id)) == names(2)
+    assert len(hive.arrived) == 4
+
+
+async def test_a_line_whose_answer_was_erased_is_not_run_again_for_a_cancelled_batch(hive: Hive) -> None:
+    batch = await hive.begin(2)
+    waiting = await hive.until_waiting(2)
+    await hive.crew.dismiss()
+    await hive.answer(*waiting)
+    await hive.desk.store.erase_content(hive.clock.unix_ms() + 1)
+    await hive.store.cancel(batch.id, hive.clock.unix_ms())
+    await hive.restart()
+    over = await hive.until_ended(batch)
+    assert (over.status, over.output_file_id) == ("cancelled", None)
+    assert sorted(hive.written(over.error_file_id)) == names(2)
+    assert len(hive.arrived) == 2
 
 
 async def test_a_shutdown_leaves_the_rest_to_the_next_process(hive: Hive) -> None:
