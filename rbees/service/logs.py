@@ -24,6 +24,8 @@ __all__ = ["configure", "correlation_id", "logger"]
 
 _MAX_FOREIGN_TEXT: Final = 300
 _MAX_FRAMES: Final = 40
+_MAX_LINKS: Final = 5
+_MAX_WITHIN: Final = 3
 
 
 def configure(role: str, level: str = "info", format_: str = "auto") -> None:
@@ -61,10 +63,11 @@ def safe_traceback(_logger: Any, _method: str, event: structlog.typing.EventDict
 
 
 def describe(error: BaseException) -> list[dict[str, Any]]:
-    """The chain of an exception, last raised first, without values that a caller sent."""
+    """The chain of an exception, last raised first, without values that a caller sent. A group stands before its first ones."""
     chain: list[dict[str, Any]] = []
-    link: BaseException | None = error
-    while link is not None and len(chain) < 5:
+    left: list[BaseException] = [error]
+    while left and len(chain) < _MAX_LINKS:
+        link = left.pop(0)
         frames = traceback.extract_tb(link.__traceback__)[-_MAX_FRAMES:]
         entry: dict[str, Any] = {"type": type(link).__name__, "frames": [f"{f.filename}:{f.lineno} {f.name}" for f in frames]}
         if isinstance(link, RbeesError | AssertionError):
@@ -72,7 +75,9 @@ def describe(error: BaseException) -> list[dict[str, Any]]:
         elif isinstance(link, OSError) and link.strerror:
             entry["text"] = link.strerror
         chain.append(entry)
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        before = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        within = link.exceptions[:_MAX_WITHIN] if isinstance(link, BaseExceptionGroup) else ()
+        left = [*within, *([before] if before is not None else []), *left]
     return chain
 
 

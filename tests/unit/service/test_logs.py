@@ -77,6 +77,28 @@ def test_our_own_texts_show_along_the_chain(lines: Any) -> None:
     assert [link.get("text") for link in line["exception"]] == ["INTERNAL: It broke.", None]
 
 
+def test_a_group_shows_what_broke_within(lines: Any) -> None:
+    def deep() -> None:
+        raise RbeesError(ErrorCode.INTERNAL, "It is broken.")
+
+    try:
+        deep()
+    except RbeesError as error:
+        group = ExceptionGroup("of tasks", [ExceptionGroup("of others", [error]), *[ValueError(SECRET)] * 9])
+    logs.logger().error("a task failed", exc_info=group)
+    (line,) = lines()
+    assert [link["type"] for link in line["exception"]] == [
+        "ExceptionGroup",
+        "ExceptionGroup",
+        "RbeesError",
+        "ValueError",
+        "ValueError",
+    ]
+    assert line["exception"][2]["text"] == "INTERNAL: It is broken."
+    assert line["exception"][2]["frames"][-1].endswith(" deep")
+    assert SECRET not in str(line)
+
+
 def test_operating_system_errors_keep_their_words(lines: Any) -> None:
     logs.logger().error("disk", exc_info=OSError(28, "No space left on device", "/secret/path"))
     (line,) = lines()
