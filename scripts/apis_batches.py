@@ -82,6 +82,9 @@ def _file() -> Iterator[str]:
 
 
 def _course() -> Iterator[str]:
+    yield "`Idempotency-Key` gives the same batch again for the same body, also once it has ended, so a program that asks again"
+    yield "after a broken connection has nothing run twice. `POST /v1/files` passes it over."
+    yield ""
     yield "## What becomes of it"
     yield ""
     yield "- **validating**: all lines are looked at before the first is run. One that is no request of this batch fails it, with"

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import msgspec
 from aiohttp import web
 
-from rbees.orcd.api.asked import read_asked
+from rbees.orcd.api.asked import KEY, read_asked
 from rbees.orcd.api.openai import SHAPE
 from rbees.orcd.batches.batches import Batches
 from rbees.orcd.batches.objects import BatchObject, BatchObjects, BatchRequest
@@ -18,6 +18,12 @@ MOST: Final = 100
 DEFAULT_PAGE: Final = 20
 _AFTER = Parameter("after", "The `last_id` of the page before.", Annotated[str, msgspec.Meta(min_length=1, max_length=128)])
 _LIMIT = Parameter("limit", f"Batches per page, {DEFAULT_PAGE} by default.", Annotated[int, msgspec.Meta(ge=1, le=MOST)])
+_KEY = Parameter(
+    KEY.name,
+    "Any text of up to 190 characters: sending the same body under the same key again gives the same batch.",
+    KEY.type_,
+    where="header",
+)
 
 
 def routes(batches: Batches) -> list[Route]:
@@ -25,7 +31,7 @@ def routes(batches: Batches) -> list[Route]:
 
     async def create(request: web.Request) -> web.Response:
         asked, headers = await read_asked(request, BatchRequest, None, lambda _: ())
-        return reply(await batches.create(asked), headers=headers)
+        return reply(await batches.create(asked, argument(request, _KEY)), headers=headers)
 
     async def list_batches(request: web.Request) -> web.Response:
         limit: int = argument(request, _LIMIT) or DEFAULT_PAGE
@@ -48,7 +54,8 @@ def routes(batches: Batches) -> list[Route]:
             "Have every line of an uploaded file run, behind the requests of those who wait.",
             request=BatchRequest,
             response=BatchObject,
-            errors=(ErrorCode.FILE_NOT_FOUND, ErrorCode.STORAGE_FULL),
+            errors=(ErrorCode.FILE_NOT_FOUND, ErrorCode.IDEMPOTENCY_CONFLICT, ErrorCode.STORAGE_FULL),
+            parameters=(_KEY,),
             error_shape=SHAPE,
         ),
         Route(

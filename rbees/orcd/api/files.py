@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from aiohttp import web
 
-from rbees.orcd.api.asked import IGNORED
+from rbees.orcd.api.asked import IGNORED, KEY
 from rbees.orcd.api.openai import SHAPE
 from rbees.orcd.batches.files import Files
 from rbees.orcd.batches.objects import ExpiresAfter, FileDeleted, FileObject, FileObjects
@@ -40,7 +40,10 @@ def routes(files: Files) -> list[Route]:
             form = await read_form(request, "file", files.max_file_bytes, upload.write)
             name, expires_after_s = _checked(form)
             row = await upload.keep(name, "batch", expires_after_s)
-        ignored = told(tuple(field for field in form.fields if field not in _KNOWN))
+        names = [field for field in form.fields if field not in _KNOWN]
+        if KEY.name in request.headers:
+            names.append(KEY.name)  # A second copy of a file costs its place on the disk, and expires.
+        ignored = told(tuple(names))
         return reply(file_object(row), headers={} if ignored is None else {IGNORED: ignored})
 
     async def list_files(request: web.Request) -> web.Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final, NoReturn
 
 import msgspec
@@ -61,9 +62,16 @@ class Batches:
         self._crew.start(self._sweep_files(), "files")
         return len(unended)
 
-    async def create(self, request: BatchRequest) -> BatchObject:
-        """A batch that is durable and will be run. Raises RbeesError INVALID_REQUEST, FILE_NOT_FOUND, STORAGE_FULL."""
+    async def create(self, request: BatchRequest, key: str | None = None) -> BatchObject:
+        """A batch that is durable and will be run, or the one that was created under the same key before.
+
+        Raises RbeesError INVALID_REQUEST, FILE_NOT_FOUND, IDEMPOTENCY_CONFLICT, STORAGE_FULL.
+        """
         check_batch(request, tuple(ENDPOINTS))
+        wanted = None if key is None else hashlib.sha256(encode(request)).digest()
+        before = await self._before(key, wanted)
+        if before is not None:
+            return batch_object(before)
         file = await self._files.row(request.input_file_id)
         if file.purpose != "batch":
             raise refusal("This file was written by a batch; upload one with the purpose `batch`.", "input_file_id")
@@ -79,15 +87,28 @@ class Batches:
             expires_at_ms=now_ms + WINDOW_MS,
             output_file_id=self._files.new_id(),
             error_file_id=self._files.new_id(),
+            idempotency_key=key,
+            request_sha256=wanted,
         )
         # A client that leaves meanwhile must not leave a batch that nobody runs.
         return batch_object(await self._crew.whole(self._created(new), "batch_created"))
 
     async def _created(self, new: NewBatch) -> BatchRow:
         if not await self._store.create(new):
+            before = await self._before(new.idempotency_key, new.request_sha256)
+            if before is not None:
+                return before
             await self._files.row(new.input_file_id)  # It was deleted just now, and this says so.
         self._carry(new.batch_id)
         return await self._row(new.batch_id)
+
+    async def _before(self, key: str | None, wanted: bytes | None) -> BatchRow | None:
+        """What was created under a key before. Raises RbeesError IDEMPOTENCY_CONFLICT."""
+        row = None if key is None else await self._store.batch_under(key)
+        if row is not None and row.request_sha256 != wanted:
+            message = "This Idempotency-Key was used for another batch; send a new key."
+            raise RbeesError(ErrorCode.IDEMPOTENCY_CONFLICT, message, batch_id=row.batch_id)
+        return row
 
     async def show(self, batch_id: str) -> BatchObject:
         """A batch. Raises RbeesError BATCH_NOT_FOUND."""

@@ -38,6 +38,8 @@ class NewBatch:
     expires_at_ms: int
     output_file_id: str
     error_file_id: str
+    idempotency_key: str | None
+    request_sha256: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class BatchRow:
     output_file_id: str
     error_file_id: str
     errors: bytes | None
+    idempotency_key: str | None
+    request_sha256: bytes | None
     so_far: Recorded
 
 
@@ -118,12 +122,17 @@ class BatchStore:
     # ---- batches -------------------------------------------------------------------------------------------------------
 
     async def create(self, new: NewBatch) -> bool:
-        """A batch that is to be validated; False where its file is gone."""
+        """A batch that is to be validated; False where its file is gone, or another has its key."""
         return await self._change("insert_batch", **asdict(new)) > 0
 
     async def batch(self, batch_id: str) -> BatchRow | None:
         """The batch with this id."""
         rows = await self._select("batch_by_id", batch_id=batch_id)
+        return _batch(rows[0]) if rows else None
+
+    async def batch_under(self, key: str) -> BatchRow | None:
+        """The batch that was created under an idempotency key."""
+        rows = await self._select("batch_by_idempotency_key", key=key)
         return _batch(rows[0]) if rows else None
 
     async def batches(self, *, after: str | None, limit: int) -> list[BatchRow]:

@@ -18,6 +18,7 @@ from openai import OpenAI
 from openai.types import Batch
 
 from rbees.orcd.batches.lines import MAX_LINES
+from rbees.service.passed_over import HEADER
 from tests.support.door import Door
 from tests.support.home import Home, wait_until
 from tests.support.jobs import show
@@ -280,6 +281,23 @@ def test_what_is_not_there_is_not_found(client: OpenAI) -> None:
     ):
         with pytest.raises(openai.NotFoundError):
             asked()
+
+
+def test_a_key_makes_one_batch_and_is_told_to_be_of_no_use_for_a_file(client: OpenAI, door: Door) -> None:
+    headers = {"Idempotency-Key": "swarm"}
+    content = ("in.jsonl", jsonl(chat("a", door.plain)))
+    raw = client.files.with_raw_response.create(file=content, purpose="batch", extra_headers=headers)
+    assert raw.headers[HEADER] == "Idempotency-Key"
+    file_id = raw.parse().id
+    made = [
+        client.batches.create(input_file_id=file_id, endpoint=CHATS, completion_window="24h", extra_headers=headers)
+        for _ in range(2)
+    ]
+    assert made[0].id == made[1].id
+    with pytest.raises(openai.ConflictError):
+        client.batches.create(
+            input_file_id=file_id, endpoint=CHATS, completion_window="24h", metadata={"a": "b"}, extra_headers=headers
+        )
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------------

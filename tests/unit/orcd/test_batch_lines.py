@@ -100,6 +100,8 @@ def test_a_batch_is_one_to_the_package() -> None:
         output_file_id="file-o",
         error_file_id="file-e",
         errors=encode((BatchError(code="x", line=1, message="y"),)),
+        idempotency_key=None,
+        request_sha256=None,
         so_far=Recorded(1, 2, 10, 4, 5, 1, 100, 0, None),
     )
     read = TheirBatch.model_validate_json(encode(batch_object(row)))

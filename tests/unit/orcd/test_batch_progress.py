@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import pytest
+from msgspec.structs import replace
 
 from rbees.orcd.batches import files as files_module
 from rbees.orcd.batches import reading
@@ -227,6 +228,26 @@ async def test_jobs_of_a_batch_are_for_those_who_do_not_wait(hive: Hive) -> None
     await hive.until_waiting(2)
     rows = hive.desk.database.rows("SELECT priority, session_id, cancel_on_disconnect FROM jobs ORDER BY number")
     assert rows == [("batch", batch.id, 0)] * 2
+
+
+# ---- under a key ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_key_gives_the_same_batch_again_and_no_second_one(hive: Hive) -> None:
+    file_id = await hive.upload(chat("a"))
+    request = BatchRequest(input_file_id=file_id, endpoint=CHATS, completion_window="24h", metadata={"a": "b"})
+    at_once = await asyncio.gather(*[hive.batches.create(request, "key") for _ in range(5)])
+    assert len({batch.id for batch in at_once}) == 1
+    over = await hive.until_ended(at_once[0])
+    await hive.files.delete(file_id)
+    assert await hive.batches.create(request, "key") == over
+    with pytest.raises(RbeesError) as refused:
+        await hive.batches.create(replace(request, metadata={"a": "c"}), "key")
+    assert refused.value.code is ErrorCode.IDEMPOTENCY_CONFLICT
+    with pytest.raises(RbeesError) as missing:
+        await hive.batches.create(request, "another key")
+    assert missing.value.code is ErrorCode.FILE_NOT_FOUND
+    assert len(await hive.batches.list(after=None, limit=9)) == 1
 
 
 # ---- a client that leaves ------------------------------------------------------------------------------------------------

@@ -254,14 +254,18 @@ UNION ALL SELECT error_file_id FROM batches WHERE ended_at_ms IS NULL;
 -- Only while its file is there: a client may delete that at the same moment.
 INSERT INTO batches (
     batch_id, status, input_file_id, endpoint, metadata, output_expires_after_s, correlation_id, created_at_ms, expires_at_ms,
-    output_file_id, error_file_id
+    output_file_id, error_file_id, idempotency_key, request_sha256
 ) SELECT
     :batch_id, 'validating', :input_file_id, :endpoint, :metadata, :output_expires_after_s, :correlation_id, :created_at_ms,
-    :expires_at_ms, :output_file_id, :error_file_id
-WHERE EXISTS (SELECT 1 FROM files WHERE file_id = :input_file_id);
+    :expires_at_ms, :output_file_id, :error_file_id, :idempotency_key, :request_sha256
+WHERE EXISTS (SELECT 1 FROM files WHERE file_id = :input_file_id)
+ON CONFLICT (idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING;
 
 -- batch_by_id --
 SELECT * FROM batches WHERE batch_id = :batch_id;
+
+-- batch_by_idempotency_key --
+SELECT * FROM batches WHERE idempotency_key = :key;
 
 -- list_batches --
 -- Newest first, behind the cursor.
