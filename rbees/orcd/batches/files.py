@@ -80,17 +80,28 @@ class Files:
     async def delete(self, file_id: str) -> None:
         """Remove a file for good. Raises RbeesError FILE_NOT_FOUND, FILE_IN_USE."""
         await self.row(file_id)
-        if not await self._store.delete_file(file_id):
+        deleting = asyncio.ensure_future(self._delete(file_id))
+        try:
+            is_gone = await asyncio.shield(deleting)
+        except asyncio.CancelledError:
+            await asyncio.wait([deleting])  # A client that leaves meanwhile must not leave content without a row.
+            raise
+        if not is_gone:
             await self.row(file_id)
             message = "A batch that has not ended reads this file; cancel the batch or wait for its end."
             raise RbeesError(ErrorCode.FILE_IN_USE, message, file_id=file_id)
+
+    async def _delete(self, file_id: str) -> bool:
+        """Whether it could be."""
+        if not await self._store.delete_file(file_id):
+            return False
         await self.remove(file_id)
+        return True
 
     async def sweep(self) -> None:
         """Remove what has expired. Raises RbeesError STORAGE_FULL."""
         for file_id in await self._store.expired_files(self._clock.unix_ms()):
-            if await self._store.delete_file(file_id):
-                await self.remove(file_id)
+            await self._delete(file_id)
 
     async def remove(self, file_id: str) -> None:
         """Remove the content of a file that has no row."""

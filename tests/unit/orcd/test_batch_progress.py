@@ -638,6 +638,27 @@ async def test_a_file_that_a_batch_reads_is_not_deleted(hive: Hive) -> None:
     assert missing.value.code is ErrorCode.FILE_NOT_FOUND
 
 
+async def test_a_file_whose_client_left_while_it_was_deleted_is_gone(hive: Hive, monkeypatch: pytest.MonkeyPatch) -> None:
+    file_id = await hive.upload(b"x")
+    change, committed, is_gone = hive.store.delete_file, asyncio.Event(), asyncio.Event()
+
+    async def slowly(name: str) -> bool:
+        changed = await change(name)
+        committed.set()
+        await is_gone.wait()
+        return changed
+
+    monkeypatch.setattr(hive.store, "delete_file", slowly)
+    client = asyncio.create_task(hive.files.delete(file_id))
+    await committed.wait()
+    client.cancel()
+    await settle()
+    is_gone.set()
+    await asyncio.gather(client, return_exceptions=True)
+    assert client.cancelled()
+    assert not hive.files.path(file_id).exists()
+
+
 async def test_what_a_batch_wrote_is_no_input(hive: Hive) -> None:
     over = await hive.until_ended(await hive.begin(1))
     assert over.output_file_id is not None
