@@ -36,7 +36,7 @@ def items_of(request: ResponseRequest | CountRequest) -> tuple[Item, ...]:
 
 def _respond(request: ResponseRequest) -> None:
     items = items_of(request)
-    job = response_job(request, (), items)
+    job = response_job(request, (), items, None)
     check_job(job)
     assert msgspec.json.decode(msgspec.json.encode(job), type=JobRequest) == job
     record = record_of(request, job, items)
@@ -45,7 +45,7 @@ def _respond(request: ResponseRequest) -> None:
 
 ASKED: dict[str, tuple[type[ResponseRequest | CountRequest], Callable[[Any], object]]] = {
     "/v1/responses": (ResponseRequest, _respond),
-    "/v1/responses/input_tokens": (CountRequest, lambda request: counted_prompt(request, (), items_of(request))),
+    "/v1/responses/input_tokens": (CountRequest, lambda request: counted_prompt(request, (), items_of(request), None)),
 }
 
 
@@ -71,7 +71,7 @@ def test_every_body_becomes_a_job_or_is_refused(path: str) -> None:
         refusal: RbeesError | None = None
         try:
             reading = read_foreign(body, type_)
-            told((*reading.passed_over, *unmet(reading.request)))
+            told((*reading.passed_over, *unmet(reading.request, None)))
             made_of(reading.request)
         except RbeesError as error:
             refusal = error
@@ -123,7 +123,7 @@ def test_a_stream_is_the_same_wherever_it_broke(
     journal: list[Event], background: bool, parallel: bool, data: st.DataObject
 ) -> None:
     request = ResponseRequest(model="m", input="hum", background=background, parallel_tool_calls=parallel)
-    asked = record_of(request, response_job(request, (), items_of(request)), ()).asked
+    asked = record_of(request, response_job(request, (), items_of(request), None), ()).asked
 
     def begin() -> Course:
         return Course(asked, JOB_ID, 5)

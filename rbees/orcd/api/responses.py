@@ -64,10 +64,10 @@ def routes(runs: Runs, kept: KeptResponses, pools: Pools) -> list[Route]:
     counts = Counts(runs, pools)
 
     async def create(request: web.Request) -> web.StreamResponse:
-        asked, headers = await read_asked(request, ResponseRequest, runs, unmet)
+        asked, headers = await read_asked(request, ResponseRequest, runs, missed)
         earlier = () if asked.previous_response_id is None else await kept.conversation(asked.previous_response_id)
         items = await kept.resolve(read_items(asked.input, asked.model))
-        job = response_job(asked, earlier, items)
+        job = response_job(asked, earlier, items, pools.meant(asked.model).facts)
         record = record_of(asked, job, items)
         data = encode(record)
         async with runs.of([job], argument(request, KEY), beside=beside(data) if asked.is_kept else None) as [run]:
@@ -106,11 +106,15 @@ def routes(runs: Runs, kept: KeptResponses, pools: Pools) -> list[Route]:
         return reply(item_page(found.input, limit, order, argument(request, _AFTER), argument(request, _BEFORE)))
 
     async def count(request: web.Request) -> web.Response:
-        asked, headers = await read_asked(request, CountRequest, None, unmet)
+        asked, headers = await read_asked(request, CountRequest, None, missed)
         earlier = () if asked.previous_response_id is None else await kept.conversation(asked.previous_response_id)
-        prompt = counted_prompt(asked, earlier, await kept.resolve(read_items(asked.input, asked.model)))
+        items = await kept.resolve(read_items(asked.input, asked.model))
+        prompt = counted_prompt(asked, earlier, items, pools.meant(asked.model).facts)
         counted = await counts.count(asked.model, prompt, wait_s(request))
         return reply(CountedTokens(input_tokens=counted), headers=headers)
+
+    def missed(asked: ResponseRequest | CountRequest) -> tuple[str, ...]:
+        return unmet(asked, pools.meant(asked.model).facts)
 
     async def _found(request: web.Request) -> Found:
         return await kept.find(request.match_info["response_id"])

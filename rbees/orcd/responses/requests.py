@@ -22,11 +22,13 @@ from rbees.orcd.openai.shared import (
     refusal,
 )
 from rbees.orcd.openai.shared import unmet as unmet_of_any
+from rbees.orcd.responses import efforts
 from rbees.orcd.responses.answers import AnsweredTool, ReasoningSettings, Response
 from rbees.orcd.responses.items import Input, Item, check_length, turns_of
 from rbees.protocol.chat import MAX_TOOLS, ChatMessage, NamedTool, TemplateOption, TemplateOptions, Tool, ToolChoice, ToolName
 from rbees.protocol.codec import Message
 from rbees.protocol.jobs import JobRequest
+from rbees.protocol.pools import ModelFacts
 from rbees.protocol.response_format import JsonObjectFormat, JsonSchemaFormat, ResponseFormat
 from rbees.protocol.sampling import TopLogprobs
 from rbees.protocol.workers import TokenizeRequest
@@ -99,8 +101,9 @@ _ABOUT_PREVIOUS: Final = msgspec.Meta(
     description="The conversation goes on behind that response: what it was asked and what it answered come first."
 )
 _ABOUT_REASONING: Final = msgspec.Meta(
-    description="`effort` is told to the model's template, as `reasoning_effort` of a chat. Thoughts are answered as they are: "
-    "`summary` is passed over and named."
+    description="`effort` is told to the model's template: `none` as `enable_thinking` false, others as `reasoning_effort` or else "
+    "as `enable_thinking` true; named as ignored where the model does otherwise or knows no levels. Thoughts are answered as they "
+    "are: `summary` is passed over and named."
 )
 _ABOUT_TEXT: Final = msgspec.Meta(
     description="`format`: `text`, `json_object`, `json_schema`; schemas are always followed, `strict` or not."
@@ -247,8 +250,10 @@ class PromptSource(Protocol):
         """How to think."""
 
 
-def response_job(request: ResponseRequest, earlier: Sequence[ChatMessage], items: Sequence[Item]) -> JobRequest:
-    """The job that a response asks for; `earlier` is the conversation before its `items`.
+def response_job(
+    request: ResponseRequest, earlier: Sequence[ChatMessage], items: Sequence[Item], facts: ModelFacts | None
+) -> JobRequest:
+    """The job that a response asks for, of a model of which that is known; `earlier` is the conversation before its `items`.
 
     Raises:
         RbeesError: INVALID_REQUEST for what contradicts itself or cannot be read, by its place.
@@ -264,7 +269,7 @@ def response_job(request: ResponseRequest, earlier: Sequence[ChatMessage], items
     max_tokens: int | None = one_of(request, "max_output_tokens", "max_tokens", "n_predict")
     return JobRequest(
         **fields,
-        **_prompt(request, earlier, items, request.chat_template_kwargs or {}),
+        **_prompt(request, earlier, items, facts, request.chat_template_kwargs or {}),
         max_tokens=None if max_tokens == -1 else max_tokens,
         logprobs=LOGPROBS in (request.include or ()) or bool(request.top_logprobs),
         top_logprobs=request.top_logprobs or 0,
@@ -273,9 +278,11 @@ def response_job(request: ResponseRequest, earlier: Sequence[ChatMessage], items
     )
 
 
-def counted_prompt(request: CountRequest, earlier: Sequence[ChatMessage], items: Sequence[Item]) -> TokenizeRequest:
+def counted_prompt(
+    request: CountRequest, earlier: Sequence[ChatMessage], items: Sequence[Item], facts: ModelFacts | None
+) -> TokenizeRequest:
     """What a worker is to count. Raises as `response_job`."""
-    return TokenizeRequest(**_prompt(request, earlier, items, {}))
+    return TokenizeRequest(**_prompt(request, earlier, items, facts, {}))
 
 
 def record_of(request: ResponseRequest, job: JobRequest, items: Sequence[Item]) -> Record:
@@ -316,10 +323,11 @@ def conversation_of(job: JobRequest, asked: Response, output: Sequence[Item]) ->
     return (*(told if asked.instructions is None else told[1:]), *turns_of(output))
 
 
-def unmet(request: ResponseRequest | CountRequest) -> tuple[str, ...]:
-    """Fields that are known, and whose value asks for what nobody does."""
+def unmet(request: ResponseRequest | CountRequest, facts: ModelFacts | None) -> tuple[str, ...]:
+    """Fields that are known, and whose value asks for what nobody does, or not this model."""
     settings = request.reasoning or Reasoning()
-    names = [f"reasoning.{name}" for name in ("summary", "generate_summary") if getattr(settings, name) is not None]
+    names = ["reasoning.effort"] if efforts.is_unmet(settings.effort, facts) else []
+    names += [f"reasoning.{name}" for name in ("summary", "generate_summary") if getattr(settings, name) is not None]
     if isinstance(request, ResponseRequest):
         names += unmet_of_any(request)
         names += [f"include[{number}]" for number, name in enumerate(request.include or ()) if name != LOGPROBS]
@@ -327,19 +335,18 @@ def unmet(request: ResponseRequest | CountRequest) -> tuple[str, ...]:
 
 
 def _prompt(
-    request: PromptSource, earlier: Sequence[ChatMessage], items: Sequence[Item], options: Mapping[str, TemplateOption]
+    request: PromptSource,
+    earlier: Sequence[ChatMessage],
+    items: Sequence[Item],
+    facts: ModelFacts | None,
+    options: Mapping[str, TemplateOption],
 ) -> dict[str, Any]:
     instructions = () if request.instructions is None else (ChatMessage(role="system", content=request.instructions),)
     messages = (*instructions, *earlier, *turns_of(items))
     check_length(messages)
     tools = tuple(_tool(tool, f"tools[{number}]") for number, tool in enumerate(request.tools or ()))
     tools, choice = _chosen(tools, request.tool_choice)
-    effort = None if request.reasoning is None else request.reasoning.effort
-    told: dict[str, TemplateOption] = {}
-    if effort == "none":
-        told["enable_thinking"] = False
-    elif effort is not None:
-        told["reasoning_effort"] = effort
+    told = efforts.told((request.reasoning or Reasoning()).effort, facts)
     return {"messages": messages, "tools": tools, "tool_choice": choice, "template_options": {**told, **options}}
 
 

@@ -42,7 +42,7 @@ THEIRS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 def record(**fields: Any) -> Record:
     request = read_foreign(encode({"model": "m", "input": "hum", **fields}), ResponseRequest).request
     items = tuple(item for item in read_items(request.input, request.model) if not isinstance(item, Reference))
-    return record_of(request, response_job(request, (), items), items)
+    return record_of(request, response_job(request, (), items, None), items)
 
 
 def begin(**fields: Any) -> Course:

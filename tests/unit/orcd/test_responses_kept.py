@@ -40,7 +40,7 @@ from tests.support.orcd_parts import Desk, end, settle, started, token
 def asked(**fields: Any) -> tuple[JobRequest, Record]:
     request = read_foreign(encode({"model": "bees", "input": "hum", "background": True, **fields}), ResponseRequest).request
     items = tuple(item for item in read_items(request.input, request.model) if not isinstance(item, Reference))
-    job = response_job(request, (), items)
+    job = response_job(request, (), items, None)
     return job, record_of(request, job, items)
 
 

@@ -26,10 +26,16 @@ from rbees.protocol.chat import MAX_MESSAGES, ChatMessage, NamedTool, TextPart, 
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import JobRequest, check_job
+from rbees.protocol.pools import ModelFacts
 from rbees.protocol.response_format import JsonObjectFormat, JsonSchemaFormat
+from tests.support.host_facts import model
 
 COUNT: dict[str, Any] = {"type": "function", "name": "count", "parameters": {"type": "object"}, "strict": True}
 WEIGH: dict[str, Any] = {"type": "function", "name": "weigh", "description": "Weigh a hive."}
+ABLE = model(template_words=("tools", "enable_thinking", "reasoning_effort", "</think>"))
+SWITCHED = model(template_words=("tools", "enable_thinking", "</think>"))
+THINKS = model(template_words=("tools", "[/THINK]"))
+PLAIN = model()
 JOB_ID = "job-0123456789abcdefghjkmnpqrs"
 
 
@@ -46,20 +52,20 @@ def read(**fields: Any) -> ResponseRequest:
 
 def job_of(earlier: tuple[ChatMessage, ...] = (), **fields: Any) -> JobRequest:
     request = read(**fields)
-    job = response_job(request, earlier, items_of(request))
+    job = response_job(request, earlier, items_of(request), ABLE)
     check_job(job)
     return job
 
 
 def record(**fields: Any) -> Record:
     request = read(**fields)
-    return record_of(request, response_job(request, (), items_of(request)), items_of(request))
+    return record_of(request, response_job(request, (), items_of(request), ABLE), items_of(request))
 
 
 def refused(**fields: Any) -> RbeesError:
     def ask() -> None:
         request = read_foreign(encode({"model": "m", "input": "hum", **fields}), ResponseRequest).request
-        check_job(response_job(request, (), items_of(request)))
+        check_job(response_job(request, (), items_of(request), ABLE))
 
     with pytest.raises(RbeesError) as caught:
         ask()
@@ -122,6 +128,32 @@ def test_settings_go_over_under_their_own_or_another_name() -> None:
     assert job_of(prompt_cache_key="k").session_id == "k"
     assert job_of(user="u", prompt_cache_key="k").session_id == "u"
     assert job_of(max_tokens=9).max_tokens == job_of(n_predict=9).max_tokens == 9
+
+
+@pytest.mark.parametrize(
+    ("facts", "effort", "told", "named_as_ignored"),
+    [
+        (ABLE, "medium", {"reasoning_effort": "medium"}, False),
+        (ABLE, "none", {"enable_thinking": False}, False),
+        (SWITCHED, "medium", {"enable_thinking": True}, True),
+        (SWITCHED, "none", {"enable_thinking": False}, False),
+        (THINKS, "high", {}, True),
+        (THINKS, "none", {}, True),
+        (PLAIN, "medium", {}, True),
+        (PLAIN, "none", {}, False),
+        (None, "medium", {}, True),
+        (ABLE, None, {}, False),
+    ],
+)
+def test_an_effort_that_a_template_cannot_be_told_is_passed_over_and_named(
+    facts: ModelFacts | None, effort: str | None, told: dict[str, Any], named_as_ignored: bool
+) -> None:
+    request = read(reasoning={"effort": effort, "summary": "auto"})
+    assert response_job(request, (), items_of(request), facts).template_options == told
+    names = ("reasoning.effort", "reasoning.summary") if named_as_ignored else ("reasoning.summary",)
+    assert unmet(request, facts) == names
+    counting = read_foreign(encode({"model": "m", "input": "hum", "reasoning": {"effort": effort}}), CountRequest).request
+    assert counted_prompt(counting, (), items_of(counting), facts).template_options == told
 
 
 def test_in_the_background_nobody_has_to_stay() -> None:
@@ -240,8 +272,8 @@ def test_fields_of_a_job_have_their_names_here() -> None:
 
 def test_what_nobody_does_and_what_is_harmless_is_passed_over_and_named() -> None:
     request = read(include=["reasoning.encrypted_content", "message.output_text.logprobs"], reasoning={"summary": "auto"})
-    assert unmet(request) == ("reasoning.summary", "include[0]")
-    assert unmet(read(cache_prompt=False)) == ("cache_prompt",)
+    assert unmet(request, ABLE) == ("reasoning.summary", "include[0]")
+    assert unmet(read(cache_prompt=False), ABLE) == ("cache_prompt",)
     fields = {"model": "m", "input": "hum", "truncation": "disabled", "moderation": None, "personality": None}
     assert read_foreign(encode(fields), CountRequest).passed_over == ()
 
@@ -313,7 +345,7 @@ def test_a_reference_is_an_id_with_or_without_its_type() -> None:
 
 def test_a_conversation_goes_on_without_the_instructions_of_before() -> None:
     first = read(instructions="Be brief.")
-    job = response_job(first, (), items_of(first))
+    job = response_job(first, (), items_of(first), ABLE)
     output = items_of(read(input=SPOKEN[2:6]))
     earlier = conversation_of(job, record_of(first, job, items_of(first)).asked, output)
     assert [turn.role for turn in earlier] == ["user", "assistant"]
@@ -334,7 +366,7 @@ def test_a_conversation_may_not_grow_without_end() -> None:
 def test_the_prompt_that_is_counted_is_that_of_the_job() -> None:
     fields: dict[str, Any] = {"input": SPOKEN, "instructions": "Sing.", "tools": [COUNT], "reasoning": {"effort": "low"}}
     request = read_foreign(encode({"model": "m", **fields}), CountRequest).request
-    counted = counted_prompt(request, (), items_of(request))
+    counted = counted_prompt(request, (), items_of(request), ABLE)
     job = job_of(**fields)
     assert (counted.messages, counted.tools, counted.tool_choice) == (job.messages, job.tools, job.tool_choice)
     assert counted.template_options == job.template_options
