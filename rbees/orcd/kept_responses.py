@@ -51,9 +51,9 @@ class Found:
         return named(msgspec.json.decode(self.record, type=Record).input, self.row.job_id)
 
 
-def beside(record: bytes) -> Beside:
-    """What is kept of a response beside its job."""
-    return Beside(record, lambda number: (kept(number, record),))
+def beside(record: bytes, *, is_kept: bool = True) -> Beside:
+    """What is kept of a response beside its job. Of one that is not, nothing but what an idempotency key stands for."""
+    return Beside(record, lambda number: (kept(number, record),) if is_kept else ())
 
 
 class KeptResponses:

@@ -70,7 +70,7 @@ def routes(runs: Runs, kept: KeptResponses, pools: Pools) -> list[Route]:
         job = response_job(asked, earlier, items, pools.meant(asked.model).facts)
         record = record_of(asked, job, items)
         data = encode(record)
-        async with runs.of([job], argument(request, KEY), beside=beside(data) if asked.is_kept else None) as [run]:
+        async with runs.of([job], argument(request, KEY), beside=beside(data, is_kept=asked.is_kept)) as [run]:
             found, headers = Found(run.row, record.asked, data), headers | names_of([run])
             if asked.background:
                 return await _replay(request, run, found, headers) if asked.streams else reply(await _now(found), headers=headers)

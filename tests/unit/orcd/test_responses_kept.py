@@ -61,7 +61,7 @@ class Shelf:
     async def respond(self, key: str | None = None, **fields: Any) -> str:
         """The job of a response that is kept."""
         job, record = asked(**fields)
-        async with self.runs.of([job], key, beside=beside(encode(record))) as [run]:
+        async with self.runs.of([job], key, beside=beside(encode(record), is_kept=record.asked.store)) as [run]:
             return run.row.job_id
 
     async def answer(self, job_id: str, *events: object) -> None:
@@ -281,6 +281,23 @@ async def test_under_one_key_there_is_one_response(shelf: Shelf) -> None:
     error = await refusal(shelf.respond("key", metadata={"hive": "b"}))
     assert error.code is ErrorCode.IDEMPOTENCY_CONFLICT
     assert len(shelf.desk.database.rows("SELECT job FROM responses")) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({}, {"store": False}),
+        ({"store": False}, {}),
+        ({"store": False}, {"store": False, "metadata": {"hive": "b"}}),
+    ],
+)
+async def test_one_that_is_not_kept_has_its_key_for_itself(shelf: Shelf, first: dict[str, Any], then: dict[str, Any]) -> None:
+    fields: dict[str, Any] = {"background": False}
+    job_id = await shelf.respond("key", **fields, **first)
+    assert await shelf.respond("key", **fields, **first) == job_id
+    assert (await refusal(shelf.respond("key", **fields, **then))).code is ErrorCode.IDEMPOTENCY_CONFLICT
+    kept = shelf.desk.database.rows("SELECT job FROM responses")
+    assert len(kept) == (0 if "store" in first else 1)
 
 
 async def test_a_record_is_read_as_it_was_written(shelf: Shelf) -> None:
