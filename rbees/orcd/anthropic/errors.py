@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final, Literal
 
@@ -65,6 +66,9 @@ _NAMES: Final = {
     "stop": "stop_sequences",
 }
 """Fields of a job that this API calls otherwise."""
+_OF_FIELDS: Final = frozenset({ErrorCode.INVALID_REQUEST, ErrorCode.CONTEXT_EXCEEDED, ErrorCode.MODEL_INCOMPATIBLE})
+"""Refusals that speak of fields; in others such a word is the name of a model."""
+_FIELD: Final = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*)`")
 
 
 def body_of(error: RbeesError, request_id: str | None = None) -> ErrorAnswer:
@@ -96,10 +100,13 @@ def headers_of(error: RbeesError) -> Mapping[str, str]:
 
 def _sentence(error: RbeesError) -> str:
     """What happened; agents that shorten their conversation when it no longer fits know that by these words."""
+    message = error.message
+    if error.code in _OF_FIELDS:
+        message = _FIELD.sub(lambda found: f"`{_named(found[1])}`", message)
     prompt, context = error.details.get("prompt_tokens"), error.details.get("ctx_tokens")
     if error.code is ErrorCode.CONTEXT_EXCEEDED and prompt is not None and context is not None:
-        return f"prompt is too long: {prompt} tokens > {context} maximum. {error.message}"
-    return error.message
+        return f"prompt is too long: {prompt} tokens > {context} maximum. {message}"
+    return message
 
 
 def _named(field: str) -> str:

@@ -70,11 +70,13 @@ def routes(runs: Runs, kept: KeptResponses, pools: Pools) -> list[Route]:
         job = response_job(asked, earlier, items, pools.meant(asked.model).facts)
         record = record_of(asked, job, items)
         data = encode(record)
-        async with runs.of([job], argument(request, KEY), beside=beside(data, is_kept=asked.is_kept)) as [run]:
-            found, headers = Found(run.row, record.asked, data), headers | names_of([run])
-            if asked.background:
-                return await _replay(request, run, found, headers) if asked.streams else reply(await _now(found), headers=headers)
-            with told_as_sent(asked):
+        with told_as_sent(asked):
+            async with runs.of([job], argument(request, KEY), beside=beside(data, is_kept=asked.is_kept)) as [run]:
+                found, headers = Found(run.row, record.asked, data), headers | names_of([run])
+                if asked.background and not asked.streams:
+                    return reply(await _now(found), headers=headers)
+                if asked.background:
+                    return await _replay(request, run, found, headers)
                 if asked.streams:
                     return await stream(request, [run], Frames(found.begin()), headers, wait_s(request))
                 return reply(await _answer(run, found.begin(), wait_s(request)), headers=headers)

@@ -16,7 +16,8 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 _FORM: Final = "response_format"
 _EXTRAS: Final = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "json_schema", "grammar")
 _OF_FORM: Final = re.compile(rf"`{_FORM}(?:\.\w+)*`")
-_LENGTHS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens", "n_predict")
+_LENGTH: Final = "max_tokens"
+_LENGTHS: Final = ("max_completion_tokens", "max_output_tokens", _LENGTH, "n_predict")
 _INPUTS: Final = ("messages", "prompt", "input", "documents")
 _EFFORTS: Final = {
     "template_options.reasoning_effort": "how much to think",
@@ -28,7 +29,8 @@ def as_sent(error: RbeesError, asked: Foreign) -> RbeesError:
     """The same error, about the field that the client sent."""
     field = error.details.get("field")
     if error.code is ErrorCode.CONTEXT_EXCEEDED:
-        return _about(error, _exceeding(error, asked))
+        sent = next(_lengths(asked), _LENGTH)
+        return _about(error, _exceeding(error, asked), error.message.replace(f"`{_LENGTH}`", f"`{sent}`"))
     if not isinstance(field, str) or not isinstance(asked, TextRequest):
         return error
     if field.partition(".")[0] == _FORM:
@@ -56,7 +58,7 @@ def form_field(asked: TextRequest) -> str:
     inner = next((name for name in outputs.__struct_fields__ if getattr(outputs, name) is not None), None) if outputs else None
     if inner is not None:
         return f"structured_outputs.{inner}"
-    return next((name for name in _EXTRAS if getattr(asked, name) is not None), _FORM)
+    return next((name for name in _EXTRAS if getattr(asked, name) is not None), asked.form_name)
 
 
 def _options(asked: ChatRequest) -> TemplateOptions:
@@ -66,11 +68,14 @@ def _options(asked: ChatRequest) -> TemplateOptions:
 
 def _exceeding(error: RbeesError, asked: Foreign) -> str:
     """The field by which the context is exceeded: the length that was asked for where the prompt alone would fit, else that."""
-    lengths = (name for name in _LENGTHS if getattr(asked, name, None) is not None)
     inputs = (name for name in _INPUTS if name in asked.__struct_fields__)
     prompt, context = error.details.get("prompt_tokens"), error.details.get("ctx_tokens")
     fits = isinstance(prompt, int) and isinstance(context, int) and prompt < context
-    return (next(lengths, None) if fits else None) or next(inputs)
+    return (next(_lengths(asked), None) if fits else None) or next(inputs)
+
+
+def _lengths(asked: Foreign) -> Iterator[str]:
+    return (name for name in _LENGTHS if getattr(asked, name, None) is not None)
 
 
 def _about(error: RbeesError, field: str, message: str | None = None) -> RbeesError:

@@ -101,6 +101,8 @@ class TextRequest(Foreign, frozen=True, kw_only=True):
         | {"structured_outputs", "json_schema", "grammar"}
         | {"deterministic", "session_id", "timeout_ms", "deadline_ms", "cancel_on_disconnect"}
     )
+    form_name: ClassVar[str] = "response_format"
+    """The API's own field for the form of the answer."""
     model: Annotated[
         str, msgspec.Meta(min_length=1, max_length=1024, description="An alias, `hf:` or `file:` reference, sha256 or file name.")
     ]

@@ -206,9 +206,11 @@ class Course:
         if error.code is ErrorCode.CANCELLED:
             self._settle(status="cancelled")
         else:
-            told = errors.body_of(RbeesError.from_body(error)).error
+            said = RbeesError.from_body(error)
+            said.message = errors.sentence(error)
+            told = errors.body_of(said).error
             yield self._numbered(Trouble, code=told.code, message=told.message, param=told.param)
-            self._settle(status="failed", error=ResponseError(code=_code(error.code), message=error.message))
+            self._settle(status="failed", error=ResponseError(code=_code(error.code), message=said.message))
         yield self._numbered(Failed, response=self.response)
 
     # ---- events --------------------------------------------------------------------------------------------------------

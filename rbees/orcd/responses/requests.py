@@ -22,7 +22,7 @@ from rbees.orcd.openai.shared import (
     refusal,
 )
 from rbees.orcd.openai.shared import unmet as unmet_of_any
-from rbees.orcd.responses import efforts
+from rbees.orcd.responses import efforts, errors
 from rbees.orcd.responses.answers import AnsweredTool, ReasoningSettings, Response
 from rbees.orcd.responses.items import Input, Item, check_length, turns_of
 from rbees.protocol.chat import MAX_TOOLS, ChatMessage, NamedTool, TemplateOption, TemplateOptions, Tool, ToolChoice, ToolName
@@ -140,6 +140,7 @@ class ResponseRequest(TextRequest, frozen=True, kw_only=True):
         "prompt_cache_retention": ChatRequest.refused["prompt_cache_retention"],
         "truncation": _NO_CUTTING,
     }
+    form_name: ClassVar[str] = errors.FORM
     input: Annotated[Input, _ABOUT_INPUT]
     instructions: Annotated[str | None, _ABOUT_INSTRUCTIONS] = None
     previous_response_id: Annotated[ResponseId | None, _ABOUT_PREVIOUS] = None

@@ -312,6 +312,19 @@ def test_agents_know_a_prompt_that_is_too_long_by_the_words_of_the_api() -> None
     assert errors.body_of(RbeesError(ErrorCode.CONTEXT_EXCEEDED, "Shorten it.")).error.message == "Shorten it."
 
 
+def test_a_sentence_speaks_of_the_fields_of_this_api() -> None:
+    def said(message: str, code: ErrorCode = ErrorCode.INVALID_REQUEST) -> str:
+        return errors.body_of(RbeesError(code, message)).error.message
+
+    assert said("`response_format` is no schema.") == "`output_config.format` is no schema."
+    assert said("`response_format.schema` is no schema.") == "`output_config.format.schema` is no schema."
+    assert said("It uses no variable `lang`; see `template_options.lang`.") == (
+        "It uses no variable `lang`; see `chat_template_kwargs.lang`."
+    )
+    assert said("Lower `max_tokens`.", ErrorCode.CONTEXT_EXCEEDED) == "Lower `max_tokens`."
+    assert said("No model is called `stop`.", ErrorCode.NO_PLACEMENT) == "No model is called `stop`."
+
+
 @pytest.mark.parametrize("code", ErrorCode)
 def test_clients_that_would_ask_again_are_told_whether_to(code: ErrorCode) -> None:
     error = RbeesError(code, "What to do.")

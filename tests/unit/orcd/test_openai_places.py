@@ -14,6 +14,7 @@ from rbees.orcd.openai.chat_answers import ChatChunks
 from rbees.orcd.openai.completions import CompletionRequest
 from rbees.orcd.openai.places import as_sent, told_as_sent
 from rbees.orcd.openai.vectors import EmbeddingsRequest
+from rbees.orcd.responses.requests import ResponseRequest
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 
@@ -84,6 +85,9 @@ def test_an_effort_that_a_template_does_not_know_goes_by_its_own_name(
     [
         (chat(max_completion_tokens=9), 3, "max_completion_tokens"),
         (chat(max_tokens=9), 3, "max_tokens"),
+        (ResponseRequest(model="m", input="p", max_output_tokens=9), 3, "max_output_tokens"),
+        (ResponseRequest(model="m", input="p", max_tokens=9), 3, "max_tokens"),
+        (ResponseRequest(model="m", input="p", max_output_tokens=9), 30, "input"),
         (chat(max_tokens=9), 30, "messages"),
         (chat(), 3, "messages"),
         (CompletionRequest(model="m", prompt="p", n_predict=9), 3, "n_predict"),
@@ -92,8 +96,10 @@ def test_an_effort_that_a_template_does_not_know_goes_by_its_own_name(
     ],
 )
 def test_what_exceeds_the_context_is_named(asked: Any, prompt_tokens: int, param: str) -> None:
-    error = RbeesError(ErrorCode.CONTEXT_EXCEEDED, "Too long.", prompt_tokens=prompt_tokens, ctx_tokens=8)
-    assert errors.body_of(as_sent(error, asked)).error.param == param
+    error = RbeesError(ErrorCode.CONTEXT_EXCEEDED, "Lower `max_tokens`.", prompt_tokens=prompt_tokens, ctx_tokens=8)
+    told = errors.body_of(as_sent(error, asked)).error
+    assert told.param == param
+    assert f"`{param}`" in told.message or prompt_tokens > 8 or param == "messages"
 
 
 def test_other_errors_stay_as_they_are() -> None:

@@ -191,6 +191,18 @@ def test_what_is_under_way_shows_as_far_as_it_has_come() -> None:
     assert (thought["status"], said["status"], said["content"][0]["text"]) == ("completed", "in_progress", "One ")
 
 
+def test_a_failure_is_told_in_the_names_of_a_response() -> None:
+    course = begin(max_output_tokens=9)
+    failure = ErrorBody(code=ErrorCode.CONTEXT_EXCEEDED, message="Lower `max_tokens`.")
+    events = read(course, *STARTED, Error(error=failure))
+    assert [event["message"] for event in events if event["type"] == "error"] == ["Lower `max_output_tokens`."]
+    refused = ErrorBody(code=ErrorCode.INVALID_REQUEST, message="`response_format` is not a valid schema.")
+    course = begin()
+    read(course, *STARTED, Error(error=refused))
+    assert course.response.error is not None
+    assert course.response.error.message == "`text.format` is not a valid schema."
+
+
 def test_a_failure_is_told_twice_and_keeps_what_had_come() -> None:
     course = begin()
     failure = ErrorBody(code=ErrorCode.CONTEXT_EXCEEDED, message="too long")

@@ -9,6 +9,7 @@ from openai.types.responses import ResponseItem, input_token_count_params, respo
 from pydantic import TypeAdapter
 
 from rbees.orcd.door.foreign import Foreign, described, read_foreign
+from rbees.orcd.openai.places import as_sent
 from rbees.orcd.responses import errors
 from rbees.orcd.responses.items import MAX_CHARACTERS, Item, Reference, named, read_items, turns_of
 from rbees.orcd.responses.pages import item_page
@@ -268,6 +269,20 @@ def test_fields_of_a_job_have_their_names_here() -> None:
     assert told("response_format") == "text.format"
     assert told("messages[3]") == "input"
     assert told("tools") == "tools"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {}}}}, "text.format"),
+        ({"guided_json": {}}, "guided_json"),
+    ],
+)
+def test_a_form_goes_by_the_field_that_asked_for_it(fields: dict[str, Any], sent: str) -> None:
+    for field in ("response_format", "response_format.schema"):
+        error = RbeesError(ErrorCode.INVALID_REQUEST, f"`{field}` is not a valid schema.", field=field)
+        told = errors.body_of(as_sent(error, read(**fields))).error
+        assert (told.param, told.message) == (sent, f"`{sent}` is not a valid schema.")
 
 
 def test_what_nobody_does_and_what_is_harmless_is_passed_over_and_named() -> None:
