@@ -359,7 +359,7 @@ def _tool(tool: AnyTool, place: str) -> Tool:
     try:
         name = msgspec.convert(tool.name, ToolName)
     except msgspec.ValidationError:
-        message = f"`{place}.name` is missing or no name of a tool; write letters, digits, `_`, `.`, `:` or `-`, at most 64."
+        message = f"`{place}.name` is missing or no name of a tool; write letters, digits, `_`, `.`, `:` or `-`, at most 128."
         raise refusal(message, f"{place}.name") from None
     return Tool(name=name, description=tool.description or "", parameters=tool.parameters or {})
 

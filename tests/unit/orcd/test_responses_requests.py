@@ -261,6 +261,11 @@ def test_what_cannot_be_done_is_refused_by_its_place(fields: dict[str, Any], pla
     assert param(**fields) == place
 
 
+def test_the_longest_name_of_a_tool_is_told_as_it_is() -> None:
+    assert job_of(tools=[{"type": "function", "name": "n" * 128}]).tools[0].name == "n" * 128
+    assert "at most 128" in refused(tools=[{"type": "function", "name": "n" * 129}]).message
+
+
 def test_fields_of_a_job_have_their_names_here() -> None:
     def told(field: str) -> str | None:
         return errors.body_of(RbeesError(ErrorCode.INVALID_REQUEST, "no", field=field)).error.param
