@@ -36,7 +36,8 @@ network did or because orcd was killed, is taken up behind the last event that w
 _MORE: Final = """\
 - **The last event** is `response.completed`, `response.incomplete` (for want of tokens) or `response.failed`. A stream that ends
   without one has broken off, and can be taken up. An `error` event before `response.failed` says why; a response that was cancelled
-  has none, and its last event is `response.failed` with the status `cancelled`.
+  has none, and its last event is `response.failed` with the status `cancelled`. Who waits for the whole of it gets it with that
+  status too.
 - **`background`**: true answers at once, with the status `queued`, and the response goes on whoever leaves. Without it, a response
   whose client has been gone for five seconds is cancelled, fifteen after a restart of orcd; who takes its stream up within that
   keeps it going, and so does `cancel_on_disconnect`: false.

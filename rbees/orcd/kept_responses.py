@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from rbees.orcd.door.runs import Runs
+from rbees.orcd.door.runs import Run, Runs
 from rbees.orcd.door.streams import each_event
 from rbees.orcd.frames import journaled
 from rbees.orcd.jobs import Jobs
@@ -54,6 +54,18 @@ class Found:
 def beside(record: bytes, *, is_kept: bool = True) -> Beside:
     """What is kept of a response beside its job. Of one that is not, nothing but what an idempotency key stands for."""
     return Beside(record, lambda number: (kept(number, record),) if is_kept else ())
+
+
+async def answered(run: Run, course: Course, within_s: float | None) -> Response:
+    """The whole response, which must start within `within_s` where that is given; one that somebody cancelled is a response too.
+
+    Raises:
+        RbeesError: it failed, or as `each_event`.
+    """
+    await each_event(run, course.take, within_s)
+    if course.error is not None and course.error.code is not ErrorCode.CANCELLED:
+        raise RbeesError.from_body(course.error)
+    return course.response
 
 
 class KeptResponses:

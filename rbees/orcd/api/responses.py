@@ -15,15 +15,15 @@ from aiohttp import web
 from rbees.orcd.api.asked import ACCEPTING, KEY, PREFER, names_of, read_asked, wait_s
 from rbees.orcd.door.counts import Counts
 from rbees.orcd.door.runs import Run, Runs
-from rbees.orcd.door.streams import each_event, stream
-from rbees.orcd.kept_responses import Found, KeptResponses, beside
+from rbees.orcd.door.streams import stream
+from rbees.orcd.kept_responses import Found, KeptResponses, answered, beside
 from rbees.orcd.openai.errors import ErrorAnswer, headers_of, status_of
 from rbees.orcd.openai.places import told_as_sent
 from rbees.orcd.openai.shared import refusal
 from rbees.orcd.pools import Pools
 from rbees.orcd.responses import errors
 from rbees.orcd.responses.answers import CountedTokens, Deleted, ItemPage, Response
-from rbees.orcd.responses.course import Course, Frames
+from rbees.orcd.responses.course import Frames
 from rbees.orcd.responses.events import StreamEvent
 from rbees.orcd.responses.items import read_items
 from rbees.orcd.responses.pages import DEFAULT_LIMIT, MAX_LIMIT, Order, item_page
@@ -79,7 +79,7 @@ def routes(runs: Runs, kept: KeptResponses, pools: Pools) -> list[Route]:
                     return await _replay(request, run, found, headers)
                 if asked.streams:
                     return await stream(request, [run], Frames(found.begin()), headers, wait_s(request))
-                return reply(await _answer(run, found.begin(), wait_s(request)), headers=headers)
+                return reply(await answered(run, found.begin(), wait_s(request)), headers=headers)
 
     async def show(request: web.Request) -> web.StreamResponse:
         found = await _found(request)
@@ -189,14 +189,6 @@ def routes(runs: Runs, kept: KeptResponses, pools: Pools) -> list[Route]:
             error_shape=SHAPE,
         ),
     ]
-
-
-async def _answer(run: Run, course: Course, within_s: float | None) -> Response:
-    """The whole response. Raises RbeesError where it failed."""
-    await each_event(run, course.take, within_s)
-    if course.error is not None:
-        raise RbeesError.from_body(course.error)
-    return course.response
 
 
 async def _replay(request: web.Request, run: Run, found: Found, headers: Mapping[str, str], after: int = -1) -> web.StreamResponse:

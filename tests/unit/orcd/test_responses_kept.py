@@ -15,7 +15,7 @@ from rbees.orcd.crew import Crew
 from rbees.orcd.door.foreign import read_foreign
 from rbees.orcd.door.runs import Run, Runs
 from rbees.orcd.jobs import Jobs
-from rbees.orcd.kept_responses import KeptResponses, beside
+from rbees.orcd.kept_responses import KeptResponses, answered, beside
 from rbees.orcd.relay import Relay
 from rbees.orcd.responses.course import Frames
 from rbees.orcd.responses.items import Item, Reference, read_items
@@ -183,6 +183,19 @@ async def test_a_check_finds_what_outlived_its_prompt(shelf: Shelf) -> None:
     connection.execute("UPDATE jobs SET request = NULL, prefixes = x''")
     assert shelf.troubles() == ["what is kept of its response outlives the prompt"]
     connection.execute("DELETE FROM responses")
+
+
+@pytest.mark.parametrize("code", [ErrorCode.CANCELLED, ErrorCode.TIMEOUT])
+async def test_who_waits_for_it_gets_one_that_was_cancelled_and_the_error_of_one_that_failed(shelf: Shelf, code: ErrorCode) -> None:
+    job_id = await shelf.respond(background=False)
+    found = await shelf.kept.find(response_id(job_id))
+    async with shelf.runs.again(found.row) as run:
+        waiting = asyncio.create_task(answered(run, found.begin(), None))
+        await shelf.fail(job_id, code)
+        if code is ErrorCode.CANCELLED:
+            assert (await waiting).status == "cancelled"
+        else:
+            assert (await refusal(waiting)).code is code
 
 
 # ---- gone on from --------------------------------------------------------------------------------------------------------
