@@ -49,8 +49,8 @@ _MORE: Final = """\
 
 - **Responses** are kept with their jobs: for as long as the retention setting says, and 410 comes where their content was erased
   before that. `llorch jobs show` knows the job by the rest of the id, behind `resp_`.
-- **`DELETE`** erases what the job was asked and answered as well; the job itself stays in the list, without content. Responses that
-  go on from it have a copy of what was said.
+- **`DELETE`** erases what the job was asked and answered as well, and its session; the job itself stays in the list, without them.
+  Responses that go on from it have a copy of what was said. One whose content was erased before can be deleted too.
 - **`previous_response_id`**: input and output of that response, and of all before it, come first; its instructions do not. It must
   have ended well.
 - **Cancelling** works for responses in the foreground too. It answers once the response has ended.

@@ -526,5 +526,5 @@ def _fingerprint(request: JobRequest, beside: Beside | None) -> bytes:
 
 
 def _erased(job_id: str) -> RbeesError:
-    message = "The job ended and its content was erased as the retention setting says."
+    message = "The job ended and its content was erased: it was deleted, or the retention setting says so."
     return RbeesError(ErrorCode.OUTPUT_ERASED, message, job_id=job_id)

@@ -24,7 +24,7 @@ from rbees.orcd.responses.items import Item, Reference, named
 from rbees.orcd.responses.names import job_of, job_of_item, response_id
 from rbees.orcd.responses.requests import Asked, Record, conversation_of
 from rbees.orcd.store.jobs import JobRow, JobStore
-from rbees.orcd.store.responses import ResponseStore, kept
+from rbees.orcd.store.responses import KeptRecord, ResponseStore, kept
 from rbees.protocol.chat import ChatMessage
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import JobRequest
@@ -80,15 +80,18 @@ class KeptResponses:
     async def find(self, id_: str, place: str | None = None) -> Found:
         """A response by its id, which stands in the request at `place`. Raises RbeesError JOB_NOT_FOUND, OUTPUT_ERASED."""
         named_by = {} if place is None else {"field": place}
+        found, row = await self._look_up(id_, **named_by)
+        if found.record is None or row.erased:
+            raise _erased(**named_by)
+        return Found(row, msgspec.json.decode(found.record, type=Asked).asked, found.record)
+
+    async def _look_up(self, id_: str, **details: str) -> tuple[KeptRecord, JobRow]:
         job_id = job_of(id_)
         found = await self._store.find(job_id)
         if found is None:
             message = "No response has this id: it was deleted, not kept (`store`: false), or never made."
-            raise RbeesError(ErrorCode.JOB_NOT_FOUND, message, **named_by)
-        row = await self._jobs.row(job_id)
-        if found.record is None or row.erased:
-            raise _erased(**named_by)
-        return Found(row, msgspec.json.decode(found.record, type=Asked).asked, found.record)
+            raise RbeesError(ErrorCode.JOB_NOT_FOUND, message, **details)
+        return found, await self._jobs.row(job_id)
 
     async def course(self, found: Found) -> Course:
         """As far as it is durable. Raises RbeesError OUTPUT_ERASED."""
@@ -163,11 +166,16 @@ class KeptResponses:
             await each_event(run, course.take)
         return course
 
-    async def forget(self, found: Found) -> None:
-        """Delete a response and erase its job's content; one that has not ended is cancelled first. Raises as `cancel`."""
-        if found.row.ended_at_ms is None:
-            await self.cancel(found)
-        await self._store.forget(found.row.number)
+    async def forget(self, id_: str) -> None:
+        """Delete a response and erase its job's content and whose it was; one that has not ended is cancelled first.
+
+        Raises:
+            RbeesError: JOB_NOT_FOUND, or as `cancel`.
+        """
+        _, row = await self._look_up(id_)
+        if row.ended_at_ms is None:
+            await self.cancel(await self.find(id_))
+        await self._store.forget(row.number)
 
 
 def _erased(**details: str) -> RbeesError:

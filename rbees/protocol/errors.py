@@ -155,7 +155,10 @@ ERROR_TABLE: dict[ErrorCode, ErrorKind] = {
         409, ExitCode.FAILED, Fault.CALLER, "The batch has ended or is about to, so it cannot be cancelled."
     ),
     ErrorCode.OUTPUT_ERASED: ErrorKind(
-        410, ExitCode.FAILED, Fault.CALLER, "The job ended and its content was erased as the retention setting says."
+        410,
+        ExitCode.FAILED,
+        Fault.CALLER,
+        "The job ended and its content was erased: it was deleted, or the retention setting says so.",
     ),
     ErrorCode.MODEL_FORBIDDEN: ErrorKind(
         403,

@@ -97,8 +97,7 @@ def routes(runs: Runs, kept: KeptResponses, pools: Pools) -> list[Route]:
         return reply((await kept.cancel(await _found(request))).response)
 
     async def delete(request: web.Request) -> web.Response:
-        found = await _found(request)
-        await kept.forget(found)
+        await kept.forget(request.match_info["response_id"])
         return reply(Deleted(id=request.match_info["response_id"]))
 
     async def list_input(request: web.Request) -> web.Response:

@@ -38,7 +38,7 @@ class ResponseStore:
         return None if row is None else KeptRecord(row["record"])
 
     async def forget(self, number: int) -> None:
-        """Delete a response, and erase the content of its job, which must have ended."""
+        """Delete a response, and erase the content of its job, which must have ended, and whose it was."""
 
         def work(connection: sqlite3.Connection) -> None:
             for name in ("forget_response", "forget_journal", "forget_request"):

@@ -247,14 +247,32 @@ async def test_a_cancelled_response_is_answered_once_it_has_ended(shelf: Shelf) 
 
 
 async def test_what_is_forgotten_was_cancelled_first_and_leaves_a_job_without_content(shelf: Shelf) -> None:
-    job_id = await shelf.respond()
-    forgetting = asyncio.create_task(shelf.kept.forget(await shelf.kept.find(response_id(job_id))))
+    job_id = await shelf.respond(user="somebody")
+    forgetting = asyncio.create_task(shelf.kept.forget(response_id(job_id)))
     await settle()
     assert shelf.desk.database.rows("SELECT job FROM responses") == [(1,)], "until it has ended nothing of it is gone"
     await shelf.fail(job_id)
     await forgetting
     assert shelf.desk.database.rows("SELECT job FROM responses") == shelf.desk.database.rows("SELECT job FROM journal") == []
-    assert shelf.desk.database.rows("SELECT status, request, prefixes FROM jobs") == [("cancelled", None, b"")]
+    rows = shelf.desk.database.rows("SELECT status, request, prefixes, session_id FROM jobs")
+    assert rows == [("cancelled", None, b"", None)]
+
+
+async def test_what_was_erased_can_be_deleted_once(shelf: Shelf) -> None:
+    job_id = await shelf.answered(user="somebody")
+    await shelf.desk.store.erase_content(1 << 60)
+    await shelf.kept.forget(response_id(job_id))
+    assert shelf.desk.database.rows("SELECT session_id FROM jobs") == [(None,)]
+    assert (await refusal(shelf.kept.forget(response_id(job_id)))).code is ErrorCode.JOB_NOT_FOUND
+
+
+async def test_the_key_of_what_was_deleted_does_not_blame_the_retention_alone(shelf: Shelf) -> None:
+    job_id = await shelf.respond("key")
+    await shelf.answer(job_id, started(), end(1))
+    await shelf.kept.forget(response_id(job_id))
+    error = await refusal(shelf.respond("key"))
+    assert error.code is ErrorCode.OUTPUT_ERASED
+    assert "it was deleted" in error.message
 
 
 # ---- taken up ------------------------------------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ DELETE FROM responses WHERE job = :job;
 DELETE FROM journal WHERE job = :job;
 
 -- forget_request --
-UPDATE jobs SET request = NULL, prefixes = x'' WHERE number = :job;
+UPDATE jobs SET request = NULL, prefixes = x'', session_id = NULL WHERE number = :job;
 
 -- name_endpoint --
 INSERT INTO pool_endpoints (endpoint, pool_id, added_at_ms) VALUES (:endpoint, :pool_id, :at_ms)
