@@ -53,8 +53,9 @@ class PromptRequest(Foreign, frozen=True, kw_only=True):
     """What both routes ask about. Absent and null fields are left open."""
 
     private: ClassVar[frozenset[str]] = frozenset({"messages", "system", "tools", "tool_choice", "chat_template_kwargs"})
-    extras: ClassVar[frozenset[str]] = frozenset({"chat_template_kwargs", "output_format"})
+    extras: ClassVar[frozenset[str]] = frozenset({"chat_template_kwargs", "output_format", "mcp_servers"})
     refused: ClassVar[Mapping[str, Refused]] = {
+        "mcp_servers": Refused("nobody here calls such servers for a model; define their tools and run those yourself.", ([],)),
         "speed": Refused("an answer comes as fast as it can; leave it out.", ("standard",)),
     }
     model: Annotated[

@@ -270,6 +270,14 @@ def test_what_is_refused_says_what_to_do_and_neutral_values_pass(name: str) -> N
         job(**{name: value})
 
 
+def test_tools_of_servers_that_nobody_calls_are_refused_where_they_are_counted_too() -> None:
+    servers = [{"type": "url", "name": "hives", "url": "https://hives.test"}]
+    assert "run those yourself" in refused(mcp_servers=servers).message
+    body = {"model": HUM["model"], "messages": HUM["messages"], "mcp_servers": servers}
+    with pytest.raises(RbeesError, match="run those yourself"):
+        read_foreign(encode(body), CountRequest)
+
+
 def test_tools_and_choices() -> None:
     other = {"type": "custom", "name": "other", "description": "d", "input_schema": {"type": "object"}, "strict": True}
     made = job(tools=[COUNT, other], tool_choice={"type": "tool", "name": "other"})
