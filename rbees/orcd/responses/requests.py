@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
 import msgspec
 
 from rbees.orcd.door.foreign import Foreign, Refused
 from rbees.orcd.openai.chat import FLEX, AnyObject, AnyText, ChatRequest, Effort
+from rbees.orcd.openai.schema_formats import enforceable, unenforced
 from rbees.orcd.openai.shared import (
+    AnyPriority,
     MaxTokens,
     Metadata,
     Name,
@@ -20,6 +22,8 @@ from rbees.orcd.openai.shared import (
     job_fields,
     one_of,
     refusal,
+    unmet_urgency,
+    urgency,
 )
 from rbees.orcd.openai.shared import unmet as unmet_of_any
 from rbees.orcd.responses import efforts, errors
@@ -51,7 +55,7 @@ class Reasoning(Foreign, frozen=True, kw_only=True):
 
 
 class NamedForm(Foreign, frozen=True, kw_only=True, tag_field="type", tag="json_schema"):
-    """JSON as a schema says. It is always followed to the letter, `strict` or not."""
+    """JSON as a schema says. It is always followed; what no text can be kept to is refused if it is `strict`, else passed over."""
 
     private: ClassVar[frozenset[str]] = frozenset({"name", "description", "schema"})
     name: str | None = None
@@ -106,12 +110,15 @@ _ABOUT_REASONING: Final = msgspec.Meta(
     "are: `summary` is passed over and named."
 )
 _ABOUT_TEXT: Final = msgspec.Meta(
-    description="`format`: `text`, `json_object`, `json_schema`; schemas are always followed, `strict` or not."
+    description="`format`: `text`, `json_object`, `json_schema`; schemas are always followed, but for a `format` that is unknown: "
+    "it is refused where `strict` is true, else passed over and named."
 )
 _ABOUT_CHOICE: Final = msgspec.Meta(
     description="`auto`, `none`, `required`, a function by name, `allowed_tools`; a forced call is a single one."
 )
-_ABOUT_TOOLS: Final = msgspec.Meta(description="Functions; `strict` holds where a call is forced. All other tools are refused.")
+_ABOUT_TOOLS: Final = msgspec.Meta(
+    description="Functions; `strict` holds where a call is forced, and is named where it is not. All other tools are refused."
+)
 _ABOUT_PARALLEL: Final = msgspec.Meta(description="False: of several calls only the first is in the answer.")
 _NO_CONVERSATION: Final = Refused("conversations are not kept here; send `previous_response_id`, or the items themselves.")
 _NO_CUTTING: Final = Refused(
@@ -126,7 +133,8 @@ class ResponseRequest(TextRequest, frozen=True, kw_only=True):
         *("input", "instructions", "text", "tools", "tool_choice", "chat_template_kwargs")
     }
     extras: ClassVar[frozenset[str]] = TextRequest.extras | {
-        *("frequency_penalty", "logit_bias", "max_tokens", "n", "presence_penalty", "seed", "stop", "chat_template_kwargs")
+        *("frequency_penalty", "logit_bias", "max_tokens", "n", "presence_penalty", "seed", "stop"),
+        *("priority", "chat_template_kwargs"),
     }
     refused: ClassVar[Mapping[str, Refused]] = {
         "access_programs": Refused("there are no such programs here; leave it out."),
@@ -185,6 +193,7 @@ class ResponseRequest(TextRequest, frozen=True, kw_only=True):
     tools: Annotated[Tools | None, _ABOUT_TOOLS] = None
     top_logprobs: Annotated[TopLogprobs | None, msgspec.Meta(description=f"0 to 20; more than 0 asks for `{LOGPROBS}` too.")] = None
 
+    priority: AnyPriority = None
     chat_template_kwargs: Annotated[
         TemplateOptions | None, msgspec.Meta(description="Variables of the model's template, `template_options` of a job.")
     ] = None
@@ -275,7 +284,7 @@ def response_job(
         logprobs=LOGPROBS in (request.include or ()) or bool(request.top_logprobs),
         top_logprobs=request.top_logprobs or 0,
         response_format=_form(request),
-        priority="batch" if request.service_tier == FLEX else "interactive",
+        priority=urgency(request.priority, request.service_tier),
     )
 
 
@@ -330,8 +339,9 @@ def unmet(request: ResponseRequest | CountRequest, facts: ModelFacts | None) -> 
     names = ["reasoning.effort"] if efforts.is_unmet(settings.effort, facts) else []
     names += [f"reasoning.{name}" for name in ("summary", "generate_summary") if getattr(settings, name) is not None]
     if isinstance(request, ResponseRequest):
-        names += unmet_of_any(request)
+        names += [*unmet_of_any(request), *unmet_urgency(request.priority), *_unmet_form(request)]
         names += [f"include[{number}]" for number, name in enumerate(request.include or ()) if name != LOGPROBS]
+    names += _loosely_called(request.tools or (), request.tool_choice)
     return tuple(names)
 
 
@@ -393,6 +403,16 @@ def _named(type_: str, name: str | None, place: str, tools: Sequence[Tool]) -> s
     return name
 
 
+def _loosely_called(tools: Sequence[AnyTool], choice: Choice | None) -> Iterator[str]:
+    """Tools whose schema is to be followed though the model chooses whether to call: nobody keeps it to that."""
+    if isinstance(choice, AnyChoice):
+        is_forced = choice.type != "allowed_tools" or choice.mode == "required"
+    else:
+        is_forced = choice in {"none", "required"}
+    if not is_forced:
+        yield from (f"tools[{number}].strict" for number, tool in enumerate(tools) if tool.strict)
+
+
 def _told_choice(choice: Choice | None) -> str | dict[str, Any]:
     if not isinstance(choice, AnyChoice):
         return choice or "auto"
@@ -411,12 +431,23 @@ def _form(request: ResponseRequest) -> ResponseFormat | None:
         case None | AnyText():
             return extra
         case AnyObject(schema=schema):
-            form: ResponseFormat = JsonObjectFormat() if schema is None else JsonSchemaFormat(schema=schema)
-        case NamedForm(schema=named):
-            form = JsonSchemaFormat(schema=named)
+            form: ResponseFormat = JsonObjectFormat() if schema is None else JsonSchemaFormat(schema=enforceable(schema))
+        case NamedForm() as named:
+            form = JsonSchemaFormat(schema=named.schema if named.strict else enforceable(named.schema))
     if extra is not None:
         raise refusal("`text.format` and another field each ask for a form; send one of them.", "text.format")
     return form
+
+
+def _unmet_form(request: ResponseRequest) -> Iterator[str]:
+    """Formats that no text is kept to, where the schema is not `strict`."""
+    match None if request.text is None else request.text.format:
+        case AnyObject(schema=schema) if schema is not None:
+            yield from unenforced(schema, f"{errors.FORM}.schema")
+        case NamedForm() as named if not named.strict:
+            yield from unenforced(named.schema, f"{errors.FORM}.schema")
+        case _:
+            pass
 
 
 def _told_form(request: ResponseRequest) -> dict[str, Any]:

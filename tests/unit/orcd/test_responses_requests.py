@@ -181,6 +181,22 @@ def test_forms(text: dict[str, Any], form: Any) -> None:
     assert job_of(text=text).response_format == form
 
 
+@pytest.mark.parametrize("strict", [None, False, True])
+def test_a_format_that_no_text_is_kept_to_is_passed_over_and_named_unless_it_is_strict(strict: bool | None) -> None:
+    schema = {"type": "object", "properties": {"key": {"type": "string", "format": "password"}}}
+    text = {"format": {"type": "json_schema", "name": "n", "schema": schema, "strict": strict}}
+    kept = {"type": "object", "properties": {"key": {"type": "string"}}}
+    assert job_of(text=text).response_format == JsonSchemaFormat(schema=schema if strict else kept)
+    names = () if strict else ("text.format.schema.properties.key.format",)
+    assert unmet(read(text=text), ABLE) == names
+
+
+def test_a_priority_is_stronger_than_a_tier() -> None:
+    assert job_of(priority="batch").priority == "batch"
+    assert job_of(priority="interactive", service_tier="flex").priority == "interactive"
+    assert job_of(priority=3, service_tier="flex").priority == "batch"
+
+
 def test_a_form_is_asked_for_once() -> None:
     assert param(text={"format": {"type": "json_object"}}, guided_regex="a") == "text.format"
     assert param(text={"verbosity": "high"}) == "text.verbosity"
@@ -294,6 +310,20 @@ def test_what_nobody_does_and_what_is_harmless_is_passed_over_and_named() -> Non
     request = read(include=["reasoning.encrypted_content", "message.output_text.logprobs"], reasoning={"summary": "auto"})
     assert unmet(request, ABLE) == ("reasoning.summary", "include[0]")
     assert unmet(read(cache_prompt=False), ABLE) == ("cache_prompt",)
+    assert unmet(read(priority=3), ABLE) == ("priority",)
+    for choice, names in (
+        (None, ("tools[0].strict",)),
+        ("required", ()),
+        ("none", ()),
+        ({"type": "function", "name": "count"}, ()),
+    ):
+        assert unmet(read(tools=[COUNT, WEIGH], tool_choice=choice), ABLE) == names
+    allowed = [{"type": "function", "name": "count"}]
+    for mode, names in (("auto", ("tools[0].strict",)), ("required", ())):
+        chosen = {"type": "allowed_tools", "mode": mode, "tools": allowed}
+        assert unmet(read(tools=[COUNT], tool_choice=chosen), ABLE) == names
+    counting = read_foreign(encode({"model": "m", "input": "hum", "tools": [COUNT]}), CountRequest).request
+    assert unmet(counting, ABLE) == ("tools[0].strict",)
     fields = {"model": "m", "input": "hum", "truncation": "disabled", "moderation": None, "personality": None}
     assert read_foreign(encode(fields), CountRequest).passed_over == ()
 
