@@ -29,7 +29,9 @@ _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 _AFTER = Parameter("after", "The `last_id` of the page before.", _Id)
 _LIMIT = Parameter("limit", f"Files per page, {MOST} by default.", Annotated[int, msgspec.Meta(ge=1, le=MOST)])
 _ORDER = Parameter("order", "`desc`, the newest first, by default.", Literal["asc", "desc"])
-_PURPOSE = Parameter("purpose", "Only files of this purpose.", FilePurpose)
+_Foreign = Literal["assistants", "assistants_output", "evals", "fine-tune", "fine-tune-results", "user_data", "vision"]
+"""Purposes of OpenAI's files of which there are none here."""
+PURPOSE: Final = Parameter("purpose", "Only files of this purpose.", FilePurpose | _Foreign)
 
 
 def routes(files: Files) -> list[Route]:
@@ -50,7 +52,7 @@ def routes(files: Files) -> list[Route]:
         limit: int = argument(request, _LIMIT) or MOST
         rows = await files.list(
             after=argument(request, _AFTER),
-            purpose=argument(request, _PURPOSE),
+            purpose=argument(request, PURPOSE),
             limit=limit + 1,
             newest_first=argument(request, _ORDER) != "asc",
         )
@@ -89,7 +91,7 @@ def routes(files: Files) -> list[Route]:
             list_files,
             "List files, the newest first.",
             response=FileObjects,
-            parameters=(_AFTER, _LIMIT, _ORDER, _PURPOSE),
+            parameters=(_AFTER, _LIMIT, _ORDER, PURPOSE),
             error_shape=SHAPE,
         ),
         Route(
