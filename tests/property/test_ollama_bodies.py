@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rbees.orcd.api import ollama
@@ -20,9 +19,8 @@ from rbees.orcd.ollama.pull import PullRequest, download_of
 from rbees.orcd.ollama.text import ChatRequest, GenerateRequest, chat_asked, generate_asked
 from rbees.orcd.ollama.vectors import EmbedPrompt, EmbedTexts, embed_job, prompt_job
 from rbees.protocol.downloads import DownloadRequest
-from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import JobRequest, check_job
-from rbees.service.openapi import document
+from tests.support.foreign_bodies import paths_of, try_bodies
 from tests.support.host_facts import model
 
 NOTHING: Any = None
@@ -37,41 +35,24 @@ ASKED: dict[str, tuple[type[Foreign], Callable[[Any], JobRequest]]] = {
 
 
 def test_another_reader_accepts_the_document() -> None:
-    schema = schemathesis.openapi.from_dict(document("orcd", "1", ROUTES))
-    schema.validate()
-    assert set(ASKED) <= set(schema)
+    assert set(ASKED) <= paths_of(ROUTES)
 
 
 @pytest.mark.parametrize("path", ASKED)
 def test_every_body_becomes_a_job_or_is_refused(path: str) -> None:
     type_, job_of = ASKED[path]
-    operation = schemathesis.openapi.from_dict(document("orcd", "1", ROUTES))[path]["POST"]
-    cases = st.one_of(operation.as_strategy(), operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(cases)
-    def judge(case: schemathesis.Case[Any]) -> None:
-        try:
-            body = case.body if isinstance(case.body, bytes) else msgspec.json.encode(case.body)
-        except (TypeError, ValueError, OverflowError):
-            return
-        try:
-            reading = read_foreign(body, type_)
-            told(reading.passed_over)
-            request: Any = reading.request
-            seconds_of(request.keep_alive)
-            if request.is_empty:
-                return
+    def take(body: bytes) -> None:
+        reading = read_foreign(body, type_)
+        told(reading.passed_over)
+        request: Any = reading.request
+        seconds_of(request.keep_alive)
+        if not request.is_empty:
             job = job_of(request)
             check_job(job)
-        except RbeesError as error:
-            refusal: RbeesError | None = error
-        else:
-            refusal = None
             assert msgspec.json.decode(msgspec.json.encode(job), type=JobRequest) == job
-        assert refusal is None or (refusal.code, errors.status_of(refusal)) == (ErrorCode.INVALID_REQUEST, 400)
 
-    judge()
+    try_bodies(ROUTES, path, take, errors.status_of)
 
 
 @given(st.text(max_size=80))

@@ -55,6 +55,10 @@ ACCEPTING: Final = (
     ErrorCode.STORAGE_FULL,
 )
 """What may come of a request for a job."""
+ACCEPTING_WITHOUT_A_KEY: Final = tuple(
+    code for code in ACCEPTING if code not in {ErrorCode.IDEMPOTENCY_CONFLICT, ErrorCode.OUTPUT_ERASED}
+)
+"""The same at a route that takes no idempotency key."""
 
 
 async def read_asked(

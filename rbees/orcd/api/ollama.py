@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from aiohttp import web
 
 from rbees import __version__
-from rbees.orcd.api.asked import PREFER, ignored, names_of, wait_s
+from rbees.orcd.api.asked import ACCEPTING_WITHOUT_A_KEY, PREFER, ignored, names_of, wait_s
 from rbees.orcd.door.foreign import read_foreign
 from rbees.orcd.door.model_names import Found
 from rbees.orcd.door.runs import Run, Runs
@@ -207,22 +207,6 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
         left_s = pools.kept_for_s(facts.sha256)
         return FOR_GOOD if math.isinf(left_s) else _written(clock.unix_ms() + round(left_s * 1000))
 
-    accepting = (
-        ErrorCode.MODEL_NOT_FOUND,
-        ErrorCode.MODEL_INCOMPATIBLE,
-        ErrorCode.CONTEXT_EXCEEDED,
-        ErrorCode.REQUEST_TOO_LARGE,
-        ErrorCode.QUEUE_FULL,
-        ErrorCode.QUOTA_EXCEEDED,
-        ErrorCode.CANCELLED,
-        ErrorCode.WORKER_CRASHED,
-        ErrorCode.NO_PLACEMENT,
-        ErrorCode.MODEL_LOADING,
-        ErrorCode.DRAINING,
-        ErrorCode.TIMEOUT,
-        ErrorCode.DEADLINE_EXCEEDED,
-        ErrorCode.STORAGE_FULL,
-    )
     unknown = (ErrorCode.MODEL_NOT_FOUND,)
     return [
         Route(
@@ -234,7 +218,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
             response=ChatLine,
             events=ChatLine,
             events_type=LINES,
-            errors=accepting,
+            errors=ACCEPTING_WITHOUT_A_KEY,
             parameters=(PREFER,),
             error_shape=SHAPE,
         ),
@@ -247,7 +231,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
             response=GenerateLine,
             events=GenerateLine,
             events_type=LINES,
-            errors=accepting,
+            errors=ACCEPTING_WITHOUT_A_KEY,
             parameters=(PREFER,),
             error_shape=SHAPE,
         ),
@@ -258,7 +242,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
             "Make vectors of texts, each of length 1.",
             request=EmbedTexts,
             response=EmbedAnswer,
-            errors=accepting,
+            errors=ACCEPTING_WITHOUT_A_KEY,
             parameters=(PREFER,),
             error_shape=SHAPE,
         ),
@@ -269,7 +253,7 @@ def routes(runs: Runs, pools: Pools, clock: Clock) -> list[Route]:
             "Make a vector of a text, as older clients ask for it.",
             request=EmbedPrompt,
             response=EmbeddingAnswer,
-            errors=accepting,
+            errors=ACCEPTING_WITHOUT_A_KEY,
             parameters=(PREFER,),
             error_shape=SHAPE,
         ),
