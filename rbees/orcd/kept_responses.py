@@ -12,12 +12,12 @@ from typing import Final
 
 import msgspec
 
+from rbees.orcd.door.foreign import refusal
 from rbees.orcd.door.runs import Run, Runs
 from rbees.orcd.door.streams import each_event
 from rbees.orcd.frames import journaled
 from rbees.orcd.jobs import Jobs
 from rbees.orcd.journal import Beside
-from rbees.orcd.openai.shared import refusal
 from rbees.orcd.responses.answers import Response
 from rbees.orcd.responses.course import Course
 from rbees.orcd.responses.items import Item, Reference, named

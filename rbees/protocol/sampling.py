@@ -16,6 +16,8 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 
 MAX_SEED: Final = (1 << 53) - 1
 """Largest seed: every JSON reader keeps integers up to 2^53 - 1 exactly."""
+LEAST_TOP_P: Final = 1e-6
+"""What a `top_p` of 0 means in other APIs: only the likeliest token is kept."""
 MAX_STOP_STRINGS: Final = 32
 """More than the marks of any model that fills in the middle, which editors send as such texts; OpenAI itself takes four."""
 MAX_STOP_CHARACTERS: Final = 256

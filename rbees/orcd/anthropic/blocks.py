@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from rbees.orcd.door.foreign import Foreign, Refused
+from rbees.orcd.door.foreign import Foreign, Refused, refusal
 from rbees.protocol.chat import MAX_TEXT_PARTS, CallId
-from rbees.protocol.errors import ErrorCode, RbeesError
+from rbees.protocol.errors import RbeesError
 
 _PARTS: Final = msgspec.Meta(max_length=MAX_TEXT_PARTS)
 _NO_CITATIONS: Final = Refused("answers here cite nothing; leave it out.", ({"enabled": False}, []))
@@ -219,8 +219,3 @@ def _source_text(source: Foreign, place: str) -> str:
 
 def _joined(texts: Sequence[str | None]) -> str:
     return "\n".join(text for text in texts if text)
-
-
-def refusal(sentence: str, field: str) -> RbeesError:
-    """INVALID_REQUEST about one field."""
-    return RbeesError(ErrorCode.INVALID_REQUEST, sentence, field=field)

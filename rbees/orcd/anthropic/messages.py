@@ -10,22 +10,20 @@ import msgspec
 
 from rbees.orcd.anthropic import thoughts
 from rbees.orcd.anthropic import tools as tools_of
-from rbees.orcd.anthropic.blocks import CacheControl, Texts, refusal
+from rbees.orcd.anthropic.blocks import CacheControl, Texts
 from rbees.orcd.anthropic.thoughts import Effort, ThinkingConfig
 from rbees.orcd.anthropic.tools import Choice, Tools, is_single, job_choice, job_tools
 from rbees.orcd.anthropic.turns import Turns, chat_messages
-from rbees.orcd.door.foreign import Foreign, ManyStops, Refused, stops_of
+from rbees.orcd.door.foreign import Foreign, ManyStops, Refused, refusal, stops_of
 from rbees.protocol.chat import TemplateOptions
 from rbees.protocol.jobs import MAX_DEADLINE_MS, MAX_TIMEOUT_MS, MAX_TOKENS, JobRequest, Priority
 from rbees.protocol.pools import ModelFacts
 from rbees.protocol.response_format import JsonSchemaFormat
-from rbees.protocol.sampling import MAX_SEED, MinP, Temperature
+from rbees.protocol.sampling import LEAST_TOP_P, MAX_SEED, MinP, Temperature
 from rbees.protocol.workers import TokenizeRequest
 
 MAX_SESSION: Final = 128
 """Of a job's session; longer names of users are told by their hash."""
-LEAST_TOP_P: Final = 1e-6
-"""What a `top_p` of 0 means: only the likeliest token is kept."""
 _AS_FOR_JOBS: Final = msgspec.Meta(description="As for jobs.")
 
 

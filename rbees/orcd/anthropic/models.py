@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
-from rbees.orcd.anthropic.blocks import refusal
+from rbees.orcd.door.foreign import refusal
 from rbees.protocol.codec import Message
 from rbees.protocol.pools import ModelFacts, ModelView
 

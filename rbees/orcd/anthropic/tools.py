@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from rbees.orcd.anthropic.blocks import CacheControl, refusal
-from rbees.orcd.door.foreign import Foreign, Refused
+from rbees.orcd.anthropic.blocks import CacheControl
+from rbees.orcd.door.foreign import Foreign, Refused, refusal
 from rbees.protocol.chat import MAX_TOOLS, NamedTool, Tool, ToolChoice, ToolName
 
 

@@ -22,11 +22,10 @@ from rbees.orcd.anthropic.blocks import (
     Thinking,
     ToolResult,
     ToolUse,
-    refusal,
     text_of,
     unreadable,
 )
-from rbees.orcd.door.foreign import Foreign
+from rbees.orcd.door.foreign import Foreign, refusal
 from rbees.protocol.chat import MAX_MESSAGES, MAX_TEXT_PARTS, MAX_TOOL_CALLS, ChatMessage, TextPart, ToolCall
 
 FAILED: Final = "Error: "

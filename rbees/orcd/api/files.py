@@ -11,8 +11,7 @@ from rbees.orcd.api.asked import IGNORED, KEY
 from rbees.orcd.api.openai import SHAPE
 from rbees.orcd.batches.files import Files
 from rbees.orcd.batches.objects import ExpiresAfter, FileDeleted, FileObject, FileObjects
-from rbees.orcd.door.foreign import told
-from rbees.orcd.openai.shared import refusal
+from rbees.orcd.door.foreign import refusal, told
 from rbees.orcd.store.batches import FileRow
 from rbees.protocol.batches import FilePurpose
 from rbees.protocol.errors import ErrorCode

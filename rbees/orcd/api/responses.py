@@ -14,12 +14,12 @@ from aiohttp import web
 
 from rbees.orcd.api.asked import ACCEPTING, KEY, PREFER, names_of, read_asked, wait_s
 from rbees.orcd.door.counts import Counts
+from rbees.orcd.door.foreign import refusal
 from rbees.orcd.door.runs import Run, Runs
 from rbees.orcd.door.streams import stream
 from rbees.orcd.kept_responses import Found, KeptResponses, answered, beside
 from rbees.orcd.openai.errors import ErrorAnswer, headers_of, status_of
 from rbees.orcd.openai.places import told_as_sent
-from rbees.orcd.openai.shared import refusal
 from rbees.orcd.pools import Pools
 from rbees.orcd.responses import errors
 from rbees.orcd.responses.answers import CountedTokens, Deleted, ItemPage, Response

@@ -25,8 +25,8 @@ from rbees.orcd.batches.objects import (
 from rbees.orcd.batches.pace import Pace
 from rbees.orcd.batches.progress import Progress, Tools
 from rbees.orcd.crew import Crew
+from rbees.orcd.door.foreign import refusal
 from rbees.orcd.door.runs import Runs
-from rbees.orcd.openai.shared import refusal
 from rbees.orcd.store.batches import BatchRow, BatchStore, NewBatch
 from rbees.orcd.store.sqlite import StorageBroken
 from rbees.protocol.batches import BatchStatus

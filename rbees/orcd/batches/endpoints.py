@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from rbees.orcd.door.collected import Collected
-from rbees.orcd.door.foreign import Foreign, read_foreign, told
+from rbees.orcd.door.foreign import Foreign, read_foreign, refusal, told
 from rbees.orcd.openai.answers import Identity
 from rbees.orcd.openai.chat import ChatRequest, chat_job, unmet_of_chat
 from rbees.orcd.openai.chat_answers import chat_answer
 from rbees.orcd.openai.completion_answers import completion_answer
 from rbees.orcd.openai.completions import CompletionRequest, completion_jobs
-from rbees.orcd.openai.shared import TextRequest, refusal, unmet
+from rbees.orcd.openai.shared import TextRequest, unmet
 from rbees.orcd.openai.vectors import (
     EmbeddingsRequest,
     RankRequest,

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
-from rbees.orcd.door.foreign import Foreign
-from rbees.orcd.openai.shared import Metadata, refusal
+from rbees.orcd.door.foreign import Foreign, refusal
+from rbees.orcd.openai.shared import Metadata
 from rbees.protocol.batches import BatchStatus, FilePurpose
 from rbees.protocol.codec import Message
 

@@ -19,7 +19,19 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.sampling import MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
 from rbees.service.passed_over import told
 
-__all__ = ["AnyStops", "Foreign", "ManyStops", "Reading", "Refused", "described", "read_foreign", "read_object", "stops_of", "told"]
+__all__ = [
+    "AnyStops",
+    "Foreign",
+    "ManyStops",
+    "Reading",
+    "Refused",
+    "described",
+    "read_foreign",
+    "read_object",
+    "refusal",
+    "stops_of",
+    "told",
+]
 
 _PATH: Final = re.compile(r"at (?:`key` in )?`\$\.([\w.\[\]]+)`")
 _SOME_KEY: Final = "[...]"
@@ -36,6 +48,11 @@ _MISSING: Final = re.compile(r"missing required field `(\w+)`(?: - at `\$\.([\w.
 _AnyStop = Annotated[str, msgspec.Meta(max_length=MAX_STOP_CHARACTERS)]
 ManyStops = Annotated[tuple[_AnyStop, ...], msgspec.Meta(max_length=MAX_STOP_STRINGS)]
 AnyStops = _AnyStop | ManyStops
+
+
+def refusal(sentence: str, field: str) -> RbeesError:
+    """INVALID_REQUEST about one field."""
+    return RbeesError(ErrorCode.INVALID_REQUEST, sentence, field=field)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from rbees.orcd.openai.shared import refusal
+from rbees.orcd.door.foreign import refusal
 
 LONGEST_S: Final = 10 * 365 * 86_400.0
 """What is longer is for good."""

@@ -8,9 +8,8 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from rbees.orcd.door.foreign import Foreign
+from rbees.orcd.door.foreign import Foreign, refusal
 from rbees.orcd.door.model_names import Known, names_of
-from rbees.orcd.openai.shared import refusal
 from rbees.protocol.codec import Message
 from rbees.protocol.pools import ModelFacts, ModelView, WorkerFacts
 

@@ -7,14 +7,15 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from rbees.orcd.door.foreign import AnyStops, Foreign, Refused, stops_of
+from rbees.orcd.door.foreign import AnyStops, Foreign, Refused, refusal, stops_of
 from rbees.orcd.ollama.keep_alive import KeepAlive
-from rbees.orcd.openai.shared import LEAST_TOP_P, AnySeed, refusal
+from rbees.orcd.openai.shared import AnySeed
 from rbees.protocol.chat import TemplateOption
 from rbees.protocol.jobs import MAX_TOKENS
 from rbees.protocol.pools import ModelFacts
 from rbees.protocol.response_format import JsonObjectFormat, JsonSchemaFormat, ResponseFormat
 from rbees.protocol.sampling import (
+    LEAST_TOP_P,
     MAX_SEED,
     FrequencyPenalty,
     MinP,

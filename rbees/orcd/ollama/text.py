@@ -8,10 +8,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from rbees.orcd.door.foreign import Foreign, Refused
+from rbees.orcd.door.foreign import Foreign, Refused, refusal
 from rbees.orcd.door.model_names import Found
 from rbees.orcd.ollama.options import TextRequest, text_fields, thinking
-from rbees.orcd.openai.shared import refusal
 from rbees.protocol.chat import (
     MAX_MESSAGES,
     MAX_TOOL_CALLS,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from rbees.orcd.door.foreign import Foreign, Refused
+from rbees.orcd.door.foreign import Foreign, Refused, refusal
 from rbees.orcd.openai.messages import Choice, Messages, Tools, chat_messages, job_tools, loosely_called
 from rbees.orcd.openai.schema_formats import enforceable, unenforced
 from rbees.orcd.openai.shared import (
@@ -20,7 +20,6 @@ from rbees.orcd.openai.shared import (
     asked_form,
     job_fields,
     one_of,
-    refusal,
     session_of,
     unmet,
     unmet_urgency,

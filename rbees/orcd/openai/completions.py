@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 
-from rbees.orcd.door.foreign import Refused
+from rbees.orcd.door.foreign import Refused, refusal
 from rbees.orcd.openai.chat import AnyForm, form_of, unmet_form
 from rbees.orcd.openai.shared import (
     AnyPriority,
@@ -15,7 +15,6 @@ from rbees.orcd.openai.shared import (
     TextRequest,
     job_fields,
     one_of,
-    refusal,
     unmet,
     unmet_urgency,
     urgency,

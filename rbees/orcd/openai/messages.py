@@ -7,8 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from rbees.orcd.door.foreign import Foreign, Refused, read_object
-from rbees.orcd.openai.shared import refusal
+from rbees.orcd.door.foreign import Foreign, Refused, read_object, refusal
 from rbees.protocol.chat import (
     MAX_MESSAGES,
     MAX_TEXT_PARTS,

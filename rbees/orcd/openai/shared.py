@@ -9,12 +9,12 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from rbees.orcd.door.foreign import AnyStops, Foreign, Refused, read_object, stops_of
+from rbees.orcd.door.foreign import AnyStops, Foreign, Refused, read_object, refusal, stops_of
 from rbees.orcd.openai.schema_formats import enforceable, unenforced
-from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import MAX_CHOICES, MAX_DEADLINE_MS, MAX_TIMEOUT_MS, MAX_TOKENS, Priority
 from rbees.protocol.response_format import GrammarFormat, JsonSchemaFormat, RegexFormat, ResponseFormat
 from rbees.protocol.sampling import (
+    LEAST_TOP_P,
     MAX_SEED,
     DryAllowedLength,
     DryBase,
@@ -34,8 +34,6 @@ from rbees.protocol.sampling import (
 )
 
 MAX_METADATA: Final = 16
-LEAST_TOP_P: Final = 1e-6
-"""What a `top_p` of 0 means: only the likeliest token is kept."""
 
 # OpenAI's own limits (API reference, "metadata").
 Metadata = Annotated[
@@ -295,11 +293,6 @@ def _asked_schemas(request: TextRequest) -> tuple[tuple[str, _Schema | None], ..
         ("structured_outputs.json", outputs.json if outputs is not None else None),
         ("json_schema", request.json_schema),
     )
-
-
-def refusal(sentence: str, field: str) -> RbeesError:
-    """INVALID_REQUEST about one field."""
-    return RbeesError(ErrorCode.INVALID_REQUEST, sentence, field=field)
 
 
 def _schema(schema: dict[str, Any] | str, name: str) -> dict[str, Any]:

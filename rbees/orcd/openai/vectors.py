@@ -10,8 +10,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from rbees.orcd.door.collected import Collected
-from rbees.orcd.door.foreign import Foreign, Refused
-from rbees.orcd.openai.shared import AnyPriority, AnyTier, refusal, session_of, unmet_urgency, urgency
+from rbees.orcd.door.foreign import Foreign, Refused, refusal
+from rbees.orcd.openai.shared import AnyPriority, AnyTier, session_of, unmet_urgency, urgency
 from rbees.protocol.codec import Message
 from rbees.protocol.events import Ranked, Usage
 from rbees.protocol.jobs import JobRequest

@@ -14,9 +14,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from rbees.orcd.door.foreign import Foreign, Refused, read_object
+from rbees.orcd.door.foreign import Foreign, Refused, read_object, refusal
 from rbees.orcd.openai.chat_answers import ContentLogprob
-from rbees.orcd.openai.shared import refusal
 from rbees.orcd.responses.names import input_id
 from rbees.protocol.chat import MAX_MESSAGES, MAX_TEXT_PARTS, CallId, ChatMessage, TextPart, ToolCall
 from rbees.protocol.codec import Message, decode

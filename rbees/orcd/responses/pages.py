@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from rbees.orcd.openai.shared import refusal
+from rbees.orcd.door.foreign import refusal
 from rbees.orcd.responses.answers import ItemPage
 from rbees.orcd.responses.items import Item
 

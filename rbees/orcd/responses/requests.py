@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
 import msgspec
 
-from rbees.orcd.door.foreign import Foreign, Refused
+from rbees.orcd.door.foreign import Foreign, Refused, refusal
 from rbees.orcd.openai.chat import FLEX, AnyObject, AnyText, ChatRequest, Effort
 from rbees.orcd.openai.schema_formats import enforceable, unenforced
 from rbees.orcd.openai.shared import (
@@ -21,7 +21,6 @@ from rbees.orcd.openai.shared import (
     asked_form,
     job_fields,
     one_of,
-    refusal,
     unmet_urgency,
     urgency,
 )

@@ -10,7 +10,6 @@ from anthropic.types import message_content_param, message_count_tokens_params, 
 
 from rbees.orcd.anthropic import blocks
 from rbees.orcd.anthropic.messages import (
-    LEAST_TOP_P,
     CountRequest,
     MessagesRequest,
     Metadata,
@@ -30,6 +29,7 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import JobRequest, check_job
 from rbees.protocol.pools import ModelFacts
 from rbees.protocol.response_format import JsonSchemaFormat
+from rbees.protocol.sampling import LEAST_TOP_P
 from tests.support.host_facts import model
 
 HUM: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hum"}]}

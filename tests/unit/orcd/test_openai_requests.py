@@ -12,14 +12,14 @@ from rbees.orcd.door.foreign import Foreign, described, read_foreign
 from rbees.orcd.openai.chat import ChatRequest, chat_job, unmet_of_chat
 from rbees.orcd.openai.completions import DEFAULT_MAX_TOKENS, CompletionRequest, completion_jobs, unmet_of_completion
 from rbees.orcd.openai.schema_formats import enforceable
-from rbees.orcd.openai.shared import LEAST_TOP_P, TextRequest, unmet
+from rbees.orcd.openai.shared import TextRequest, unmet
 from rbees.orcd.openai.vectors import EmbeddingsRequest, RankRequest, embeddings_job, rank_job, unmet_of_vectors
 from rbees.protocol.chat import NamedTool, TextPart, Tool, ToolCall
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.jobs import JobRequest, check_job
 from rbees.protocol.response_format import GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
-from rbees.protocol.sampling import MAX_SEED
+from rbees.protocol.sampling import LEAST_TOP_P, MAX_SEED
 
 HUM: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hum"}]}
 COUNT: dict[str, Any] = {"type": "function", "function": {"name": "count", "parameters": {"type": "object"}, "strict": True}}
