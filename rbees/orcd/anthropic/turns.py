@@ -16,6 +16,7 @@ from rbees.orcd.anthropic.blocks import (
     Content,
     Document,
     RedactedThinking,
+    ResultPart,
     SearchResult,
     Text,
     Texts,
@@ -56,7 +57,7 @@ class SystemTurn(Foreign, frozen=True, kw_only=True, tag_field="role", tag="syst
 AnyTurn = UserTurn | AssistantTurn | SystemTurn
 Turns = Annotated[tuple[AnyTurn, ...], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)]
 _Side = Literal["user", "assistant", "system"]
-_Placed = tuple[str, Block]
+_Placed = tuple[str, Block | ResultPart]
 
 
 def chat_messages(system: str | Sequence[Text] | None, turns: Sequence[AnyTurn]) -> tuple[ChatMessage, ...]:
@@ -109,7 +110,7 @@ def _side(turn: AnyTurn) -> _Side:
             return "system"
 
 
-def _placed(content: str | Sequence[Block], place: str) -> list[_Placed]:
+def _placed(content: str | Sequence[Block | ResultPart], place: str) -> list[_Placed]:
     if isinstance(content, str):
         return [(place, Text(text=content))]
     return [(f"{place}[{number}]", block) for number, block in enumerate(content)]
@@ -183,7 +184,7 @@ def _said(placed: Sequence[_Placed]) -> str | tuple[TextPart, ...]:
 
 
 def _result(result: ToolResult, place: str) -> str | tuple[TextPart, ...]:
-    placed = _placed(result.content or "", f"{place}.content")  # type: ignore[arg-type]
+    placed = _placed(result.content or "", f"{place}.content")
     said = _said(placed)
     if not result.is_error:
         return said
