@@ -162,7 +162,7 @@ async def test_watching_behind_the_last_event_ends_at_once_and_as_the_job_did(or
         (("embed", "a", ""), b"", "TEXT 2 of 2 is empty"),
         (("rerank", "--query", "", "a"), b"", "`--query` takes a text of at least 1 character"),
         (("jobs", "submit", "--prompt", "x", "--stop", ""), b"", "`--stop` takes a text of at least 1 character"),
-        (("jobs", "submit", "--prompt", "x", *("--stop", "y") * 5), b"", "`--stop` takes at most 4 values"),
+        (("jobs", "submit", "--prompt", "x", *("--stop", "y") * 33), b"", "`--stop` takes at most 32 values"),
     ],
 )
 async def test_a_slip_is_told_in_the_words_of_the_command_line(
