@@ -180,7 +180,7 @@ class Orcd:
         self._retention = Retention(
             store, clock, retention_days=settings.retention_days, erase_content_after_s=settings.erase_content_after_s
         )
-        runs = Runs(self._jobs, self._relay, crew, lambda name: self._pools.meant(name).reference)
+        runs = Runs(self._jobs, self._relay, crew, self._pools.reference_of)
         kept = KeptResponses(stores.responses, store, self._jobs, runs)
         self._batches = Batches(
             stores.batches, stores.files, runs, crew, clock, queue_limit=settings.queue_limit, line_limit=settings.max_body_bytes

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -55,8 +55,24 @@ RESOLVE_AGAIN_S: Final = 0.25
 """How often a model that nobody has is looked for while pools may still come back."""
 LONGEST_RETRY_AFTER_S: Final = 60
 UNKNOWN_RATE_RETRY_AFTER_S: Final = 10
-Begun = Callable[[JobRow], None]
-"""Is told of a job that is new, right after its commit and before anything else happens to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """What is said beside a request and is no part of it."""
+
+    keep_s: float | None = None
+    """How long the model is to stay without work after the job, infinite until its memory is needed. A restart forgets it."""
+    begun: Callable[[JobRow], None] | None = None
+    """Is told of a job that is new, right after its commit and before anything else happens to it."""
+    beside: Beside | None = None
+    """Becomes durable together with the job."""
+    reference_of: Callable[[str], str | None] | None = None
+    """What another API means by a model's name, as rbees writes it; None of a name that only pools could tell the meaning of, and
+    none is known. Under a key the name as it was written counts: what it means may be another thing by then."""
+
+
+NOTHING_ASIDE: Final = Aside()
 
 
 class Jobs:
@@ -91,30 +107,19 @@ class Jobs:
 
     # ---- submitting ----------------------------------------------------------------------------------------------------
 
-    async def submit(
-        self,
-        request: JobRequest,
-        idempotency_key: str | None = None,
-        keep_s: float | None = None,
-        *,
-        begun: Begun | None = None,
-        beside: Beside | None = None,
-    ) -> JobAccepted:
-        """Accept a job durably and whatever is `beside` it, or give the answer again that the same submission got before.
-
-        `keep_s` is how long the model is to stay without work after it, infinite until its memory is needed. A restart forgets it.
-        `begun` is told of a job that is new, right after its commit and before anything else happens to it.
+    async def submit(self, request: JobRequest, idempotency_key: str | None = None, aside: Aside = NOTHING_ASIDE) -> JobAccepted:
+        """Accept a job durably, or give the answer again that the same submission got before.
 
         Raises RbeesError: INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_INCOMPATIBLE, QUEUE_FULL, QUOTA_EXCEEDED, DEADLINE_EXCEEDED,
         DRAINING, STORAGE_FULL, IDEMPOTENCY_CONFLICT, OUTPUT_ERASED.
         """
         check_job(request)
         if idempotency_key is None:
-            return await self._accept(request, None, keep_s, begun, beside)
+            return await self._accept(request, None, aside)
         # Two submissions under one key must not both find it unused, also where the first client leaves before its commit.
         while (under_way := self._submitting.get(idempotency_key)) is not None:
             await asyncio.wait([under_way])
-        task = asyncio.create_task(self._accept_once(request, idempotency_key, keep_s, begun, beside))
+        task = asyncio.create_task(self._accept_once(request, idempotency_key, aside))
         self._submitting[idempotency_key] = task
         task.add_done_callback(lambda done: self._submitted(idempotency_key, done))
         return await asyncio.shield(task)
@@ -124,11 +129,8 @@ class Jobs:
         if not done.cancelled():
             done.exception()  # Told to the client, if that is still there.
 
-    async def _accept_once(
-        self, request: JobRequest, key: str, keep_s: float | None, begun: Begun | None, beside: Beside | None
-    ) -> JobAccepted:
-        again = await self._answer_again(request, key, beside)
-        return again or await self._accept(request, key, keep_s, begun, beside)
+    async def _accept_once(self, request: JobRequest, key: str, aside: Aside) -> JobAccepted:
+        return await self._answer_again(request, key, aside.beside) or await self._accept(request, key, aside)
 
     async def _answer_again(self, request: JobRequest, key: str, beside: Beside | None) -> JobAccepted | None:
         before = await self._store.submitted(key)
@@ -148,12 +150,11 @@ class Jobs:
         seeded = msgspec.structs.replace(request, seed=before.seed if request.seed is None else request.seed)
         return stored is not None and msgspec.json.decode(stored, type=JobRequest) == seeded
 
-    async def _accept(
-        self, request: JobRequest, key: str | None, keep_s: float | None, begun: Begun | None, beside: Beside | None
-    ) -> JobAccepted:
+    async def _accept(self, asked: JobRequest, key: str | None, aside: Aside) -> JobAccepted:
         self.check_room()
-        facts = await self._resolve(request.model)
-        model_ref.parse(request.model)  # Which nobody has looked at while no pool is there.
+        reference, facts = await self._resolve(asked.model, aside.reference_of)
+        model_ref.parse(reference)  # Which nobody has looked at while no pool is there.
+        request = msgspec.structs.replace(asked, model=reference)
         _check_capable(request, facts)
         self.check_room()
         now_ms = self._clock.unix_ms()
@@ -178,31 +179,34 @@ class Jobs:
             extent=extent,
             cancel_on_disconnect=request.cancel_on_disconnect,
             request=record,
-            request_sha256=_fingerprint(request, beside),
+            request_sha256=_fingerprint(asked, aside.beside),
             idempotency_key=key,
             queue_position=self._scheduler.position_of(spec, self._clock.monotonic()),
             created_at_ms=now_ms,
             deadline_at_ms=spec.deadline_at_ms,
             correlation_id=correlation_id.get(),
-            beside=beside,
+            beside=aside.beside,
         )
 
         def durable(job: LiveJob) -> None:
-            if begun is not None:
-                begun(_row(job, new))
-            self._post(JobArrived(replace(spec, job_id=job.job_id, order=job.number, keep_s=keep_s)))
+            if aside.begun is not None:
+                aside.begun(_row(job, new))
+            self._post(JobArrived(replace(spec, job_id=job.job_id, order=job.number, keep_s=aside.keep_s)))
 
         await self._journal.accept(new, durable)
         return _accepted(new.job_id, new.queue_position, seed)
 
-    async def _resolve(self, reference: str) -> ModelFacts | None:
-        """The model, over what pools hold; None where no pool is known. Raises RbeesError, such as MODEL_NOT_FOUND."""
+    async def _resolve(self, name: str, reference_of: Callable[[str], str | None] | None) -> tuple[str, ModelFacts | None]:
+        """The reference and its model, None where no pool is known. Raises RbeesError, such as MODEL_NOT_FOUND."""
         while True:
-            try:
-                return self._scheduler.resolve(reference)
-            except RbeesError as error:
-                if error.code is not ErrorCode.MODEL_NOT_FOUND or self._clock.monotonic() >= self.settled_at_s:
-                    raise
+            is_settled = self._clock.monotonic() >= self.settled_at_s
+            reference = name if reference_of is None else reference_of(name)
+            if reference is not None or is_settled:
+                try:
+                    return reference or name, self._scheduler.resolve(reference or name)
+                except RbeesError as error:
+                    if error.code is not ErrorCode.MODEL_NOT_FOUND or is_settled:
+                        raise
             await self._clock.sleep(RESOLVE_AGAIN_S)
 
     def check_room(self) -> None:

@@ -12,7 +12,7 @@ from rbees.clients.http import is_base_url
 from rbees.clients.workerd import WorkerClient
 from rbees.orcd.crew import Crew
 from rbees.orcd.directory import Directory
-from rbees.orcd.door.model_names import Found, find
+from rbees.orcd.door.model_names import Found, find, taken_apart
 from rbees.orcd.model_downloads import ModelDownloads
 from rbees.orcd.scheduler.core import PoolFacts, Scheduler
 from rbees.orcd.scheduler.events import (
@@ -344,6 +344,12 @@ class Pools:
         """What a client of another API means by a name, see `model_names.find`."""
         facts = self.held_model(name)
         return Found(name, facts) if facts is not None else find(name, self.held_model, (model.facts for model in self.models()))
+
+    def reference_of(self, name: str) -> str | None:
+        """The same as rbees writes it; None of a name with a tag while nobody holds a model that it could be one of."""
+        found = self.meant(name)
+        is_open = found.facts is None and taken_apart(name).tag is not None and not self.models()
+        return None if is_open else found.reference
 
     def kept_for_s(self, model_sha256: str) -> float:
         """How long the model stays loaded if nobody asks for it and nobody needs its memory; infinite for good."""

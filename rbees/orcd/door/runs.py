@@ -13,11 +13,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
 from rbees.orcd.crew import Crew
 from rbees.orcd.frames import decode, payload, split
-from rbees.orcd.jobs import Jobs
+from rbees.orcd.jobs import Aside, Jobs
 from rbees.orcd.journal import Beside
 from rbees.orcd.relay import Relay, Watcher
 from rbees.orcd.store.jobs import JobRow
@@ -60,8 +58,8 @@ class Run:
 class Runs:
     """Has jobs accepted and follows them. A new one's `queued`, which tells an API of others nothing, is not among its events."""
 
-    def __init__(self, jobs: Jobs, relay: Relay, crew: Crew, reference_of: Callable[[str], str] = str) -> None:
-        """`reference_of` tells what a client of another API means by the name of a model, as rbees writes it."""
+    def __init__(self, jobs: Jobs, relay: Relay, crew: Crew, reference_of: Callable[[str], str | None] | None = None) -> None:
+        """`reference_of` is as for `Aside`."""
         self._reference_of = reference_of
         self._jobs = jobs
         self._relay = relay
@@ -82,7 +80,7 @@ class Runs:
     ) -> AsyncIterator[list[Run]]:
         """A run of each job, in their order; `key` is an idempotency key for all of them. Whoever leaves is gone for the jobs too.
 
-        `keep_s` and `beside` are as for `Jobs.submit`.
+        `keep_s` and `beside` are as for `Aside`.
 
         Raises:
             RbeesError: as `Jobs.submit`; where one is refused, none goes on. What is raised while they are followed names them.
@@ -90,8 +88,7 @@ class Runs:
         async with AsyncExitStack() as stack:
             runs: list[Run] = []
             try:
-                for number, asked in enumerate(wanted):
-                    request = msgspec.structs.replace(asked, model=self._reference_of(asked.model))
+                for number, request in enumerate(wanted):
                     own_key = f"{key}#{number}" if key is not None and number else key
                     runs.append(await self._begin(stack, request, own_key, keep_s, beside))
             except RbeesError:
@@ -137,7 +134,7 @@ class Runs:
         def begun(row: JobRow) -> None:
             followed.append((row, self._follow(row, row.last_seq, is_newest=True)))
 
-        accepted = await self._jobs.submit(request, key, keep_s, begun=begun, beside=beside)
+        accepted = await self._jobs.submit(request, key, Aside(keep_s, begun, beside, self._reference_of))
         if followed:
             return followed[0]
         row = await self._jobs.row_for_events(accepted.job_id)

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from rbees.orcd.crew import Crew
-from rbees.orcd.jobs import Jobs
+from rbees.orcd.jobs import Aside, Jobs
 from rbees.orcd.recovery import recover
 from rbees.orcd.relay import Relay
 from rbees.orcd.retention import DAY_MS, Retention
@@ -169,6 +169,39 @@ async def test_a_model_that_nobody_has_is_waited_for_while_pools_may_still_come_
     await office.clock.advance(5.0)
     with pytest.raises(RbeesError) as caught:
         await waiting[1]
+    assert caught.value.code is ErrorCode.MODEL_NOT_FOUND
+
+
+async def test_under_a_key_a_name_counts_as_it_was_written_whatever_it_means_by_now(office: Office) -> None:
+    tagged = msgspec.structs.replace(REQUEST, model="bees:Q4_K_M")
+    meaning: list[str | None] = ["bees"]
+    aside = Aside(reference_of=lambda _: meaning[0])
+    office.hear_of_pool("attic", BEES)
+    first = await office.jobs.submit(tagged, "k", aside)
+    assert office.desk.database.rows("SELECT model FROM jobs") == [("bees",)]
+    for meaning[0] in ("wasps", None):
+        assert await office.jobs.submit(tagged, "k", aside) == first
+    assert (await _refused(office, msgspec.structs.replace(tagged, model="bees:Q8_0"), "k")).code is ErrorCode.IDEMPOTENCY_CONFLICT
+
+
+async def test_a_name_whose_meaning_no_pool_can_tell_yet_is_waited_for(office: Office) -> None:
+    office.jobs.settled_at_s = office.clock.monotonic() + 10.0
+    meaning: list[str | None] = [None]
+    tagged = msgspec.structs.replace(REQUEST, model="bees:Q4_K_M")
+    waiting = asyncio.create_task(office.jobs.submit(tagged, None, Aside(reference_of=lambda _: meaning[0])))
+    await office.clock.advance(5.0)
+    assert not waiting.done()
+    office.hear_of_pool("attic", BEES)
+    meaning[0] = "bees"
+    await office.clock.advance(1.0)
+    assert (await waiting).status == "queued"
+    assert office.desk.database.rows("SELECT model FROM jobs") == [("bees",)]
+    late = asyncio.create_task(
+        office.jobs.submit(msgspec.structs.replace(REQUEST, model="gnats:Q8_0"), None, Aside(reference_of=lambda _: None))
+    )
+    await office.clock.advance(5.0)
+    with pytest.raises(RbeesError) as caught:
+        await late
     assert caught.value.code is ErrorCode.MODEL_NOT_FOUND
 
 

@@ -389,6 +389,14 @@ class Street(Directory):
         return Door(endpoint, self.calls, self.refuses)
 
 
+async def test_what_a_tag_means_is_open_until_some_pool_holds_a_model() -> None:
+    async with _realm(Street()) as realm:
+        names = ("bees", "bees:latest", "bees:Q4_K_M")
+        assert [realm.pools.reference_of(name) for name in names] == ["bees", "bees", None]
+        realm.pools.register(_registration(models=(model("file:/a.gguf"),)))
+        assert realm.pools.reference_of("bees:Q4_K_M") == "bees:Q4_K_M"
+
+
 async def test_a_model_is_removed_under_each_pools_own_name() -> None:
     street = Street()
     async with _realm(street) as realm:
