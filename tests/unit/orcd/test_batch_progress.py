@@ -659,6 +659,18 @@ async def test_a_file_whose_client_left_while_it_was_deleted_is_gone(hive: Hive,
     assert not hive.files.path(file_id).exists()
 
 
+async def test_what_a_killed_process_had_half_received_is_removed_and_nothing_else(hive: Hive) -> None:
+    batch = await hive.begin(3)
+    await hive.answer((await hive.until_waiting(3))[0])
+    await hive.until_counted(batch, 1)
+    before = {path.name for path in hive.files.path("x").parent.iterdir()}
+    assert len(before) == 2, "the input, and the output so far"
+    hive.files.path(hive.files.new_id()).write_bytes(b"half of an upl")
+    await hive.restart()
+    assert {path.name for path in hive.files.path("x").parent.iterdir()} == before
+    assert hive.written((await hive.until_ended(batch)).output_file_id) == names(3)
+
+
 async def test_what_a_batch_wrote_is_no_input(hive: Hive) -> None:
     over = await hive.until_ended(await hive.begin(1))
     assert over.output_file_id is not None
