@@ -146,6 +146,15 @@ async def test_who_would_rather_be_told_than_wait_is_told() -> None:
     assert told.given_up == 2
 
 
+async def test_when_to_ask_again_follows_the_pace_of_the_load_and_not_what_was_waited() -> None:
+    told = Told(wait_s=0.5)
+    for progress in (0.1, 0.2):
+        told.say(Metrics(stage="loading", progress=progress))
+    async with told.asked() as response:
+        # A tenth in next to no time. By what was waited it would be 2 s.
+        assert (await response.json())["error"]["details"]["retry_after_s"] == 1.0
+
+
 async def test_patience_that_suffices_changes_nothing() -> None:
     told = Told(wait_s=60)
     told.say(QUEUED, started(), token(0), end())
