@@ -23,7 +23,7 @@ PIECE = 1 << 20
 CONTENT = os.urandom(11 * PIECE + 5)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 FILE = HubFile(path="x.gguf", size_bytes=len(CONTENT), sha256=SHA256)
-OTHER = CONTENT[: 5 * PIECE] + b"?" + CONTENT[5 * PIECE + 1 :]
+OTHER = CONTENT[: 5 * PIECE] + bytes([CONTENT[5 * PIECE] ^ 1]) + CONTENT[5 * PIECE + 1 :]
 
 
 def sums_of(content: bytes) -> FilePieces:
