@@ -19,7 +19,7 @@ class CountingFlag:
     """A semaphore: every call counts, and at its limit it says stop."""
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None)
+        self._libc = ctypes.PyDLL(None)
         self._semaphore = (ctypes.c_uint64 * 8)()
         self._counted = 0
         self._set(0)
@@ -62,7 +62,7 @@ class PlainFlag:
     """A byte: `strlen` of it is 0 or 1."""
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None)
+        self._libc = ctypes.PyDLL(None)
         self._bytes = ctypes.create_string_buffer(2)
 
     @property

@@ -29,7 +29,7 @@ from rbees.workerd.engine.llama.devices import chosen_devices
 from rbees.workerd.engine.llama.facts import cell_count, layout_for, max_outputs, read_facts, slot_count
 from rbees.workerd.engine.llama.free_memory import with_available
 from rbees.workerd.engine.llama.kv_types import check_head_lengths, ggml_type
-from rbees.workerd.engine.llama.library import NotLoaded, ll
+from rbees.workerd.engine.llama.library import NotLoaded, ll, swift
 from rbees.workerd.engine.llama.log import LibraryLog
 from rbees.workerd.engine.llama.model import makes_no_text
 from rbees.workerd.engine.llama.vocabulary import Vocabulary
@@ -42,6 +42,14 @@ _FLASH_ATTENTION: Final[dict[FlashAttention, str]] = {
     "on": "LLAMA_FLASH_ATTN_TYPE_ENABLED",
     "off": "LLAMA_FLASH_ATTN_TYPE_DISABLED",
 }
+
+_seq_rm: Final = swift(ll.llama_memory_seq_rm)
+_seq_cp: Final = swift(ll.llama_memory_seq_cp)
+_seq_pos_max: Final = swift(ll.llama_memory_seq_pos_max)
+_state_size: Final = swift(ll.llama_state_seq_get_size)
+_get_small_state: Final = swift(ll.llama_state_seq_get_data)
+_set_small_state: Final = swift(ll.llama_state_seq_set_data)
+_SMALL_STATE_BYTES: Final = 1 << 20
 
 Flag = CountingFlag | PlainFlag
 
@@ -134,7 +142,7 @@ class LlamaBackend:
     def remove(self, slot: int, start: int) -> bool:
         """As `Backend.remove`."""
         assert 0 <= slot < self._facts.slots
-        return bool(ll.llama_memory_seq_rm(self._memory, slot, start, -1))
+        return bool(_seq_rm(self._memory, slot, start, -1))
 
     def share(self, source: int, target: int, start: int, stop: int) -> None:
         """As `Backend.share`."""
@@ -148,25 +156,26 @@ class LlamaBackend:
             assert start == 0
             assert self.length(target) == 0
             # Only a whole slot can be copied; what the target is not to have is cut off. The cells are copied with the next call.
-            ll.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-            ll.llama_memory_seq_rm(self._memory, target, stop, -1)
+            _seq_cp(self._memory, source, target, -1, -1)
+            _seq_rm(self._memory, target, stop, -1)
             self._copied_from.add(source)
             self._copied_to.add(target)
             return
         # Copying onto positions that are occupied would mix both.
-        ll.llama_memory_seq_rm(self._memory, target, start, stop)
-        ll.llama_memory_seq_cp(self._memory, source, target, start, stop)
+        _seq_rm(self._memory, target, start, stop)
+        _seq_cp(self._memory, source, target, start, stop)
 
     def state_bytes(self, slot: int) -> int:
         """As `Backend.state_bytes`: nothing of a slot that a copy is on its way to."""
         assert 0 <= slot < self._facts.slots
-        return 0 if slot in self._copied_to else int(ll.llama_state_seq_get_size(self._context, slot))
+        return 0 if slot in self._copied_to else int(_state_size(self._context, slot))
 
     def save(self, slot: int) -> State:
         """As `Backend.save`."""
         assert slot not in self._copied_to
         state = np.empty(self.state_bytes(slot), dtype=np.uint8)
-        written = ll.llama_state_seq_get_data(self._context, _bytes_of(state), state.nbytes, slot)
+        get_data = _get_small_state if state.nbytes <= _SMALL_STATE_BYTES else ll.llama_state_seq_get_data
+        written = get_data(self._context, _bytes_of(state), state.nbytes, slot)
         assert written == state.nbytes, "a state is as large as the library said"
         return state
 
@@ -175,10 +184,11 @@ class LlamaBackend:
         assert self.length(slot) == 0
         if slot in self._copied_from | self._copied_to:
             return False
+        set_data = _set_small_state if state.nbytes <= _SMALL_STATE_BYTES else ll.llama_state_seq_set_data
         with self._log.subdued():
-            read = ll.llama_state_seq_set_data(self._context, _bytes_of(state), state.nbytes, slot)
+            read = set_data(self._context, _bytes_of(state), state.nbytes, slot)
         if read != state.nbytes:
-            ll.llama_memory_seq_rm(self._memory, slot, -1, -1)
+            _seq_rm(self._memory, slot, -1, -1)
             return False
         return True
 
@@ -189,7 +199,7 @@ class LlamaBackend:
     def length(self, slot: int) -> int:
         """As `Backend.length`."""
         assert 0 <= slot < self._facts.slots
-        return int(ll.llama_memory_seq_pos_max(self._memory, slot)) + 1
+        return int(_seq_pos_max(self._memory, slot)) + 1
 
     def interrupt(self) -> None:
         """As `Backend.interrupt`."""

@@ -21,11 +21,12 @@ from rbees.workerd.engine.llama.batch import BatchArrays
 from rbees.workerd.engine.llama.context import Flag, common_params
 from rbees.workerd.engine.llama.facts import metadata, sequence_length
 from rbees.workerd.engine.llama.free_memory import with_available
-from rbees.workerd.engine.llama.library import NotLoaded, ll
+from rbees.workerd.engine.llama.library import NotLoaded, ll, swift
 from rbees.workerd.engine.llama.log import LibraryLog
 from rbees.workerd.engine.llama.vocabulary import Vocabulary
 from rbees.workerd.engine.shortage import Shortage
 
+_seq_rm: Final = swift(ll.llama_memory_seq_rm)
 _WARM_UP_ROWS: Final = 32
 _EQUAL: Final = 1e-2
 _RANK_BY_SHARES: Final = frozenset({"qwen3", "qwen3vl"})
@@ -106,7 +107,7 @@ class LlamaEmbedder:
         """As `Embedder.forget`."""
         assert 0 <= sequence < self._facts.max_sequences
         if self._memory:
-            ll.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+            _seq_rm(self._memory, sequence, -1, -1)
 
     def warm_up(self) -> None:
         """Two equal texts through all kernels.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any, Final
 
 from rbees.protocol.errors import ErrorCode, RbeesError
@@ -17,10 +18,20 @@ except (ImportError, OSError, RuntimeError):  # Also a shared library that this 
         f"llama.cpp is not installed here; run `{install_command('llama')}` (it needs a C++ compiler).",
     ) from None
 
-__all__ = ["NotLoaded", "ggml", "ll", "open_library"]
+__all__ = ["NotLoaded", "ggml", "ll", "open_library", "swift"]
 
 _KEPT_FOR_EVER: Final[list[Any]] = []
 """The library holds these without saying so; collecting them would leave it a dangling pointer."""
+
+
+def swift(function: Any) -> Any:
+    """A function of the library that returns within microseconds, called without giving way to other threads.
+
+    Through ctypes every call does, and gets its turn back only when another that is busy with Python lets go, up to 5 ms later: the
+    engine's thread would stand still again and again in the midst of what it has to do before the next step.
+    """
+    kind = ctypes.PYFUNCTYPE(function.restype, *function.argtypes)
+    return kind(ctypes.cast(function, ctypes.c_void_p).value or 0)
 
 
 class NotLoaded(Exception):

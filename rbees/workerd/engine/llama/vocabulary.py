@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Final
 
-from rbees.workerd.engine.llama.library import ll
+from rbees.workerd.engine.llama.library import ll, swift
 
 _LARGEST_PIECE_BYTES: Final = 1024
+_token_to_piece: Final = swift(ll.llama_token_to_piece)
 
 
 class Vocabulary:
@@ -51,7 +52,7 @@ class Vocabulary:
         if known is None:
             assert 0 <= token < self.size
             buffer = ctypes.create_string_buffer(_LARGEST_PIECE_BYTES)
-            length = ll.llama_token_to_piece(self._vocab, token, buffer, _LARGEST_PIECE_BYTES, 0, False)
+            length = _token_to_piece(self._vocab, token, buffer, _LARGEST_PIECE_BYTES, 0, False)
             known = self._pieces[token] = buffer.raw[: max(0, length)]
         return known
 
