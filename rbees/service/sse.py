@@ -73,7 +73,9 @@ class SseWriter:
         self._comment_every_s = comment_every_s
         self._one_at_a_time = asyncio.Lock()
         self._last_write = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._comments: asyncio.Task[None] | None = None
+        """Writes a comment; on its way only while there is nothing else to send, for a stream seldom needs one."""
 
     async def __aenter__(self) -> Self:
         _bound_buffers(self._request.transport)
@@ -82,7 +84,7 @@ class SseWriter:
         except ConnectionError:
             raise ClientGone("the client left before the stream began") from None
         self._last_write = asyncio.get_running_loop().time()
-        self._comments = asyncio.create_task(self._comment_when_idle())
+        self._look_again()
         return self
 
     async def write(self, data: bytes) -> None:
@@ -92,17 +94,37 @@ class SseWriter:
             ClientGone: nobody reads any more.
         """
         async with self._one_at_a_time:
-            for start in range(0, len(data), PIECE_BYTES):
-                await self._send(data[start : start + PIECE_BYTES])
-            self._last_write = asyncio.get_running_loop().time()
+            await self._send_pieces(data)
+
+    async def finish(self, data: bytes) -> None:
+        """Send the last frames together with the end of the stream, so that its reader keeps the connection. Raises as `write`."""
+        self._end_comments()
+        async with self._one_at_a_time:
+            rest = len(data) % PIECE_BYTES
+            await self._send_pieces(data[: len(data) - rest])
+            try:
+                await self.response.write_eof(data[len(data) - rest :])
+            except ConnectionError:
+                raise ClientGone("the client left") from None
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        assert self._comments is not None
-        self._comments.cancel()
-        await asyncio.wait([self._comments])
-        if not self._comments.cancelled():
-            self._comments.exception()  # Only a client that left ends it early, which the handler learns by itself.
+        self._end_comments()
+        if self._comments is not None:
+            await asyncio.wait([self._comments])
+            if not self._comments.cancelled():
+                self._comments.exception()  # Only a client that left ends it badly, which the handler learns by itself.
         return isinstance(error, ClientGone)
+
+    def _end_comments(self) -> None:
+        assert self._timer is not None
+        self._timer.cancel()
+        if self._comments is not None:
+            self._comments.cancel()
+
+    async def _send_pieces(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE_BYTES):
+            await self._send(data[start : start + PIECE_BYTES])
+        self._last_write = asyncio.get_running_loop().time()
 
     async def _send(self, piece: bytes) -> None:
         transport = self._request.transport
@@ -113,12 +135,18 @@ class SseWriter:
         except ConnectionError:
             raise ClientGone("the client left") from None
 
-    async def _comment_when_idle(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(self._last_write + self._comment_every_s - loop.time())
-            if loop.time() >= self._last_write + self._comment_every_s:
-                await self.write(self._comment)
+    def _look_again(self) -> None:
+        self._timer = asyncio.get_running_loop().call_at(self._last_write + self._comment_every_s, self._comment_if_idle)
+
+    def _comment_if_idle(self) -> None:
+        if asyncio.get_running_loop().time() < self._last_write + self._comment_every_s:
+            self._look_again()
+        else:
+            self._comments = asyncio.create_task(self._write_comment())
+
+    async def _write_comment(self) -> None:
+        await self.write(self._comment)
+        self._look_again()
 
 
 def _bound_buffers(transport: asyncio.Transport | None) -> None:

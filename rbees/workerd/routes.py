@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Protocol, TypeVar
+from types import TracebackType
+from typing import Annotated, Protocol, Self, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -234,30 +235,44 @@ async def _stream(request: web.Request, serving: Serving, attempt: Attempt, afte
 
 async def _follow(out: SseWriter, serving: Serving, attempt: Attempt, cursor: int) -> None:
     """Write events as they come, and a beat every second, until the last event is out."""
-    clock = asyncio.get_running_loop()
-    next_beat = clock.time() + BEAT_EVERY_S
-    while True:
-        attempt.changed.clear()
-        # What was acknowledged meanwhile has reached its journal by another connection.
-        cursor = max(cursor, attempt.events.acked_seq)
-        frames = attempt.events.after(cursor)
-        if frames:
-            await out.write(b"".join(frames))
-            cursor += len(frames)
-            attempt.delivered_seq = max(attempt.delivered_seq, cursor)
-        if attempt.events.ended and cursor >= attempt.events.last_seq:
-            return
-        if clock.time() >= next_beat:
-            beat = Beat(step=serving.step)
-            await out.write(frame(None, "beat", encode(beat)))
-            next_beat = clock.time() + BEAT_EVERY_S
-        elif not frames:
-            await _changed(attempt, next_beat - clock.time())
+    with _Heart(attempt.changed) as heart:
+        while True:
+            attempt.changed.clear()
+            # What was acknowledged meanwhile has reached its journal by another connection.
+            cursor = max(cursor, attempt.events.acked_seq)
+            frames, is_last = attempt.events.after(cursor), attempt.events.ended
+            if frames:
+                await (out.finish if is_last else out.write)(b"".join(frames))
+                cursor += len(frames)
+                attempt.delivered_seq = max(attempt.delivered_seq, cursor)
+            if is_last:
+                return
+            if heart.beat_is_due:
+                await out.write(frame(None, "beat", encode(Beat(step=serving.step))))
+                heart.start()
+            elif not frames:
+                await attempt.changed.wait()
 
 
-async def _changed(attempt: Attempt, timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(max(0.0, timeout_s)):
-            await attempt.changed.wait()
-    except TimeoutError:
-        return
+class _Heart:
+    """Wakes who follows an attempt when a beat is due. One timer for each beat: one for each wait would cost more than the rest."""
+
+    def __init__(self, changed: asyncio.Event) -> None:
+        self._changed = changed
+        self.beat_is_due = False
+
+    def start(self) -> None:
+        """The time to the next beat begins."""
+        self.beat_is_due = False
+        self._timer = asyncio.get_running_loop().call_later(BEAT_EVERY_S, self._due)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._timer.cancel()
+
+    def _due(self) -> None:
+        self.beat_is_due = True
+        self._changed.set()

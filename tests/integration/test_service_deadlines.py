@@ -286,6 +286,56 @@ async def test_a_stream_of_another_form_has_what_its_clients_pass_over() -> None
         assert body.replace(form.comment, b"") == b'{"done":true}\n'
 
 
+async def test_the_last_frames_and_the_end_of_a_stream_are_one_and_no_comment_follows() -> None:
+    ending = sse.frame(2, "end", b"{" + b" " * (3 * sse.PIECE_BYTES + 7) + b"}")
+
+    async def short(request: http.Request) -> http.StreamResponse:
+        async with sse.SseWriter(request, comment_every_s=0.01) as out:
+            await out.write(sse.frame(1, "token", b"{}"))
+            await out.finish(ending if request.match_info["size"] == "long" else sse.frame(2, "end", b"{}"))
+            await asyncio.sleep(0.1)
+        return out.response
+
+    async with serving(Route("GET", "/{size}", short, "Short.", stream=True)) as server, connection(server) as (reader, writer):
+        for size, last in ((b"short", sse.frame(2, "end", b"{}")), (b"long", ending)):
+            writer.write(b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % size)
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+            body = b""
+            while length := int(await asyncio.wait_for(reader.readuntil(b"\r\n"), SOON_S), 16):
+                body += (await asyncio.wait_for(reader.readexactly(length + 2), SOON_S))[:-2]
+            assert body.replace(sse.COMMENT, b"") == sse.frame(1, "token", b"{}") + last
+            assert body.endswith(last)
+            assert await reader.readexactly(2) == b"\r\n"
+
+
+async def test_the_end_of_a_stream_whose_client_has_left_says_so() -> None:
+    told: list[str] = []
+    begun, left = asyncio.Event(), asyncio.Event()
+
+    async def ends_late(request: http.Request) -> http.StreamResponse:
+        async with sse.SseWriter(request) as out:
+            begun.set()
+            await left.wait()
+            assert request.transport is not None
+            # By the loss the handler will be cancelled, but not before its next turn.
+            request.transport.abort()
+            try:
+                await out.finish(sse.frame(1, "end", b"{}"))
+            except sse.ClientGone as gone:
+                told.append(str(gone))
+                raise
+        return out.response
+
+    async with serving(Route("GET", "/late", ends_late, "Late.", stream=True)) as server, connection(server) as (_, writer):
+        writer.write(b"GET /late HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await asyncio.wait_for(begun.wait(), SOON_S)
+        left.set()
+        async with asyncio.timeout(SOON_S):
+            while not told:  # noqa: ASYNC110 - a list of its own
+                await asyncio.sleep(0.01)
+    assert told == ["the client left"]
+
+
 async def test_a_failure_in_mid_stream_cuts_the_stream() -> None:
     async def broken(request: http.Request) -> http.StreamResponse:
         async with sse.SseWriter(request) as out:

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import psutil
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -189,6 +190,22 @@ async def test_a_draft_model_of_the_same_vocabulary_guesses_and_another_ends_the
     async with running_worker(script, tmp_path / "other", f"--draft-model={draft}", "--speculation=off") as worker:
         assert await worker.ended() == 78
         assert codec.decode(worker.log.splitlines()[-1], ErrorEnvelope).error.code == ErrorCode.CONFIGURATION
+
+
+async def test_who_reads_attempts_to_their_end_asks_again_over_the_same_connection(tmp_path: Path) -> None:
+    async with running_worker(write_script(tmp_path), tmp_path) as worker:
+        await worker.ready()
+        ports: set[int] = set()
+        async with worker.client() as client:
+            for number in range(5):
+                async with client.execute(job(f"job-{number}")) as stream:
+                    async for _, event in stream:
+                        if isinstance(event, End):
+                            # Like orcd, which needs nothing behind it.
+                            break
+                connections = psutil.Process().net_connections("tcp4")
+                ports |= {c.laddr.port for c in connections if c.raddr and f"http://127.0.0.1:{c.raddr.port}" == worker.uri}
+        assert len(ports) == 1
 
 
 async def test_acknowledged_events_are_forgotten_and_then_the_job(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from rbees.orcd.door.collected import Collected
 from rbees.orcd.door.patience import Pace, not_started
 from rbees.orcd.door.runs import Run, give_up_rest
 from rbees.protocol.errors import RbeesError
-from rbees.protocol.events import Error, Event, Started
+from rbees.protocol.events import End, Error, Event, Started
 from rbees.service.sse import EVENTS, SseWriter, StreamForm
 
 HEAD_S: Final = 3.0
@@ -89,13 +89,12 @@ async def stream(
         async with writer as out:
             try:
                 async for events in opening.events():
-                    await _send(out, translation, 0, events)
+                    await _send(out, translation, 0, events, is_last=len(runs) == 1)
                 for number, batches in enumerate(streams):
                     async for events in batches:
-                        await _send(out, translation, number, events)
-                await out.write(translation.ended())
+                        await _send(out, translation, number, events, is_last=number == len(runs) - 1)
             except RbeesError as error:
-                await out.write(translation.failed(error))
+                await out.finish(translation.failed(error))
                 await give_up_rest(runs, error)
         return writer.response
 
@@ -158,10 +157,16 @@ async def _opening(batches: AsyncIterator[list[Event]], wait_s: float) -> AsyncI
         await asyncio.gather(opening.reading, return_exceptions=True)
 
 
-async def _send(out: SseWriter, translation: Translation, number: int, events: Sequence[Event]) -> None:
-    """What these events are in the other API. Raises RbeesError where the job failed."""
+async def _send(out: SseWriter, translation: Translation, number: int, events: Sequence[Event], *, is_last: bool) -> None:
+    """What these events are in the other API, with its end behind those that end the last job.
+
+    Raises:
+        RbeesError: a job failed.
+    """
     frames = b"".join(translation.take(number, event) for event in events if not isinstance(event, Error))
-    if frames:
+    if is_last and isinstance(events[-1], End):
+        await out.finish(frames + translation.ended())
+    elif frames:
         await out.write(frames)
     _raise_failure(events)
 
