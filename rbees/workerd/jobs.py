@@ -33,6 +33,7 @@ from rbees.workerd.prompts import Prompt, Prompts
 from rbees.workerd.sampling_needs import SamplingNeeds
 from rbees.workerd.stream import EventBuffer
 from rbees.workerd.vectors import VectorDesk, VectorRequest, usage_of
+from rbees.workerd.waking import Waking
 
 FORGET_AFTER_S: Final = 60.0
 SWEEP_EVERY_S: Final = 1.0
@@ -83,6 +84,8 @@ class Attempt:
     """Somebody has cancelled it, and so wants nothing more of it."""
     ending: RbeesError | None = None
     """Why this worker ends it, once it does; None where that was asked for."""
+    has_token: bool = False
+    """Its first token was made."""
     choices: int = 1
     ends: list[Finished] = field(default_factory=list)
     """Of the answers that are complete."""
@@ -130,6 +133,7 @@ class Attempts:
         self._worker_id = worker_id
         self._model_ref = model_ref
         self._attempts: dict[str, Attempt] = {}
+        self._waking = Waking()
 
     @property
     def running(self) -> int:
@@ -229,7 +233,7 @@ class Attempts:
                 continue
             event = self._event(attempt, output)
             if event is not None:
-                attempt.add(event)
+                self._add(attempt, event)
                 self._balance(attempt)
 
     def sweep(self) -> None:
@@ -359,6 +363,15 @@ class Attempts:
         if (held < RESUME_BELOW_BYTES) if paused else (held > PAUSE_ABOVE_BYTES):
             attempt.paused_since_s = None if paused else self._clock.monotonic()
             self._engine.pause(attempt.key, not paused)
+
+    def _add(self, attempt: Attempt, event: Event) -> None:
+        """Append an event; a token that follows another need not be read at once."""
+        if isinstance(event, Token) and attempt.has_token:
+            attempt.events.append(event)
+            self._waking.soon(attempt.changed)
+        else:
+            attempt.has_token = isinstance(event, Token)
+            attempt.add(event)
 
     def _event(self, attempt: Attempt, output: Admitted | Grown | Finished | Failed) -> Event | None:
         """The output as an event; None for the end of one answer while others go on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -115,6 +116,24 @@ async def test_the_last_ack_forgets_the_attempt() -> None:
     with pytest.raises(RbeesError) as caught:
         bench.attempts.find("a", 1)
     assert caught.value.code == ErrorCode.JOB_NOT_FOUND
+
+
+async def test_a_token_behind_another_need_not_be_read_at_once_and_what_begins_or_ends_must() -> None:
+    bench = Bench()
+    attempt = await bench.execute()
+
+    def wakes(deliver: Callable[[], None]) -> bool:
+        attempt.changed.clear()
+        deliver()
+        return attempt.changed.is_set()
+
+    assert wakes(lambda: bench.attempts.deliver([Admitted("a/1", 1)]))
+    assert wakes(bench.grow)
+    assert not wakes(bench.grow)
+    await asyncio.wait_for(attempt.changed.wait(), 30)
+    assert not wakes(bench.grow)
+    assert wakes(bench.finish)
+    assert attempt.events.last_seq == 5
 
 
 async def test_a_minute_without_acknowledgement_gives_up_and_later_forgets() -> None:
