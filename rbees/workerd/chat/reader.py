@@ -154,7 +154,7 @@ class PartReader:
         if last:
             self._speak_last()
         else:
-            self._speak(self._before_possible((*(block.opens for block in self._form.blocks), *self._form.wrappers)))
+            self._speak(self._before_possible(self._marks))
         return False
 
     def _speak(self, count: int) -> None:
@@ -163,8 +163,8 @@ class PartReader:
         self._give("text", count)
 
     def _speak_last(self) -> None:
-        """Space behind a call belongs to it, like the space before."""
-        self._give("tool" if self._behind_call and not self._space_before(len(self._text)) else "text", len(self._text))
+        """Space behind a call belongs to it, like the space before, and so does a mark within which the answer was cut off."""
+        self._give("tool" if self._behind_call and not self._before_possible(self._marks) else "text", len(self._text))
 
     def _before_possible(self, marks: tuple[str, ...]) -> int:
         """How many characters lie before what may become one of `marks`, and before the space in front of it."""
@@ -192,6 +192,12 @@ class PartReader:
         while at < len(self._text) and (self._text[at].isspace() or (self._behind_call and self._text[at] in _SEPARATORS)):
             at += 1
         return at
+
+    @property
+    def _marks(self) -> tuple[str, ...]:
+        """What may stand in front of a call."""
+        assert self._form is not None
+        return (*(block.opens for block in self._form.blocks), *self._form.wrappers)
 
     @property
     def _wrappers(self) -> tuple[str, ...]:
@@ -314,8 +320,9 @@ class _OpenCall:
             at += len(filler or " ")
         if text.startswith(self.block.closes, at):
             return at + len(self.block.closes)
-        if not last and any(mark.startswith(text[at:]) for mark in (self.block.closes, *self.block.fillers)):
-            return None
+        if any(mark.startswith(text[at:]) for mark in (self.block.closes, *self.block.fillers)):
+            # An answer that is cut off within the mark, or before it, says nothing behind its call.
+            return len(text) if last else None
         if at - behind > _LONGEST_SPACE:
             return behind
         if self._name is None and text.startswith("{", at):

@@ -200,6 +200,28 @@ def test_space_without_end_behind_a_call_is_not_waited_for() -> None:
     assert len(events) > 1_000
 
 
+@pytest.mark.parametrize(
+    ("calls", "call", "mark"),
+    [
+        ("hermes", f"<tool_call>{F_JSON}", "\n</tool_call>"),
+        ("minimax", f"<tool_calls>{F_JSON}", "\n</tool_calls>"),
+        ("deepseek", '<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{"a": 1}', "\n```<｜tool▁call▁end｜>"),
+        # Behind a mark that is whole: that of a list of calls, and that of a second call.
+        ("kimi", '<|tool_call_begin|>f<|tool_call_argument_begin|>{"a": 1}<|tool_call_end|>', "\n<|tool_calls_section_end|>"),
+        ("hermes", f"<tool_call>{F_JSON}</tool_call>", "\n<tool_call"),
+    ],
+)
+def test_a_mark_within_which_an_answer_was_cut_off_belongs_to_the_call_before_it(calls: str, call: str, mark: str) -> None:
+    for length in range(len(mark) + 1):
+        tokens = cut(call + mark[:length], 1)
+        for limit in (None, len(tokens)):
+            events, found, _ = read(tokens, chat_format(calls), limit=limit)
+            assert ({part for part, _ in parts_of(events)}, found) == ({"tool"}, (F,)), mark[:length]
+    for other in (f"{mark}x", "\n<b"):
+        events, _, _ = read(cut(f"{call}{other}", 1), chat_format(calls))
+        assert parts_of(events)[-1][0] == "text"
+
+
 def test_a_mark_within_an_argument_ends_nothing() -> None:
     text = '<tool_call>{"name": "f", "arguments": {"a": "</tool_call> \\"}"}}</tool_call>'
     _, found, _ = read(cut(text, 1), chat_format("hermes"))
