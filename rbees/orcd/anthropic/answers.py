@@ -26,11 +26,10 @@ Tier = Literal["standard", "batch"]
 
 
 class TextBlock(Part, frozen=True, kw_only=True, tag_field="type", tag="text"):
-    """What is said."""
+    """What is said. It has no `citations`: clients take them for a list wherever they are there, and null for none of theirs."""
 
     private: ClassVar[frozenset[str]] = frozenset({"text"})
     text: str
-    citations: None = None
 
 
 class ThinkingBlock(Part, frozen=True, kw_only=True, tag_field="type", tag="thinking"):

@@ -121,7 +121,7 @@ def test_a_whole_answer_with_thoughts_and_calls() -> None:
     assert (answer["id"], answer["type"], answer["role"], answer["model"]) == ("msg_1", "message", "assistant", "m")
     assert answer["content"] == [
         {"type": "thinking", "thinking": "hm", "signature": "msg_1"},
-        {"type": "text", "text": "One moment", "citations": None},
+        {"type": "text", "text": "One moment"},
         {"type": "tool_use", "id": "c1", "name": "count", "input": {"x": 1}},
         {"type": "tool_use", "id": "c2", "name": "count", "input": {}},
     ]
@@ -153,7 +153,7 @@ def test_a_stream_brings_block_after_block() -> None:
         {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "msg_1"}},
         {"type": "content_block_stop", "index": 0},
-        {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": "", "citations": None}},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "One "}},
         {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "moment"}},
         {"type": "content_block_stop", "index": 1},
