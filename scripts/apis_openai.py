@@ -75,7 +75,8 @@ def page() -> str:
 def _errors() -> Iterator[str]:
     yield '`{"error": {"message", "type", "param", "code"}}`: one sentence that says what to do, the kind, the field that it is'
     yield "about or null, and a code. `x-should-retry` tells clients that try again by themselves whether that can help, and"
-    yield "`Retry-After` says when. Codes are those of [errors.md](errors.md) in small letters, but for these:"
+    yield "`Retry-After` says when. The header `x-request-id` of every answer is the correlation id. Codes are those of"
+    yield "[errors.md](errors.md) in small letters, but for these:"
     yield ""
     yield "| code of rbees | status here | code here |"
     yield "|---|---|---|"

@@ -117,6 +117,9 @@ class Edge:
         current = correlation_id.get()
         if current is not None:
             response.headers[HEADER] = current
+            shape = self._shape(request)
+            if shape is not None and shape.id_header is not None:
+                response.headers[shape.id_header] = current
         response.headers.update(request.get(FURTHER_HEADERS, {}))
         ignored = passed_over.together(request.get(PASSED_OVER, ()), response.headers.get(passed_over.HEADER))
         if ignored is not None:

@@ -54,6 +54,8 @@ class ErrorShape:
     word: Callable[[RbeesError], WordedError]
     sign: str | None = None
     """A header that only its clients send, so that they are answered in it on paths that several APIs share."""
+    id_header: str | None = None
+    """The header of every answer, a refusal or not, in which its clients look for the correlation id."""
 
 
 @dataclass(frozen=True, slots=True)

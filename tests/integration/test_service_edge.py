@@ -451,22 +451,33 @@ async def test_routes_of_another_api_fail_in_its_own_words() -> None:
 
 
 async def test_where_several_apis_live_a_clients_own_header_tells_which_words_it_reads() -> None:
-    other = ErrorShape(Complaint, lambda error: WordedError(419, Complaint(f"other {error.code.lower()}")), sign="tea-version")
+    def word(error: RbeesError) -> WordedError:
+        return WordedError(419, Complaint(f"other {error.code.lower()}"))
+
+    async def pour(_request: http.Request) -> http.Response:
+        return reply({"cups": 1})
+
+    other = ErrorShape(Complaint, word, sign="tea-version", id_header="Tea-Id")
     foreign = (
         Route("GET", "/tea/refuse", refuse, "Refuse.", error_shape=SHAPE),
         Route("GET", "/tea/other", refuse, "Refuse.", error_shape=other),
+        Route("GET", "/tea/pour", pour, "Pour.", error_shape=other),
     )
     async with serving(*ROUTES, *foreign) as server:
         for path, headers, status in (
             ("/tea/refuse", {}, 418),
             ("/tea/none", {}, 418),
             ("/tea/other", {}, 419),
+            ("/tea/pour", {}, 200),
             ("/tea/refuse", {"Tea-Version": "1"}, 419),
             ("/tea/none", {"Tea-Version": "1"}, 419),
             ("/refuse", {"Tea-Version": "1"}, 429),
             ("/none", {"Tea-Version": "1"}, 404),
         ):
-            assert (await ask(server, "GET", path, headers)).status == status, (path, headers)
+            answer = await ask(server, "GET", path, headers)
+            assert answer.status == status, (path, headers)
+            theirs = status in {200, 419}
+            assert answer.headers.get("tea-id") == (answer.headers["x-correlation-id"] if theirs else None), (path, headers)
 
 
 async def test_what_clients_of_other_apis_send_beside_is_passed_over_and_named_by_every_answer() -> None:

@@ -43,7 +43,9 @@ def _worded(error: RbeesError) -> WordedError:
     return WordedError(errors.status_of(error), errors.body_of(error), errors.headers_of(error))
 
 
-SHAPE: Final = ErrorShape(errors.ErrorAnswer, _worded)
+REQUEST_ID: Final = "x-request-id"
+"""Header by which this API's clients know a request; here it is the correlation id."""
+SHAPE: Final = ErrorShape(errors.ErrorAnswer, _worded, id_header=REQUEST_ID)
 
 
 def routes(runs: Runs, pools: Pools) -> list[Route]:

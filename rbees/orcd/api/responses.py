@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from rbees.orcd.api.asked import ACCEPTING, KEY, PREFER, names_of, read_asked, wait_s
+from rbees.orcd.api.openai import REQUEST_ID
 from rbees.orcd.door.counts import Counts
 from rbees.orcd.door.foreign import refusal
 from rbees.orcd.door.runs import Run, Runs
@@ -56,7 +57,7 @@ def _worded(error: RbeesError) -> WordedError:
     return WordedError(status_of(error), errors.body_of(error), headers_of(error))
 
 
-SHAPE: Final = ErrorShape(ErrorAnswer, _worded)
+SHAPE: Final = ErrorShape(ErrorAnswer, _worded, id_header=REQUEST_ID)
 
 
 def routes(runs: Runs, kept: KeptResponses, pools: Pools) -> list[Route]:

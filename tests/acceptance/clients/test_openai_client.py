@@ -55,6 +55,7 @@ def test_a_chat_is_answered_whole_and_says_what_it_took(client: OpenAI, door: Do
     assert first.usage.completion_tokens == 5
     assert first.usage.total_tokens == first.usage.prompt_tokens + 5
     assert "x-rbees-ignored" not in raw.headers
+    assert first._request_id == raw.headers["x-correlation-id"]
     shown = show(door.url, raw.headers["x-rbees-job-id"])
     assert first.id == f"chatcmpl-{shown['job_id']}"
     assert first.created == shown["created_at_ms"] // 1000
@@ -473,6 +474,7 @@ def test_refusals_become_the_packages_own_exceptions(client: OpenAI, door: Door)
     with pytest.raises(openai.NotFoundError, match="Did you mean `steady`") as unknown:
         client.chat.completions.create(model="stedy", messages=HUM)
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+    assert unknown.value.request_id == unknown.value.response.headers["x-correlation-id"]
     with pytest.raises(openai.BadRequestError, match=r"has \d+ tokens and .* 900000, but the context holds \d+") as long:
         client.chat.completions.create(model=door.plain, messages=HUM, max_tokens=900_000)
     assert long.value.code == "context_length_exceeded"

@@ -64,6 +64,7 @@ def test_a_response_is_answered_whole_and_can_be_asked_for_again(client: OpenAI,
     asked: dict[str, Any] = {"model": door.plain, "input": "hum", "instructions": "Be brief.", "metadata": {"hive": "a"}}
     raw = client.responses.with_raw_response.create(**asked, extra_body={"seed": 1, "sparkle": 1})
     made = raw.parse()
+    assert made._request_id == raw.headers["x-correlation-id"]
     assert (made.object, made.status, made.model, made.metadata) == ("response", "completed", door.plain, {"hive": "a"})
     assert made.output_text
     assert made.usage is not None
