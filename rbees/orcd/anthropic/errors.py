@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Final, Literal
 
+from msgspec import UNSET, UnsetType
+
 from rbees.orcd.door.retries import retry_headers
 from rbees.orcd.door.unknown_models import as_unknown_model
 from rbees.protocol.codec import Message
@@ -25,6 +27,15 @@ ErrorType = Literal[
 ]
 
 _MODELS: Final = "GET /v1/models"
+THREAD: Final = "thread"
+"""Field by which a request goes on with a conversation that the server keeps."""
+
+
+class Unsupported(Message, frozen=True, kw_only=True):
+    """What a program looks at that can do without something and then asks again by itself."""
+
+    error_code: Literal["thread_unsupported_request"]
+    unsupported: tuple[str, ...]
 
 
 class ErrorObject(Message, frozen=True, kw_only=True):
@@ -36,6 +47,8 @@ class ErrorObject(Message, frozen=True, kw_only=True):
     """As `docs/errors.md` lists it."""
     field: str | None
     """That it is about."""
+    details: Unsupported | UnsetType = UNSET
+    """The API's own; only where a `thread` is refused."""
 
 
 class ErrorAnswer(Message, frozen=True, kw_only=True):
@@ -68,6 +81,7 @@ _NAMES: Final = {
 """Fields of a job that this API calls otherwise."""
 _OF_FIELDS: Final = frozenset({ErrorCode.INVALID_REQUEST, ErrorCode.CONTEXT_EXCEEDED, ErrorCode.MODEL_INCOMPATIBLE})
 """Refusals that speak of fields; in others such a word is the name of a model."""
+_NO_THREADS: Final = Unsupported(error_code="thread_unsupported_request", unsupported=(THREAD,))
 _FIELD: Final = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*)`")
 
 
@@ -82,6 +96,7 @@ def body_of(error: RbeesError, request_id: str | None = None) -> ErrorAnswer:
             message=_sentence(error),
             code=error.code,
             field=_named(field) if isinstance(field, str) else _FIELDS.get(error.code),
+            details=_NO_THREADS if error.code is ErrorCode.INVALID_REQUEST and field == THREAD else UNSET,
         ),
         request_id=request_id,
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from rbees.orcd.anthropic import thoughts
+from rbees.orcd.anthropic import errors, thoughts
 from rbees.orcd.anthropic import tools as tools_of
 from rbees.orcd.anthropic.blocks import CacheControl, Texts
 from rbees.orcd.anthropic.thoughts import Effort, ThinkingConfig
@@ -51,10 +51,13 @@ class PromptRequest(Foreign, frozen=True, kw_only=True):
     """What both routes ask about. Absent and null fields are left open."""
 
     private: ClassVar[frozenset[str]] = frozenset({"messages", "system", "tools", "tool_choice", "chat_template_kwargs"})
-    extras: ClassVar[frozenset[str]] = frozenset({"chat_template_kwargs", "output_format", "mcp_servers"})
+    extras: ClassVar[frozenset[str]] = frozenset({"chat_template_kwargs", "output_format", "mcp_servers", errors.THREAD})
     refused: ClassVar[Mapping[str, Refused]] = {
         "mcp_servers": Refused("nobody here calls such servers for a model; define their tools and run those yourself.", ([],)),
         "speed": Refused("an answer comes as fast as it can; leave it out.", ("standard",)),
+        errors.THREAD: Refused(
+            "conversations are not kept here; send all turns in `messages`, with `system` and `tools`, and leave it out."
+        ),
     }
     model: Annotated[
         str, msgspec.Meta(min_length=1, max_length=1024, description="An alias, `hf:` or `file:` reference, sha256 or file name.")

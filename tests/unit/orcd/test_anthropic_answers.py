@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from rbees.orcd.anthropic import errors
 from rbees.orcd.anthropic.answers import PING, MessageStream, TokenCount, message_answer, message_id
-from rbees.orcd.anthropic.messages import MessagesRequest
+from rbees.orcd.anthropic.messages import CountRequest, MessagesRequest
 from rbees.orcd.anthropic.models import DEFAULT_LIMIT, model_info, model_page
 from rbees.orcd.api.anthropic import FORM
 from rbees.orcd.door.collected import Collected
@@ -304,6 +304,17 @@ def test_an_error_names_the_field_as_this_api_does() -> None:
     assert field(ErrorCode.INVALID_REQUEST, field="stop") == "stop_sequences"
     assert field(ErrorCode.MODEL_NOT_FOUND) == "model"
     assert field(ErrorCode.INTERNAL) is None
+
+
+def test_programs_that_count_on_kept_conversations_are_told_to_send_them_whole() -> None:
+    for thread in ({"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}):
+        for type_ in (MessagesRequest, CountRequest):
+            with pytest.raises(RbeesError, match="send all turns in `messages`") as caught:
+                read_foreign(encode({**HUM, "thread": thread}), type_)
+            plain = json.loads(encode(errors.body_of(caught.value)))["error"]
+            assert (plain["type"], plain["field"]) == ("invalid_request_error", "thread")
+            assert plain["details"] == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    assert ask(thread=None) == ask()
 
 
 def test_agents_know_a_prompt_that_is_too_long_by_the_words_of_the_api() -> None:
