@@ -24,7 +24,16 @@ answer = client.messages.create(model="haiku", max_tokens=1000, messages=hum)
 print(answer.content[0].text)
 ```
 
-Programs that read `ANTHROPIC_BASE_URL` need no other change than that and the name of a model.
+Programs that read `ANTHROPIC_BASE_URL` need no other change than that and the name of a model. Claude Code, tried with version
+2.1.197, where `MODEL` is the name of one:
+
+```sh
+ANTHROPIC_BASE_URL=http://127.0.0.1:8080 ANTHROPIC_AUTH_TOKEN=none ANTHROPIC_MODEL=MODEL ANTHROPIC_DEFAULT_HAIKU_MODEL=MODEL \\
+  CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 claude -p "hi" --tools "Read,Edit"
+```
+
+It needs a model whose template takes tools, and a context of some 25 000 tokens with these two tools, of 98 000 with all of
+its own. The AI SDK is told the address with `/v1`: `createAnthropic({baseURL: 'http://127.0.0.1:8080/v1', apiKey: 'none'})`.
 
 - **The key** is the cluster's token too, as `x-api-key` or as a bearer token; where both are sent, the bearer token counts.
 - **Models**: `/v1/models` and `/v1/models/NAME` answer in the shape of this API whoever sends `anthropic-version`, with `limit`,
@@ -40,6 +49,10 @@ Programs that read `ANTHROPIC_BASE_URL` need no other change than that and the n
   `message_delta` does.
 - **Turns**: those of one side that follow each other are one. What came of a call that failed (`is_error`) is told to the model
   with `Error: ` before it.
+- **`thread`** is refused, for conversations are not kept here: what asks has to send all of its turns. The package's own loops
+  around tools (`beta.messages.tool_runner`) ask with it first, and then do that by themselves.
+- **Files and batches** of this API (`/v1/files`, `/v1/messages/batches`) are 404; the files of OpenAI's API, on the same paths, are
+  not shown to who sends `anthropic-version`.
 - **`anthropic-beta`** and `?beta=true` are taken and passed over, and what they bring is named in `X-Rbees-Ignored` as every
   unknown field.
 """
@@ -61,9 +74,9 @@ def page() -> str:
 
 def _errors() -> Iterator[str]:
     yield '`{"type": "error", "error": {"type", "message", "code", "field"}, "request_id"}`: the kind, one sentence that says what'
-    yield "to do, and of rbees' own the code of [errors.md](errors.md) and the field that it is about, or null. `request_id`, also"
-    yield "in the header `request-id`, is the correlation id. Statuses are those of the table above, and `x-should-retry` says the"
-    yield "same as there."
+    yield "to do, and of rbees' own the code of [errors.md](errors.md) and the field that it is about, or null; `details` only"
+    yield "where a `thread` is refused. `request_id`, also in the header `request-id` of every answer, is the correlation id."
+    yield "Statuses are those of the table below, and `x-should-retry` tells clients whether trying again can help."
     yield ""
     yield "| status | `type` |"
     yield "|---|---|"

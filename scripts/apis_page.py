@@ -46,7 +46,8 @@ Most read the address and the key from variables or have fields for them:
 | programs on the `openai` package | `OPENAI_BASE_URL=http://127.0.0.1:8080/v1`, `OPENAI_API_KEY=none` |
 | programs on the `ollama` package | `OLLAMA_HOST=http://127.0.0.1:8080` |
 | programs on the `anthropic` package | `ANTHROPIC_BASE_URL=http://127.0.0.1:8080`, `ANTHROPIC_API_KEY=none` |
-| Claude Code | `ANTHROPIC_BASE_URL=http://127.0.0.1:8080`, `ANTHROPIC_AUTH_TOKEN=none`, and two names |
+| Claude Code | `ANTHROPIC_BASE_URL=http://127.0.0.1:8080`, `ANTHROPIC_AUTH_TOKEN=none`, [and more](apis-anthropic.md) |
+| the AI SDK's `createAnthropic` | `baseURL: 'http://127.0.0.1:8080/v1'`, with `/v1`, and `apiKey: 'none'` |
 | Open WebUI | as a connection of kind OpenAI with `/v1` at its end, or as one of kind Ollama without |
 | LiteLLM | `api_base`: the address with `/v1`, the model as `openai/NAME` |
 | aider | `OPENAI_API_BASE=http://127.0.0.1:8080/v1`, `OPENAI_API_KEY=none`, `--model openai/NAME` |

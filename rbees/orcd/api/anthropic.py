@@ -41,17 +41,11 @@ PAGES: Final = (
 
 
 def _worded(error: RbeesError) -> WordedError:
-    told = {**errors.headers_of(error), **_request_id()}
-    return WordedError(errors.status_of(error), errors.body_of(error, correlation_id.get()), told)
-
-
-def _request_id() -> dict[str, str]:
-    current = correlation_id.get()
-    return {} if current is None else {REQUEST_ID: current}
+    return WordedError(errors.status_of(error), errors.body_of(error, correlation_id.get()), errors.headers_of(error))
 
 
 FORM: Final = StreamForm(comment=PING)
-SHAPE: Final = ErrorShape(errors.ErrorAnswer, _worded, sign=VERSION.name)
+SHAPE: Final = ErrorShape(errors.ErrorAnswer, _worded, sign=VERSION.name, id_header=REQUEST_ID)
 
 
 def is_client(request: web.Request) -> bool:
@@ -71,6 +65,13 @@ def show_model(name: str, pools: Pools) -> ModelInfo:
     return model_info(found.facts, ready=found.ready_workers > 0, name=name)
 
 
+def refuse_files(request: web.Request) -> None:
+    """Tell those clients that files of their API are none of those here. Raises RbeesError NOT_FOUND."""
+    if is_client(request):
+        message = "Files of Anthropic's API are not supported; send what they hold in `messages`, as text or a `document` of text."
+        raise RbeesError(ErrorCode.NOT_FOUND, message)
+
+
 def routes(runs: Runs, pools: Pools) -> list[Route]:
     """The routes of Anthropic's clients."""
     counts = Counts(runs, pools)
@@ -78,7 +79,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
     async def messages(request: web.Request) -> web.StreamResponse:
         asked, headers = await read_asked(request, MessagesRequest, runs, missed)
         async with runs.of([message_job(asked, pools.meant(asked.model).facts)], argument(request, KEY)) as [run]:
-            id_, headers = message_id(run.row.job_id), headers | names_of([run]) | _request_id()
+            id_, headers = message_id(run.row.job_id), headers | names_of([run])
             if asked.stream:
                 return await stream(request, [run], MessageStream(asked, id_), headers, wait_s(request), form=FORM)
             return reply(message_answer(asked, id_, await whole(run, wait_s=wait_s(request))), headers=headers)
@@ -87,7 +88,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
         asked, headers = await read_asked(request, CountRequest, None, missed)
         prompt = counted_prompt(asked, pools.meant(asked.model).facts)
         counted = await counts.count(asked.model, prompt, wait_s(request))
-        return reply(TokenCount(input_tokens=counted), headers=headers | _request_id())
+        return reply(TokenCount(input_tokens=counted), headers=headers)
 
     def missed(asked: PromptRequest) -> tuple[str, ...]:
         return unmet(asked, pools.meant(asked.model).facts)

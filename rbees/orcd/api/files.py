@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from aiohttp import web
 
+from rbees.orcd.api import anthropic
 from rbees.orcd.api.asked import IGNORED, KEY
 from rbees.orcd.api.openai import SHAPE
 from rbees.orcd.batches.files import Files
@@ -17,7 +18,7 @@ from rbees.protocol.batches import FilePurpose
 from rbees.protocol.errors import ErrorCode
 from rbees.service import file_answer
 from rbees.service.forms import Form, read_form
-from rbees.service.web import Parameter, Route, argument, reply
+from rbees.service.web import Handler, Parameter, Route, argument, reply
 
 MOST: Final = 10_000
 MAX_NAME: Final = 255
@@ -78,25 +79,26 @@ def routes(files: Files) -> list[Route]:
         Route(
             "POST",
             "/v1/files",
-            create,
+            _unless_foreign(create),
             "Upload a file of requests for a batch, as a form: `file`, `purpose`, and `expires_after` where it is wanted.",
             response=FileObject,
-            errors=(ErrorCode.REQUEST_TOO_LARGE, ErrorCode.STORAGE_FULL),
+            errors=(ErrorCode.NOT_FOUND, ErrorCode.REQUEST_TOO_LARGE, ErrorCode.STORAGE_FULL),
             error_shape=SHAPE,
         ),
         Route(
             "GET",
             "/v1/files",
-            list_files,
+            _unless_foreign(list_files),
             "List files, the newest first.",
             response=FileObjects,
+            errors=(ErrorCode.NOT_FOUND,),
             parameters=(_AFTER, _LIMIT, _ORDER, PURPOSE),
             error_shape=SHAPE,
         ),
         Route(
             "GET",
             "/v1/files/{file_id}",
-            show,
+            _unless_foreign(show),
             "Show a file.",
             response=FileObject,
             errors=(ErrorCode.FILE_NOT_FOUND,),
@@ -105,7 +107,7 @@ def routes(files: Files) -> list[Route]:
         Route(
             "GET",
             "/v1/files/{file_id}/content",
-            content,
+            _unless_foreign(content),
             "What a file holds, or a range of it.",
             further_statuses=(206,),
             errors=(ErrorCode.FILE_NOT_FOUND, ErrorCode.RANGE_NOT_SATISFIABLE),
@@ -115,13 +117,23 @@ def routes(files: Files) -> list[Route]:
         Route(
             "DELETE",
             "/v1/files/{file_id}",
-            delete,
+            _unless_foreign(delete),
             "Delete a file.",
             response=FileDeleted,
             errors=(ErrorCode.FILE_NOT_FOUND, ErrorCode.FILE_IN_USE, ErrorCode.STORAGE_FULL),
             error_shape=SHAPE,
         ),
     ]
+
+
+def _unless_foreign(handler: Handler) -> Handler:
+    """The same for all but Anthropic's clients, whose API has other files on these paths and reads no object of these."""
+
+    async def checked(request: web.Request) -> web.StreamResponse:
+        anthropic.refuse_files(request)
+        return await handler(request)
+
+    return checked
 
 
 def file_object(row: FileRow) -> FileObject:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import anthropic
 import pytest
-from anthropic import Anthropic
+from anthropic import Anthropic, beta_tool
 from anthropic.types import Message
 from pydantic import BaseModel
 
@@ -178,6 +178,26 @@ def test_a_call_can_be_forced(client: Anthropic, door: Door, choice: Any) -> Non
     assert (call.name, call.input) in [("count", {"hive": "a"}), ("count", {"hive": "b"})]
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_the_packages_own_loop_around_tools_sends_the_whole_conversation(client: Anthropic, door: Door, streams: bool) -> None:
+    @beta_tool
+    def count(hive: str) -> str:
+        """Count bees."""
+        return f"three in {hive}"
+
+    # The scripted model calls for ever. The package asks with a thread first, and is told that there are none.
+    asked: dict[str, Any] = {"model": door.caller, "messages": HUM, "max_tokens": 2_000, "tools": [count]}
+    runner: Any = client.beta.messages.tool_runner(**asked, max_iterations=2, stream=streams)
+    first, second = [one.get_final_message() if streams else one for one in runner]
+    calls = [block for block in first.content if block.type == "tool_use"]
+    results: list[Any] = [
+        {"type": "tool_result", "tool_use_id": call.id, "content": f"three in {call.input['hive']}"} for call in calls
+    ]
+    told: list[Any] = [*HUM, first.to_param(), {"role": "user", "content": results}]
+    whole = client.beta.messages.count_tokens(model=door.caller, messages=told, tools=[count.to_dict()])
+    assert second.usage.input_tokens + (second.usage.cache_read_input_tokens or 0) == whole.input_tokens
+
+
 class Hive(BaseModel):
     name: Literal["north", "south"]
     empty: bool
@@ -260,6 +280,7 @@ def test_models_are_listed_in_the_shape_of_whoever_asks(client: Anthropic, door:
     assert [model.id for model in before.data] == listed[1:3]
     found = client.models.retrieve(door.plain)
     assert (found.id, found.type, found.lifecycle) == (door.plain, "model", "active")
+    assert found._request_id
     for path in ("/models?beta=true", f"/models/{door.plain}?beta=true"):
         assert request("GET", f"{door.base_url}{path}", headers=VERSION).status == 200
     theirs = request("GET", f"{door.base_url}/models").json
@@ -326,6 +347,9 @@ def test_refusals_become_the_packages_own_exceptions(client: Anthropic, door: Do
     assert (unknown.value.type, unknown.value.request_id) == ("not_found_error", unknown.value.response.headers["x-correlation-id"])
     with pytest.raises(anthropic.NotFoundError, match="Did you mean `steady`"):
         client.messages.count_tokens(model="stedy", messages=HUM)
+    for ask in (client.beta.files.list, lambda: client.beta.files.upload(file=b"{}"), lambda: client.beta.files.delete("file-1")):
+        with pytest.raises(anthropic.NotFoundError, match="Files of Anthropic's API are not supported; send"):
+            ask()
     with pytest.raises(anthropic.BadRequestError, match="makes no text"):
         client.messages.create(model=door.embedder, messages=HUM, max_tokens=3)
     with pytest.raises(anthropic.BadRequestError, match="no place for tools"):
@@ -342,7 +366,12 @@ def test_bodies_paths_and_methods_that_do_not_fit_answer_in_the_same_shape(door:
     for raw in (b"{", b"[]", b"null", b"\xff", b'{"model": ' + b"[" * 100):
         answer = request("POST", f"{door.base_url}/messages", raw=raw)
         assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
-    for method, path, status in (("GET", "/messages/batches", 404), ("GET", "/messages", 405), ("GET", "/models?limit=n", 400)):
+    for method, path, status in (
+        ("GET", "/messages/batches", 404),
+        ("GET", "/files/f/content", 404),
+        ("GET", "/messages", 405),
+        ("GET", "/models?limit=n", 400),
+    ):
         answer = request(method, f"{door.base_url}{path}", headers=VERSION)
         assert (answer.status, answer.json["type"]) == (status, "error")
         assert answer.error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
