@@ -39,22 +39,33 @@ are several jobs; where one fails, the answer fails, and the others are cancelle
 
 ## What to set in programs
 
-Most read the address and the key from variables or have fields for them:
+Most read the address and the key from variables or have fields for them; ✓ marks those that were tried, some with the version:
 
 | program | what to set |
 |---|---|
-| programs on the `openai` package | `OPENAI_BASE_URL=http://127.0.0.1:8080/v1`, `OPENAI_API_KEY=none` |
-| programs on the `ollama` package | `OLLAMA_HOST=http://127.0.0.1:8080` |
-| programs on the `anthropic` package | `ANTHROPIC_BASE_URL=http://127.0.0.1:8080`, `ANTHROPIC_API_KEY=none` |
-| Claude Code | `ANTHROPIC_BASE_URL=http://127.0.0.1:8080`, `ANTHROPIC_AUTH_TOKEN=none`, [and more](apis-anthropic.md) |
-| the AI SDK's `createAnthropic` | `baseURL: 'http://127.0.0.1:8080/v1'`, with `/v1`, and `apiKey: 'none'` |
+| programs on the `openai` package ✓ | `OPENAI_BASE_URL=http://127.0.0.1:8080/v1`, `OPENAI_API_KEY=none` |
+| programs on the `ollama` package ✓ | `OLLAMA_HOST=http://127.0.0.1:8080` |
+| programs on the `anthropic` package ✓ | `ANTHROPIC_BASE_URL=http://127.0.0.1:8080`, `ANTHROPIC_API_KEY=none` |
+| Claude Code ✓ | `ANTHROPIC_BASE_URL=http://127.0.0.1:8080`, `ANTHROPIC_AUTH_TOKEN=none`, [and more](apis-anthropic.md) |
+| the AI SDK's `createAnthropic` ✓ | `baseURL: 'http://127.0.0.1:8080/v1'`, with `/v1`, and `apiKey: 'none'` |
 | Open WebUI | as a connection of kind OpenAI with `/v1` at its end, or as one of kind Ollama without |
-| LiteLLM | `api_base`: the address with `/v1`, the model as `openai/NAME` |
-| aider | `OPENAI_API_BASE=http://127.0.0.1:8080/v1`, `OPENAI_API_KEY=none`, `--model openai/NAME` |
+| LiteLLM ✓ | `api_base`: the address with `/v1`, the model as `openai/NAME` |
+| aider ✓ 0.86.2 | `OPENAI_API_BASE=http://127.0.0.1:8080/v1`, `OPENAI_API_KEY=none`, `--model openai/NAME` |
+| Codex ✓ 0.171.0 | a provider in `~/.codex/config.toml`, see below |
+| llm ✓ 0.36 | a model in `extra-openai-models.yaml`, see below |
+| llm with llm-ollama ✓ 0.19.1 | `OLLAMA_HOST=http://127.0.0.1:8080`, `llm -m ollama/NAME` |
+| shell-gpt ✓ 1.5.1 | `API_BASE_URL` with `/v1`, `DEFAULT_MODEL=NAME`, `OPENAI_API_KEY=none`, `OPENAI_USE_FUNCTIONS=false` |
+| the AI SDK's `createOpenAI` ✓ | `baseURL: 'http://127.0.0.1:8080/v1'`, `apiKey: 'none'`; for `createOpenAICompatible` see below |
+| ai-sdk-ollama ✓ | `createOllama({baseURL: U})` |
+| OpenAI Agents SDK ✓ | `OpenAIResponsesModel("NAME", AsyncOpenAI(base_url=U + "/v1", api_key="none"))` |
+| instructor ✓ | `from_openai(OpenAI(base_url=U + "/v1", api_key="none"), mode=Mode.JSON_SCHEMA)` |
+| LangChain: langchain-ollama ✓, langchain-anthropic ✓ | `base_url=U` |
+| LlamaIndex ✓ | `OpenAILike(model="NAME", api_base=U + "/v1", api_key="none", is_chat_model=True)` |
+| the same with its Ollama class ✓ | `Ollama(model="NAME", base_url=U)` |
 | Continue | a model with `provider: openai` and `apiBase` with `/v1`, or `provider: ollama` and `apiBase` without |
 | what was set up for the server of LM Studio, llama.cpp or vLLM | this address with `/v1` in place of that one |
 
-In lab mode the key is the cluster's token. What holds for all programs:
+`U` is `http://127.0.0.1:8080`. In lab mode the key is the cluster's token. What holds for all programs:
 
 - One that insists on a model's name, such as `gpt-4o`, gets it: a row of `models.toml` gives a model that name
   ([models.md](models.md)).
@@ -63,6 +74,41 @@ In lab mode the key is the cluster's token. What holds for all programs:
 - No model here reads images, and none fills in the middle by itself (`suffix`): that is refused, and marks in a raw prompt work.
 - A web page that calls from the browser itself needs its origin allowed, see below.
 - A path that is off by a `/v1` is 404, and the sentence has the address to set.
+
+**Codex** reads `~/.codex/config.toml`, and its key from the variable that stands there (none that begins with `RBEES_`, for those
+are rbees' settings):
+
+```toml
+model = "NAME"
+model_provider = "rbees"
+
+[model_providers.rbees]
+name = "rbees"
+base_url = "http://127.0.0.1:8080/v1"
+wire_api = "responses"
+env_key = "LOCAL_KEY"
+```
+
+Then `LOCAL_KEY=none codex exec --skip-git-repo-check -m NAME "hi"` asks. What Codex says before the first question takes a context
+of some 24 000 tokens, and a pool gives 4 096 by itself: start it with `RBEES_POOLD_DEFAULT_CTX=32768`
+([configuration.md](configuration.md)).
+
+**llm** reads `extra-openai-models.yaml` in its own folder, and its key from `llm keys set rbees --value none`:
+
+```yaml
+- model_id: rbees-haiku
+  model_name: haiku
+  api_base: "http://127.0.0.1:8080/v1"
+  api_key_name: rbees
+```
+
+**The AI SDK** has a provider for compatible servers:
+
+```js
+createOpenAICompatible({
+  name: 'rbees', baseURL: U + '/v1', apiKey: 'none', supportsStructuredOutputs: true, includeUsage: true,
+})
+```
 
 ## What holds for all of them
 

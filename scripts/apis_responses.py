@@ -45,6 +45,18 @@ _MORE: Final = """\
 - **Reasoning** is an item of its own before the message, with the thoughts as they are (`reasoning_text`); there are no summaries.
 - **Calls of functions** come when they are whole, at the end of the stream, their arguments in one `delta`.
 
+## Tools
+
+- **Functions** are what a model can call, and the client runs them. Those of a `namespace` are called under both names: the item
+  has `namespace` beside `name`, and goes back like that. The model itself, and `llorch jobs show`, know such a function as
+  `namespace__name`, at most 128 characters together; two with one name for the model are refused. What a namespace is about is told
+  with the first of its functions.
+- **`tool_choice`** by `name` alone means the function without a namespace where there is one, else the only one of that name.
+- **`web_search`** and `web_search_preview`: a model that merely may search the web answers without; they are named in
+  `X-Rbees-Ignored`. Where `tool_choice` asks for the search, it is refused.
+- **All other tools** are refused by their type: those that a server would have to run, and those that a client runs in a form of
+  their own (`custom`, `local_shell`, `shell`, `apply_patch`). A function does what they do.
+
 ## What is kept
 
 - **Responses** are kept with their jobs: for as long as the retention setting says, and 410 comes where their content was erased

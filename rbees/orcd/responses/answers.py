@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Literal
+
+from msgspec import UNSET, UnsetType
 
 from rbees.orcd.responses.items import Item
 from rbees.protocol.codec import Message
@@ -48,15 +51,54 @@ class IncompleteDetails(Message, frozen=True, kw_only=True):
     reason: Literal["max_output_tokens"] = "max_output_tokens"
 
 
-class AnsweredTool(Message, frozen=True, kw_only=True):
+class AnsweredTool(Message, frozen=True, kw_only=True, tag_field="type", tag="function"):
     """A function that could be called."""
 
     private: ClassVar[frozenset[str]] = frozenset({"name", "description", "parameters"})
-    type: Literal["function"] = "function"
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+
+
+class AnsweredNamespace(Message, frozen=True, kw_only=True, tag_field="type", tag="namespace"):
+    """Functions that could be called, under a name of their own."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"name", "description", "tools"})
+    name: str
+    description: str
+    tools: tuple[AnsweredTool, ...]
+
+
+class AnsweredSearch(Message, frozen=True, kw_only=True, tag_field="type", tag="web_search"):
+    """A search of the web, which was passed over; what was said of it is given back."""
+
+    private: ClassVar[frozenset[str]] = frozenset({"filters", "user_location"})
+    external_web_access: Any | UnsetType = UNSET
+    filters: Any | UnsetType = UNSET
+    search_content_types: Any | UnsetType = UNSET
+    search_context_size: Any | UnsetType = UNSET
+    user_location: Any | UnsetType = UNSET
+
+
+class AnsweredDatedSearch(AnsweredSearch, frozen=True, kw_only=True, tag_field="type", tag="web_search_2025_08_26"):
+    """The same in the form of that day."""
+
+
+class AnsweredPreview(AnsweredSearch, frozen=True, kw_only=True, tag_field="type", tag="web_search_preview"):
+    """The same under its first name."""
+
+
+class AnsweredDatedPreview(AnsweredSearch, frozen=True, kw_only=True, tag_field="type", tag="web_search_preview_2025_03_11"):
+    """The same in the form of that day."""
+
+
+AnyAnsweredTool = AnsweredTool | AnsweredNamespace | AnsweredSearch | AnsweredDatedSearch | AnsweredPreview | AnsweredDatedPreview
+SEARCHES: Final[Mapping[str, type[AnsweredSearch]]] = {
+    str(type_.__struct_config__.tag): type_
+    for type_ in (AnsweredSearch, AnsweredDatedSearch, AnsweredPreview, AnsweredDatedPreview)
+}
+"""By the type of the tool."""
 
 
 class ReasoningSettings(Message, frozen=True, kw_only=True):
@@ -96,7 +138,7 @@ class Response(Message, frozen=True, kw_only=True):
     temperature: float
     text: dict[str, Any]
     tool_choice: str | dict[str, Any]
-    tools: tuple[AnsweredTool, ...]
+    tools: tuple[AnyAnsweredTool, ...]
     top_logprobs: int
     top_p: float
     truncation: Literal["disabled"] = "disabled"

@@ -17,6 +17,7 @@ from rbees.orcd.door.collected import logprobs_of
 from rbees.orcd.openai.chat_answers import ContentLogprob, chat_logprobs
 from rbees.orcd.responses import errors
 from rbees.orcd.responses.answers import (
+    AnsweredNamespace,
     IncompleteDetails,
     InputDetails,
     OutputDetails,
@@ -47,7 +48,7 @@ from rbees.orcd.responses.events import (
     frame,
 )
 from rbees.orcd.responses.items import CallItem, Item, MessageItem, OutputText, ReasoningItem, ReasoningText, Status
-from rbees.orcd.responses.names import output_id, response_id
+from rbees.orcd.responses.names import name_for_model, output_id, response_id
 from rbees.protocol.chat import ToolCall
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
@@ -67,6 +68,13 @@ class Course:
         self._job_id = job_id
         self._created_at_ms = created_at_ms
         self._settled = replace(asked, id=response_id(job_id), created_at=created_at_ms // 1000)
+        self._namespaced = {
+            name_for_model(group.name, tool.name): (group.name, tool.name)
+            for group in asked.tools
+            if isinstance(group, AnsweredNamespace)
+            for tool in group.tools
+        }
+        """What the model calls by one name, and the client knows by two."""
         self._next_number = 0
         self._items: list[Item] = []
         """Those that are whole."""
@@ -160,7 +168,9 @@ class Course:
     def _call(self, call: ToolCall) -> Iterator[StreamEvent]:
         """Its arguments in one piece: what is called is known only once the whole of it was read."""
         place: dict[str, Any] = {"item_id": self._id("fc"), "output_index": len(self._items)}
-        item = CallItem(id=self._id("fc"), call_id=call.id, name=call.name, arguments=encode(call.arguments).decode())
+        namespace, name = self._namespaced.get(call.name, (UNSET, call.name))
+        arguments = encode(call.arguments).decode()
+        item = CallItem(id=self._id("fc"), call_id=call.id, name=name, namespace=namespace, arguments=arguments)
         begun = replace(item, arguments="", status="in_progress")
         yield self._numbered(ItemAdded, output_index=len(self._items), item=begun)
         yield self._numbered(ArgumentsDelta, **place, delta=item.arguments)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from rbees.orcd.door.foreign import Foreign, Refused, read_object, refusal
 from rbees.orcd.openai.chat_answers import ContentLogprob
-from rbees.orcd.responses.names import input_id
+from rbees.orcd.responses.names import input_id, name_for_model
 from rbees.protocol.chat import MAX_MESSAGES, MAX_TEXT_PARTS, CallId, ChatMessage, TextPart, ToolCall
 from rbees.protocol.codec import Message, decode
 
@@ -91,13 +91,20 @@ class ReasoningItem(Message, frozen=True, kw_only=True, tag_field="type", tag="r
 class CallItem(Message, frozen=True, kw_only=True, tag_field="type", tag="function_call"):
     """A call of a function."""
 
-    private: ClassVar[frozenset[str]] = frozenset({"name", "arguments"})
+    private: ClassVar[frozenset[str]] = frozenset({"name", "namespace", "arguments"})
     id: str = ""
     call_id: str
     name: str
+    namespace: str | UnsetType = UNSET
+    """Of the function, where it has one."""
     arguments: str
     """JSON."""
     status: Status = "completed"
+
+    @property
+    def name_for_model(self) -> str:
+        """As the model called it."""
+        return name_for_model(self.namespace or None, self.name)
 
 
 class CallOutputItem(Message, frozen=True, kw_only=True, tag_field="type", tag="function_call_output"):
@@ -131,6 +138,8 @@ def named(items: Iterable[Item], job_id: str) -> tuple[Item, ...]:
 # ---- as clients send them ------------------------------------------------------------------------------------------------
 
 _ItemId = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+_MAX_NAME: Final = 256
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_NAME)]
 _PARTS: Final = msgspec.Meta(max_length=MAX_TEXT_PARTS)
 _SHOWN: Final = re.compile(r"[a-z0-9_.-]{1,48}")
 _UNREADABLE: Final = {"input_image": "an image", "input_file": "a file", "input_audio": "audio", "computer_screenshot": "an image"}
@@ -154,13 +163,14 @@ class Part(Foreign, frozen=True, kw_only=True):
 class InputItem(Foreign, frozen=True, kw_only=True):
     """An item: its type says which of the fields it has; without one it is a message or, with an id alone, a reference."""
 
-    private: ClassVar[frozenset[str]] = frozenset({"content", "name", "arguments", "output", "summary"})
+    private: ClassVar[frozenset[str]] = frozenset({"content", "name", "namespace", "arguments", "output", "summary"})
     type: str | None = None
     id: _ItemId | None = None
     role: str | None = None
     content: str | Annotated[tuple[Part, ...], _PARTS] | None = None
     call_id: CallId | None = None
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+    name: _Name | None = None
+    namespace: _Name | None = None
     arguments: str | None = None
     output: str | Annotated[tuple[Part, ...], _PARTS] | None = None
     summary: Annotated[tuple[Part, ...], _PARTS] | None = None
@@ -190,10 +200,7 @@ def _item(item: InputItem, place: str, model: str) -> Item | Reference:
         case "message":
             return _message(item, place, model)
         case "function_call":
-            arguments = item.arguments or "{}"
-            read_object(arguments, f"{place}.arguments", "send back what the model wrote")
-            name = _there(item.name, f"{place}.name")
-            return CallItem(id=item.id or "", call_id=_there(item.call_id, f"{place}.call_id"), name=name, arguments=arguments)
+            return _call(item, place)
         case "function_call_output":
             call_id, output = _there(item.call_id, f"{place}.call_id"), item.output
             told = output if isinstance(output, str) else _input_texts(output, f"{place}.output", model)
@@ -213,6 +220,23 @@ def _item(item: InputItem, place: str, model: str) -> Item | Reference:
             told = f"of the type `{kind}`" if _SHOWN.fullmatch(kind) else "of a type"
             message = f"`{place}` is {told}, which nobody here knows; send messages, calls of functions and what came of them."
             raise refusal(message, place)
+
+
+def _call(item: InputItem, place: str) -> CallItem:
+    arguments = item.arguments or "{}"
+    read_object(arguments, f"{place}.arguments", "send back what the model wrote")
+    call = CallItem(
+        id=item.id or "",
+        call_id=_there(item.call_id, f"{place}.call_id"),
+        name=_there(item.name, f"{place}.name"),
+        namespace=item.namespace or UNSET,
+        arguments=arguments,
+    )
+    length = len(call.name_for_model)
+    if length > _MAX_NAME:
+        message = f"The names of `{place}` and its namespace make one of {length} characters, and at most {_MAX_NAME} fit."
+        raise refusal(message, f"{place}.name")
+    return call
 
 
 def _message(item: InputItem, place: str, model: str) -> MessageItem:
@@ -308,7 +332,7 @@ class _Turn:
                 self._texts = [TextPart(text=part.refusal if isinstance(part, RefusalText) else part.text) for part in item.content]
             case CallItem():
                 arguments = decode(item.arguments, dict[str, Any])
-                self._calls.append(ToolCall(id=item.call_id, name=item.name, arguments=arguments))
+                self._calls.append(ToolCall(id=item.call_id, name=item.name_for_model, arguments=arguments))
             case _:
                 return False
         return True

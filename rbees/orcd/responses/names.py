@@ -1,4 +1,6 @@
-"""PURE: how responses and their items are called. Each name is made from that of the job behind it, so nothing has to keep them."""
+"""PURE: how responses and their items are called, from the name of the job behind them, so that nothing has to keep it; and how
+functions of a namespace are, for the model.
+"""
 
 from __future__ import annotations
 
@@ -33,3 +35,8 @@ def job_of_item(id_: str) -> str | None:
     """The job behind an item that was named here."""
     found = _ITEM.fullmatch(id_)
     return None if found is None else found[1]
+
+
+def name_for_model(namespace: str | None, name: str) -> str:
+    """What the model reads and calls a function by; the same whatever else there is, so that a conversation can go on."""
+    return name if namespace is None else f"{namespace}__{name}"

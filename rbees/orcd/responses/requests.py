@@ -26,9 +26,11 @@ from rbees.orcd.openai.shared import (
 )
 from rbees.orcd.openai.shared import unmet as unmet_of_any
 from rbees.orcd.responses import efforts, errors
-from rbees.orcd.responses.answers import AnsweredTool, ReasoningSettings, Response
+from rbees.orcd.responses.answers import ReasoningSettings, Response
 from rbees.orcd.responses.items import Input, Item, check_length, turns_of
-from rbees.protocol.chat import MAX_TOOLS, ChatMessage, NamedTool, TemplateOption, TemplateOptions, Tool, ToolChoice, ToolName
+from rbees.orcd.responses.tools import AnyTool, Choice, Tools, job_tools, told_choice, told_tools
+from rbees.orcd.responses.tools import unmet as unmet_of_tools
+from rbees.protocol.chat import ChatMessage, TemplateOption, TemplateOptions
 from rbees.protocol.codec import Message
 from rbees.protocol.jobs import JobRequest
 from rbees.protocol.pools import ModelFacts
@@ -70,29 +72,6 @@ class TextSettings(Foreign, frozen=True, kw_only=True):
     format: AnyText | AnyObject | NamedForm | None = None
 
 
-class AnyTool(Foreign, frozen=True, kw_only=True):
-    """A tool: a function, or one of the kinds that nobody here runs."""
-
-    private: ClassVar[frozenset[str]] = frozenset({"name", "description", "parameters", "output_schema"})
-    type: str
-    name: Annotated[str, msgspec.Meta(max_length=256)] | None = None
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class AnyChoice(Foreign, frozen=True, kw_only=True):
-    """Which tool must be called, or which may be."""
-
-    private: ClassVar[frozenset[str]] = frozenset({"name"})
-    type: str
-    name: ToolName | None = None
-    mode: Literal["auto", "required"] | None = None
-    tools: Annotated[tuple[AnyTool, ...], msgspec.Meta(min_length=1, max_length=MAX_TOOLS)] | None = None
-
-
-Choice = Literal["auto", "none", "required"] | AnyChoice
-Tools = Annotated[tuple[AnyTool, ...], msgspec.Meta(max_length=MAX_TOOLS)]
 ResponseId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 _ABOUT_INPUT: Final = msgspec.Meta(
@@ -113,10 +92,13 @@ _ABOUT_TEXT: Final = msgspec.Meta(
     "it is refused where `strict` is true, else passed over and named."
 )
 _ABOUT_CHOICE: Final = msgspec.Meta(
-    description="`auto`, `none`, `required`, a function by name, `allowed_tools`; a forced call is a single one."
+    description="`auto`, `none`, `required`, a function by `name`, and `namespace` where several have it, `allowed_tools`; a "
+    "forced call is a single one."
 )
 _ABOUT_TOOLS: Final = msgspec.Meta(
-    description="Functions; `strict` holds where a call is forced, and is named where it is not. All other tools are refused."
+    description="Functions, alone or in a `namespace`, which the model reads as `namespace__name`; `strict` holds where a call is "
+    "forced, and is named where it is not. `web_search` and `web_search_preview` are passed over and named, unless `tool_choice` "
+    "asks for them. All other tools are refused."
 )
 _ABOUT_PARALLEL: Final = msgspec.Meta(description="False: of several calls only the first is in the answer.")
 _NO_CONVERSATION: Final = Refused("conversations are not kept here; send `previous_response_id`, or the items themselves.")
@@ -314,11 +296,8 @@ def record_of(request: ResponseRequest, job: JobRequest, items: Sequence[Item]) 
         store=request.is_kept,
         temperature=job.temperature,
         text={"format": _told_form(request)},
-        tool_choice=_told_choice(request.tool_choice),
-        tools=tuple(
-            AnsweredTool(name=tool.name or "", description=tool.description, parameters=tool.parameters, strict=tool.strict)
-            for tool in request.tools or ()
-        ),
+        tool_choice=told_choice(request.tool_choice),
+        tools=told_tools(request.tools or ()),
         top_logprobs=job.top_logprobs,
         top_p=job.top_p,
         user=request.user,
@@ -340,7 +319,7 @@ def unmet(request: ResponseRequest | CountRequest, facts: ModelFacts | None) -> 
     if isinstance(request, ResponseRequest):
         names += [*unmet_of_any(request), *unmet_urgency(request.priority), *_unmet_form(request)]
         names += [f"include[{number}]" for number, name in enumerate(request.include or ()) if name != LOGPROBS]
-    names += _loosely_called(request.tools or (), request.tool_choice)
+    names += unmet_of_tools(request.tools or (), request.tool_choice)
     return tuple(names)
 
 
@@ -354,71 +333,9 @@ def _prompt(
     instructions = () if request.instructions is None else (ChatMessage(role="system", content=request.instructions),)
     messages = (*instructions, *earlier, *turns_of(items))
     check_length(messages)
-    tools = tuple(_tool(tool, f"tools[{number}]") for number, tool in enumerate(request.tools or ()))
-    tools, choice = _chosen(tools, request.tool_choice)
+    tools, choice = job_tools(request.tools or (), request.tool_choice)
     told = efforts.told((request.reasoning or Reasoning()).effort, facts)
     return {"messages": messages, "tools": tools, "tool_choice": choice, "template_options": {**told, **options}}
-
-
-# ---- tools ---------------------------------------------------------------------------------------------------------------
-
-
-def _tool(tool: AnyTool, place: str) -> Tool:
-    _check_function(tool.type, place)
-    try:
-        name = msgspec.convert(tool.name, ToolName)
-    except msgspec.ValidationError:
-        message = f"`{place}.name` is missing or no name of a tool; write letters, digits, `_`, `.`, `:` or `-`, at most 128."
-        raise refusal(message, f"{place}.name") from None
-    return Tool(name=name, description=tool.description or "", parameters=tool.parameters or {})
-
-
-def _check_function(type_: str, place: str) -> None:
-    if type_ == "custom":
-        message = "Tools of type `custom` are not supported; define a function with a parameter for the text."
-        raise refusal(message, f"{place}.type")
-    if type_ != "function":
-        message = (
-            f"`{place}` is a tool that a server would have to run, and nobody here does; define a function and run it yourself."
-        )
-        raise refusal(message, f"{place}.type")
-
-
-def _chosen(tools: tuple[Tool, ...], choice: Choice | None) -> tuple[tuple[Tool, ...], ToolChoice]:
-    if not isinstance(choice, AnyChoice):
-        return tools, choice or "auto"
-    if choice.type == "allowed_tools":
-        names = [_named(tool.type, tool.name, f"tool_choice.tools[{n}]", tools) for n, tool in enumerate(choice.tools or ())]
-        if not names:
-            raise refusal("`tool_choice.tools` is missing; name the tools that may be called.", "tool_choice.tools")
-        return tuple(tool for tool in tools if tool.name in names), choice.mode or "auto"
-    return tools, NamedTool(name=_named(choice.type, choice.name, "tool_choice", tools))
-
-
-def _named(type_: str, name: str | None, place: str, tools: Sequence[Tool]) -> str:
-    _check_function(type_, place)
-    if name is None or all(tool.name != name for tool in tools):
-        raise refusal(f"`{place}` names a tool that is not among `tools`; write the name of one of them.", place)
-    return name
-
-
-def _loosely_called(tools: Sequence[AnyTool], choice: Choice | None) -> Iterator[str]:
-    """Tools whose schema is to be followed though the model chooses whether to call: nobody keeps it to that."""
-    if isinstance(choice, AnyChoice):
-        is_forced = choice.type != "allowed_tools" or choice.mode == "required"
-    else:
-        is_forced = choice in {"none", "required"}
-    if not is_forced:
-        yield from (f"tools[{number}].strict" for number, tool in enumerate(tools) if tool.strict)
-
-
-def _told_choice(choice: Choice | None) -> str | dict[str, Any]:
-    if not isinstance(choice, AnyChoice):
-        return choice or "auto"
-    if choice.type == "allowed_tools":
-        named = [{"type": tool.type, "name": tool.name} for tool in choice.tools or ()]
-        return {"type": choice.type, "mode": choice.mode or "auto", "tools": named}
-    return {"type": choice.type, "name": choice.name}
 
 
 # ---- forms ---------------------------------------------------------------------------------------------------------------

@@ -157,6 +157,25 @@ def test_a_call_can_be_forced(client: OpenAI, door: Door, choice: Any) -> None:
     assert json.loads(call.arguments)["hive"] in {"a", "b", "é"}
 
 
+def test_functions_of_a_namespace_are_called_streamed_and_told_by_both_names(client: OpenAI, door: Door) -> None:
+    group = {"type": "namespace", "name": "hives", "description": "About hives.", "tools": COUNT}
+    fields: dict[str, Any] = {"model": door.forced, "tools": [group, {"type": "web_search"}], "reasoning": {"effort": "none"}}
+    choice: dict[str, Any] = {"type": "function", "name": "count", "namespace": "hives"}
+    asked: dict[str, Any] = {**fields, "input": "hum", "tool_choice": choice}
+    events: list[Any] = list(client.responses.create(**asked, stream=True))
+    shown = [event.item for event in events if event.type.startswith("response.output_item.")]
+    (call,) = events[-1].response.output
+    assert [(item.type, item.name, item.namespace) for item in (*shown, call)] == [("function_call", "count", "hives")] * 3
+    assert [tool.type for tool in events[-1].response.tools] == ["namespace", "web_search"]
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "38500"}
+    said: list[Any] = [{"role": "user", "content": "hum"}, call, result]
+    itself: Any = client.responses.with_raw_response.create(**fields, input=said, max_output_tokens=4)
+    assert itself.headers["x-rbees-ignored"] == "tools[0].tools[0].strict, tools[1]"
+    id_ = events[-1].response.id
+    behind: Any = client.responses.create(**fields, input=[result], previous_response_id=id_, max_output_tokens=4)
+    assert itself.parse().usage.input_tokens == behind.usage.input_tokens
+
+
 # ---- conversations -------------------------------------------------------------------------------------------------------
 
 
@@ -387,7 +406,7 @@ def test_a_stream_is_taken_up_in_its_own_bytes_and_not_behind_its_end(client: Op
         ({"input": None}, "input", "Expected"),
         ({"input": IMAGE}, "input[0].content[0]", "reads text only"),
         ({"input": [{"type": "item_reference", "id": "msg_x"}]}, "input[0]", "refers to no whole item"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "nobody here does"),
+        ({"tools": [{"type": "file_search"}]}, "tools[0].type", "no files are searched here"),
         ({"tool_choice": "required"}, "tool_choice", "`tools` is empty"),
         ({"conversation": "conv_1"}, "conversation", "not supported"),
         ({"truncation": "auto"}, "truncation", "not supported"),

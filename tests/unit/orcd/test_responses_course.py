@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from rbees.orcd.door.foreign import read_foreign
 from rbees.orcd.responses.answers import Response
 from rbees.orcd.responses.course import Course, Frames
-from rbees.orcd.responses.items import Reference, read_items
+from rbees.orcd.responses.items import Reference, read_items, turns_of
 from rbees.orcd.responses.requests import Record, ResponseRequest, record_of, response_job
 from rbees.protocol.chat import ToolCall
 from rbees.protocol.codec import decode, encode
@@ -147,6 +147,22 @@ def test_thoughts_text_and_calls_are_items_one_after_the_other() -> None:
         "total_tokens": 16,
     }
     assert (response["created_at"], response["completed_at"]) == (1_700, 1_702)
+
+
+def test_a_call_of_a_namespace_is_told_by_both_names_wherever_it_is_shown() -> None:
+    group = {"type": "namespace", "name": "crm", "description": "d", "tools": [{"type": "function", "name": "find"}]}
+    plainly = {"type": "function", "name": "find"}
+    course = begin(tools=[group, plainly])
+    calls = (ToolCall(id="c1", name="crm__find", arguments={"x": 1}), ToolCall(id="c2", name="find", arguments={}))
+    events = read(course, *STARTED, end("tool_calls", calls))
+    shown = [event["item"] for event in events if "item" in event]
+    names = [(item["name"], item.get("namespace")) for item in shown]
+    assert names == [("find", "crm"), ("find", "crm"), ("find", None), ("find", None)]
+    assert plain(course.response)["output"] == events[-1]["response"]["output"] == [shown[1], shown[3]]
+    assert "namespace" not in shown[3]
+    assert [turn.name for turn in turns_of(course.response.output)[0].tool_calls] == ["crm__find", "find"]
+    functions = [{**plainly, "description": None, "parameters": None, "strict": None}]
+    assert plain(course.response)["tools"] == [{**group, "tools": functions}, *functions]
 
 
 def test_without_parallel_calls_the_first_is_the_only_one() -> None:
@@ -303,7 +319,9 @@ def test_an_end_of_the_process_is_no_event() -> None:
 
 
 def test_nothing_said_shows_in_a_repr() -> None:
-    course = begin(instructions="secret", input="secret", metadata={"secret": "secret"})
+    group = {"type": "namespace", "name": "secret", "description": "secret", "tools": [{"type": "function", "name": "secret"}]}
+    search = {"type": "web_search", "user_location": "secret", "filters": "secret"}
+    course = begin(instructions="secret", input="secret", metadata={"secret": "secret"}, tools=[group, search])
     for event in (*STARTED, token("secret", part="reasoning"), token("secret"), end("tool_calls", (secret_call(),))):
         assert "secret" not in repr(course.take(event))
     assert "secret" not in repr(course.response)
@@ -311,4 +329,4 @@ def test_nothing_said_shows_in_a_repr() -> None:
 
 
 def secret_call() -> ToolCall:
-    return ToolCall(id="c", name="secret", arguments={"secret": "secret"})
+    return ToolCall(id="c", name="secret__secret", arguments={"secret": "secret"})

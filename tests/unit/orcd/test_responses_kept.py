@@ -18,7 +18,7 @@ from rbees.orcd.jobs import Jobs
 from rbees.orcd.kept_responses import KeptResponses, answered, beside
 from rbees.orcd.relay import Relay
 from rbees.orcd.responses.course import Frames
-from rbees.orcd.responses.items import Item, Reference, read_items
+from rbees.orcd.responses.items import CallItem, Item, Reference, read_items
 from rbees.orcd.responses.names import response_id
 from rbees.orcd.responses.requests import Record, ResponseRequest, record_of, response_job
 from rbees.orcd.scheduler.core import Scheduler
@@ -29,9 +29,10 @@ from rbees.orcd.store.check import check
 from rbees.orcd.store.migrations import packaged
 from rbees.orcd.store.responses import ResponseStore
 from rbees.orcd.store.sqlite import Database
-from rbees.protocol.chat import ChatMessage
+from rbees.protocol.chat import ChatMessage, ToolCall
 from rbees.protocol.codec import decode, encode
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
+from rbees.protocol.events import ChoiceEnd
 from rbees.protocol.jobs import JobRequest
 from rbees.service.clock import ManualClock
 from tests.support.orcd_parts import Desk, end, settle, started, token
@@ -338,3 +339,40 @@ async def test_a_record_is_read_as_it_was_written(shelf: Shelf) -> None:
     found = await shelf.kept.find(response_id(job_id))
     assert decode(found.record, Record) == record
     assert replace(found.begin().response, id="", created_at=0) == record.asked
+
+
+BEFORE_NAMESPACES = (
+    b'{"asked":{"id":"","object":"response","created_at":0,"completed_at":null,"status":"queued",'
+    b'"background":true,"error":null,"incomplete_details":null,"instructions":null,'
+    b'"max_output_tokens":null,"max_tool_calls":null,"metadata":{},"model":"bees","output":[],'
+    b'"parallel_tool_calls":true,"previous_response_id":null,"prompt_cache_key":null,'
+    b'"reasoning":{"effort":null,"summary":null},"safety_identifier":null,"service_tier":"default",'
+    b'"store":true,"temperature":0.7,"text":{"format":{"type":"text"}},"tool_choice":{"type":"function",'
+    b'"name":"f"},"tools":[{"type":"function","name":"f","description":null,'
+    b'"parameters":{"type":"object"},"strict":null}],"top_logprobs":0,"top_p":0.95,'
+    b'"truncation":"disabled","usage":null,"user":null},"input":[{"type":"message","id":"","role":"user",'
+    b'"status":"completed","content":[{"type":"input_text","text":"hum"}]},{"type":"function_call",'
+    b'"id":"","call_id":"c","name":"f","arguments":"{}","status":"completed"},'
+    b'{"type":"function_call_output","id":"","call_id":"c","output":"3","status":"completed"}]}'
+)
+
+
+async def test_a_record_from_before_there_were_namespaces_is_read_and_answered_in_the_same_bytes(shelf: Shelf) -> None:
+    assert encode(decode(BEFORE_NAMESPACES, Record)) == BEFORE_NAMESPACES
+    job_id = await shelf.answered()
+    shelf.desk.database.connection.execute("UPDATE responses SET record = ?", (BEFORE_NAMESPACES,))
+    found = await shelf.kept.find(response_id(job_id))
+    assert [item.id for item in found.input] == [f"{kind}_{job_id}_in{n}" for n, kind in enumerate(("msg", "fc", "fco"))]
+    assert (await shelf.kept.course(found)).response.status == "completed"
+
+
+async def test_a_call_of_a_namespace_goes_on_behind_its_response_and_by_reference(shelf: Shelf) -> None:
+    group = {"type": "namespace", "name": "crm", "description": "d", "tools": [{"type": "function", "name": "find"}]}
+    job_id = await shelf.respond(tools=[group])
+    call = ToolCall(id="c", name="crm__find", arguments={})
+    await shelf.answer(job_id, started(), replace(end(1), choices=(ChoiceEnd(finish_reason="tool_calls", tool_calls=(call,)),)))
+    _, turn = await shelf.kept.conversation(response_id(job_id))
+    assert turn.tool_calls == (call,)
+    (item,) = await shelf.kept.resolve([Reference(id=f"fc_{job_id}_0")])
+    assert isinstance(item, CallItem)
+    assert (item.name, item.namespace) == ("find", "crm")

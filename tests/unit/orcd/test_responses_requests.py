@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, get_args
 
 import pytest
 from openai.types.responses import ResponseItem, input_token_count_params, response_create_params
+from openai.types.responses import Tool as TheirTool
 from pydantic import TypeAdapter
 
 from rbees.orcd.door.foreign import Foreign, described, read_foreign
@@ -31,7 +33,17 @@ from rbees.protocol.pools import ModelFacts
 from rbees.protocol.response_format import JsonObjectFormat, JsonSchemaFormat
 from tests.support.host_facts import model
 
+CRM: dict[str, Any] = {
+    "type": "namespace",
+    "name": "crm",
+    "description": "Customers.",
+    "tools": [
+        {"type": "function", "name": "find", "description": "Find one.", "parameters": {"type": "object"}},
+        {"type": "function", "name": "count", "strict": True},
+    ],
+}
 COUNT: dict[str, Any] = {"type": "function", "name": "count", "parameters": {"type": "object"}, "strict": True}
+CALL: dict[str, Any] = {"type": "function_call", "call_id": "c", "name": "find", "arguments": "{}"}
 WEIGH: dict[str, Any] = {"type": "function", "name": "weigh", "description": "Weigh a hive."}
 ABLE = model(template_words=("tools", "enable_thinking", "reasoning_effort", "</think>"))
 SWITCHED = model(template_words=("tools", "enable_thinking", "</think>"))
@@ -235,13 +247,35 @@ def test_a_tool_is_its_name_what_it_does_and_its_parameters() -> None:
 @pytest.mark.parametrize(
     ("fields", "place"),
     [
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [COUNT, {"type": "mcp", "server_label": "s"}]}, "tools[1].type"),
         ({"tools": [{"type": "custom", "name": "c"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
         ({"tools": [COUNT], "tool_choice": {"type": "function", "name": "weigh"}}, "tool_choice"),
         ({"tools": [COUNT], "tool_choice": {"type": "file_search"}}, "tool_choice.type"),
+        ({"tools": [{"type": "smell"}]}, "tools[0].type"),
+        ({"tools": [COUNT, COUNT]}, "tools[1].name"),
+        ({"tools": [{**CRM, "name": "a b"}]}, "tools[0].name"),
+        ({"tools": [{**CRM, "tools": None}]}, "tools[0].tools"),
+        ({"tools": [{**CRM, "tools": [WEIGH, CRM]}]}, "tools[0].tools[1].type"),
+        ({"tools": [{**CRM, "tools": [WEIGH, {"type": "custom", "name": "c"}]}]}, "tools[0].tools[1].type"),
+        ({"tools": [{**CRM, "tools": [{"type": "web_search"}]}]}, "tools[0].tools[0].type"),
+        ({"tools": [{**CRM, "tools": [{"type": "function"}]}]}, "tools[0].tools[0].name"),
+        ({"tools": [{**CRM, "tools": [{"type": "function", "name": "n" * 124}]}]}, "tools[0].tools[0].name"),
+        ({"tools": [{**CRM, "tools": [WEIGH, WEIGH]}]}, "tools[0].tools[1].name"),
+        ({"tools": [CRM, CRM]}, "tools[1].tools[0].name"),
+        ({"tools": [CRM, {**WEIGH, "name": "crm__find"}]}, "tools[1].name"),
+        ({"tools": [CRM], "tool_choice": {"type": "function", "name": "crm__find"}}, "tool_choice"),
+        ({"tools": [CRM], "tool_choice": {"type": "function", "name": "find", "namespace": "c"}}, "tool_choice"),
+        ({"tools": [CRM, {**CRM, "name": "c"}], "tool_choice": {"type": "function", "name": "find"}}, "tool_choice"),
+        ({"tools": [CRM], "tool_choice": {"type": "namespace", "name": "crm"}}, "tool_choice.type"),
+        ({"tools": [COUNT, {"type": "web_search"}], "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
+        (
+            {"tools": [COUNT], "tool_choice": {"type": "allowed_tools", "tools": [{"type": "web_search_preview"}]}},
+            "tool_choice.tools[0].type",
+        ),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice"),
+        ({"input": [{**CALL, "name": "n" * 253, "namespace": "ns"}]}, "input[0].name"),
         ({"tools": [COUNT], "tool_choice": {"type": "allowed_tools", "mode": "auto"}}, "tool_choice.tools"),
         (
             {"tools": [COUNT], "tool_choice": {"type": "allowed_tools", "tools": [{"type": "function", "name": "x"}]}},
@@ -275,6 +309,115 @@ def test_a_tool_is_its_name_what_it_does_and_its_parameters() -> None:
 )
 def test_what_cannot_be_done_is_refused_by_its_place(fields: dict[str, Any], place: str) -> None:
     assert param(**fields) == place
+
+
+# ---- namespaces, and tools that nobody here has --------------------------------------------------------------------------
+
+
+def test_functions_of_a_namespace_are_offered_under_both_names() -> None:
+    job = job_of(tools=[CRM, COUNT, {**CRM, "name": "c", "description": ""}])
+    assert job.tools == (
+        Tool(name="crm__find", description="crm: Customers.\n\nFind one.", parameters={"type": "object"}),
+        Tool(name="crm__count"),
+        Tool(name="count", parameters={"type": "object"}),
+        Tool(name="c__find", description="Find one.", parameters={"type": "object"}),
+        Tool(name="c__count"),
+    )
+
+
+def test_what_a_namespace_is_about_stands_with_the_first_function_that_may_be_called() -> None:
+    chosen = {"type": "allowed_tools", "tools": [{"type": "function", "name": "count", "namespace": "crm"}]}
+    job = job_of(tools=[CRM], tool_choice=chosen)
+    assert job.tools == (Tool(name="crm__count", description="crm: Customers."),)
+    assert record(tools=[CRM], tool_choice=chosen).asked.tool_choice == {**chosen, "mode": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ({"name": "find"}, "crm__find"),
+        ({"name": "find", "namespace": "crm"}, "crm__find"),
+        ({"name": "count"}, "count"),
+        ({"name": "count", "namespace": "crm"}, "crm__count"),
+    ],
+)
+def test_a_choice_names_a_function_with_its_namespace_or_without(name: dict[str, Any], made: str) -> None:
+    chosen = {"type": "function", **name}
+    job = job_of(tools=[CRM, COUNT], tool_choice=chosen)
+    assert (job.tool_choice, len(job.tools)) == (NamedTool(name=made), 3)
+    assert record(tools=[CRM, COUNT], tool_choice=chosen).asked.tool_choice == chosen
+
+
+def test_what_was_called_in_a_namespace_is_told_by_the_name_that_the_model_called() -> None:
+    request = read(input=[{**CALL, "namespace": "crm"}, {"type": "function_call_output", "call_id": "c", "output": "3"}])
+    turn, _ = response_job(request, (), items_of(request), ABLE).messages or ()
+    assert turn.tool_calls == (ToolCall(id="c", name="crm__find", arguments={}),)
+    shown: Any = TypeAdapter(ResponseItem).validate_json(encode(named(record(input=request.input).input, JOB_ID)[0]))
+    assert (shown.name, shown.namespace) == ("find", "crm")
+
+
+def test_a_namespace_holds_no_more_functions_than_a_job() -> None:
+    many = {**CRM, "tools": [{"type": "function", "name": f"f{number}"} for number in range(128)]}
+    assert len(job_of(tools=[many]).tools) == 128
+    assert "129 functions" in refused(tools=[many, COUNT]).message
+
+
+@pytest.mark.parametrize("type_", ["web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11"])
+def test_a_search_that_the_model_merely_may_make_is_passed_over_and_named(type_: str) -> None:
+    search = {"type": type_, "external_web_access": True, "user_location": {"type": "approximate", "city": "Delft"}}
+    request = read(tools=[COUNT, search])
+    assert unmet(request, ABLE) == ("tools[0].strict", "tools[1]")
+    assert [tool.name for tool in job_of(tools=[COUNT, search]).tools] == ["count"]
+    assert job_of(tools=[search]).tools == ()
+    assert json.loads(encode(record(tools=[search]).asked.tools)) == [search]
+
+
+@pytest.mark.parametrize(
+    ("type_", "said"),
+    [
+        *((type_, "define a function with a parameter") for type_ in ("custom", "local_shell", "shell", "apply_patch")),
+        *((type_, "looks at a screen") for type_ in ("computer", "computer_use", "computer_use_preview")),
+        *((type_, "no code is run") for type_ in ("code_interpreter", "programmatic_tool_calling")),
+        ("file_search", "no files are searched"),
+        ("image_generation", "no model here draws"),
+        ("mcp", "calls no MCP servers"),
+        ("tool_search", "no tools are searched for"),
+    ],
+)
+def test_each_tool_that_nobody_here_has_is_refused_by_its_type(type_: str, said: str) -> None:
+    message = refused(tools=[{"type": type_}]).message
+    assert message.startswith(f"`tools[0]` is of the type `{type_}`, ")
+    assert said in message
+
+
+def test_every_kind_of_tool_of_the_reference_is_known() -> None:
+    kinds = {kind for tool in get_args(get_args(TheirTool)[0]) for kind in get_args(tool.model_fields["type"].annotation)}
+    assert len(kinds) > 16
+    unknown = [kind for kind in kinds if "not known here" in _said_of(kind)]
+    assert unknown == []
+
+
+def _said_of(kind: str) -> str:
+    try:
+        job_of(tools=[{"type": kind, "name": "n", "tools": []}])
+    except RbeesError as error:
+        return error.message
+    return ""
+
+
+def test_what_says_nothing_about_a_tool_of_its_kind_is_named() -> None:
+    fields: dict[str, Any] = {"filters": {}, "search_context_size": "low"}
+    assert unmet(read(tools=[{**WEIGH, "tools": [], **fields}]), ABLE) == (
+        "tools[0].tools",
+        "tools[0].filters",
+        "tools[0].search_context_size",
+    )
+    assert unmet(read(tools=[{**CRM, "parameters": {}, "strict": True}]), ABLE) == (
+        "tools[0].parameters",
+        "tools[0].strict",
+        "tools[0].tools[1].strict",
+    )
+    assert unmet(read(tools=[CRM], tool_choice="required"), ABLE) == ()
 
 
 def test_the_longest_name_of_a_tool_is_told_as_it_is() -> None:
