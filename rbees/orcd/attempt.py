@@ -25,7 +25,7 @@ from rbees.service import logs
 from rbees.service.clock import Clock
 
 FINAL_CODES: Final = frozenset({ErrorCode.CONTEXT_EXCEEDED, ErrorCode.INVALID_REQUEST, ErrorCode.MODEL_INCOMPATIBLE})
-"""Another attempt would end the same way."""
+"""Another attempt would end the same way; where a context was too small, one on a worker with a larger one may not."""
 REATTACH_PAUSE_S: Final = 0.25
 REFUSALS: Final = 2
 """A port that refuses so often in a row has nobody behind it any more."""

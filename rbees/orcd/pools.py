@@ -320,7 +320,10 @@ class Pools:
 
     def models(self) -> tuple[ModelView, ...]:
         """Every model that some pool holds."""
-        return tuple(ModelView(facts=facts, pools=pools, ready_workers=ready) for facts, pools, ready in self._scheduler.models())
+        return tuple(
+            ModelView(facts=facts, pools=pools, ready_workers=ready, served_ctx=ctx)
+            for facts, pools, ready, ctx in self._scheduler.models()
+        )
 
     def find_model(self, reference: str) -> ModelView:
         """The model that a reference means. Raises RbeesError as `admission.resolve`, such as MODEL_NOT_FOUND with close names."""
@@ -403,6 +406,7 @@ def _reported(pool_id: str, report: RegisterRequest | Heartbeat, *, registration
         models=report.models,
         workers=report.workers,
         unusable=report.unusable,
+        default_ctx=report.default_ctx,
     )
 
 

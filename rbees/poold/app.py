@@ -89,7 +89,7 @@ class Daemon:
         self._installation = Installation()
         self._store = model_store(settings, state, os.environ)
         self._lending = Lending(self._store, PieceSums(state / FOLDER))
-        self._member = Member(_pool_id(settings), self._endpoint, self._identities.correlation_id())
+        self._member = Member(_pool_id(settings), self._endpoint, self._identities.correlation_id(), settings.default_ctx)
         self._pool = Pool(
             self._member,
             self._monitor,

@@ -113,6 +113,8 @@ class Member:
     endpoint: Callable[[], str]
     """Where the orchestrator reaches it; known once the daemon listens."""
     boot_id: str
+    default_ctx: int = 0
+    """See `RegisterRequest`."""
 
 
 class OrcdLink:
@@ -180,6 +182,7 @@ class OrcdLink:
             workers=self._facts.workers(),
             ready=self._facts.ready(),
             unusable=self._facts.unusable(),
+            default_ctx=self._member.default_ctx,
         )
 
     async def announce(self, orcd_url: str) -> RegisterRequest:
@@ -298,6 +301,7 @@ class OrcdLink:
             models=self._facts.models(),
             workers=self._facts.workers(),
             unusable=self._facts.unusable(),
+            default_ctx=self._member.default_ctx,
         )
         await orcd.heartbeat(self._member.pool_id, beat)
 

@@ -216,6 +216,8 @@ class RegisterRequest(Message, frozen=True, kw_only=True):
     ready: tuple[WorkerReady, ...] = ()
     """One for each worker that is ready, with the secret of its routes."""
     unusable: tuple[UnusableModel, ...] = ()
+    default_ctx: Amount = 0
+    """Context of a worker that is started without one being asked for, unless its model was trained for less; 0: not told."""
 
 
 class AnnounceRequest(Message, frozen=True, kw_only=True):
@@ -245,6 +247,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     models: tuple[ModelFacts, ...]
     workers: tuple[WorkerFacts, ...]
     unusable: tuple[UnusableModel, ...] = ()
+    default_ctx: Amount = 0
+    """Context of a worker that is started without one being asked for, unless its model was trained for less; 0: not told."""
 
 
 class SpawnCommand(DeviceOptions, frozen=True, kw_only=True):
@@ -371,6 +375,13 @@ class ModelView(Message, frozen=True, kw_only=True):
     facts: ModelFacts
     pools: tuple[str, ...]
     ready_workers: int
+    served_ctx: Amount = 0
+    """Largest context of a ready worker; where none is ready, of one that would be started; 0 where no pool says."""
+
+    @property
+    def context_length(self) -> int:
+        """The context to be had: as it is served, else as the model was trained for."""
+        return self.served_ctx or self.facts.context_length
 
 
 class ModelList(Message, frozen=True, kw_only=True):

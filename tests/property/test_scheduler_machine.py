@@ -47,6 +47,7 @@ from tests.simulation.hosts import script
 from tests.simulation.shell import Record, Shell, Stream
 
 MODELS = {"small": facts.model("small", 1 << 30), "large": facts.model("large", 6 << 30)}
+CONTEXTS = (0, 512, 4096)
 POOLS = ("a", "b", "c", "d")
 STATES: tuple[WorkerState, ...] = ("starting", "loading", "ready", "ready", "ready", "draining", "stopped", "failed")
 CODES = (
@@ -89,10 +90,12 @@ class FakePool:
     workers: dict[str, WorkerFacts] = field(default_factory=dict)
     healthy: bool = True
     free_bytes: int = 7 * facts.GIB
+    default_ctx: int = 0
 
     def report(self) -> PoolReported:
         devices = (facts.device("cpu", 8 * facts.GIB, max(self.free_bytes, 0), healthy=self.healthy),)
-        return PoolReported(self.pool_id, str(self.boot), False, devices, tuple(MODELS.values()), tuple(self.workers.values()))
+        models, workers = tuple(MODELS.values()), tuple(self.workers.values())
+        return PoolReported(self.pool_id, str(self.boot), False, devices, models, workers, default_ctx=self.default_ctx)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -100,7 +103,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pools = {pool_id: FakePool(pool_id) for pool_id in POOLS}
+        self.pools = {pool_id: FakePool(pool_id, default_ctx=CONTEXTS[index % 3]) for index, pool_id in enumerate(POOLS)}
         self.spawns: dict[str, SpawnWorker] = {}
         self.orders = 0
         self.shell = Shell(Policy(worker_idle_s=20.0), random.Random(0), self._command)
@@ -180,7 +183,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def _add_worker(self, pool_id: str, worker_id: str, model: ModelFacts, state: WorkerState, device_id: str) -> None:
         slots = 1 + len(worker_id) % 3
-        self.pools[pool_id].workers[worker_id] = facts.worker(worker_id, model, state, device_id=device_id, slots=slots)
+        ctx = CONTEXTS[sum(worker_id.encode()) % len(CONTEXTS)]
+        self.pools[pool_id].workers[worker_id] = facts.worker(worker_id, model, state, device_id=device_id, slots=slots, ctx=ctx)
 
     @rule(pool_id=POOL, data=st.data())
     def a_worker_becomes_ready(self, pool_id: str, data: st.DataObject) -> None:
@@ -269,6 +273,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         epoch = data.draw(self._an_epoch(record))
         error = ErrorBody(code=code, message="It failed.")
         self.shell.feed(AttemptFailed(record.spec.job_id, epoch, error, final == 0, suspect, hung))
+
+    @precondition(lambda self: self._attempts())
+    @rule(prompt=st.integers(100, 5_000), held=st.sampled_from(CONTEXTS), data=st.data())
+    def a_context_is_too_small(self, prompt: int, held: int, data: st.DataObject) -> None:
+        record = data.draw(st.sampled_from(self._attempts()))
+        numbers = {"prompt_tokens": prompt, "ctx_tokens": held, "max_tokens": None}
+        error = ErrorBody(code=ErrorCode.CONTEXT_EXCEEDED, message="Too long.", details=numbers)
+        self.shell.feed(AttemptFailed(record.spec.job_id, data.draw(self._an_epoch(record)), error, True, False))
 
     @precondition(lambda self: self._attempts())
     @rule(data=st.data())

@@ -54,6 +54,7 @@ def worker(
     slots: int = 2,
     memory_bytes: int | None = None,
     progress: float = 0.0,
+    ctx: int = 512,
 ) -> WorkerFacts:
     """A worker as its pool would list it."""
     return WorkerFacts(
@@ -64,7 +65,7 @@ def worker(
         backend="cuda" if device_id.startswith("cuda") else "cpu",
         devices=(device_id,),
         slots=slots,
-        ctx=512,
+        ctx=ctx,
         memory_bytes=facts.size_bytes if memory_bytes is None else memory_bytes,
         load_progress=progress,
         started_at_ms=0,

@@ -86,6 +86,7 @@ class SimWorker:
     model: ModelFacts
     taken: dict[str, int]
     """Bytes by device."""
+    ctx: int
     ready: bool = False
     draining: bool = False
     alive: bool = True
@@ -106,6 +107,7 @@ class SimWorker:
             slots=SLOTS,
             memory_bytes=sum(self.taken.values()) if self.ready else 0,
             progress=self.progress,
+            ctx=self.ctx,
         )
 
 
@@ -119,6 +121,8 @@ class Host:
     models: tuple[ModelFacts, ...]
     tokens_at_once: int = 1
     """How fast it is."""
+    default_ctx: int = 4096
+    """Of its workers."""
     boot: int = 1
     daemon_up: bool = True
     powered: bool = True
@@ -139,7 +143,9 @@ class Host:
         if self._report is None:
             devices = tuple(self._device(name, total) for name, total in self.devices.items())
             workers = tuple(worker.facts() for worker in self.workers.values() if worker.alive)
-            self._report = PoolReported(self.pool_id, f"boot-{self.boot}", False, devices, self.models, workers)
+            self._report = PoolReported(
+                self.pool_id, f"boot-{self.boot}", False, devices, self.models, workers, default_ctx=self.default_ctx
+            )
         return self._report
 
     def free_bytes(self, device_id: str) -> int:
@@ -159,7 +165,7 @@ class Host:
             if needed > self.free_bytes(device_id):
                 numbers = {"device_id": device_id, "needed_bytes": needed, "reserve_bytes": 0}
                 return ErrorBody(code=ErrorCode.INSUFFICIENT_VRAM, message="It does not fit.", details=numbers)
-        self.workers[command.worker_id] = SimWorker(command.worker_id, model, taken)
+        self.workers[command.worker_id] = SimWorker(command.worker_id, model, taken, self.default_ctx)
         self.changed()
         return None
 

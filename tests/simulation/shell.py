@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+import msgspec
+
 from rbees.orcd.live import Stream as Fence
 from rbees.orcd.live import Verdict
 from rbees.orcd.scheduler.core import Scheduler
@@ -62,6 +64,7 @@ class Record:
     deadly_at: int | None
     """It kills its worker when it has so many tokens."""
     accepted_at_s: float
+    prompt_tokens: int = 1
     model_sha256: str | None = None
     tokens: list[int] = field(default_factory=list)
     fence: Fence = field(default_factory=Fence)
@@ -301,14 +304,17 @@ class Shell:
         self._end(record, "completed", None)
         self.feed(AttemptCompleted(stream.job_id, stream.epoch, took))
 
-    def failed(self, stream: Stream, code: ErrorCode, *, suspect: bool, hung: bool = False, final: bool = False) -> None:
-        """The attempt's stream is over without a result."""
+    def failed(self, stream: Stream, code: ErrorCode, *, suspect: bool, hung: bool = False, ctx_tokens: int | None = None) -> None:
+        """The attempt's stream is over without a result; with `ctx_tokens` because that is all that the worker holds."""
         if stream.open and self.up and self.streams.get(stream.job_id) is stream:
             self._close(stream.job_id)
             if suspect:
                 self.records[stream.job_id].broken_on.add(stream.worker_id)
             error = ErrorBody(code=code, message="simulated")
-            self.feed(AttemptFailed(stream.job_id, stream.epoch, error, final, suspect, hung))
+            if ctx_tokens is not None:
+                numbers = {"prompt_tokens": self.records[stream.job_id].prompt_tokens, "ctx_tokens": ctx_tokens, "max_tokens": None}
+                error = msgspec.structs.replace(error, details=numbers)
+            self.feed(AttemptFailed(stream.job_id, stream.epoch, error, ctx_tokens is not None, suspect, hung))
 
     def streams_of(self, host: Host, worker_id: str | None = None) -> list[Stream]:
         """Open streams from a host, or from one worker of it."""

@@ -45,6 +45,8 @@ class Watch:
         """Workers that are known only because their start was passed on."""
         self._suspects: set[str] = set()
         """Workers of which an attempt said that they stand still or cannot be reached."""
+        self._too_small: dict[str, set[str]] = {}
+        """By job: workers that refused it since their context is too small."""
         self._draining = False
         self._drained: set[str] = set()
         self._quiet = False
@@ -74,9 +76,11 @@ class Watch:
                 self._forget_attempts_on(worker_id)
             case AttemptCompleted(job_id=job_id, epoch=epoch):
                 self._stops_running(job_id, epoch)
-            case AttemptFailed(job_id=job_id, epoch=epoch, worker_suspect=worker_suspect):
+            case AttemptFailed(job_id=job_id, epoch=epoch, error=error, worker_suspect=worker_suspect):
                 # It may be held and taken up again, but it does not fill a slot meanwhile.
                 ran_on = self._stops_running(job_id, epoch)
+                if error.code is ErrorCode.CONTEXT_EXCEEDED and ran_on is not None:
+                    self._too_small.setdefault(job_id, set()).add(ran_on)
                 if worker_suspect and ran_on is not None:
                     self._suspects.add(ran_on)
             case DrainBegan():
@@ -114,6 +118,7 @@ class Watch:
                 record = self._records[job_id]
                 assert record.ended is None, "an ended job is dispatched"
                 assert epoch == record.epoch + 1, f"epoch {epoch} follows {record.epoch}"
+                assert worker_id not in self._too_small.get(job_id, ()), "dispatched to a worker that is too small for it"
                 self._takes(job_id, worker_id, pool_id, now_s)
             case Attach(job_id=job_id, epoch=epoch, worker_id=worker_id):
                 record = self._records[job_id]

@@ -34,6 +34,10 @@ REATTACH_S: Final = 0.5
 CONNECT_S: Final = 5.0
 CHECKED_HOSTS: Final = 5
 """In worlds with more hosts the scheduler's state is checked more seldom, since a check costs as much as the state is large."""
+CONTEXTS: Final = (512, 4096)
+"""Of the workers of every other host."""
+PROMPT_TOKENS: Final = (*(1,) * 20, 1_000, 1, 1, 5_000)
+"""Of one job after the other: most are short, some too long for every other host, and a few for all."""
 SHORT_TIMEOUT_MS: Final = 20_000
 """Some jobs are given so little time that a fault, or the mere length of their answer, may cost it."""
 CHOICES: Final = (1, 1, 1, 1, 1, 2, 3, 16)
@@ -92,7 +96,7 @@ class World:
             devices["cuda:1"] = 4 * facts.GIB
         if any(model.size_bytes > 4 * facts.GIB for model in held):
             devices["cpu"] = 8 * facts.GIB
-        return Host(f"pool-{index}", devices, held, tokens_at_once=self.rng.choice((1, 1, 10)))
+        return Host(f"pool-{index}", devices, held, tokens_at_once=self.rng.choice((1, 1, 10)), default_ctx=CONTEXTS[index % 2])
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -134,6 +138,9 @@ class World:
             case ErrorCode.MODEL_NOT_FOUND:
                 # Accepted while no pool was known; whether those that came then held the model, `Watch` has seen.
                 return record.model_sha256 is None
+            case ErrorCode.CONTEXT_EXCEEDED:
+                # Where the hosts that would do are away, or none of them holds the model.
+                return record.prompt_tokens > min(CONTEXTS)
             case ErrorCode.WORKER_CRASHED:
                 # Twice is the least; where workers were killed from outside, the job has had the bad luck to look like poison.
                 return record.deaths >= self._policy.deaths_alone
@@ -321,13 +328,15 @@ class World:
         if host.reachable(self.now_s):
             self.tell_failed(stream, ErrorCode.WORKER_UNREACHABLE, suspect=True)
 
-    def tell_failed(self, stream: Stream, code: ErrorCode, *, suspect: bool, hung: bool = False) -> None:
+    def tell_failed(
+        self, stream: Stream, code: ErrorCode, *, suspect: bool, hung: bool = False, ctx_tokens: int | None = None
+    ) -> None:
         """A stream ends without a result; an orcd that stands still hears of it once it goes on and knows of its own stall."""
         left_s = self.shell.stalled_until_s - self.now_s
         if self.shell.up and left_s > 0:
-            self.after(left_s + 0.001, lambda: self.tell_failed(stream, code, suspect=suspect, hung=hung))
+            self.after(left_s + 0.001, lambda: self.tell_failed(stream, code, suspect=suspect, hung=hung, ctx_tokens=ctx_tokens))
         else:
-            self.shell.failed(stream, code, suspect=suspect, hung=hung)
+            self.shell.failed(stream, code, suspect=suspect, hung=hung, ctx_tokens=ctx_tokens)
 
     def _connect(self, effect: Dispatch | Attach, stream: Stream) -> None:
         """orcd's request reaches the worker, or does not."""
@@ -346,6 +355,8 @@ class World:
             self._attach(worker, stream)
         elif worker.draining:
             self.tell_failed(stream, ErrorCode.DRAINING, suspect=False)
+        elif self.shell.records[stream.job_id].prompt_tokens >= worker.ctx:
+            self.tell_failed(stream, ErrorCode.CONTEXT_EXCEEDED, suspect=False, ctx_tokens=worker.ctx)
         else:
             self._execute(host, worker, stream)
 
@@ -467,7 +478,9 @@ class World:
             session_id=rng.choice(("", "", "anna", "bert")),
             prefixes=tuple(f"chat-{rng.randrange(6)} block-{block}" for block in range(rng.randrange(4))),
         )
-        self.shell.accept(Record(spec, self._orders, length, deadly_at, self.now_s))
+        self.shell.accept(
+            Record(spec, self._orders, length, deadly_at, self.now_s, PROMPT_TOKENS[self._orders % len(PROMPT_TOKENS)])
+        )
         if job_id in self.shell.records and rng.random() < 0.05:
             self.after(rng.uniform(0.0, 30.0), lambda: self._ask_to_cancel(job_id))
 

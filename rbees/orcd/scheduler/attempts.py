@@ -97,17 +97,20 @@ def fail(turn: Turn, job: Job, error: ErrorBody, outcome: Outcome, *, counted: b
     turn.effects.append(Requeue(job.spec.job_id, attempt.epoch, attempt.worker_id, outcome, error, counted))
 
 
+def outgrow(turn: Turn, job: Job, error: ErrorBody) -> None:
+    """The worker's context is too small for the job, which waits for a larger one: no failure of the job or the worker."""
+    attempt = job.attempt
+    assert attempt is not None
+    _return(turn, job)
+    turn.effects.append(Requeue(job.spec.job_id, attempt.epoch, attempt.worker_id, "failed", error, counted=False))
+
+
 def preempt(turn: Turn, job: Job, reason: str) -> None:
     """Take the attempt back for the sake of another job: it is no failure, and the job may go on at once where there is room."""
     attempt = job.attempt
     assert attempt is not None
     turn.effects.append(Abandon(job.spec.job_id, attempt.epoch, attempt.worker_id))
-    _release(turn, job)
-    job.move(Move.RETURN)
-    job.attempt = None
-    job.noted = None
-    job.queued_at_s = turn.now_s
-    turn.queue.put(job, turn.now_s, turn.now_s)
+    _return(turn, job)
     error = ErrorBody(code=ErrorCode.CANCELLED, message=reason)
     turn.effects.append(Requeue(job.spec.job_id, attempt.epoch, attempt.worker_id, "cancelled", error, counted=False))
 
@@ -123,6 +126,16 @@ def finish(turn: Turn, job: Job, status: EndStatus, error: ErrorBody, *, abandon
 def complete(turn: Turn, job: Job) -> None:
     """The journal holds the job's `end`; nothing is left to do."""
     _forget(turn, job)
+
+
+def _return(turn: Turn, job: Job) -> None:
+    """The job waits again, without a pause."""
+    _release(turn, job)
+    job.move(Move.RETURN)
+    job.attempt = None
+    job.noted = None
+    job.queued_at_s = turn.now_s
+    turn.queue.put(job, turn.now_s, turn.now_s)
 
 
 def _after_attempts(error: ErrorBody, attempts: int) -> ErrorBody:

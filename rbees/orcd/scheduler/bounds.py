@@ -44,10 +44,10 @@ class _Speed(NamedTuple):
 
 
 def of_job(state: State, queue: Queue, job: Job, now_s: float) -> WaitBound | None:
-    """None where nothing can be said: no worker serves that is good for all, or jobs wait that must run alone."""
+    """None where nothing can be said: no worker is good for all, or jobs wait that must run alone or take a larger context."""
     model_sha256 = job.model_sha256 or ""
     lane = queue.lane(model_sha256)
-    if lane is None or job.spec.job_id not in lane or queue.has_suspects(model_sha256):
+    if lane is None or job.spec.job_id not in lane or queue.has_others(model_sha256):
         return None
     kinds = _kinds(state, model_sha256, [state.jobs[name] for name in lane])
     workers = _always_busy(state, model_sha256, kinds)

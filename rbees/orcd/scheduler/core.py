@@ -16,6 +16,7 @@ from typing import Final, assert_never
 from rbees.orcd.scheduler import (
     admission,
     arrivals,
+    contexts,
     eviction,
     explain,
     glance,
@@ -301,14 +302,14 @@ class Scheduler:
         sound = [worker for worker in self._state.workers_of.get(sha256, {}).values() if self._state.is_sound(worker)]
         return tuple(worker.worker_id for worker in sorted(sound, key=lambda worker: (worker.free_slots <= 0, worker.worker_id)))
 
-    def models(self) -> tuple[tuple[ModelFacts, tuple[str, ...], int], ...]:
-        """Every model that a pool holds: its facts, the pools that hold it, and how many workers serve it now."""
+    def models(self) -> tuple[tuple[ModelFacts, tuple[str, ...], int, int], ...]:
+        """Every model that a pool holds: its facts, the pools that hold it, how many workers serve it now, `contexts.served`."""
         serving = {
             sha256: sum(self._state.is_sound(worker) for worker in workers.values())
             for sha256, workers in self._state.workers_of.items()
         }
         return tuple(
-            (holders[min(holders)], tuple(sorted(holders)), serving.get(sha256, 0))
+            (holders[min(holders)], tuple(sorted(holders)), serving.get(sha256, 0), contexts.served(self._state, sha256))
             for sha256, holders in sorted(self._state.holders.items())
         )
 

@@ -106,6 +106,8 @@ class PoolReported:
     workers: tuple[WorkerFacts, ...]
     unusable: tuple[UnusableModel, ...] = ()
     """Files that it cannot serve, so that whoever asks for one is told why."""
+    default_ctx: int = 0
+    """The context of a worker for which none is asked, unless its model was trained for less; 0 where the pool does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,8 @@ class PrefixesCached:
 class AttemptFailed:
     """The attempt ended without a result: the worker's own `error`, a broken connection, a hang, or a refusal.
 
-    `final` is True where another attempt would end the same way (CONTEXT_EXCEEDED, INVALID_REQUEST, MODEL_INCOMPATIBLE).
+    `final` is True where another attempt would end the same way (INVALID_REQUEST, MODEL_INCOMPATIBLE, and CONTEXT_EXCEEDED unless
+    a larger context is to be had somewhere, which is for the scheduler to know).
     `worker_suspect` is True where the worker itself is in doubt and must get no further work until its pool reports on it.
     """
 

@@ -41,6 +41,7 @@ DRAINED = Obstacle(
     "Every pool that holds the model and can be heard was drained by an operator; `llorch pool resume` gives it work again.",
 )
 ALONE = Obstacle("alone", "A worker died while it ran this job, so it waits for a worker of its own.")
+LARGE = Obstacle("large", "It takes a larger context than some workers of this model have, and waits for one that has it.")
 RETRY = Obstacle("retry", "The last attempt failed; the next follows after a pause.")
 TURN = Obstacle("turn", "It is about to be placed.")
 

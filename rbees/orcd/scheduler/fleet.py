@@ -130,6 +130,8 @@ class Pool:
     models: tuple[ModelFacts, ...] = ()
     unusable: tuple[UnusableModel, ...] = ()
     workers: dict[str, Worker] = field(default_factory=dict)
+    default_ctx: int = 0
+    """The context of a worker for which none is asked, unless its model was trained for less; 0 where the pool does not say."""
     reported: tuple[WorkerFacts, ...] = ()
     freed_bytes: dict[str, int] = field(default_factory=dict)
     """By device: memory of workers that ended since the last measurement."""

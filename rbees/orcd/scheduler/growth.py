@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from rbees.orcd.scheduler import attempts, chance, eviction, explain, places, preemption, prospects, retry, rooms, sites
+from rbees.orcd.scheduler import attempts, chance, contexts, eviction, explain, places, preemption, prospects, retry, rooms, sites
 from rbees.orcd.scheduler.effects import SpawnWorker
 from rbees.orcd.scheduler.explain import Obstacle
 from rbees.orcd.scheduler.fleet import Claim, Worker
@@ -35,11 +35,14 @@ def grow(turn: Turn, model_sha256: str) -> Obstacle | None:
     turn.state.refile()
     coming = list(turn.state.coming_of(model_sha256))
     serving = turn.state.serving_of(model_sha256)
-    if coming or len(serving.workers):
+    outgrown = _first_outgrown(turn, model_sha256)
+    if coming or (len(serving.workers) and outgrown is None):
         turn.state.owed.discard(model_sha256)
     if coming:
         return explain.loading(max(coming, key=lambda w: (w.facts.load_progress if w.facts else 0.0, w.worker_id)))
     if len(serving.workers):
+        if outgrown is not None and (begun := _start_for(turn, outgrown)) is not None:
+            return begun
         return _consider_replica(turn, model_sha256, serving)
     for worker in turn.state.workers_of.get(model_sha256, {}).values():
         pool = turn.state.pools[worker.pool_id]
@@ -83,7 +86,7 @@ def _consider_replica(turn: Turn, model_sha256: str, serving: Serving) -> Obstac
             return begun
     head = turn.queue.head(model_sha256, alone=False)
     if head is None:
-        return explain.ALONE
+        return explain.ALONE if suspects_wait else explain.LARGE
     choices = turn.state.jobs[head].spec.choices
     if choices > 1 and len(turn.state.open_of(model_sha256)):
         return explain.too_few_free(min(choices, *serving.slots_of.values()))
@@ -93,13 +96,41 @@ def _consider_replica(turn: Turn, model_sha256: str, serving: Serving) -> Obstac
     return explain.busy(serving.slots, len(serving.workers))
 
 
+def _first_outgrown(turn: Turn, model_sha256: str) -> Job | None:
+    """The first job for which the context of every worker that serves is too small."""
+    needing = [job for name in turn.queue.front(model_sha256, 1) if (job := turn.state.jobs[name]).needs_ctx]
+    needing += [turn.state.jobs[name] for name in turn.queue.large(model_sha256)]
+    if not needing:
+        return None
+    workers = turn.state.workers_of.get(model_sha256, {}).values()
+    sound = sorted(((contexts.known(turn.state, w), w.worker_id) for w in workers if turn.state.is_sound(w)), reverse=True)
+    return next((job for job in needing if not contexts.is_held_by(job, sound)), None)
+
+
+def _start_for(turn: Turn, job: Job) -> Obstacle | None:
+    """Start a worker with a context that holds the job, as if there were none of its model; None where that cannot be had now."""
+    assert job.model_sha256 is not None
+    found = [site for site in sites.find_sites(turn.state, job.model_sha256, turn.now_s) if contexts.site_holds(job, site)]
+    allowed = [site for site in found if places.is_site_allowed(turn.state, job, site, turn.now_s)]
+    if allowed:
+        return start_or_make_room(turn, min(allowed, key=lambda site: _cost(turn, job, site)))
+    candidates = [site for site in found if site.room is None]
+    if not candidates:
+        return None
+    site = min(candidates, key=lambda site: (site.need_bytes - site.free_bytes, site.pool.pool_id, site.device_ids))
+    _let_busy_workers_empty(turn, job.model_sha256, candidates)
+    return explain.no_room(site.pool, site.device_ids, site.need_bytes, site.free_bytes)
+
+
 def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:
-    first = next(turn.queue.front(model_sha256, 1), None)
-    job = None if first is None else turn.state.jobs[first]
     found = rooms.with_room(turn.state, model_sha256, turn.now_s)
-    with_room = [site for site in found if places.is_site_allowed(turn.state, job, site, turn.now_s)]
-    if with_room:
-        return start_or_make_room(turn, min(with_room, key=lambda site: _cost(turn, job, site)))
+    first = next(turn.queue.front(model_sha256, 1), None)
+    # Where it has to wait for a context that is large enough, others need not.
+    for name in (first, turn.queue.head(model_sha256, alone=False)):
+        job = None if name is None else turn.state.jobs[name]
+        with_room = [site for site in found if places.is_site_allowed(turn.state, job, site, turn.now_s)]
+        if with_room:
+            return start_or_make_room(turn, min(with_room, key=lambda site: _cost(turn, job, site)))
     if model_sha256 not in turn.state.holders:
         # It was known when the job was accepted, so the pool that held it is away and may come back.
         return explain.GONE

@@ -26,6 +26,7 @@ from enum import Enum
 from typing import Final
 
 from rbees.orcd.scheduler.events import JobSpec
+from rbees.protocol.errors import ErrorBody
 
 
 class Phase(Enum):
@@ -109,6 +110,12 @@ class Job:
     """Set when it first waited although a worker was free: after that it takes any."""
     avoid: str | None = None
     """The worker of the last failed attempt: others are preferred."""
+    needs_ctx: int = 0
+    """How many tokens of context it takes at least, as far as refusals told; see contexts.py."""
+    too_small: frozenset[str] = frozenset()
+    """Workers and devices whose context turned out to be too small for it."""
+    outgrown: ErrorBody | None = None
+    """The last such refusal."""
     noted: tuple[object, ...] | None = None
     """What its watchers were told last."""
 

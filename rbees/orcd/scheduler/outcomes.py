@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rbees.orcd.scheduler import attempts, leases, poison, reports, retry
+from rbees.orcd.scheduler import attempts, contexts, leases, poison, reports, retry
 from rbees.orcd.scheduler.events import AttemptFailed
 from rbees.orcd.scheduler.fleet import Worker
 from rbees.orcd.scheduler.job import Job, Move, Phase
@@ -48,7 +48,10 @@ def failed(turn: Turn, event: AttemptFailed) -> None:
     if job is None:
         return
     worker = _worker_of(turn, job)
-    if event.final:
+    needs_ctx = contexts.needed(event.error)
+    if needs_ctx is not None:
+        _outgrew(turn, job, worker, event.error, needs_ctx)
+    elif event.final:
         attempts.finish(turn, job, "failed", event.error, abandon=False)
     elif event.error.code in retry.NOT_TAKEN_UP:
         if worker is not None and event.error.code in {ErrorCode.DRAINING, ErrorCode.MODEL_LOADING}:
@@ -85,6 +88,20 @@ def _show_life(turn: Turn, job: Job) -> None:
         worker.strikes = 0
         if worker.doubt is not None and not worker.hung:
             reports.trust(turn, worker)
+
+
+def _outgrew(turn: Turn, job: Job, worker: Worker | None, error: ErrorBody, needs_ctx: int) -> None:
+    """The worker's context is too small: the job goes on where there is a larger one, and ends where there is none."""
+    job.needs_ctx = max(job.needs_ctx, needs_ctx)
+    job.outgrown = error
+    if worker is not None:
+        contexts.refused_by(job, worker)
+        turn.state.keeps_not(worker, job)
+    among = contexts.places(turn.state, job.model_sha256 or "", turn.now_s)
+    if contexts.is_held_by(job, among) or not turn.state.is_settled(turn.now_s, turn.policy.settle_s):
+        attempts.outgrow(turn, job, error)
+    else:
+        attempts.finish(turn, job, "failed", contexts.exceeded(job, among), abandon=False)
 
 
 def _failed_with_worker(turn: Turn, job: Job, worker: Worker, event: AttemptFailed) -> None:

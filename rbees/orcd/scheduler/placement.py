@@ -5,6 +5,9 @@ to be done first, counting what is cached of its prompt. If a worker that is ful
 waiting pays, the job waits for it, though never longer than the free one would have needed; the free one goes to the first job
 further back for which waiting does not pay.
 
+Large jobs, of which a worker told that they take more than its context, stand beside that order: where one has room for them they
+go there first, so that they hold up nobody while none has.
+
 A job that makes several answers takes as many slots; while no worker has them free, nothing is given to those behind it,
 or it would wait for ever. Jobs that must run alone get an empty worker, and where there is none, one worker takes no more work
 until it is empty. What still waits then is the business of growth.py.
@@ -16,10 +19,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import nsmallest
-from itertools import chain, islice
+from itertools import islice
 from typing import Final
 
-from rbees.orcd.scheduler import attempts, explain, growth, places, preemption, prospects
+from rbees.orcd.scheduler import attempts, contexts, explain, growth, places, preemption, prospects
 from rbees.orcd.scheduler.explain import Obstacle
 from rbees.orcd.scheduler.fleet import EMPTY, Claim, Worker
 from rbees.orcd.scheduler.job import Job
@@ -51,7 +54,9 @@ def place(turn: Turn) -> None:
 
 def _place_model(turn: Turn, model_sha256: str) -> None:
     _place_suspects(turn, model_sha256)
+    _place_large(turn, model_sha256, aged=True)
     patience = _place_others(turn, model_sha256)
+    _place_large(turn, model_sha256, aged=False)
     while preemption.make_way(turn, model_sha256):
         pass
     obstacle = growth.grow(turn, model_sha256) if turn.queue.depth(model_sha256) else None
@@ -145,7 +150,7 @@ def _best_open(turn: Turn, job: Job) -> tuple[Choice | None, Choice | None]:
 
 def _choices(turn: Turn, job: Job, workers: list[Worker]) -> Iterator[Choice]:
     for worker in workers:
-        if worker.has_slots_for(job.spec.choices):
+        if worker.has_slots_for(job.spec.choices) and contexts.holds(turn.state, job, worker):
             choice = _choice(turn.state, job, worker, prospects.on_worker(turn.state, job, worker, turn.now_s))
             if choice.cost < math.inf:
                 yield choice
@@ -180,10 +185,47 @@ def _worth_waiting_for(turn: Turn, job: Job, best: Choice) -> Choice | None:
     return first
 
 
+def _place_large(turn: Turn, model_sha256: str, *, aged: bool) -> None:
+    """Give each large job the best open worker whose context holds it, and end those that nothing holds.
+
+    Each had its turn already, when it was refused. `aged` takes those that come before what is in the common lane.
+    """
+    large = [turn.state.jobs[job_id] for job_id in turn.queue.large(model_sha256)]
+    large = [job for job in large if (job.rank_s <= turn.now_s) is aged]
+    if large and _end_outgrown(turn, large, contexts.places(turn.state, model_sha256, turn.now_s)):
+        large = [job for job in large if job.spec.job_id in turn.queue]
+    open_ = [worker for worker in turn.state.workers_of.get(model_sha256, {}).values() if turn.state.is_open(worker)]
+    for job in large:
+        best, second, *_ = [*nsmallest(2, _choices(turn, job, open_), key=lambda choice: choice.order(job)), None, None]
+        if best is not None:
+            attempts.dispatch(turn, job, best.worker, _why(best, second))
+            open_ = [worker for worker in open_ if turn.state.is_open(worker)]
+
+
+def _end_outgrown(turn: Turn, jobs: list[Job], among: list[tuple[int, str]]) -> bool:
+    """End those jobs whose need no place of these holds, unless pools may still come that could; whether that ended some."""
+    if not turn.state.is_settled(turn.now_s, turn.policy.settle_s):
+        return False
+    ended = [job for job in jobs if not contexts.is_held_by(job, among)]
+    for job in ended:
+        attempts.finish(turn, job, "failed", contexts.exceeded(job, among))
+    return bool(ended)
+
+
+def _likely_open(turn: Turn, job: Job, least_width: int = 0) -> list[Worker]:
+    """Open workers that may hold a job which runs alone: the likeliest ones, or all where only some contexts are large enough."""
+    assert job.model_sha256 is not None
+    roster = turn.state.open_of(job.model_sha256)
+    likely = roster.first(len(roster) if job.needs_ctx else LIKELY, least_width)
+    return [turn.state.workers[worker_id] for worker_id in likely]
+
+
 def _place_suspects(turn: Turn, model_sha256: str) -> None:
     """Give each suspect an empty worker; where there is none, let one worker of the model empty for the first suspect."""
     while (job_id := turn.queue.head(model_sha256, alone=True)) is not None:
         job = turn.state.jobs[job_id]
+        if job.needs_ctx and _end_outgrown(turn, [job], contexts.places(turn.state, model_sha256, turn.now_s)):
+            continue
         worker = _empty_worker(turn, job)
         if worker is None:
             if _claim_for_suspect(turn, job):
@@ -206,7 +248,7 @@ def _empty_worker(turn: Turn, job: Job) -> Worker | None:
         and turn.state.is_sound(worker)
     ]
     turn.state.refile()
-    empty = [turn.state.workers[worker_id] for worker_id in turn.state.open_of(job.model_sha256).first(LIKELY, EMPTY)]
+    empty = _likely_open(turn, job, EMPTY)
     choices = _choices(turn, job, kept or empty)
     best = min(choices, key=lambda choice: choice.order(job), default=None)
     return None if best is None else best.worker
@@ -216,7 +258,8 @@ def _claim_for_suspect(turn: Turn, job: Job) -> bool:
     """Unless a worker is about to come up: let the one that is empty first take no more work; whether that emptied it at once."""
     assert job.model_sha256 is not None
     kept = [w for w in turn.state.claims.values() if w.claim is not None and w.claim.job_id is not None]
-    worker = next((w for w in kept if w.model_sha256 == job.model_sha256), None) or _soonest_empty(turn, job)
+    fitting = (w for w in kept if w.model_sha256 == job.model_sha256 and contexts.holds(turn.state, job, w))
+    worker = next(fitting, None) or _soonest_empty(turn, job)
     if worker is None:
         return False
     if worker.claim is None:
@@ -228,13 +271,14 @@ def _soonest_empty(turn: Turn, job: Job) -> Worker | None:
     """The worker that is empty first, batch jobs that could give way left out; None where one comes up before."""
     assert job.model_sha256 is not None
     turn.state.refile()
-    likely = (turn.state.open_of(job.model_sha256).first(LIKELY), turn.state.full_of(job.model_sha256).first(LIKELY))
-    sound = [turn.state.workers[worker_id] for worker_id in chain(*likely)]
+    full = turn.state.full_of(job.model_sha256).first(len(turn.state.workers) if job.needs_ctx else LIKELY)
+    sound = [*_likely_open(turn, job), *(turn.state.workers[worker_id] for worker_id in full)]
+    sound = [worker for worker in sound if contexts.holds(turn.state, job, worker)]
     empty_in_s = {worker.worker_id: preemption.empty_in_s(turn, job, worker) for worker in sound}
     worker = min(sound, key=lambda w: (w.worker_id == job.avoid, empty_in_s[w.worker_id], w.worker_id), default=None)
     if worker is None:
         return None
-    coming = turn.state.coming_of(job.model_sha256)
+    coming = (one for one in turn.state.coming_of(job.model_sha256) if contexts.holds(turn.state, job, one))
     soonest_s = min((prospects.on_coming(turn.state, job, one, turn.now_s).starts_in_s for one in coming), default=math.inf)
     return worker if empty_in_s[worker.worker_id] < soonest_s else None
 

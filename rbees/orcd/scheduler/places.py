@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from rbees.orcd.scheduler import prospects
+from rbees.orcd.scheduler import contexts, prospects
 from rbees.orcd.scheduler.fleet import Worker
 from rbees.orcd.scheduler.job import Job
 from rbees.orcd.scheduler.prospects import Prospect
@@ -59,15 +59,17 @@ def cost_on_site(state: State, job: Job | None, site: Site, prospect: Prospect) 
 
 
 def is_allowed(state: State, job: Job, worker: Worker, now_s: float) -> bool:
-    """False where a user's own policy never lets the job go to the worker."""
+    """False where the worker's context is too small, or a user's own policy never lets the job go there."""
+    if not contexts.holds(state, job, worker):
+        return False
     if state.judge is None:
         return True
     return cost_on_worker(state, job, worker, prospects.on_worker(state, job, worker, now_s)) < math.inf
 
 
 def is_site_allowed(state: State, job: Job | None, site: Site, now_s: float) -> bool:
-    """False where the site has no room, or a user's own policy never lets the job go there."""
-    if site.room is None:
+    """False where the site has no room or too small a context, or a user's own policy never lets the job go there."""
+    if site.room is None or (job is not None and not contexts.site_holds(job, site)):
         return False
     if state.judge is None or job is None:
         return True

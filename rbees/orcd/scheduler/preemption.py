@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Final
 
-from rbees.orcd.scheduler import attempts, places, prospects
+from rbees.orcd.scheduler import attempts, contexts, places, prospects
 from rbees.orcd.scheduler.fleet import Worker
 from rbees.orcd.scheduler.job import Job
 from rbees.orcd.scheduler.prospects import LIKELY
@@ -20,13 +20,23 @@ WHY: Final = "batch jobs gave way to it there"
 
 
 def make_way(turn: Turn, model_sha256: str) -> bool:
-    """Give the model's next job, if it is interactive and would wait long, the slots of batch jobs; whether that was done."""
-    job_id = turn.queue.head(model_sha256, alone=False)
+    """Give the model's next job, if it is interactive and would wait long, the slots of batch jobs; whether that was done.
+
+    Of the large ones, which wait beside the others, the next gets them first.
+    """
     batch = turn.state.batch_running.get(model_sha256)
-    if job_id is None or not batch:
+    if not batch:
         return False
-    job = turn.state.jobs[job_id]
-    if job.spec.priority == "batch" or not _waits_long(turn, job, model_sha256):
+    large = (turn.state.jobs[name] for name in turn.queue.large(model_sha256))
+    first = next((job for job in large if job.spec.priority != "batch"), None)
+    head = turn.queue.head(model_sha256, alone=False)
+    nexts = [job for job in (first, None if head is None else turn.state.jobs[head]) if job is not None]
+    return any(_make_way_for(turn, job, batch) for job in nexts if job.spec.priority != "batch")
+
+
+def _make_way_for(turn: Turn, job: Job, batch: dict[str, None]) -> bool:
+    assert job.model_sha256 is not None
+    if not _waits_long(turn, job, job.model_sha256):
         return False
     tried: set[str] = set()
     for one in batch:
@@ -68,16 +78,18 @@ def _gives_way(turn: Turn, giver: Job, job: Job, worker: Worker) -> bool:
 
 def _waits_long(turn: Turn, job: Job, model_sha256: str) -> bool:
     """No worker has room for the job, and none is expected to have it soon."""
-    turn.state.refile()
-    workers = turn.state.workers
-    if turn.state.open_of(model_sha256).first(1, job.spec.choices):
+    state, now_s = turn.state, turn.now_s
+    state.refile()
+    open_, full = state.open_of(model_sha256), state.full_of(model_sha256)
+    # Of a large job all workers are looked at: the likeliest may be those that do not hold it.
+    first = open_.first(len(open_) if job.needs_ctx else 1, job.spec.choices)
+    if any(contexts.holds(state, job, state.workers[name]) for name in first):
         # It waits for something better than that.
         return False
-    full = [workers[name] for name in islice(turn.state.full_of(model_sha256), LIKELY)]
-    waits_s = [prospects.on_worker(turn.state, job, worker, turn.now_s).starts_in_s for worker in full]
-    waits_s += [
-        prospects.on_coming(turn.state, job, worker, turn.now_s).starts_in_s for worker in turn.state.coming_of(model_sha256)
-    ]
+    later = [state.workers[name] for name in islice(full, len(full) if job.needs_ctx else LIKELY)]
+    waits_s = [prospects.on_worker(state, job, w, now_s).starts_in_s for w in later if contexts.holds(state, job, w)]
+    coming = (worker for worker in state.coming_of(model_sha256) if contexts.holds(state, job, worker))
+    waits_s += [prospects.on_coming(state, job, worker, now_s).starts_in_s for worker in coming]
     return min(waits_s, default=0.0) > turn.policy.preempt_above_s
 
 

@@ -4,7 +4,7 @@ Models have lanes of their own, so a model that cannot be placed delays no other
 most, `lane.py` says. Which model gets room first goes by the rank of its oldest job: the moment of acceptance, to which a batch job
 adds `batch_ages_after_s`. The rank never changes, also not when a failed attempt brings a job back. Suspect jobs, which must run
 alone, stand beside the common lane in the order of their ranks, so that waiting for an empty worker does not hold up jobs that may
-share one.
+share one. So do large jobs, which some worker refused because its context is too small (`contexts.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from itertools import islice
 
 from rbees.orcd.scheduler.job import Job
@@ -21,11 +22,19 @@ from rbees.orcd.scheduler.lane import Entry, Key, Lane
 from rbees.protocol.jobs import Priority
 
 
+class _Kind(Enum):
+    """With whom a job waits."""
+
+    COMMON = "common"
+    ALONE = "alone"
+    LARGE = "large"
+
+
 @dataclass(slots=True)
 class _Place:
     key: Key
-    lane: tuple[str, bool] | None
-    """Model and whether the job runs alone; None while it may not be placed yet."""
+    lane: tuple[str, _Kind] | None
+    """Model and kind of job; None while it may not be placed yet."""
     due_s: float
     came_back: bool
 
@@ -39,6 +48,8 @@ class Queue:
         """By model: of jobs that may share a worker."""
         self._alone: dict[str, list[Key]] = {}
         """By model: of those that may not."""
+        self._large: dict[str, list[Key]] = {}
+        """By model: of those that may, where the context is large enough for them."""
         self._places: dict[str, _Place] = {}
         self._sleeping: list[tuple[float, str]] = []
         self._sleepers: Counter[str] = Counter()
@@ -78,7 +89,7 @@ class Queue:
             self._count_awake(job)
 
     def refile(self, job: Job) -> None:
-        """The job's model was resolved or the job became suspect: move it to the lane where it belongs now."""
+        """The job's model was resolved, or the job became suspect: move it to the lane where it belongs now."""
         place = self._places[job.spec.job_id]
         if place.lane is not None or place.due_s == 0.0:
             self._leave_lane(place)
@@ -119,17 +130,17 @@ class Queue:
 
     def depth(self, model_sha256: str) -> int:
         """How many jobs of a model could be placed now."""
-        return len(self._lanes.get(model_sha256, ())) + len(self._alone.get(model_sha256, ()))
+        return sum(len(keys) for keys in self._beside(model_sha256)) + len(self._lanes.get(model_sha256, ()))
 
     def first_key(self, model_sha256: str) -> Key | None:
         """The key of the model's oldest job that could be placed now."""
-        lane, alone = self._lanes.get(model_sha256), self._alone.get(model_sha256)
-        keys = [key for key in (lane.oldest() if lane else None, alone[0] if alone else None) if key is not None]
-        return min(keys, default=None)
+        lane = self._lanes.get(model_sha256)
+        oldest = [lane.oldest() if lane else None, *(keys[0] for keys in self._beside(model_sha256))]
+        return min((key for key in oldest if key is not None), default=None)
 
     def waiting_models(self) -> set[str]:
         """Models with jobs that could be placed now."""
-        return {*self._lanes, *self._alone}
+        return {*self._lanes, *self._alone, *self._large}
 
     def in_order(self, models: Iterable[str]) -> list[str]:
         """Those of `models` that have jobs which could be placed now, by the rank of their oldest job."""
@@ -149,42 +160,52 @@ class Queue:
         place = self._places.get(job.spec.job_id)
         if place is None or place.lane is None:
             return None
-        model_sha256, alone = place.lane
-        suspects = self._alone.get(model_sha256, [])
-        if alone:
-            return bisect_left(suspects, place.key)
-        return len(suspects) + self._lanes[model_sha256].ahead(job.spec.job_id)
+        model_sha256, kind = place.lane
+        suspects, large = self._alone.get(model_sha256, []), self._large.get(model_sha256, [])
+        match kind:
+            case _Kind.ALONE:
+                return bisect_left(suspects, place.key)
+            case _Kind.LARGE:
+                return len(suspects) + bisect_left(large, place.key)
+            case _Kind.COMMON:
+                return len(suspects) + len(large) + self._lanes[model_sha256].ahead(job.spec.job_id)
 
     def ahead_of(self, job: Job) -> int:
         """The same for a job that is not here and would come now."""
         assert job.model_sha256 is not None
         lane = self._lanes.get(job.model_sha256)
-        return len(self._alone.get(job.model_sha256, ())) + (lane.ahead_of(_entry(job)) if lane is not None else 0)
+        beside = sum(len(keys) for keys in self._beside(job.model_sha256))
+        return beside + (lane.ahead_of(_entry(job)) if lane is not None else 0)
 
     def work_before(self, job: Job) -> float:
         """The work of those jobs of its model that come before a job that could be placed now."""
         place = self._places[job.spec.job_id]
         assert place.lane is not None
         lane = self._lanes.get(place.lane[0])
-        return lane.work_before(job.spec.job_id) if lane is not None and not place.lane[1] else 0.0
+        return lane.work_before(job.spec.job_id) if lane is not None and place.lane[1] is _Kind.COMMON else 0.0
 
-    def has_suspects(self, model_sha256: str) -> bool:
-        """Whether any of the model's jobs waits for a worker of its own."""
-        return model_sha256 in self._alone
+    def has_others(self, model_sha256: str) -> bool:
+        """Whether any of the model's jobs waits for a worker of its own, or for one with a larger context."""
+        return bool(self._beside(model_sha256))
+
+    def large(self, model_sha256: str) -> list[str]:
+        """The model's jobs that share a worker only where the context is large enough, the oldest first."""
+        return [key[2] for key in self._large.get(model_sha256, ())]
 
     def lane(self, model_sha256: str) -> Lane | None:
         """The jobs of a model that may share a worker."""
         return self._lanes.get(model_sha256)
 
     def last(self, model_sha256: str) -> str | None:
-        """The youngest of the model's jobs that could be placed now."""
+        """The youngest of the model's jobs that could be placed now, wherever a worker is."""
         lane, alone = self._lanes.get(model_sha256), self._alone.get(model_sha256)
         keys = [key for key in (lane.youngest() if lane else None, alone[-1] if alone else None) if key is not None]
         return max(keys)[2] if keys else None
 
     def front(self, model_sha256: str, count: int) -> Iterator[str]:
-        """The first jobs of a model: those that run alone, then the others, `count` of each."""
-        yield from [key[2] for key in self._alone.get(model_sha256, ())[:count]]
+        """The first jobs of a model: those that run alone, the large ones, then the others, `count` of each."""
+        for keys in self._beside(model_sha256):
+            yield from [key[2] for key in keys[:count]]
         lane = self._lanes.get(model_sha256)
         if lane is not None:
             yield from list(islice(lane.front(), count))
@@ -210,12 +231,13 @@ class Queue:
         sleepers = Counter(waiting[job_id].model_sha256 for job_id, place in self._places.items() if place.due_s > 0.0)
         assert self._sleepers == sleepers
         assert set(self._places) == set(waiting)
-        filed = {key[2]: (model, True) for model, keys in self._alone.items() for key in keys}
-        filed |= {job_id: (model, False) for model, lane in self._lanes.items() for job_id in lane.front()}
+        filed = {key[2]: (model, _Kind.ALONE) for model, keys in self._alone.items() for key in keys}
+        filed |= {key[2]: (model, _Kind.LARGE) for model, keys in self._large.items() for key in keys}
+        filed |= {job_id: (model, _Kind.COMMON) for model, lane in self._lanes.items() for job_id in lane.front()}
         assert filed == {job_id: place.lane for job_id, place in self._places.items() if place.lane is not None}
         for job_id, lane in filed.items():
-            assert lane == (waiting[job_id].model_sha256, waiting[job_id].suspect)
-        for keys in self._alone.values():
+            assert lane == (waiting[job_id].model_sha256, _kind(waiting[job_id]))
+        for keys in (*self._alone.values(), *self._large.values()):
             assert keys, "an empty lane is removed"
             assert keys == sorted(keys)
         for one in self._lanes.values():
@@ -227,12 +249,20 @@ class Queue:
         place.due_s = 0.0
         if job.model_sha256 is None:
             return
-        place.lane = (job.model_sha256, job.suspect)
+        kind = _kind(job)
+        place.lane = (job.model_sha256, kind)
         self._changes[job.model_sha256] += 1
-        if job.suspect:
-            insort(self._alone.setdefault(job.model_sha256, []), place.key)
-            return
-        self._lanes.setdefault(job.model_sha256, Lane()).put(_entry(job, came_back=place.came_back))
+        match kind:
+            case _Kind.ALONE:
+                insort(self._alone.setdefault(job.model_sha256, []), place.key)
+            case _Kind.LARGE:
+                insort(self._large.setdefault(job.model_sha256, []), place.key)
+            case _Kind.COMMON:
+                self._lanes.setdefault(job.model_sha256, Lane()).put(_entry(job, came_back=place.came_back))
+
+    def _beside(self, model_sha256: str) -> list[list[Key]]:
+        """What waits beside the common lane: first who must run alone."""
+        return [keys for table in (self._alone, self._large) if (keys := table.get(model_sha256))]
 
     def _uncount(self, kind: tuple[str, Priority]) -> None:
         self.counts[kind] -= 1
@@ -248,14 +278,15 @@ class Queue:
     def _leave_lane(self, place: _Place, *, served: bool = False) -> None:
         if place.lane is None:
             return
-        model_sha256, alone = place.lane
+        model_sha256, kind = place.lane
         self._changes[model_sha256] += 1
         place.lane = None
-        if alone:
-            keys = self._alone[model_sha256]
+        if kind is not _Kind.COMMON:
+            table = self._alone if kind is _Kind.ALONE else self._large
+            keys = table[model_sha256]
             _take(keys, place.key)
             if not keys:
-                del self._alone[model_sha256]
+                del table[model_sha256]
             return
         lane = self._lanes[model_sha256]
         lane.remove(place.key[2], served=served)
@@ -266,6 +297,12 @@ class Queue:
 def _entry(job: Job, *, came_back: bool = False) -> Entry:
     spec = job.spec
     return Entry(spec.job_id, job.rank_s, spec.order, spec.priority == "batch", spec.session_id, job.work, came_back)
+
+
+def _kind(job: Job) -> _Kind:
+    if job.suspect:
+        return _Kind.ALONE
+    return _Kind.LARGE if job.needs_ctx else _Kind.COMMON
 
 
 def _take(keys: list[Key], key: Key) -> None:

@@ -31,11 +31,13 @@ def pool_reported(turn: Turn, event: PoolReported) -> bool:
     if models_changed:
         turn.touch_pool(pool)
         turn.state.set_models(pool, event.models)
-    if models_changed or event.devices != pool.devices or event.workers != pool.reported or restarted:
+    changed = event.devices != pool.devices or event.workers != pool.reported or event.default_ctx != pool.default_ctx
+    if models_changed or changed or restarted:
         turn.touch_pool(pool)
     pool.devices = event.devices
     pool.unusable = event.unusable
     pool.reported = event.workers
+    pool.default_ctx = event.default_ctx
     pool.freed_bytes.clear()
     for facts in event.workers:
         _worker_listed(turn, pool, facts, in_report=True)
@@ -186,7 +188,7 @@ def _worker_listed(turn: Turn, pool: Pool, facts: WorkerFacts, *, in_report: boo
     worker.measured = worker.measured or (in_report and worker.state == "ready")
     worker.vouched_at_s = turn.now_s
     became_ready = facts.state == "ready" and worker.state != "ready"
-    if facts.state != worker.state or facts.slots != worker.slots:
+    if facts.state != worker.state or facts.slots != worker.slots or worker.facts is None or facts.ctx != worker.facts.ctx:
         turn.touched.add(worker.model_sha256)
         turn.state.changed[worker.worker_id] = None
     worker.state = facts.state

@@ -65,21 +65,24 @@ class Site:
         return self.room is not None and not self.room.victims and not self.room.stopping and not self.doubtful
 
 
-def find_sites(state: State, model_sha256: str, now_s: float) -> Iterator[Site]:
+def find_sites(state: State, model_sha256: str, now_s: float, *, also_blocked: bool = False) -> Iterator[Site]:
     """Places on every pool that holds the model, takes work and may be asked now: each healthy device without a worker of it
-    that could hold it; where no accelerator alone could, several together, and one with a part of the layers."""
+    that could hold it; where no accelerator alone could, several together, and one with a part of the layers.
+
+    With `also_blocked` those too that may be asked later, once a pause after a failed load is over.
+    """
     for pool_id in state.holders.get(model_sha256, {}):
-        yield from sites_on(state, model_sha256, pool_id, now_s)
+        yield from sites_on(state, model_sha256, pool_id, now_s, also_blocked=also_blocked)
 
 
-def sites_on(state: State, model_sha256: str, pool_id: str, now_s: float) -> Iterator[Site]:
+def sites_on(state: State, model_sha256: str, pool_id: str, now_s: float, *, also_blocked: bool = False) -> Iterator[Site]:
     """The same on one pool, which need not hold the model any more."""
     facts = state.holders.get(model_sha256, {}).get(pool_id)
     if facts is None:
         return
     pool = state.pools[pool_id]
     trouble = state.troubles.get((model_sha256, pool_id))
-    if state.takes_work(pool) and (trouble is None or trouble.blocked_until_s <= now_s):
+    if state.takes_work(pool) and (also_blocked or trouble is None or trouble.blocked_until_s <= now_s):
         yield from _sites_of(state, pool, facts, trouble, now_s)
 
 

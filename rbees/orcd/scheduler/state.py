@@ -233,6 +233,11 @@ class State:
             worker.prefixes.add(prefix)
             self.holding.setdefault(prefix, {})[worker.worker_id] = None
 
+    def keeps_not(self, worker: Worker, job: Job) -> None:
+        """The worker does not compute the job's prompt after all; what others there share with it counts on."""
+        others = (self.jobs[job_id].spec.prefixes for job_id in worker.attempts if job_id != job.spec.job_id)
+        self._forget_prefixes(worker, worker.prefixes.intersection(job.spec.prefixes).difference(*others))
+
     def _forget_prefixes(self, worker: Worker, prefixes: Iterable[str]) -> None:
         for prefix in prefixes:
             worker.prefixes.discard(prefix)

@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from rbees.orcd.scheduler import bounds, explain, places, prospects, retry, rooms, sites
+from rbees.orcd.scheduler import bounds, contexts, explain, places, prospects, retry, rooms, sites
 from rbees.orcd.scheduler.effects import Effect, Finish, Requeue, SpawnWorker, StopWorker
 from rbees.orcd.scheduler.fleet import Pool, Worker
 from rbees.orcd.scheduler.job import Job, Phase
@@ -89,9 +89,15 @@ def _of_waiting(state: State, queue: Queue, job: Job, now_s: float) -> Told:
         like_it = queue.work_before(job) / job.work
         if serving.slots:
             turn_s, _ = prospects.turn_in_s(state, job, serving, like_it, now_s)
-    likely = [*islice(state.full_of(job.model_sha256), prospects.LIKELY), *state.open_of(job.model_sha256).first(prospects.LIKELY)]
-    expected = [prospects.on_worker(state, job, state.workers[name], now_s) for name in likely]
-    expected += [prospects.on_coming(state, job, worker, now_s) for worker in state.coming_of(job.model_sha256)]
+    if job.needs_ctx:
+        likely = [name for name, worker in state.workers_of.get(job.model_sha256, {}).items() if state.is_sound(worker)]
+    else:
+        full, open_ = state.full_of(job.model_sha256), state.open_of(job.model_sha256)
+        likely = [*islice(full, prospects.LIKELY), *open_.first(prospects.LIKELY)]
+    holding = [state.workers[name] for name in likely if contexts.holds(state, job, state.workers[name])]
+    expected = [prospects.on_worker(state, job, worker, now_s) for worker in holding]
+    coming = (worker for worker in state.coming_of(job.model_sha256) if contexts.holds(state, job, worker))
+    expected += [prospects.on_coming(state, job, worker, now_s) for worker in coming]
     # To the millisecond, as in the table of places.
     turn_s = round(turn_s, 3)
     done_in_s = min((max(round(one.starts_in_s, 3), turn_s) + round(one.takes_s, 3) for one in expected), default=None)
@@ -259,6 +265,8 @@ def _refusal(state: State, job: Job, worker: Worker) -> str | None:
         return "It was told to stop."
     if worker.doubt is not None:
         return f"It is in doubt: {worker.doubt}"
+    if not contexts.holds(state, job, worker):
+        return f"Its context is too small: the job takes {job.needs_ctx} tokens at least."
     if worker.state != "ready":
         return f"It is {worker.state}."
     if worker.claim is not None and worker.claim.job_id != job.spec.job_id:
@@ -292,6 +300,8 @@ def _site(state: State, job: Job, site: Site, now_s: float) -> Candidate:
     candidate = places.of_site(state, job, site, None)
     if site.room is None:
         return replace(candidate, refusal="Nothing that idles there would leave enough memory.")
+    if not contexts.site_holds(job, site):
+        return replace(candidate, refusal=f"No context of {job.needs_ctx} tokens, which the job takes, would be had there.")
     expecting = places.of_site(state, job, site, prospects.on_site(state, job, site, now_s))
     if state.workers_of.get(site.facts.sha256) and not site.is_free and not rooms.pushes_replicas(state, site):
         return replace(

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import msgspec
 import pytest
 
 from rbees.orcd.event_log import FILES_KEPT, MAGIC, EventLog, is_whole, open_log, read_log
 from rbees.orcd.replay import concerns, lines_of, replay
 from rbees.orcd.scheduler.core import Scheduler
 from rbees.orcd.scheduler.effects import Effect, SpawnWorker
-from rbees.orcd.scheduler.events import Event, JobArrived, Moment, PoolForgotten, Ticked
+from rbees.orcd.scheduler.events import Event, JobArrived, Moment, PoolForgotten, PoolReported, Ticked
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorCode, RbeesError
 from tests.simulation import shell
@@ -59,6 +60,12 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for log in logs:
         log.close()
     return folder
+
+
+def test_a_report_of_an_earlier_version_says_nothing_of_contexts() -> None:
+    earlier = msgspec.to_builtins(PoolReported("attic", "1", True, (), (), ()))
+    del earlier["default_ctx"]
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(earlier), type=PoolReported).default_ctx == 0
 
 
 def test_every_decision_of_a_faulty_cluster_is_made_again(recorded: Path) -> None:

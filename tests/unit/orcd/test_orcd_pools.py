@@ -129,13 +129,14 @@ def _code(caught: pytest.ExceptionInfo[RbeesError]) -> ErrorCode:
 
 
 async def test_a_registered_pool_is_shown_and_told_how_often_to_report(realm: Realm) -> None:
-    assert realm.pools.register(_registration()).heartbeat_interval_ms == 2000
+    assert realm.pools.register(_registration(default_ctx=8192)).heartbeat_interval_ms == 2000
     (view,) = realm.pools.views()
     assert (view.pool_id, view.endpoint, view.state, view.version) == ("attic", "http://127.0.0.1:9200", "live", "1")
     assert realm.pools.view("attic") == view
     (reported,) = realm.posted
     assert isinstance(reported, PoolReported)
     assert reported.registration
+    assert reported.default_ctx == 8192
 
 
 async def test_a_live_id_is_taken_and_a_silent_one_is_not(realm: Realm) -> None:

@@ -102,10 +102,12 @@ class Drive:
         boot: str = "1",
         devices: tuple[Device, ...] = (CPU,),
         models: tuple[ModelFacts, ...] = (HAIKU,),
+        default_ctx: int = 0,
         after_s: float = 0.0,
     ) -> list[Effect]:
         """A pool reports its whole state."""
-        return self.send(PoolReported(pool_id, boot, False, devices, models, workers), after_s=after_s)
+        report = PoolReported(pool_id, boot, False, devices, models, workers, default_ctx=default_ctx)
+        return self.send(report, after_s=after_s)
 
     def ready(self, pool_id: str, worker: WorkerFacts) -> list[Effect]:
         """A pool passes on that a worker has loaded."""

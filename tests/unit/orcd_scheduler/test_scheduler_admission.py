@@ -208,6 +208,6 @@ def test_models_are_listed_with_their_holders() -> None:
     drive = Drive()
     drive.report("a", facts.worker("w1", HAIKU))
     drive.report("b", models=(HAIKU, NOVEL))
-    assert drive.scheduler.models() == ((HAIKU, ("a", "b"), 1), (NOVEL, ("b",), 0))
+    assert drive.scheduler.models() == ((HAIKU, ("a", "b"), 1, 512), (NOVEL, ("b",), 0, 0))
     assert len(drive.scheduler.serving(HAIKU.sha256)) == 1
     assert drive.scheduler.serving(NOVEL.sha256) == ()

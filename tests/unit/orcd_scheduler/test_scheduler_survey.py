@@ -180,5 +180,5 @@ def test_no_bound_is_told_where_none_is_known() -> None:
     assert told(drive, "job-3").bound is not None
     drive.died("a", "w1")
     drive.report("a", facts.worker("w2", HAIKU, slots=2))
-    assert drive.scheduler._queue.has_suspects(HAIKU.sha256)
+    assert drive.scheduler._queue.has_others(HAIKU.sha256)
     assert told(drive, "job-3").bound is None, "those that run alone take the worker first, for as long as they need"

@@ -107,7 +107,7 @@ READY = WorkerReady(
 async def linked(
     orcd: Orcd, clock: ManualClock, url: str | None = "http://orcd:8080", *, callers_are_known: bool = True
 ) -> AsyncIterator[OrcdLink]:
-    member = Member("mac", lambda: "http://mac:9200", "boot")
+    member = Member("mac", lambda: "http://mac:9200", "boot", 8192)
     link = OrcdLink(member, Facts(), lambda url: orcd, clock, url, jitter=lambda: 0.0, callers_are_known=callers_are_known)
     task = asyncio.create_task(link.run())
     try:
@@ -133,6 +133,7 @@ async def test_register_then_beat_every_two_seconds() -> None:
     orcd, clock = Orcd(), ManualClock()
     async with linked(orcd, clock) as link:
         await clock.advance(0.1)
+        assert {call.default_ctx for call in orcd.calls if isinstance(call, RegisterRequest | Heartbeat)} == {8192}
         assert orcd.kinds() == [RegisterRequest, Heartbeat]
         assert link.registered
         for _ in range(5):
