@@ -37,7 +37,8 @@ its own. The AI SDK is told the address with `/v1`: `createAnthropic({baseURL: '
 
 - **The key** is the cluster's token too, as `x-api-key` or as a bearer token; where both are sent, the bearer token counts.
 - **Models**: `/v1/models` and `/v1/models/NAME` answer in the shape of this API whoever sends `anthropic-version`, with `limit`,
-  `after_id` and `before_id`.
+  `after_id` and `before_id`. `max_input_tokens` is the largest context that a ready worker has; where none is ready, what a worker
+  would get, or what the model was trained for where its pool does not say.
 - **Streams** bring `message_start`, the blocks one after the other (`content_block_start`, `content_block_delta`,
   `content_block_stop`), `message_delta` and `message_stop`. A `ping` comes after ten seconds without another event, as while a
   model loads. A failure in the midst is an `error` event, and no `message_stop` comes after it.

@@ -31,7 +31,8 @@ curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/jso
 ```
 
 - **Models**: `/v1/models` lists what pools hold, with `status`: `ready`, or `available` where a worker would be started for the
-  first who asks; `/v1/models/NAME` shows one by any of its names.
+  first who asks; `/v1/models/NAME` shows one by any of its names. `context_length` is the largest context that a ready worker has;
+  where none is ready, what a worker would get, or what the model was trained for where its pool does not say.
 - **Fields** that are refused are named as `param`.
 - **Streams** are server-sent events. While a model loads, a comment every ten seconds keeps the connection alive; clients pass over
   it. A failure in the midst of a stream is a last chunk with `error`, and no `[DONE]` comes after it.

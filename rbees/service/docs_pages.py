@@ -59,6 +59,10 @@ No setting is needed to begin: `rbees up` runs without any. A setting comes from
 
 Where `RBEES_HOME` is set, its `config.toml` takes the place of the user's, and `{SYSTEM_CONFIG}` is not read.
 
+The daemons of `rbees up` are kept apart from all of that. No `RBEES_ORCD_*` or `RBEES_POOLD_*` variable reaches them, and
+`rbees up` names those that it finds. Their one file is `config.toml` in the folder `up` of the user's state folder, which is
+`~/.local/state/rbees/up`, or `up` in the folder that `RBEES_HOME` names. The context of workers has a flag: `rbees up --ctx 32768`.
+
 `rbees config show --origin` prints every value and where it came from. A table, key or `RBEES_*` variable that does not exist is an
 error with a suggestion (exit code 78), and so is a value of the wrong type or out of range: nothing is passed over in silence.
 

@@ -55,6 +55,12 @@ def _hosts(_context: click.Context, _parameter: click.Parameter, values: tuple[s
     callback=_hosts,
     help="Answer to this name too, by which a tunnel or a proxy calls; may be given several times.",
 )
+@click.option(
+    "--ctx",
+    type=click.IntRange(64, 16_777_216),
+    metavar="TOKENS",
+    help="Most tokens of a prompt and its answer together; a model trained for less takes less. Default: 4096.",
+)
 @json_option
 def command(
     model: str | None,
@@ -62,6 +68,7 @@ def command(
     model_dirs: tuple[str, ...],
     origins: tuple[str, ...],
     hosts: tuple[str, ...],
+    ctx: int | None,
     as_json: bool,
 ) -> int:
     """Run everything on this machine: an orchestrator and a pool, on loopback, with no configuration.
@@ -78,4 +85,4 @@ def command(
         from rbees.up.home_mode import Callers
         from rbees.up.session import run
 
-        return run(file, model, port, model_dirs, Callers(origins, hosts), as_json=as_json)
+        return run(file, model, port, model_dirs, Callers(origins, hosts), ctx, as_json=as_json)

@@ -68,6 +68,8 @@ class Place:
     model_dirs: tuple[Path, ...] = ()
     """Folders with models beside the home's own."""
     callers: Callers = Callers()
+    ctx: int | None = None
+    """The context of workers for which none is asked, unless the settings' own is meant."""
 
     @property
     def orcd_url(self) -> str:
@@ -99,12 +101,7 @@ class HomeMode:
 
         orcds = ("--port", str(place.orcd_port), "--queue-limit", "0", "--drain-timeout-s", str(DRAIN_S))
         self._orcd = child("orcd", *orcds, *place.callers.flags)
-        # It ends once orcd is gone: what its workers still compute by then nobody reads, so they get no time of their own.
-        own = ("--port", str(place.poold_port), "--orcd-url", place.orcd_url, "--stop-workers-on-exit", "--drain-timeout-s", "0")
-        dirs = (word for folder in place.model_dirs for word in ("--model-dirs", str(folder)))
-        # The daemon's settings folder is this home's; the names that the user has given models are in the user's.
-        names = ("--models-file", str(user_config_folder() / USER_CATALOG))
-        self._poold = child("poold", *own, *names, *dirs)
+        self._poold = child("poold", *pool_flags(place))
         self._leash = os.pipe()
         self._running: list[asyncio.Task[None]] = []
         self.client = OrcdClient(place.orcd_url, connect_timeout_s=1.0)
@@ -201,6 +198,17 @@ class HomeMode:
                 task.result()
 
 
+def pool_flags(place: Place) -> tuple[str, ...]:
+    """What poold is told beside what both daemons are."""
+    # It ends once orcd is gone: what its workers still compute by then nobody reads, so they get no time of their own.
+    own = ("--port", str(place.poold_port), "--orcd-url", place.orcd_url, "--stop-workers-on-exit", "--drain-timeout-s", "0")
+    dirs = (word for folder in place.model_dirs for word in ("--model-dirs", str(folder)))
+    # The daemon's settings folder is this home's; the names that the user has given models are in the user's.
+    names = ("--models-file", str(user_config_folder() / USER_CATALOG))
+    ctx = () if place.ctx is None else ("--default-ctx", str(place.ctx))
+    return (*own, *names, *dirs, *ctx)
+
+
 def child_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
     """What the daemons see of this process's environment: all but rbees' settings and the service manager's variables."""
     kept = {
@@ -209,6 +217,11 @@ def child_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
         if (not name.startswith("RBEES_") or name == MODELS_DIR) and name not in _NOT_FOR_CHILDREN
     }
     return {**kept, "RBEES_HOME": str(home)}
+
+
+def passed_over(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables of this process's environment that name settings of the daemons and do not reach them."""
+    return tuple(sorted(name for name in environ if name.startswith(("RBEES_ORCD_", "RBEES_POOLD_"))))
 
 
 class _LastWord(Message, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import signal
 from collections.abc import Coroutine, Sequence
@@ -22,7 +23,7 @@ from rbees.service.lock import ProcessLock
 from rbees.terminal.notes import Notes, notes
 from rbees.terminal.output import print_json
 from rbees.up.first_model import can_chat, first_model, make_ready
-from rbees.up.home_mode import Callers, HomeMode, Place
+from rbees.up.home_mode import Callers, HomeMode, Place, passed_over
 from rbees.up.neighbours import refuse_beside_service, wait_for_predecessors
 from rbees.up.ports import choose_port, taken_port
 
@@ -37,7 +38,14 @@ T = TypeVar("T")
 
 
 def run(
-    file: HomeFile, model: str | None, port: int | None, model_dirs: tuple[str, ...], callers: Callers, *, as_json: bool
+    file: HomeFile,
+    model: str | None,
+    port: int | None,
+    model_dirs: tuple[str, ...],
+    callers: Callers,
+    ctx: int | None = None,
+    *,
+    as_json: bool,
 ) -> int:
     """Run home mode until it is told to end; the exit code. `file` is held by the caller.
 
@@ -45,7 +53,7 @@ def run(
         RbeesError: ALREADY_RUNNING, ADDRESS_IN_USE, or what a daemon or the model says.
     """
     with asyncio.Runner() as runner:
-        return runner.run(_run(file, model, port, folders_of_models(model, model_dirs), callers, as_json=as_json))
+        return runner.run(_run(file, model, port, folders_of_models(model, model_dirs), callers, ctx, as_json=as_json))
 
 
 def folders_of_models(model: str | None, model_dirs: Sequence[str]) -> tuple[Path, ...]:
@@ -62,13 +70,20 @@ def folders_of_models(model: str | None, model_dirs: Sequence[str]) -> tuple[Pat
 
 
 async def _run(
-    file: HomeFile, model: str | None, port: int | None, model_dirs: tuple[Path, ...], callers: Callers, *, as_json: bool
+    file: HomeFile,
+    model: str | None,
+    port: int | None,
+    model_dirs: tuple[Path, ...],
+    callers: Callers,
+    ctx: int | None,
+    *,
+    as_json: bool,
 ) -> int:
     state = state_folder("up")
     refuse_beside_service(state.parent)
     # The runtime folder may be another one for a login without a session; the state is what must not be shared.
     with ProcessLock(state / "lock") as lock:
-        return await Session(state, port, model_dirs, callers, file, lock, as_json=as_json).live(model)
+        return await Session(state, port, model_dirs, callers, ctx, file, lock, as_json=as_json).live(model)
 
 
 class Session:
@@ -80,6 +95,7 @@ class Session:
         port: int | None,
         model_dirs: tuple[Path, ...],
         callers: Callers,
+        ctx: int | None,
         file: HomeFile,
         lock: ProcessLock,
         *,
@@ -89,6 +105,7 @@ class Session:
         self._port = port
         self._model_dirs = model_dirs
         self._callers = callers
+        self._ctx = ctx
         self._file = file
         self._lock = lock
         self._as_json = as_json
@@ -97,6 +114,10 @@ class Session:
 
     async def live(self, model: str | None) -> int:
         """Run until told to end; the exit code. Raises what `run` raises."""
+        ignored = passed_over(os.environ)
+        if ignored:
+            words = f"no effect on `rbees up`, whose settings stand in {self._state / 'config.toml'} (see docs/configuration.md)"
+            click.echo(f"{', '.join(ignored)}: {words}", err=True)
         with notes(silent=self._as_json) as said:
             await self._until(wait_for_predecessors(self._state, self._clock, said.note))
             for tries_left in reversed(range(PLACE_TRIES)):
@@ -114,7 +135,7 @@ class Session:
     def _choose_place(self) -> Place:
         orcd_port = choose_port(ORCD_PORT, self._port)
         poold_port = choose_port(POOLD_PORT, taken=frozenset({orcd_port}))
-        place = Place(self._state, orcd_port, poold_port, self._model_dirs, self._callers)
+        place = Place(self._state, orcd_port, poold_port, self._model_dirs, self._callers, self._ctx)
         self._lock.describe(f"rbees up at {place.orcd_url}")
         return place
 

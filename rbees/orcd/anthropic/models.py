@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from rbees.orcd.door.foreign import refusal
 from rbees.protocol.codec import Message
-from rbees.protocol.pools import ModelFacts, ModelView
+from rbees.protocol.pools import ModelView
 
 MADE: Final = "1970-01-01T00:00:00Z"
 """Nobody tells when a model was made; this is what the API reference asks for then."""
@@ -23,7 +23,7 @@ class ModelInfo(Message, frozen=True, kw_only=True):
     display_name: str
     created_at: str = MADE
     max_input_tokens: int
-    """That it was trained for; a worker may serve it with less."""
+    """The largest that a ready worker has; where none is ready, what one would get, or what the model was trained for."""
     lifecycle: Literal["active"] = "active"
     status: Literal["ready", "available"]
     """Whether a worker serves it now, or one would be started for the first who asks."""
@@ -38,14 +38,15 @@ class ModelPage(Message, frozen=True, kw_only=True):
     last_id: str | None
 
 
-def model_info(facts: ModelFacts, *, ready: bool, name: str | None = None) -> ModelInfo:
+def model_info(model: ModelView, name: str | None = None) -> ModelInfo:
     """One model, under the name by which it was asked for or its own best one."""
+    facts = model.facts
     best = facts.aliases[0] if facts.aliases else facts.ref
     return ModelInfo(
         id=name or best,
         display_name=best,
-        max_input_tokens=facts.context_length,
-        status="ready" if ready else "available",
+        max_input_tokens=model.context_length,
+        status="ready" if model.ready_workers else "available",
     )
 
 
@@ -55,7 +56,7 @@ def model_page(models: Iterable[ModelView], limit: int | None, after: str | None
     Raises:
         RbeesError: INVALID_REQUEST for an id that is not in the list, or for both.
     """
-    made = [model_info(model.facts, ready=model.ready_workers > 0) for model in models]
+    made = [model_info(model) for model in models]
     listed = sorted(made, key=lambda model: (model.status != "ready", model.id))
     count = limit or DEFAULT_LIMIT
     if after is not None and before is not None:

@@ -62,7 +62,7 @@ def list_models(request: web.Request, pools: Pools) -> ModelPage:
 def show_model(name: str, pools: Pools) -> ModelInfo:
     """One of them. Raises RbeesError MODEL_NOT_FOUND."""
     found = pools.find_model(pools.meant(name).reference)
-    return model_info(found.facts, ready=found.ready_workers > 0, name=name)
+    return model_info(found, name)
 
 
 def refuse_files(request: web.Request) -> None:

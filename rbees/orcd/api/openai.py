@@ -102,7 +102,7 @@ def routes(runs: Runs, pools: Pools) -> list[Route]:
         if anthropic.is_client(request):
             return reply(anthropic.show_model(name, pools))
         found = pools.find_model(pools.meant(name).reference)
-        return reply(model_object(found.facts, ready=found.ready_workers > 0, name=name))
+        return reply(model_object(found, name))
 
     async def tell_address(_request: web.Request) -> web.Response:
         return web.Response(

@@ -92,7 +92,7 @@ class RunningModel(Message, frozen=True, kw_only=True):
     size_vram: int
     """Of the memory, what is an accelerator's."""
     context_length: int
-    """That every one of them takes."""
+    """The largest that one of them has."""
 
 
 class RunningAnswer(Message, frozen=True, kw_only=True):
@@ -171,7 +171,7 @@ def _running(one: Loaded, name: str) -> RunningModel:
         details=_details(one.facts),
         expires_at=one.expires_at,
         size_vram=sum(worker.memory_bytes for worker in one.workers if worker.backend in {"cuda", "metal"}),
-        context_length=min(worker.ctx for worker in one.workers),
+        context_length=max(worker.ctx for worker in one.workers),
     )
 
 

@@ -9,7 +9,7 @@ from rbees.protocol import model_ref
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import RbeesError
 from rbees.protocol.model_ref import HubRef
-from rbees.protocol.pools import ModelFacts, ModelView
+from rbees.protocol.pools import ModelView
 from rbees.protocol.vectors import Capability
 
 OWN: Literal["rbees"] = "rbees"
@@ -31,7 +31,7 @@ class ModelObject(Message, frozen=True, kw_only=True):
     sha256: str
     capabilities: tuple[Capability, ...]
     context_length: int
-    """That the model was trained for; a worker may serve it with less."""
+    """The largest that a ready worker has; where none is ready, what one would get, or what the model was trained for."""
     parameters: int
     quantization: str
     size_bytes: int
@@ -46,21 +46,22 @@ class ModelObjects(Message, frozen=True, kw_only=True):
 
 def model_list(models: Iterable[ModelView]) -> ModelObjects:
     """The list."""
-    made = [model_object(model.facts, ready=model.ready_workers > 0) for model in models]
+    made = [model_object(model) for model in models]
     return ModelObjects(data=tuple(sorted(made, key=lambda model: (model.status != "ready", model.id))))
 
 
-def model_object(facts: ModelFacts, *, ready: bool, name: str | None = None) -> ModelObject:
+def model_object(model: ModelView, name: str | None = None) -> ModelObject:
     """One model, under the name by which it was asked for or its own best one."""
+    facts = model.facts
     return ModelObject(
         id=name or (facts.aliases[0] if facts.aliases else facts.ref),
         owned_by=_owner(facts.ref),
-        status="ready" if ready else "available",
+        status="ready" if model.ready_workers else "available",
         reference=facts.ref,
         aliases=facts.aliases,
         sha256=facts.sha256,
         capabilities=facts.capabilities,
-        context_length=facts.context_length,
+        context_length=model.context_length,
         parameters=facts.parameters,
         quantization=facts.quantization,
         size_bytes=facts.size_bytes,

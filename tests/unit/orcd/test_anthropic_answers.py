@@ -237,8 +237,14 @@ HELD = [
 ]
 
 
+def test_the_context_told_is_the_one_to_be_had() -> None:
+    trained = HELD[0].facts.context_length
+    assert model_info(HELD[0]).max_input_tokens == trained
+    assert model_info(replace(HELD[0], served_ctx=trained // 2)).max_input_tokens == trained // 2
+
+
 def test_models_come_in_pages_the_ready_first() -> None:
-    info = model_info(HELD[0].facts, ready=False, name="sha256:1")
+    info = model_info(HELD[0], "sha256:1")
     ModelInfo.model_validate_json(encode(info))
     assert (info.id, info.display_name, info.status) == ("sha256:1", "a", "available")
 

@@ -262,7 +262,7 @@ def test_what_is_loaded_is_told_by_model() -> None:
     small = facts.model("small", 1 << 30)
     workers = [
         facts.worker("w1", small),
-        facts.worker("w2", small, device_id="cuda:0"),
+        facts.worker("w2", small, device_id="cuda:0", ctx=4096),
         facts.worker("w3", facts.model("large", 2 << 30), "loading"),
     ]
     models = [small, facts.model("large", 2 << 30)]
@@ -271,7 +271,7 @@ def test_what_is_loaded_is_told_by_model() -> None:
     answer = running([Loaded(one, have, "9999-12-31T23:59:59Z") for one, have in held], models, {"small": small}.get)
     (told,) = plain(answer, ollama.ProcessResponse)["models"]
     assert (told["size"], told["size_vram"]) == (sum(w.memory_bytes for w in workers[:2]), workers[1].memory_bytes)
-    assert (told["expires_at"], told["context_length"]) == ("9999-12-31T23:59:59Z", workers[0].ctx)
+    assert (told["expires_at"], told["context_length"]) == ("9999-12-31T23:59:59Z", 4096)
 
 
 def test_a_download_is_told_step_by_step() -> None:

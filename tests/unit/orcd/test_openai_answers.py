@@ -343,7 +343,13 @@ def test_models_by_their_best_names_and_the_ready_first() -> None:
         ("zeta", "available", "org"),
     ]
     Model.model_validate_json(encode(listed[0]), strict=True)
-    assert model_object(held[0].facts, ready=True, name="sha256:1").id == "sha256:1"
+    assert model_object(held[0], "sha256:1").id == "sha256:1"
+
+
+def test_the_context_told_is_the_one_to_be_had() -> None:
+    held = ModelView(facts=replace(model("wasp"), context_length=65_536), pools=("a",), ready_workers=1, served_ctx=4096)
+    assert model_object(held).context_length == 4096
+    assert model_object(replace(held, served_ctx=0)).context_length == 65_536
 
 
 # ---- errors --------------------------------------------------------------------------------------------------------------

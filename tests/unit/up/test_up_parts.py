@@ -13,12 +13,24 @@ from rbees.protocol.vectors import Capability
 from rbees.up.child import how_it_ended, log_tail
 from rbees.up.command import command
 from rbees.up.first_model import can_chat, first_model, serves, unknown_alias
-from rbees.up.home_mode import child_environment, unfinished_at_end
+from rbees.up.home_mode import Place, child_environment, passed_over, pool_flags, unfinished_at_end
 
 
 def test_what_a_lab_configured_does_not_reach_the_daemons() -> None:
     given = {"PATH": "/bin", "RBEES_ORCD_TOKEN_FILE": "/t", "RBEES_HOME": "/old", "NOTIFY_SOCKET": "/run/x", "HF_HOME": "/hf"}
     assert child_environment(given, Path("/home/x/up")) == {"PATH": "/bin", "HF_HOME": "/hf", "RBEES_HOME": "/home/x/up"}
+
+
+def test_what_does_not_reach_the_daemons_is_named() -> None:
+    given = {"RBEES_POOLD_DEFAULT_CTX": "65536", "RBEES_ORCD_PORT": "1", "RBEES_HOME": "/old", "RBEES_MODELS_DIR": "/m", "PATH": ""}
+    assert passed_over(given) == ("RBEES_ORCD_PORT", "RBEES_POOLD_DEFAULT_CTX")
+
+
+@pytest.mark.parametrize(("ctx", "flags"), [(None, ()), (65_536, ("--default-ctx", "65536"))])
+def test_the_context_reaches_the_pool(ctx: int | None, flags: tuple[str, ...], tmp_path: Path) -> None:
+    told = pool_flags(Place(tmp_path, 1, 2, ctx=ctx))
+    assert told[len(told) - len(flags) :] == flags
+    assert ("--default-ctx" in told) is bool(flags)
 
 
 @pytest.mark.parametrize(("status", "words"), [(0, "exit code 0"), (78, "exit code 78"), (-9, "SIGKILL"), (-200, "signal 200")])
