@@ -59,6 +59,7 @@ PURE = (
     "rbees.workerd.engine.own_cells",
     "rbees.workerd.engine.pace",
     "rbees.workerd.engine.constraint",
+    "rbees.workerd.engine.closed_schema",
     "rbees.workerd.engine.sampling",
     "rbees.workerd.engine.softmax",
     "rbees.workerd.engine.largest",

@@ -22,6 +22,7 @@ from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.response_format import GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
 from rbees.service.extras import install_command
 from rbees.workerd.engine.backend import Backend
+from rbees.workerd.engine.closed_schema import closed
 
 try:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -226,7 +227,7 @@ class _TokenTable:
 
 def _json_grammar(schema: dict[str, Any]) -> str:
     try:
-        return str(LLMatcher.grammar_from_json_schema(msgspec.json.encode(schema).decode(), overrides=_JSON_OPTIONS))  # type: ignore[arg-type]
+        return str(LLMatcher.grammar_from_json_schema(msgspec.json.encode(closed(schema)).decode(), overrides=_JSON_OPTIONS))  # type: ignore[arg-type]
     except ValueError:
         raise _refusal("The schema is not valid JSON Schema.") from None
 
