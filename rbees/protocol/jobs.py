@@ -10,7 +10,7 @@ from rbees.protocol.chat import Messages, TemplateOptions, ToolCall, ToolChoice,
 from rbees.protocol.codec import Message
 from rbees.protocol.errors import ErrorBody, ErrorCode, RbeesError
 from rbees.protocol.events import FinishReason, Timings, Usage
-from rbees.protocol.response_format import ResponseFormat, check_forced_call, check_response_format
+from rbees.protocol.response_format import ResponseFormat, check_calls, check_response_format
 from rbees.protocol.sampling import Sampling, Seed, SeedlessSampling, check_sampling
 from rbees.protocol.vectors import Embeddings, EmbedRequest, Ranking, RerankRequest
 
@@ -109,7 +109,7 @@ def check_job(job: JobRequest) -> None:
         raise RbeesError(ErrorCode.INVALID_REQUEST, "`prompt` is empty; send some text.", field="prompt")
     check_chat(job.messages, job.tools, job.tool_choice, job.template_options)
     check_response_format(job.response_format, ignore_eos=job.ignore_eos)
-    check_forced_call(job.tools, job.tool_choice, job.response_format, ignore_eos=job.ignore_eos)
+    check_calls(job.tools, job.tool_choice, job.response_format, ignore_eos=job.ignore_eos)
     check_sampling(job)
 
 

@@ -100,24 +100,21 @@ def check_response_format(response_format: ResponseFormat | None, *, ignore_eos:
         raise _refusal("An answer with a form ends where its form does: leave out `ignore_eos` or `response_format`.", "ignore_eos")
 
 
-def check_forced_call(
+def check_calls(
     tools: Sequence[Tool], tool_choice: ToolChoice, response_format: ResponseFormat | None, *, ignore_eos: bool
 ) -> None:
-    """Refuse a call that must be made where its arguments cannot be enforced or something else asks for another form.
+    """Refuse a call that is to be kept in its form where that is too large, or contradicts the sampling.
+
+    Such a call is one that must be made, and one that an answer in a form may be instead.
 
     Raises:
         RbeesError: INVALID_REQUEST
     """
     forced = forced_tools(tools, tool_choice)
-    if not forced:
-        return
-    if not isinstance(response_format, TextFormat | None):
-        raise _refusal(
-            "An answer cannot both have a form and call a tool: leave out `response_format` or `tool_choice`.", "tool_choice"
-        )
-    if ignore_eos:
+    if forced and ignore_eos:
         raise _refusal("An answer that must call a tool ends with the call: leave out `ignore_eos` or `tool_choice`.", "ignore_eos")
-    for tool in forced:
+    possible = tools if tool_choice == "auto" and not isinstance(response_format, TextFormat | None) else ()
+    for tool in forced or possible:
         _check_schema(tool.parameters, "tools")
 
 

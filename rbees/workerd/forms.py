@@ -7,16 +7,19 @@ thread. What takes too much time, memory or stack is stopped with the child and 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from rbees.protocol.chat import Tool
 from rbees.protocol.errors import ErrorCode, RbeesError
-from rbees.protocol.response_format import GrammarFormat, ResponseFormat, TextFormat
-from rbees.workerd.chat.forced import ForcedCall
+from rbees.protocol.response_format import GrammarFormat, JsonSchemaFormat, ResponseFormat, TextFormat
+from rbees.workerd.chat.forced import ForcedCall, PossibleCall, schema_of
 from rbees.workerd.child import Child
 from rbees.workerd.engine.backend import Backend
 from rbees.workerd.engine.constraint import Constraint
+from rbees.workerd.engine.either import Either
 
 if TYPE_CHECKING:
     from rbees.workerd.engine.grammar import Grammars
@@ -56,16 +59,51 @@ class Forms:
         Raises:
             RbeesError: INVALID_REQUEST, BACKEND_UNAVAILABLE, MODEL_INCOMPATIBLE, WORKER_UNREACHABLE
         """
+        return await self._call(call, _refusal_of_tools)
+
+    async def form_or_call(self, response_format: ResponseFormat, call: PossibleCall) -> Constraint:
+        """The constraint of an answer that has this form or calls a tool, as the model likes.
+
+        Where the arguments of a tool cannot be kept to its schema, they are any object: nobody promised more of such a call.
+
+        Raises:
+            RbeesError: INVALID_REQUEST, BACKEND_UNAVAILABLE, MODEL_INCOMPATIBLE, WORKER_UNREACHABLE
+        """
+        form = await self.constraint(response_format)
+        assert form is not None, "a text without a form needs no constraint"
+        try:
+            called = await self._call(await asyncio.to_thread(call.without_thought), _refusal_beside_a_form)
+        except RbeesError as error:
+            if error.code is not ErrorCode.INVALID_REQUEST:
+                raise
+            loose = await self._loose(call.tools)
+            called = await self._call(await asyncio.to_thread(call.without_thought, loose), _refusal_beside_a_form)
+        return Either((form, called))
+
+    async def _call(self, call: ForcedCall, refusal: Callable[[str], RbeesError]) -> Constraint:
         async with self._one_at_a_time:
             if self._grammars is None:
                 self._grammars = await asyncio.to_thread(_grammars, self._backend)
             try:
                 await self._checked(GrammarFormat(syntax="lark", grammar=call.grammar_in_text))
-                return await asyncio.to_thread(self._grammars.build, call.grammar, _refusal_of_tools)
+                return await asyncio.to_thread(self._grammars.build, call.grammar, refusal)
             except RbeesError as error:
                 if error.code is not ErrorCode.INVALID_REQUEST:
                     raise
-                raise _refusal_of_tools(error.message) from None
+                raise refusal(error.message) from None
+
+    async def _loose(self, tools: Sequence[Tool]) -> list[str]:
+        """The names of those whose schema cannot be followed."""
+        loose: list[str] = []
+        for number, tool in enumerate(tools):
+            async with self._one_at_a_time:
+                raw = await self._child.ask(msgspec.json.encode(JsonSchemaFormat(schema=schema_of(tool))))
+            if raw is None:
+                # Others might take as much time until they are given up, all of it from those who wait for a form.
+                return [*loose, *(tool.name for tool in tools[number:])]
+            if msgspec.json.decode(raw, type=_Answer).grammar is None:
+                loose.append(tool.name)
+        return loose
 
     async def close(self) -> None:
         """End the child."""
@@ -87,6 +125,12 @@ class Forms:
 def _refusal_of_tools(_sentence: str) -> RbeesError:
     """In place of what is said of a `response_format`, which a client that forces a call sends none of."""
     sentence = "The `parameters` of a tool that must be called cannot be enforced; simplify them, or let the model choose."
+    return RbeesError(ErrorCode.INVALID_REQUEST, sentence, field="tools")
+
+
+def _refusal_beside_a_form(_sentence: str) -> RbeesError:
+    """The same where the model may call a tool or answer in a form."""
+    sentence = "The `parameters` of `tools` cannot be enforced beside a form; simplify them, or leave out one of both."
     return RbeesError(ErrorCode.INVALID_REQUEST, sentence, field="tools")
 
 

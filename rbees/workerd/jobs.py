@@ -19,12 +19,13 @@ from rbees.protocol.chat import ToolCall, check_chat
 from rbees.protocol.codec import encode
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.protocol.events import ChoiceEnd, End, Error, Event, Speculation, Started, Timings, Token
-from rbees.protocol.response_format import check_forced_call, check_response_format
+from rbees.protocol.response_format import ResponseFormat, TextFormat, check_calls, check_response_format
 from rbees.protocol.sampling import check_sampling
 from rbees.protocol.workers import AckRequest, ExecuteRequest
 from rbees.service import logs
 from rbees.service.clock import Clock
 from rbees.workerd.chat.conversation import call_id
+from rbees.workerd.engine.constraint import Constraint
 from rbees.workerd.engine.outputs import Admitted, Embedded, Failed, Finished, Grown, Output
 from rbees.workerd.engine.refusals import check_fits
 from rbees.workerd.engine.sequence import Work
@@ -318,13 +319,12 @@ class Attempts:
         ]
         attempt.choices = 1 + len(further)
         given = request.token_ids
-        prompt = Prompt(self._prompts.checked(given)) if given is not None else await self._prompts.of_source(request)
-        constraint = await self._forms.constraint(request.response_format)
-        if prompt.forced is not None:
-            constraint = await self._forms.forced_call(prompt.forced)
-        elif constraint is not None:
-            # The form begins with the answer and leaves no room for thoughts or calls.
-            prompt = Prompt(prompt.token_ids)
+        form = request.response_format if not isinstance(request.response_format, TextFormat) else None
+        if given is not None:
+            prompt = Prompt(self._prompts.checked(given))
+        else:
+            prompt = await self._prompts.of_source(request, in_form=form is not None)
+        prompt, constraint = await self._kept_to(prompt, form)
         return Work(
             attempt.key,
             prompt.token_ids,
@@ -338,6 +338,18 @@ class Attempts:
             breakers=await self._needs.prepared(request.sampling),
             chain=request.prefix_chain,
         )
+
+    async def _kept_to(self, prompt: Prompt, form: ResponseFormat | None) -> tuple[Prompt, Constraint | None]:
+        """The prompt as its answer is read then, and what keeps that to a call, a form, or one of both."""
+        if prompt.forced is not None:
+            # A form is one of the text, and such an answer has none.
+            return prompt, await self._forms.forced_call(prompt.forced)
+        if form is None:
+            return prompt, None
+        if prompt.possible is not None:
+            return prompt, await self._forms.form_or_call(form, prompt.possible)
+        # The form begins with the answer and leaves no room for thoughts or calls.
+        return Prompt(prompt.token_ids), await self._forms.constraint(form)
 
     def _is_in_the_way(self, attempt: Attempt, now: float) -> bool:
         """Whether it has stood for long for want of acknowledgements, and another cannot begin beside it."""
@@ -447,7 +459,7 @@ def check_request(request: ExecuteRequest) -> None:
         raise RbeesError(ErrorCode.INVALID_REQUEST, "`job_id` must not hold a slash.", field="job_id")
     ignore_eos = request.sampling.ignore_eos
     check_response_format(request.response_format, ignore_eos=ignore_eos)
-    check_forced_call(request.tools, request.tool_choice, request.response_format, ignore_eos=ignore_eos)
+    check_calls(request.tools, request.tool_choice, request.response_format, ignore_eos=ignore_eos)
     check_sampling(request.sampling)
 
 

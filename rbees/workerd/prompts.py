@@ -16,8 +16,8 @@ from typing import Any, Final, Protocol
 from rbees.protocol.chat import ChatMessage, PromptSource, TemplateOption, Tool, forced_tools
 from rbees.protocol.errors import ErrorCode, RbeesError
 from rbees.workerd.chat.conversation import CallStyle, template_variables
-from rbees.workerd.chat.forced import ForcedCall, forced_call
-from rbees.workerd.chat.shape import shape_of
+from rbees.workerd.chat.forced import ForcedCall, PossibleCall, forced_call
+from rbees.workerd.chat.shape import CallShape, shape_of
 from rbees.workerd.chat.style import ChatFormat, style_of
 from rbees.workerd.chat.traits import TemplateTraits
 from rbees.workerd.engine.backend import Backend
@@ -48,6 +48,8 @@ class Prompt:
     format: AnswerFormat | None = field(default=None, repr=False)
     forced: ForcedCall | None = field(default=None, repr=False)
     """What keeps the answer to a call where one must be made."""
+    possible: PossibleCall | None = field(default=None, repr=False)
+    """The call that an answer may be in place of one in its form."""
 
 
 class Prompts:
@@ -61,8 +63,8 @@ class Prompts:
         spellings = sorted((t for t in backend.facts.control_texts if len(t) > 1), key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, spellings))) if spellings else None
 
-    async def of_source(self, source: PromptSource) -> Prompt:
-        """The prompt of a raw text or a conversation, at least one token long.
+    async def of_source(self, source: PromptSource, *, in_form: bool = False) -> Prompt:
+        """The prompt of a raw text or a conversation, at least one token long; `in_form`: its answer is to have a form.
 
         Raises:
             RbeesError: INVALID_REQUEST, MODEL_INCOMPATIBLE
@@ -78,20 +80,28 @@ class Prompts:
         answer = self._style.answer(parts[-1], {tool.name: tool.parameters for tool in tools})
         must_call = forced_tools(tools, source.tool_choice)
         forced = await self._forced(must_call, answer) if must_call and answer is not None else None
+        if in_form and tools and forced is None and answer is not None and (shape := await self._shape(answer)) is not None:
+            possible = PossibleCall(shape, tuple(tools), _control_tokens(answer))
+            return Prompt(await self._ids(parts), answer.without_thoughts(), possible=possible)
         return Prompt(await self._ids(parts), answer, forced)
 
     async def _forced(self, tools: Sequence[Tool], answer: ChatFormat) -> ForcedCall:
         """What keeps the answer to a call of one of these tools. Raises RbeesError MODEL_INCOMPATIBLE."""
-        assert self._renderer is not None
-        turn = (await self._renderer.traits()).turn
-        style = answer.style
-        shape = shape_of(style.calls, turn) if turn is not None else None
+        shape = await self._shape(answer)
         if shape is None:
             message = "The form in which this model calls tools cannot be enforced; leave `tool_choice` to the model (`auto`)."
             raise RbeesError(ErrorCode.MODEL_INCOMPATIBLE, message)
-        control_tokens = {mark.decode(): token for token, mark in style.spelled.items()}
-        reasoning = None if answer.has_thought else style.reasoning
-        return forced_call(shape, tools, reasoning=reasoning, thinks=answer.thinks, control_tokens=control_tokens)
+        reasoning = None if answer.has_thought else answer.style.reasoning
+        # Of the largest schemas that are taken, to make the grammar takes a second.
+        return await asyncio.to_thread(
+            forced_call, shape, tools, reasoning=reasoning, thinks=answer.thinks, control_tokens=_control_tokens(answer)
+        )
+
+    async def _shape(self, answer: ChatFormat) -> CallShape | None:
+        """How the model's own template spells a call; None where that cannot be enforced."""
+        assert self._renderer is not None
+        turn = (await self._renderer.traits()).turn
+        return shape_of(answer.style.calls, turn) if turn is not None else None
 
     async def _ids(self, parts: list[str]) -> tuple[int, ...]:
         if sum(map(len, parts)) > _LONG_TEXT:
@@ -174,6 +184,11 @@ class Prompts:
         """The id of the control token that is spelled so: only those have no text of their own."""
         ids = self._backend.tokenize(text, add_special=False, parse_special=True)
         return ids[0] if len(ids) == 1 and not self._backend.piece(ids[0]) else None
+
+
+def _control_tokens(answer: ChatFormat) -> dict[str, int]:
+    """The marks that are tokens without a text of their own."""
+    return {mark.decode(): token for token, mark in answer.style.spelled.items()}
 
 
 def _empty() -> RbeesError:

@@ -10,6 +10,7 @@ from tests.architecture.sources import ROOT, imported, modules
 
 PURE = (
     "rbees.orcd.scheduler",
+    "rbees.orcd.door.about_forms",
     "rbees.orcd.door.collected",
     "rbees.orcd.door.foreign",
     "rbees.orcd.door.model_names",
@@ -60,6 +61,7 @@ PURE = (
     "rbees.workerd.engine.pace",
     "rbees.workerd.engine.constraint",
     "rbees.workerd.engine.closed_schema",
+    "rbees.workerd.engine.either",
     "rbees.workerd.engine.sampling",
     "rbees.workerd.engine.softmax",
     "rbees.workerd.engine.largest",

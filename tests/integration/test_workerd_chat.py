@@ -11,6 +11,7 @@ from rbees.protocol import codec
 from rbees.protocol.chat import ChatMessage, NamedTool, Tool, ToolCall
 from rbees.protocol.errors import ErrorCode
 from rbees.protocol.events import End, Error, Event, Token
+from rbees.protocol.response_format import JsonSchemaFormat, RegexFormat
 from rbees.protocol.workers import ExecuteRequest, GivenChoice, TokenizeRequest
 from tests.support.chat_templates import HERMES, LLAMA, MISTRAL, OPENED_THOUGHT
 from tests.support.scripted_models import write_script
@@ -160,6 +161,35 @@ async def test_a_call_that_must_be_made_is_made_and_goes_on_after_a_cut(template
             assert (again.text, again.token_ids) == (event.text, event.token_ids[given:])
             assert isinstance(rest[-1], End)
             assert rest[-1].choices == end.choices
+        beside = (await run(worker, job("beside", response_format=RegexFormat(pattern="never"), **asked)))[-1]
+        assert isinstance(beside, End)
+        assert [(call.name, call.arguments) for call in beside.choices[0].tool_calls] == [(call.name, call.arguments)]
+        assert await _kinds_of_answers(worker) == {"stop", "tool_calls"}
+
+
+FORM = JsonSchemaFormat(schema={"type": "object", "properties": {"kind": {"enum": ["queen", "drone"]}}, "required": ["kind"]})
+
+
+async def _kinds_of_answers(worker: WorkerProcess) -> set[str | None]:
+    """How answers end that have a form or call a tool, as the model likes; each is the one or the other, to its end."""
+    asked: dict[str, Any] = {"tools": (HIVES,), "response_format": FORM}
+    events = await run(worker, job("either", choices=(GivenChoice(),) * 16, **asked))
+    end = events[-1]
+    assert isinstance(end, End), end
+    for choice in end.choices:
+        answer = [event for event in tokens(events) if event.choice == choice.choice]
+        text = "".join(event.text for event in answer if event.part == "text")
+        if choice.finish_reason == "tool_calls":
+            (call,) = choice.tool_calls
+            assert (call.name, text) == ("hives", "")
+            assert call.arguments.keys() == {"which", "how"}
+        else:
+            assert (text in {'{"kind":"queen"}', '{"kind":"drone"}'}, choice.tool_calls) == (True, ())
+        given = tuple(token for event in answer for token in event.token_ids)
+        rest = await run(worker, job(f"either-{choice.choice}", generated_token_ids=given[: len(given) // 2], **asked))
+        assert isinstance(rest[-1], End)
+        assert rest[-1].choices[0].finish_reason == choice.finish_reason
+    return {choice.finish_reason for choice in end.choices}
 
 
 async def test_a_call_cannot_be_forced_where_the_template_shows_none_or_the_schema_cannot_be_kept(tmp_path: Path) -> None:
@@ -169,12 +199,18 @@ async def test_a_call_cannot_be_forced_where_the_template_shows_none_or_the_sche
         (refused,) = await run(worker, job(tool_choice="required"))
         assert isinstance(refused, Error)
         assert refused.error.code is ErrorCode.MODEL_INCOMPATIBLE
+        events = await run(worker, job("form", response_format=FORM))
+        assert part(events, "text") in {'{"kind":"queen"}', '{"kind":"drone"}'}, "the form holds alone"
     async with running_worker(write_script(tmp_path, chat_template=LLAMA), tmp_path) as worker:
         await worker.ready()
         hostile = Tool(name="f", parameters={"type": "object", "properties": {"a": {"pattern": "(?=x)"}}})
         (refused,) = await run(worker, job(tools=(hostile,), tool_choice="required"))
         assert isinstance(refused, Error)
         assert (refused.error.code, refused.error.details["field"]) == (ErrorCode.INVALID_REQUEST, "tools")
+        beside = await run(worker, job("form", tools=(HIVES, hostile), response_format=FORM, choices=(GivenChoice(),) * 16))
+        assert isinstance(beside[-1], End), beside[-1]
+        calls = [call for choice in beside[-1].choices for call in choice.tool_calls]
+        assert all(call.arguments.keys() == {"which", "how"} for call in calls if call.name == "hives"), "others are kept to theirs"
 
 
 @pytest.mark.parametrize(

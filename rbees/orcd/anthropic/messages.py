@@ -14,6 +14,7 @@ from rbees.orcd.anthropic.blocks import CacheControl, Texts
 from rbees.orcd.anthropic.thoughts import Effort, ThinkingConfig
 from rbees.orcd.anthropic.tools import Choice, Tools, is_single, job_choice, job_tools
 from rbees.orcd.anthropic.turns import Turns, chat_messages
+from rbees.orcd.door.about_forms import BESIDE_A_CHOICE, CLOSED
 from rbees.orcd.door.foreign import Foreign, ManyStops, Refused, refusal, stops_of
 from rbees.protocol.chat import TemplateOptions
 from rbees.protocol.jobs import MAX_DEADLINE_MS, MAX_TIMEOUT_MS, MAX_TOKENS, JobRequest, Priority
@@ -77,7 +78,7 @@ class PromptRequest(Foreign, frozen=True, kw_only=True):
     output_config: Annotated[
         OutputConfig | None,
         msgspec.Meta(
-            description="`format`: a JSON schema, which is always followed. `effort` is told to the model's template as "
+            description=f"`format`: a JSON schema, which is always followed. {CLOSED} `effort` is told to the model's template as "
             "`reasoning_effort`; passed over and named where the template has no such variable."
         ),
     ] = None
@@ -94,7 +95,7 @@ class PromptRequest(Foreign, frozen=True, kw_only=True):
         Choice | None,
         msgspec.Meta(
             description="`auto`, `any`, `tool` by name, `none`; a forced call is a single one. `disable_parallel_tool_use`: of "
-            "several calls only the first is in the answer."
+            f"several calls only the first is in the answer. {BESIDE_A_CHOICE}"
         ),
     ] = None
     tools: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
+from rbees.orcd.door.about_forms import CLOSED
 from rbees.orcd.door.foreign import AnyStops, Foreign, Refused, refusal, stops_of
 from rbees.orcd.ollama.keep_alive import KeepAlive
 from rbees.orcd.openai.shared import AnySeed
@@ -31,7 +32,7 @@ _Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 _TopK = Annotated[int, msgspec.Meta(ge=-1, le=1_000_000)]
 Form = Annotated[
     Literal["", "json"] | dict[str, Any] | None,
-    msgspec.Meta(description="`json`, or a JSON schema, which the answer follows to the letter."),
+    msgspec.Meta(description=f"`json`, or a JSON schema, which the answer follows to the letter. {CLOSED}"),
 ]
 Think = Annotated[
     bool | Literal["low", "medium", "high", "max"] | None,

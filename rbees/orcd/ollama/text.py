@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
+from rbees.orcd.door.about_forms import BESIDE_TOOLS
 from rbees.orcd.door.foreign import Foreign, Refused, refusal
 from rbees.orcd.door.model_names import Found
 from rbees.orcd.ollama.options import TextRequest, text_fields, thinking
@@ -90,7 +91,7 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
     ] = None
     tools: Annotated[
         Annotated[tuple[FunctionTool, ...], msgspec.Meta(max_length=MAX_TOOLS)] | None,
-        msgspec.Meta(description="Functions that the model may call."),
+        msgspec.Meta(description=f"Functions that the model may call. {BESIDE_TOOLS}"),
     ] = None
 
 

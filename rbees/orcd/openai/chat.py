@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
+from rbees.orcd.door.about_forms import BESIDE_A_CHOICE, CLOSED
 from rbees.orcd.door.foreign import Foreign, Refused, refusal
 from rbees.orcd.openai.messages import Choice, Messages, Tools, chat_messages, job_tools, loosely_called
 from rbees.orcd.openai.schema_formats import enforceable, unenforced
@@ -64,7 +65,8 @@ AnyForm = Annotated[
     AnyText | AnyObject | SchemaForm | None,
     msgspec.Meta(
         description="`text`, `json_object`, `json_schema`; schemas are always followed, but for "
-        "a `format` that is unknown: it is refused where `strict` is true, else passed over and named."
+        "a `format` that is unknown: it is refused where `strict` is true, else passed over and named. "
+        f"{CLOSED}"
     ),
 ]
 
@@ -127,7 +129,10 @@ class ChatRequest(TextRequest, frozen=True, kw_only=True):
     service_tier: AnyTier = None
     tool_choice: Annotated[
         Choice | None,
-        msgspec.Meta(description="`auto`, `none`, `required`, a function by name, `allowed_tools`; a forced call is a single one."),
+        msgspec.Meta(
+            description="`auto`, `none`, `required`, a function by name, `allowed_tools`; a forced call is a single one. "
+            f"{BESIDE_A_CHOICE}"
+        ),
     ] = None
     tools: Annotated[
         Tools | None,

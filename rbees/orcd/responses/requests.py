@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Protocol
 
 import msgspec
 
+from rbees.orcd.door.about_forms import BESIDE_A_CHOICE, CLOSED
 from rbees.orcd.door.foreign import Foreign, Refused, refusal
 from rbees.orcd.openai.chat import FLEX, AnyObject, AnyText, ChatRequest, Effort
 from rbees.orcd.openai.schema_formats import enforceable, unenforced
@@ -89,11 +90,11 @@ _ABOUT_REASONING: Final = msgspec.Meta(
 )
 _ABOUT_TEXT: Final = msgspec.Meta(
     description="`format`: `text`, `json_object`, `json_schema`; schemas are always followed, but for a `format` that is unknown: "
-    "it is refused where `strict` is true, else passed over and named."
+    f"it is refused where `strict` is true, else passed over and named. {CLOSED}"
 )
 _ABOUT_CHOICE: Final = msgspec.Meta(
     description="`auto`, `none`, `required`, a function by `name`, and `namespace` where several have it, `allowed_tools`; a "
-    "forced call is a single one."
+    f"forced call is a single one. {BESIDE_A_CHOICE}"
 )
 _ABOUT_TOOLS: Final = msgspec.Meta(
     description="Functions, alone or in a `namespace`, which the model reads as `namespace__name`; `strict` holds where a call is "

@@ -1,4 +1,4 @@
-"""The grammar of an answer that must call a tool: perhaps a thought, then one call in the model's own spelling. PURE.
+"""The grammar of an answer that calls a tool: perhaps a thought, then one call in the model's own spelling. PURE.
 
 Written in llguidance's dialect of Lark. The arguments follow the tool's own JSON schema; each schema stands alone, so that its
 `$ref`s still lead where they led.
@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from rbees.protocol.chat import Tool
 from rbees.workerd.chat.reader import ReasoningMarks
 from rbees.workerd.chat.shape import CallShape
+from rbees.workerd.engine.closed_schema import closed
 
 _JSON_OPTIONS: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """The space that Python's `json` writes, which is what templates show to models."""
+_ANY_OBJECT: Final = {"type": "object"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,20 @@ class ForcedCall:
     """The same with the marks that are control tokens as text: what can be checked without the model."""
 
 
+@dataclass(frozen=True, slots=True)
+class PossibleCall:
+    """An answer in a form may call one of these tools instead."""
+
+    shape: CallShape
+    tools: tuple[Tool, ...]
+    control_tokens: Mapping[str, int]
+
+    def without_thought(self, loose: Container[str] = ()) -> ForcedCall:
+        """The call, and nothing before it, as before a form. Arguments of the tools named in `loose` are any object."""
+        tools = [replace(tool, parameters=_ANY_OBJECT) if tool.name in loose else tool for tool in self.tools]
+        return forced_call(self.shape, tools, reasoning=None, thinks=False, control_tokens=self.control_tokens)
+
+
 def forced_call(
     shape: CallShape, tools: Sequence[Tool], *, reasoning: ReasoningMarks | None, thinks: bool, control_tokens: Mapping[str, int]
 ) -> ForcedCall:
@@ -40,30 +57,32 @@ def forced_call(
     `reasoning` is None where no thought may come first. `thinks`: the prompt opened one, which has to be closed first.
     `control_tokens` are the marks that are tokens without a text of their own.
     """
+    schemas = {tool.name: {**closed(schema_of(tool)), "x-guidance": _JSON_OPTIONS} for tool in tools}
+    called = {name: msgspec.json.encode(schema).decode() for name, schema in schemas.items()}
     grammar, in_text = (
-        _grammar(shape, tools, reasoning=reasoning, thinks=thinks, control_tokens=tokens) for tokens in (control_tokens, {})
+        _grammar(shape, called, reasoning=reasoning, thinks=thinks, control_tokens=tokens) for tokens in (control_tokens, {})
     )
     return ForcedCall(grammar, in_text)
 
 
+def schema_of(tool: Tool) -> dict[str, Any]:
+    """The schema that its arguments follow; always of an object."""
+    return {"type": "object", **(tool.parameters or {"additionalProperties": False})}
+
+
 def _grammar(
-    shape: CallShape, tools: Sequence[Tool], *, reasoning: ReasoningMarks | None, thinks: bool, control_tokens: Mapping[str, int]
+    shape: CallShape, tools: Mapping[str, str], *, reasoning: ReasoningMarks | None, thinks: bool, control_tokens: Mapping[str, int]
 ) -> str:
+    """`tools`: the schemas of arguments by the name of the tool."""
     rules = [f"start: {_thought_of(reasoning, thinks=thinks)}call", f"call: {' | '.join(f'call{i}' for i in range(len(tools)))}"]
     spell = _Spelling(control_tokens)
-    for number, tool in enumerate(tools):
-        words = [*spell(shape.before + tool.name + shape.between), f"arguments{number}", *spell(shape.behind)]
+    for number, (name, schema) in enumerate(tools.items()):
+        words = [*spell(shape.before + name + shape.between), f"arguments{number}", *spell(shape.behind)]
         rules.append(f"call{number}: {' '.join(words)}")
-        rules.append(f"arguments{number}: %json {_arguments(tool)}")
+        rules.append(f"arguments{number}: %json {schema}")
     if reasoning is not None:
         rules += _thought_rules(reasoning, spell, control_tokens)
     return "\n".join(rules) + "\n"
-
-
-def _arguments(tool: Tool) -> str:
-    """The schema that the arguments follow; always of an object."""
-    schema: dict[str, Any] = {"type": "object", **(tool.parameters or {"additionalProperties": False})}
-    return msgspec.json.encode({**schema, "x-guidance": _JSON_OPTIONS}).decode()
 
 
 class _Spelling:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from rbees.workerd.chat.calls import CallForm, form_of
@@ -52,6 +52,10 @@ class ChatFormat:
     def spelled(self) -> Mapping[int, bytes]:
         """See `AnswerFormat`."""
         return self.style.spelled
+
+    def without_thoughts(self) -> ChatFormat:
+        """The same of an answer that begins with what it says, whatever the prompt opened."""
+        return replace(self, style=replace(self.style, reasoning=None), thinks=False)
 
     def reader(self) -> PartReader:
         """See `AnswerFormat`."""

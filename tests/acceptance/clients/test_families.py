@@ -255,6 +255,21 @@ def test_whatever_is_drawn_a_call_that_must_come_is_one(client: OpenAI, family: 
         assert (parts[0].name, "".join(part.arguments or "" for part in parts)) == call
 
 
+@CALLERS
+def test_an_answer_calls_a_tool_or_has_the_form_of_a_class_as_the_model_likes(client: OpenAI, family: Family) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "swarm", "schema": Swarm.model_json_schema()}}
+    asked: dict[str, Any] = {"model": family.name, "messages": HUM, "tools": TOOLS, "response_format": form, "max_tokens": 600}
+    begins = family.encode("<tool_call>" if family is QWEN3 else '{"name')[-1]
+    called, told = (client.chat.completions.create(**asked, seed=6, logit_bias={str(begins): bias}) for bias in (100, -100))
+    _the_call(called.choices[0])
+    assert called.choices[0].message.content is None
+    Swarm.model_validate_json(told.choices[0].message.content or "")
+    assert (told.choices[0].finish_reason, told.choices[0].message.tool_calls) == ("stop", None)
+    # A call that must come is one, whatever form a text would have.
+    asked |= {"reasoning_effort": "none"} if family is QWEN3 else {}
+    _the_call(client.chat.completions.create(**asked, seed=3, tool_choice="required").choices[0])
+
+
 def _the_call(choice: Any) -> tuple[str, str]:
     """Its name and its arguments, which keep to what the tool asks for."""
     assert choice.finish_reason == "tool_calls"

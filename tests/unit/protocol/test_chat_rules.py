@@ -46,7 +46,7 @@ def test_a_whole_round_of_tools_is_taken() -> None:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"name": "f"}], "tool_choice": {"name": "g"}}, "tool_choice"),
         ({"tools": [{"name": "f"}], "tool_choice": "required", "ignore_eos": True}, "ignore_eos"),
-        ({"tools": [{"name": "f"}], "tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice"),
+        ({"tools": [{"name": "f", "parameters": {"x-guidance": {}}}], "response_format": {"type": "json_object"}}, "tools"),
         ({"tools": [{"name": "f", "parameters": {"x-guidance": {}}}], "tool_choice": "required"}, "tools"),
         ({"tools": [{"name": "f", "parameters": {"enum": list(range(6_000))}}], "tool_choice": "required"}, "tools"),
         (
@@ -97,3 +97,13 @@ def test_orcd_and_workers_take_equally_many_messages(kind: type, fields: dict[st
     for count in (0, MAX_MESSAGES + 1):
         with pytest.raises(RbeesError, match="messages"):
             codec.decode(codec.encode({**fields, "messages": [USER] * count}), kind)
+
+
+@pytest.mark.parametrize("choice", ["required", {"name": "f"}, "auto", "none"])
+def test_tools_go_with_a_form_whatever_is_chosen(choice: object) -> None:
+    check(tools=[{"name": "f"}], tool_choice=choice, response_format={"type": "json_object"})
+
+
+@pytest.mark.parametrize("form", [None, {"type": "text"}])
+def test_a_call_that_nothing_keeps_to_its_schema_may_have_any(form: object) -> None:
+    check(tools=[{"name": "f", "parameters": {"x-guidance": {}}}], response_format=form)

@@ -1,7 +1,9 @@
-"""Calls that must be made: the model's own spelling, the tool's own schema, and a thought before it where the model thinks."""
+"""Calls that are kept to a form: the model's own spelling, the tool's own schema, a thought before one that must be made where
+the model thinks, and an answer in a form in place of one that may be made."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,11 +12,14 @@ import pytest
 
 from rbees.protocol.chat import Tool
 from rbees.protocol.errors import RbeesError
-from rbees.workerd.chat.forced import ForcedCall, forced_call
+from rbees.protocol.response_format import JsonObjectFormat, JsonSchemaFormat, RegexFormat
+from rbees.workerd.chat.forced import ForcedCall, PossibleCall, forced_call
 from rbees.workerd.chat.shape import CallShape, shape_of
 from rbees.workerd.chat.style import style_of
 from rbees.workerd.engine.backend import Backend
-from rbees.workerd.engine.grammar import GrammarConstraint, Grammars, check
+from rbees.workerd.engine.constraint import Constraint
+from rbees.workerd.engine.either import Either
+from rbees.workerd.engine.grammar import Form, GrammarConstraint, Grammars, check, compile_form
 from tests.support.answers import THINK
 from tests.support.chat_templates import DEEPSEEK, HERMES, LLAMA, MISTRAL, OPENED_THOUGHT
 from tests.support.templates import traits_of
@@ -55,7 +60,7 @@ def forced(*tools: Tool, **fields: Any) -> ForcedCall:
     return forced_call(SHAPE, tools, **{"reasoning": None, "thinks": False, "control_tokens": {}, **fields})
 
 
-def follows(constraint: GrammarConstraint, answer: str | list[int]) -> bool:
+def follows(constraint: Constraint, answer: str | list[int]) -> bool:
     """Whether the answer keeps to the constraint and completes it, with its last token and no earlier."""
     tokens = list(answer.encode()) if isinstance(answer, str) else answer
     try:
@@ -65,7 +70,7 @@ def follows(constraint: GrammarConstraint, answer: str | list[int]) -> bool:
     return ends == [False] * (len(tokens) - 1) + [True]
 
 
-def allowed(constraint: GrammarConstraint) -> set[int]:
+def allowed(constraint: Constraint) -> set[int]:
     return set(np.flatnonzero(np.unpackbits(constraint.mask().view(np.uint8), bitorder="little")).tolist())
 
 
@@ -143,3 +148,88 @@ def test_marks_that_are_control_tokens_are_asked_for_by_their_number() -> None:
 @pytest.mark.parametrize("name", ["a-b", "a.b:c", "x" * 64])
 def test_any_name_can_be_forced(name: str) -> None:
     assert follows(built(forced(Tool(name=name))), SHAPE.filled(name, "{}"))
+
+
+OPEN = Tool(name="open", parameters={"type": "object", "properties": {"hive": {"enum": ["a", "b"]}}, "required": ["hive"]})
+
+
+def test_a_call_has_the_arguments_that_its_tool_names_and_no_others() -> None:
+    constraint = built(forced(OPEN))
+    assert follows(constraint.fork(), SHAPE.filled("open", '{"hive": "a"}'))
+    assert not follows(constraint, SHAPE.filled("open", '{"hive": "a", "more": 1}'))
+
+
+# ---- a form or a call ----------------------------------------------------------------------------------------------------
+
+
+BARE = CallShape('{"name": "', '", "parameters": ', "}")
+NAMED = JsonSchemaFormat(schema={"type": "object", "properties": {"name": {"enum": ["count", "x"]}}, "required": ["name"]})
+
+
+def either(form: Form, shape: CallShape = SHAPE, loose: tuple[str, ...] = (), marks: Mapping[str, int] | None = None) -> Either:
+    call = PossibleCall(shape, (COUNT, REST), marks or {}).without_thought(loose)
+    return Either((Grammars(cast(Backend, ByteModel())).build(compile_form(form)), built(call)))
+
+
+@pytest.mark.parametrize(
+    ("form", "shape", "answer", "fits"),
+    [
+        (NAMED, SHAPE, '{"name":"x"}', True),
+        (NAMED, SHAPE, SHAPE.filled("count", '{"hive": "a"}'), True),
+        (NAMED, SHAPE, SHAPE.filled("rest", "{}"), True),
+        (NAMED, SHAPE, SHAPE.filled("count", '{"hive": "c"}'), False),
+        (NAMED, SHAPE, SHAPE.filled("count", '{"hive": "a", "more": 1}'), False),
+        (NAMED, SHAPE, '{"name":"y"}', False),
+        (NAMED, SHAPE, "I would rather not.", False),
+        (NAMED, SHAPE, "<think></think>" + SHAPE.filled("rest", "{}"), False),
+        (NAMED, BARE, '{"name":"count"}', True),
+        (NAMED, BARE, '{"name": "count", "parameters": {"hive": "b"}}', True),
+        (NAMED, BARE, '{"name":"count", "parameters": {"hive": "b"}}', False),
+        (NAMED, BARE, '{"name": "x"}', False),
+        (RegexFormat(pattern="<tool_[a-z]{4}>"), SHAPE, "<tool_call>", False),
+        (RegexFormat(pattern="<tool_[a-z]{4}>"), SHAPE, "<tool_hive>", True),
+        (RegexFormat(pattern="<tool_[a-z]{4}>"), SHAPE, SHAPE.filled("rest", "{}"), True),
+    ],
+)
+def test_an_answer_has_a_form_or_calls_a_tool(form: Form, shape: CallShape, answer: str, fits: bool) -> None:
+    assert follows(either(form, shape), answer) is fits
+
+
+def test_an_answer_may_end_where_its_form_does_though_a_call_goes_on() -> None:
+    constraint = either(RegexFormat(pattern="<tool_call>"))
+    assert [constraint.accept(token) for token in b"<tool_call>"] == [False] * 11
+    assert allowed(constraint) == {EOG, ord("\n")}
+    assert [*constraint.forced()] == []
+    assert constraint.accept(ord("\n")) is False
+    assert EOG not in allowed(constraint)
+    assert bytes(constraint.forced()).startswith(b'{"name": "')
+
+
+def test_an_answer_that_is_open_between_a_form_and_a_call_can_be_copied_and_tried() -> None:
+    constraint = either(NAMED, BARE)
+    assert constraint.admits(b'{"name":"x"}') == len('{"name":"x"}')
+    assert constraint.admits(b'{"name": "rest", "p') == len('{"name": "rest", "p')
+    assert constraint.admits(b'{"name": "x') == len('{"name": "')
+    assert [constraint.accept(token) for token in b'{"name":'] == [False] * 8
+    assert allowed(constraint) == {ord('"'), ord(" ")}
+    copy = constraint.fork()
+    assert follows(copy, '"x"}')
+    assert follows(constraint, ' "rest", "parameters": {}}')
+
+
+def test_what_is_neither_is_said_of_the_form() -> None:
+    with pytest.raises(RbeesError) as caught:
+        either(JsonObjectFormat()).accept(ord("x"))
+    assert caught.value.details["field"] == "response_format"
+
+
+def test_arguments_of_a_loose_tool_are_any_object() -> None:
+    constraint = either(NAMED, loose=("count",))
+    assert follows(constraint.fork(), SHAPE.filled("count", '{"hive": "c", "more": [1]}'))
+    assert not follows(constraint.fork(), SHAPE.filled("count", "[]"))
+    assert not follows(constraint, SHAPE.filled("rest", '{"more": 1}'))
+
+
+def test_a_mark_that_is_a_control_token_begins_the_call_beside_a_form() -> None:
+    constraint = either(NAMED, marks={"<tool_call>": OPENS})
+    assert allowed(constraint) == {OPENS, ord("{")}

@@ -235,6 +235,36 @@ async def test_a_forced_call_opens_no_thought_where_the_template_closed_one(opti
     assert constraint.admits(b"<tool_call>") == len("<tool_call>")
 
 
+async def test_an_answer_in_a_form_may_be_a_call_where_the_model_chooses() -> None:
+    made = await prompts(HERMES).of_source(asked(tools=(COUNT,)), in_form=True)
+    assert made.possible is not None
+    assert made.possible.tools == (COUNT,)
+    assert made.forced is None
+    assert made.format is not None
+    whole = '<tool_call>\n{"name": "count", "arguments": {"hive": "a"}}\n</tool_call>'
+    for text, part in ((whole, "tool"), ('<think>{"a":1}', "text")):
+        reader = made.format.reader()
+        assert [run.part for run in (*reader.push(text), *reader.finish())] == [part]
+    free = await prompts(HERMES).of_source(asked(tools=(COUNT,)))
+    assert (free.token_ids, free.possible) == (made.token_ids, None)
+
+
+@pytest.mark.parametrize(
+    ("template", "fields"),
+    [
+        (HERMES, {}),
+        (HERMES, {"tools": (COUNT,), "tool_choice": "none"}),
+        (HERMES, {"tools": (COUNT,), "tool_choice": "required"}),
+        ("{{ tools }}{% for m in messages %}{{ m.content }}{% endfor %}", {"tools": (COUNT,)}),
+    ],
+    ids=["no-tools", "none", "required", "unknown-marks"],
+)
+async def test_an_answer_in_a_form_may_otherwise_be_no_call(template: str, fields: dict[str, Any]) -> None:
+    made = await prompts(template).of_source(asked(**fields), in_form=True)
+    assert made.possible is None
+    assert (made.forced is not None) is (fields.get("tool_choice") == "required")
+
+
 def test_a_call_id_follows_from_its_place() -> None:
     ids = [call_id("job", choice, number) for choice in range(3) for number in range(3)]
     assert len(set(ids)) == 9
