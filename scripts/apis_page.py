@@ -90,7 +90,7 @@ env_key = "LOCAL_KEY"
 ```
 
 Then `LOCAL_KEY=none codex exec --skip-git-repo-check -m NAME "hi"` asks. What Codex says before the first question takes a context
-of some 24 000 tokens, and a pool gives 4 096 by itself: start it with `RBEES_POOLD_DEFAULT_CTX=32768`
+of some 24 000 tokens, and a pool gives 4 096 by itself: `rbees up --ctx 32768`, or `default_ctx` of a pool
 ([configuration.md](configuration.md)).
 
 **llm** reads `extra-openai-models.yaml` in its own folder, and its key from `llm keys set rbees --value none`:
