@@ -82,7 +82,7 @@ class Prompts:
         forced = await self._forced(must_call, answer) if must_call and answer is not None else None
         if in_form and tools and forced is None and answer is not None and (shape := await self._shape(answer)) is not None:
             possible = PossibleCall(shape, tuple(tools), _control_tokens(answer))
-            return Prompt(await self._ids(parts), answer.without_thoughts(), possible=possible)
+            return Prompt(await self._ids(parts), answer.beside_form(), possible=possible)
         return Prompt(await self._ids(parts), answer, forced)
 
     async def _forced(self, tools: Sequence[Tool], answer: ChatFormat) -> ForcedCall:

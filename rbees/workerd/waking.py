@@ -27,7 +27,7 @@ class Waking:
         self._due[changed] = None
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            # All that one step gave is taken in before the loop gets to its timers, even to one that is overdue.
+            # Even where it is overdue it fires in another turn of the loop, and what one step gave is taken in within this one.
             self._timer = loop.call_at(self._woken_s + self._every_s, self._wake)
 
     def _wake(self) -> None:

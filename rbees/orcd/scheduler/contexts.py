@@ -76,9 +76,17 @@ def served(state: State, model_sha256: str) -> int:
 
 
 def places(state: State, model_sha256: str, now_s: float) -> list[tuple[int, str]]:
-    """The contexts of all workers of a model that serve or will, and of those that could be started, the largest first."""
+    """The contexts of all workers of a model that serve or will, and of those that could be started, the largest first.
+
+    Those of pools that are silent or drained are among them: a job waits for these as others do.
+    """
     workers = state.workers_of.get(model_sha256, {}).values()
-    there = [(known(state, worker), worker.worker_id) for worker in workers if _is_kept(state, worker)]
+    there = [(known(state, worker), worker.worker_id) for worker in workers if _is_kept(worker)]
+    there += [
+        (started_with(state.pools[pool_id], facts) or 0, pool_id)
+        for pool_id, facts in state.holders.get(model_sha256, {}).items()
+        if not state.takes_work(state.pools[pool_id])
+    ]
     startable = [
         (started_with(site.pool, site.facts) or 0, _name(site.pool.pool_id, site.device_ids))
         for site in sites.find_sites(state, model_sha256, now_s, also_blocked=True)
@@ -101,7 +109,7 @@ def exceeded(job: Job, among: list[tuple[int, str]]) -> ErrorBody:
     said = job.outgrown
     assert said is not None, "its need was learned from a refusal"
     held = said.details["ctx_tokens"]
-    largest = max((context for context, _ in among if context < UNKNOWN), default=0)
+    largest = max((context for context, _ in among if context < job.needs_ctx), default=0)
     if largest <= held:
         return said
     return ErrorBody(
@@ -116,11 +124,9 @@ def _suits(job: Job, context: int, name: str) -> bool:
     return context >= job.needs_ctx and name not in job.too_small
 
 
-def _is_kept(state: State, worker: Worker) -> bool:
+def _is_kept(worker: Worker) -> bool:
     """True where the worker takes work, or will as soon as it has loaded, is heard or has shown that it is sound."""
-    pool = state.pools[worker.pool_id]
-    is_leaving = worker.stop_asked_at_s is not None or worker.state == "draining"
-    return not is_leaving and pool.state != "lost" and pool.pool_id not in state.drained
+    return worker.stop_asked_at_s is None and worker.state != "draining"
 
 
 def _name(pool_id: str, devices: tuple[str, ...]) -> str:

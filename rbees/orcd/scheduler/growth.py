@@ -36,8 +36,10 @@ def grow(turn: Turn, model_sha256: str) -> Obstacle | None:
     coming = list(turn.state.coming_of(model_sha256))
     serving = turn.state.serving_of(model_sha256)
     outgrown = _first_outgrown(turn, model_sha256)
-    if coming or (len(serving.workers) and outgrown is None):
+    if coming:
         turn.state.owed.discard(model_sha256)
+    elif len(serving.workers) and outgrown is None:
+        _let_work_again(turn, model_sha256)
     if coming:
         return explain.loading(max(coming, key=lambda w: (w.facts.load_progress if w.facts else 0.0, w.worker_id)))
     if len(serving.workers):
@@ -118,7 +120,9 @@ def _start_for(turn: Turn, job: Job) -> Obstacle | None:
     if not candidates:
         return None
     site = min(candidates, key=lambda site: (site.need_bytes - site.free_bytes, site.pool.pool_id, site.device_ids))
-    _let_busy_workers_empty(turn, job.model_sha256, candidates)
+    if all(worker.pinned for site in candidates for worker in _workers_at(site)):
+        return explain.only_pinned(site.pool, site.device_ids)
+    _let_busy_workers_empty(turn, candidates, job, job)
     return explain.no_room(site.pool, site.device_ids, site.need_bytes, site.free_bytes)
 
 
@@ -142,7 +146,9 @@ def _start_first(turn: Turn, model_sha256: str) -> Obstacle | None:
         site = min(candidates, key=lambda site: (site.need_bytes - site.free_bytes, site.pool.pool_id, site.device_ids))
         if all(worker.pinned for site in candidates for worker in _workers_at(site)):
             return explain.only_pinned(site.pool, site.device_ids)
-        _let_busy_workers_empty(turn, model_sha256, candidates)
+        key, head = turn.queue.first_key(model_sha256), turn.queue.head(model_sha256, alone=False)
+        if key is not None:
+            _let_busy_workers_empty(turn, candidates, turn.state.jobs[key[2]], None if head is None else turn.state.jobs[head])
         return explain.no_room(site.pool, site.device_ids, site.need_bytes, site.free_bytes)
     return _explain_absence(turn, model_sha256)
 
@@ -217,22 +223,31 @@ def start(turn: Turn, site: Site) -> Worker:
     return worker
 
 
-def _let_busy_workers_empty(turn: Turn, model_sha256: str, candidates: list[Site]) -> None:
-    """Where the first job has waited long enough: the busy workers whose end would make room take no more work."""
-    key = turn.queue.first_key(model_sha256)
-    if key is None:
-        return
+def _let_busy_workers_empty(turn: Turn, candidates: list[Site], job: Job, head: Job | None) -> None:
+    """Where the job has waited long enough: the busy workers whose end would make room take no more work.
+
+    Batch jobs that run there give way to `head`.
+    """
+    assert job.model_sha256 is not None
     claims = turn.state.claims.values()
-    emptying = [w for w in claims if w.claim is not None and w.claim.job_id is None and w.claim.model_sha256 == model_sha256]
-    if not emptying and turn.now_s - turn.state.jobs[key[2]].queued_at_s >= turn.policy.swap_after_s:
-        emptying = _choose_to_empty(turn, key, candidates)
+    emptying = [w for w in claims if w.claim is not None and w.claim.job_id is None and w.claim.model_sha256 == job.model_sha256]
+    if not emptying and turn.now_s - job.queued_at_s >= turn.policy.swap_after_s:
+        emptying = _choose_to_empty(turn, turn.queue.key(job), candidates)
         for worker in emptying:
-            turn.state.claim(worker, Claim(model_sha256, None))
-            turn.state.owed.add(model_sha256)
-    head = turn.queue.head(model_sha256, alone=False)
+            turn.state.claim(worker, Claim(job.model_sha256, None))
+            turn.state.owed.add(job.model_sha256)
     if head is not None:
         for worker in emptying:
-            preemption.let_batch_go(turn, turn.state.jobs[head], worker)
+            preemption.let_batch_go(turn, head, worker)
+
+
+def _let_work_again(turn: Turn, model_sha256: str) -> None:
+    """No job of the model waits any more for a worker that does not serve yet: those that were to make room for one need not."""
+    turn.state.owed.discard(model_sha256)
+    for worker in list(turn.state.claims.values()):
+        if worker.claim == Claim(model_sha256, None):
+            turn.state.release_claim(worker)
+            turn.touched.add(worker.model_sha256)
 
 
 def _choose_to_empty(turn: Turn, key: Key, candidates: list[Site]) -> list[Worker]:

@@ -138,6 +138,10 @@ class Queue:
         oldest = [lane.oldest() if lane else None, *(keys[0] for keys in self._beside(model_sha256))]
         return min((key for key in oldest if key is not None), default=None)
 
+    def key(self, job: Job) -> Key:
+        """Where a job that waits stands among all."""
+        return self._places[job.spec.job_id].key
+
     def waiting_models(self) -> set[str]:
         """Models with jobs that could be placed now."""
         return {*self._lanes, *self._alone, *self._large}

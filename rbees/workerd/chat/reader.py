@@ -36,9 +36,17 @@ class PartReader:
     """Implements `engine.parts.Reader`."""
 
     def __init__(
-        self, reasoning: ReasoningMarks | None, form: CallForm | None, *, tools: Mapping[str, dict[str, Any]], thinks: bool = False
+        self,
+        reasoning: ReasoningMarks | None,
+        form: CallForm | None,
+        *,
+        tools: Mapping[str, dict[str, Any]],
+        thinks: bool = False,
+        calls_begin: bool = False,
     ) -> None:
-        """`tools` are names and schemas, `form` is None where none may be called; `thinks`: the prompt opened a thought."""
+        """`tools` are names and schemas, `form` is None where none may be called; `thinks`: the prompt opened a thought;
+        `calls_begin`: an answer that does not begin with a call has none.
+        """
         self._reasoning = reasoning
         self._form = form
         self._tools = tools
@@ -49,6 +57,7 @@ class PartReader:
         self._at_thoughts_start = thinks
         self._may_be_bare = form is not None and form.bare
         self._behind_call = False
+        self._calls_begin = calls_begin
         self._open: _OpenCall | None = None
         self._read: Callable[[bool], bool] = self._read_thought if thinks else self._read_opening
 
@@ -134,6 +143,8 @@ class PartReader:
     # --- speech ---
 
     def _read_speech(self, last: bool) -> bool:
+        if self._form is not None and self._calls_begin and not self._behind_call and not self._may_begin_call(self._form):
+            self._form = None
         if self._form is None:
             self._give("text", len(self._text))
             return False
@@ -156,6 +167,12 @@ class PartReader:
         else:
             self._speak(self._before_possible(self._marks))
         return False
+
+    def _may_begin_call(self, form: CallForm) -> bool:
+        """Nothing was said, and what there is begins a call or may come to."""
+        begun = self._text[self._leading_space() :]
+        marks = (*self._marks, *("{",) * form.bare)
+        return self._resolved == 0 and any(begun.startswith(mark) or mark.startswith(begun) for mark in marks)
 
     def _speak(self, count: int) -> None:
         if count:

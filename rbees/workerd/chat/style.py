@@ -47,20 +47,22 @@ class ChatFormat:
     """The prompt opened a thought."""
     has_thought: bool = False
     """The prompt closed one, mostly an empty one: the answer is to go on without."""
+    in_form: bool = False
+    """The answer is a call or text in a form, which may hold whatever looks like a call."""
 
     @property
     def spelled(self) -> Mapping[int, bytes]:
         """See `AnswerFormat`."""
         return self.style.spelled
 
-    def without_thoughts(self) -> ChatFormat:
-        """The same of an answer that begins with what it says, whatever the prompt opened."""
-        return replace(self, style=replace(self.style, reasoning=None), thinks=False)
+    def beside_form(self) -> ChatFormat:
+        """The same of an answer that is a call or text in a form; there is no room for thoughts, whatever the prompt opened."""
+        return replace(self, style=replace(self.style, reasoning=None), thinks=False, in_form=True)
 
     def reader(self) -> PartReader:
         """See `AnswerFormat`."""
         form = self.style.calls if self.tools else None
-        return PartReader(self.style.reasoning, form, tools=self.tools, thinks=self.thinks)
+        return PartReader(self.style.reasoning, form, tools=self.tools, thinks=self.thinks, calls_begin=self.in_form)
 
 
 def style_of(template: str, control_token: Callable[[str], int | None]) -> ChatStyle:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from rbees.orcd.scheduler.effects import Dispatch, Effect, Finish, Note, Requeue, SpawnWorker
-from rbees.orcd.scheduler.events import AttemptFailed, AttemptStarted, JobArrived, PoolDrainChanged
+from rbees.orcd.scheduler.events import AttemptCompleted, AttemptFailed, AttemptStarted, JobArrived, PoolDrainChanged
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.pools import WorkerFacts
@@ -187,15 +187,39 @@ def test_it_ends_once_the_worker_that_loaded_has_no_larger_one_either() -> None:
     assert ended(drive.ready("coming", worker("coming", 4096))).code is ErrorCode.CONTEXT_EXCEEDED
 
 
-@pytest.mark.parametrize("how", ["death", "drain"])
-def test_it_ends_once_the_larger_one_is_gone(how: str) -> None:
+def _with_a_larger_one_that_is_busy() -> Drive:
     drive = fleet(worker("small", 4096))
     drive.job("long")
     drive.report("large", worker("large", 65_536, slots=1), models=(LONG,))
     drive.job("other")
     refuse(drive, "long", 1, exceeded(6054, 4096))
-    effects = drive.died("large", "large", error=CRASH) if how == "death" else drive.send(PoolDrainChanged("large", drains=True))
+    return drive
+
+
+def test_it_ends_once_the_larger_one_has_died() -> None:
+    drive = _with_a_larger_one_that_is_busy()
+    effects = drive.died("large", "large", error=CRASH)
     assert [effect.job_id for effect in effects if isinstance(effect, Finish)] == ["long"]
+
+
+def test_it_waits_while_the_pool_of_the_larger_one_is_drained() -> None:
+    drive = _with_a_larger_one_that_is_busy()
+    assert kinds(drive.send(PoolDrainChanged("large", drains=True))) == []
+    assert kinds(drive.send(AttemptCompleted("other", 1))) == []
+    assert dispatched(drive.send(PoolDrainChanged("large", drains=False))) == {"long": "large"}
+
+
+def test_it_waits_while_the_pool_of_the_larger_one_is_lost() -> None:
+    drive = fleet(worker("small", 4096), worker("large", 65_536, slots=1), worker("other", 4096), worker("another", 4096))
+    heard = {name: worker(name, 4096) for name in ("small", "other", "another")}
+    for _ in range(20):
+        drive.tick(after_s=1.0)
+        for name, one in heard.items():
+            drive.report(name, one, models=(LONG,))
+    assert drive.scheduler._state.pools["large"].state == "lost"
+    drive.job("long")
+    assert kinds(refuse(drive, "long", 1, exceeded(6054, 4096))) == ["Requeue"]
+    assert dispatched(drive.report("large", worker("large", 65_536, slots=1), models=(LONG,))) == {"long": "large"}
 
 
 def test_a_worker_is_started_for_it_where_the_pool_says_that_it_would_be_large_enough() -> None:

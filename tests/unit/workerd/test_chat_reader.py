@@ -331,6 +331,25 @@ def test_a_call_before_a_cut_off_end_counts() -> None:
     assert (found, reason) == ((F,), "length")
 
 
+@pytest.mark.parametrize("size", [1, 3, 200])
+@pytest.mark.parametrize(
+    ("form_name", "text", "calls"),
+    [
+        ("hermes", f"\n<tool_call>\n{F_JSON}\n</tool_call>", (F,)),
+        ("hermes", f"quoted: <tool_call>{F_JSON}</tool_call>", ()),
+        ("json", F_JSON, (F,)),
+        ("json", '{"note": "<function=f>{}</function>"}', ()),
+        ("json", '["<function=f>{}</function>"]', ()),
+    ],
+)
+def test_beside_a_form_only_what_an_answer_begins_with_is_a_call(
+    form_name: str, text: str, calls: tuple[Call, ...], size: int
+) -> None:
+    events, found, _ = read(cut(text, size), chat_format(form_name).beside_form())
+    assert found == calls
+    assert ("".join(event.text for event in events), {event.part for event in events}) == (text, {"tool" if calls else "text"})
+
+
 def test_a_stop_string_ends_a_thought() -> None:
     events, _, reason = read(cut("<think>one two three", 2), chat_format(None), stop=(" three",))
     assert (parts_of(events), reason) == ([("reasoning", "one two")], "stop")

@@ -89,6 +89,8 @@ class LlamaBackend:
         shared = embedder is not None and embedder.context is context
         self._facts = read_facts(spec, model, context, self._vocabulary, generates=not shared)
         self._batch = BatchArrays(self._facts.max_rows)
+        # Elsewhere a state is fetched from a device, which may first finish what it computes.
+        self._swift_state_bytes = 0 if spec.backend in ACCELERATORS else _SMALL_STATE_BYTES
         self._copied_from: set[int] = set()
         self._copied_to: set[int] = set()
         """Slots whose cells the next call copies, before it computes anything."""
@@ -174,7 +176,7 @@ class LlamaBackend:
         """As `Backend.save`."""
         assert slot not in self._copied_to
         state = np.empty(self.state_bytes(slot), dtype=np.uint8)
-        get_data = _get_small_state if state.nbytes <= _SMALL_STATE_BYTES else ll.llama_state_seq_get_data
+        get_data = _get_small_state if state.nbytes <= self._swift_state_bytes else ll.llama_state_seq_get_data
         written = get_data(self._context, _bytes_of(state), state.nbytes, slot)
         assert written == state.nbytes, "a state is as large as the library said"
         return state
@@ -184,7 +186,7 @@ class LlamaBackend:
         assert self.length(slot) == 0
         if slot in self._copied_from | self._copied_to:
             return False
-        set_data = _set_small_state if state.nbytes <= _SMALL_STATE_BYTES else ll.llama_state_seq_set_data
+        set_data = _set_small_state if state.nbytes <= self._swift_state_bytes else ll.llama_state_seq_set_data
         with self._log.subdued():
             read = set_data(self._context, _bytes_of(state), state.nbytes, slot)
         if read != state.nbytes:
