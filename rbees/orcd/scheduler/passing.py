@@ -61,8 +61,9 @@ def _aging(turn: Turn) -> Iterator[str]:
     turn.state.looked_at = chosen[-1] if len(chosen) == LOOKS_OF_A_TICK else ""
     for model_sha256 in chosen:
         rooms = turn.state.rooms_of(model_sha256)
-        # Where all workers are at work and there is room for no other, time brings nothing.
-        if len(rooms.free) or len(rooms.pushing) or rooms.changed or not turn.state.serving_of(model_sha256).slots:
+        # Where all workers are at work and there is room for no other, time brings nothing but to those for whom these will not do.
+        can_grow = len(rooms.free) or len(rooms.pushing) or rooms.changed or not turn.state.serving_of(model_sha256).slots
+        if can_grow or turn.queue.has_others(model_sha256):
             yield model_sha256
 
 

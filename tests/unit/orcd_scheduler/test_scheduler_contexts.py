@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from rbees.orcd.scheduler.effects import Dispatch, Effect, Finish, Note, Requeue, SpawnWorker
-from rbees.orcd.scheduler.events import AttemptCompleted, AttemptFailed, AttemptStarted, JobArrived, PoolDrainChanged
+from rbees.orcd.scheduler.events import AttemptCompleted, AttemptFailed, AttemptStarted, CancelAsked, JobArrived, PoolDrainChanged
 from rbees.orcd.scheduler.policy import Policy
 from rbees.protocol.errors import ErrorBody, ErrorCode
 from rbees.protocol.pools import WorkerFacts
@@ -209,6 +209,15 @@ def test_it_waits_while_the_pool_of_the_larger_one_is_drained() -> None:
     assert dispatched(drive.send(PoolDrainChanged("large", drains=False))) == {"long": "large"}
 
 
+def test_it_waits_while_a_pool_that_would_start_one_is_drained() -> None:
+    drive = fleet(worker("small", 4096))
+    drive.job("long")
+    drive.report("other", devices=TWO, models=(LONG,), default_ctx=65_536)
+    drive.send(PoolDrainChanged("other", drains=True))
+    assert kinds(refuse(drive, "long", 1, exceeded(6054, 4096))) == ["Requeue"]
+    assert spawned(drive.send(PoolDrainChanged("other", drains=False))).pool_id == "other"
+
+
 def test_it_waits_while_the_pool_of_the_larger_one_is_lost() -> None:
     drive = fleet(worker("small", 4096), worker("large", 65_536, slots=1), worker("other", 4096), worker("another", 4096))
     heard = {name: worker(name, 4096) for name in ("small", "other", "another")}
@@ -284,18 +293,16 @@ def test_before_every_pool_has_come_back_it_waits_and_ends_then() -> None:
 
 
 def test_a_suspect_that_needs_it_gets_the_larger_one_alone() -> None:
-    drive = fleet(worker("small", 4096), worker("large", 65_536))
+    drive = fleet(worker("dies", 4096), worker("small", 4096))
     there = dispatched(drive.job("long"))["long"]
     drive.died(there, there)
-    drive.tick(after_s=1.0)
-    drive.report("again", worker("again", 4096), worker("more", 65_536, device_id="cuda:0"), devices=TWO, models=(LONG,))
+    drive.ticks(3.0)
     job = drive.scheduler._state.jobs["long"]
     assert job.suspect
     assert job.attempt is not None
-    if drive.scheduler._state.workers[job.attempt.worker_id].facts.ctx == 65_536:  # type: ignore[union-attr]
-        return
-    moved = dispatched(refuse(drive, "long", job.epoch, exceeded(6054, 4096)))
-    assert moved["long"] in {"large", "more"}
+    drive.report("large", worker("large", 65_536), models=(LONG,))
+    assert dispatched(refuse(drive, "long", job.epoch, exceeded(6054, 4096))) == {"long": "large"}
+    assert job.attempt.alone
 
 
 def test_plan_of_another_job_goes_on_while_one_waits() -> None:
@@ -324,3 +331,24 @@ def test_the_context_that_is_served_is_told() -> None:
     assert served(drive) == 4096
     drive.report("b", worker("v", 65_536, device_id="cuda:0"), models=(LONG,), devices=TWO, default_ctx=1 << 20)
     assert served(drive) == 65_536
+
+
+@pytest.mark.parametrize("priority", ["interactive", "batch"])
+def test_what_empties_for_it_works_again_once_it_waits_no_more(priority: str) -> None:
+    drive = fleet(worker("small", 4096, slots=1))
+    drive.job("long", priority=priority)
+    busy = facts.worker("busy", NOVEL, device_id="cuda:0", ctx=4096, slots=2)
+    full = facts.device("cuda:0", 8 * facts.GIB, 0)
+    drive.report("other", busy, devices=(full,), models=(LONG, NOVEL), default_ctx=65_536)
+    drive.job("novel", NOVEL)
+    refuse(drive, "long", 1, exceeded(6054, 4096))
+    drive.job("runs")
+    drive.job("waits")
+    for _ in range(60):
+        drive.tick(after_s=1.0)
+        drive.report("small", worker("small", 4096, slots=1), models=(LONG,))
+        drive.report("other", busy, devices=(full,), models=(LONG, NOVEL), default_ctx=65_536)
+    assert set(drive.scheduler._state.claims) == {"busy"}
+    drive.send(CancelAsked("long"))
+    assert not drive.scheduler._state.claims
+    assert dispatched(drive.job("novel-2", NOVEL)) == {"novel-2": "busy"}
