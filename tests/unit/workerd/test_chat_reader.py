@@ -337,6 +337,7 @@ def test_a_call_before_a_cut_off_end_counts() -> None:
     [
         ("hermes", f"\n<tool_call>\n{F_JSON}\n</tool_call>", (F,)),
         ("hermes", f"quoted: <tool_call>{F_JSON}</tool_call>", ()),
+        ("hermes", f"<tool_call>[]</tool_call><tool_call>{F_JSON}</tool_call>", ()),
         ("json", F_JSON, (F,)),
         ("json", '{"note": "<function=f>{}</function>"}', ()),
         ("json", '["<function=f>{}</function>"]', ()),
